@@ -1,0 +1,148 @@
+"""What to learn: the settings of the method. Where to run is `distributed/config.py`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InputError
+from .settings import check_bounds, setting
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Epochs, batches and the learning rate of one training stage; sections `teacher.train` and `student.train`."""
+
+    epochs: int = setting(100, "largest number of epochs; the exact number where there is no validation split", ge=1)
+    batch_size: int = setting(2048, "train interactions a step, over all workers", ge=1)
+    learning_rate: float = setting(0.001, "Adam's step size for the ID tables", gt=0)
+    patience: int = setting(10, "evaluations without a better validation metric before stopping", ge=1)
+    evaluate_every: int = setting(1, "epochs between validations", ge=1)
+    checkpoint_every: int = setting(5, "epochs between checkpoints", ge=1)
+    lr_decay: float = setting(1.0, "factor on the learning rates after each epoch", gt=0, le=1)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "train")
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The cumbersome multi-modal teacher (method.md 1)."""
+
+    dim: int = setting(64, "embedding size d", ge=1)
+    layers: int = setting(2, "layers L of the collaborative path", ge=0)
+    modality_layers: int = setting(1, "rounds of modality-aware propagation", ge=1)
+    hidden: list[int] = setting([], "hidden sizes of the reduction towers; [] is one linear layer")
+    dropout: float = setting(0.2, "dropout on the reduced features", ge=0, lt=1)
+    prompt: bool = setting(True, "learn the prompt; false is the ablation without it")
+    feature_prompt_weight: float = setting(0.1, "λ_f, the prompt's share in the feature reduction", ge=0)
+    id_prompt_weight: float = setting(0.1, "λ_p, the prompt's share in the ID vectors", ge=0)
+    fusion_weight: float = setting(1.0, "η, the modalities' share in the final vectors", ge=0)
+    feature_loss_weight: float = setting(0.1, "β_feat, weight of BPR on each modality", ge=0)
+    prompt_loss_weight: float = setting(0.01, "β_prompt, weight of BPR on the prompt", ge=0)
+    l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
+    feature_decay: float = setting(1e-4, "δ, weight of the mean squared norm of the reduced features", ge=0)
+    reduction_learning_rate: float = setting(0.001, "Adam's step size for reduction layers and prompt", gt=0)
+    init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
+    train: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "teacher")
+        if any(size < 1 for size in self.hidden):
+            raise InputError(f"teacher.hidden={self.hidden}: every hidden size must be at least 1")
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The lightweight student that ships (method.md 2)."""
+
+    kind: str = setting("lightgcn", "model of the student", choices=("lightgcn", "mf", "gcn", "mlp"))
+    dim: int = setting(64, "embedding size d_S", ge=1)
+    layers: int = setting(2, "propagation layers L_S (mlp: layers of the head)", ge=0)
+    warm_start: bool = setting(False, "start the ID tables from the teacher's final vectors")
+    l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
+    init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
+    train: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "student")
+        if self.kind == "mlp" and self.layers < 1:
+            raise InputError("student.layers=0: the mlp student needs at least one layer; set student.layers=1 or another student.kind")
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """What the student learns from the teacher (method.md 3 and 4)."""
+
+    use_teacher: bool = setting(True, "distil; false trains the student alone, without labels")
+    num_uniform: int = setting(20, "uniform unseen candidates a list; the first is BPR's negative", ge=1)
+    num_top: int = setting(0, "candidates from the teacher's top-ranked unseen items a list", ge=0)
+    top_depth: int = setting(100, "depth of the teacher's ranking they are drawn from, items", ge=1)
+    temperature: float = setting(1.0, "τ of the pair and list losses", gt=0)
+    reweight_temperature: float = setting(0.5, "τ_ω of the modality re-weighting", gt=0)
+    reweight: bool = setting(True, "modality-aware re-weighting ω; false weighs modalities alike")
+    disentangle: bool = setting(True, "β in place of the coupled factor 1 - b^T_+; false is the plain KL divergence")
+    pair_weight: float = setting(1.0, "λ1, ranking distillation on pairs", ge=0)
+    list_weight: float = setting(0.1, "λ2, modality-aware ranking distillation on lists", ge=0)
+    embedding_weight: float = setting(0.1, "λ3, modality-aware embedding distillation", ge=0)
+    confident_weight: float = setting(1.0, "α, weight of KL over {positive, rest}", ge=0)
+    uncertain_weight: float = setting(1.0, "β, weight of KL over the negatives", ge=0)
+    embedding_power: float = setting(2.0, "γ of the scaled cosine error", ge=1)
+    decoder: bool = setting(False, "learn a linear decoder per modality even where the sizes agree")
+    regime: str = setting(
+        "rounds", "prompt-tuning: rounds (labels by other processes) or inline (teacher resident)", choices=("rounds", "inline")
+    )
+    rounds: int = setting(1, "rounds of labels; 1 is offline distillation with a fixed prompt", ge=1)
+    tuning_steps: int = setting(50, "prompt steps between two rounds", ge=0)
+    tuning_learning_rate: float = setting(1e-3, "Adam's step size for the prompt in stage 2", gt=0)
+    anchor_weight: float = setting(1.0, "λ_anchor, the teacher's own loss in the prompt's loss", ge=0)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "distill")
+        if self.num_top and self.num_top > self.top_depth:
+            raise InputError(
+                f"distill.num_top={self.num_top} is more than distill.top_depth={self.top_depth}; "
+                "draw fewer or deepen the teacher's ranking"
+            )
+        if self.regime == "inline" and self.rounds != 1:
+            raise InputError(f"distill.rounds={self.rounds} has no meaning with distill.regime=inline; set rounds=1 or regime=rounds")
+        if self.regime == "inline" and not self.use_teacher:
+            raise InputError("distill.regime=inline needs distill.use_teacher=true")
+
+    @property
+    def num_candidates(self) -> int:
+        """K, the candidates a list beside the positive."""
+        return self.num_uniform + self.num_top
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Full-ranking evaluation (method.md 5)."""
+
+    cutoffs: list[int] = setting([10, 20, 50], "list lengths K of the reported metrics")
+    select_by: str = setting("recall@20", "validation metric that chooses the epoch")
+    memory_mib: int = setting(256, "memory of one block of scores, MiB", ge=1)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "evaluation")
+        if not self.cutoffs or any(k < 1 for k in self.cutoffs):
+            raise InputError(f"evaluation.cutoffs={self.cutoffs}: name at least one list length, each at least 1")
+        name, _, cutoff = self.select_by.partition("@")
+        if name not in METRICS or not cutoff.isdigit() or int(cutoff) not in self.cutoffs:
+            raise InputError(
+                f"evaluation.select_by={self.select_by!r}: expected METRIC@K with METRIC one of {', '.join(METRICS)} "
+                f"and K one of evaluation.cutoffs={self.cutoffs}"
+            )
+
+    def check_catalog(self, num_items: int) -> None:
+        """Raises InputError where a cutoff is larger than the catalog."""
+        if max(self.cutoffs) > num_items:
+            raise InputError(f"evaluation.cutoffs={self.cutoffs}: {max(self.cutoffs)} is larger than the catalog of {num_items} items")
+
+
+METRICS = ("recall", "ndcg", "ndcg_retrieved", "precision", "hit_ratio", "mrr", "map", "coverage")
+
+
+def as_dict(config: Any) -> Any:
+    """A settings object as plain JSON-able values."""
+    import dataclasses
+
+    return dataclasses.asdict(config)

@@ -1,0 +1,130 @@
+"""Stage 2: the student's loss from teacher labels (method.md 3)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .config import DistillationConfig
+from .losses import bpr_loss, embedding_loss, l2_loss, list_loss, pair_loss
+from .teacher import TeacherVectors
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A batch of teacher labels.
+
+    Attributes:
+        users: int64 [batch].
+        candidates: int64 [batch, 1 + K], the positive first, then BPR's uniform negative.
+        scores: The teacher's scores relative to the positive's [batch, 1 + K]; None for a student without a teacher.
+        modal_scores: The same by modality [num_modalities, batch, 1 + K].
+    """
+
+    users: Tensor
+    candidates: Tensor
+    scores: Tensor | None = None
+    modal_scores: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.users.numel()
+
+    def slice(self, rows: slice) -> "Labels":
+        return Labels(
+            self.users[rows],
+            self.candidates[rows],
+            None if self.scores is None else self.scores[rows],
+            None if self.modal_scores is None else self.modal_scores[:, rows],
+        )
+
+    def to(self, device: torch.device | str) -> "Labels":
+        def move(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+            return None if x is None else x.to(device=device, dtype=dtype, non_blocking=True)
+
+        users, candidates = self.users.to(device).long(), self.candidates.to(device).long()
+        return Labels(users, candidates, move(self.scores, torch.float32), move(self.modal_scores, torch.float32))
+
+
+def candidate_scores(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
+    """Dot products [batch, 1 + K] of each user with its candidates."""
+    return torch.einsum("bd,bkd->bk", user_vectors[users], item_vectors[candidates])
+
+
+def label(vectors: TeacherVectors, users: Tensor, candidates: Tensor) -> Labels:
+    """The teacher's labels for candidate lists; differentiable with respect to the vectors.
+
+    Args:
+        users: int64 [batch]; candidates: int64 [batch, 1 + K].
+    """
+    scores = candidate_scores(vectors.user, vectors.item, users, candidates)
+    modal = torch.stack([candidate_scores(vectors.modal_user[m], vectors.modal_item[m], users, candidates) for m in vectors.modal_user])
+    return Labels(users, candidates, scores - scores[:, :1], modal - modal[:, :, :1])
+
+
+class Decoders(nn.Module):
+    """D_m of the embedding loss: a linear map per modality, or the identity where sizes agree and none is asked for."""
+
+    def __init__(self, modalities: list[str], student_dim: int, teacher_dim: int, learnt: bool) -> None:
+        super().__init__()
+        needed = learnt or student_dim != teacher_dim
+        self.maps = nn.ModuleDict(
+            {m: nn.Linear(student_dim, teacher_dim, bias=False) if needed else nn.Identity() for m in modalities}
+        )
+
+    def forward(self, items: Tensor) -> list[Tensor]:
+        """[n, d_S] -> one [n, d] per modality."""
+        return [decoder(items) for decoder in self.maps.values()]
+
+
+def distillation_terms(
+    student_users: Tensor,
+    student_items: Tensor,
+    labels: Labels,
+    unique_items: Tensor,
+    targets: Callable[[Tensor], list[Tensor]],
+    decoders: Decoders,
+    num_examples: float,
+    config: DistillationConfig,
+) -> dict[str, Tensor]:
+    """λ1 L_pair, λ2 L_list and λ3 L_emb, the terms that teacher and student share (method.md 3 and 4).
+
+    Args:
+        student_users, student_items: The student's final vectors, whole.
+        labels: The batch, or one shard of it.
+        unique_items: int64 [n], the unique positive items of the global batch.
+        targets: From item indices to the teacher's vectors M_m^I by modality.
+        num_examples: Size of the global batch.
+    """
+    assert labels.scores is not None
+    assert labels.modal_scores is not None
+    student = candidate_scores(student_users, student_items, labels.users, labels.candidates)
+    terms = {}
+    if config.pair_weight:
+        terms["pair"] = config.pair_weight * pair_loss(student, labels.scores, config.temperature, num_examples)
+    if config.list_weight:
+        terms["list"] = config.list_weight * list_loss(
+            student,
+            labels.modal_scores,
+            config.temperature,
+            config.reweight_temperature,
+            config.confident_weight,
+            config.uncertain_weight,
+            num_examples,
+            config.reweight,
+            config.disentangle,
+        )
+    if config.embedding_weight:
+        decoded = decoders(student_items[unique_items])
+        terms["embedding"] = config.embedding_weight * embedding_loss(decoded, targets(unique_items), config.embedding_power)
+    return terms
+
+
+def student_terms(student_users: Tensor, student_items: Tensor, rows: list[Tensor], labels: Labels, l2: float, num_examples: float) -> dict[str, Tensor]:
+    """BPR(S) with the first candidate as the negative, and L2 on the batch's layer-0 rows.
+
+    Args:
+        rows: Layer-0 rows of the users, positives and negatives, each [batch, d_S].
+    """
+    scores = candidate_scores(student_users, student_items, labels.users, labels.candidates[:, :2])
+    return {"bpr": bpr_loss(scores[:, 0], scores[:, 1], num_examples), "l2": l2 * l2_loss(rows, num_examples)}

@@ -1,0 +1,111 @@
+"""Raw modality features: streamed column statistics, standardisation and exact PCA (method.md, notation and 1.1)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class FeatureMoments:
+    """Count, sum and Gram matrix of the present rows of one modality, in float64; moments of shards add up.
+
+    Attributes:
+        count: float64 scalar tensor, number of present rows.
+        total: float64 [dim].
+        gram: float64 [dim, dim].
+    """
+
+    count: Tensor
+    total: Tensor
+    gram: Tensor
+
+    @staticmethod
+    def of(rows: Tensor, present: Tensor, chunk_rows: int = 16_384) -> "FeatureMoments":
+        """Accumulates over row chunks.
+
+        Args:
+            rows: [n, dim], any float dtype; rows that are not present are ignored.
+            present: bool [n].
+        """
+        dim = rows.shape[1]
+        count = present.sum().to(torch.float64)
+        total = torch.zeros(dim, dtype=torch.float64, device=rows.device)
+        gram = torch.zeros(dim, dim, dtype=torch.float64, device=rows.device)
+        for start in range(0, rows.shape[0], chunk_rows):
+            chunk = rows[start : start + chunk_rows][present[start : start + chunk_rows]].to(torch.float64)
+            total += chunk.sum(0)
+            gram += chunk.T @ chunk
+        return FeatureMoments(count, total, gram)
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors to sum over shards."""
+        return [self.count, self.total, self.gram]
+
+    def mean(self) -> Tensor:
+        return self.total / self.count.clamp(min=1)
+
+    def covariance(self) -> Tensor:
+        """float64 [dim, dim], divided by the count."""
+        mean = self.mean()
+        return self.gram / self.count.clamp(min=1) - mean[:, None] * mean[None, :]
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """x -> (x - mean) * scale per column, missing rows zero; scale also brings the mean row norm to one.
+
+    Attributes:
+        mean: float64 [dim].
+        scale: float64 [dim], 0 for a constant column.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def from_moments(moments: FeatureMoments) -> "Standardisation":
+        """Column standardisation alone; `with_mean_row_norm` completes it."""
+        mean = moments.mean()
+        variance = moments.covariance().diagonal().clamp(min=0)
+        # Below this a column is constant: its variance is the rounding of mean**2 in float64.
+        constant = variance <= 1e-12 * (mean**2).clamp(min=1e-30)
+        scale = torch.where(constant, 0.0, variance.clamp(min=1e-300).rsqrt())
+        return Standardisation(mean, scale)
+
+    def with_mean_row_norm(self, mean_row_norm: Tensor) -> "Standardisation":
+        """Divides by the mean norm of the column-standardised present rows."""
+        return Standardisation(self.mean, self.scale / mean_row_norm.clamp(min=1e-30))
+
+    def apply(self, rows: Tensor, present: Tensor) -> Tensor:
+        """float32 [n, dim] from raw rows [n, dim] and bool present [n]."""
+        standard = (rows.to(torch.float64) - self.mean) * self.scale
+        return (standard * present[:, None]).to(torch.float32)
+
+    def sum_of_row_norms(self, rows: Tensor, present: Tensor, chunk_rows: int = 16_384) -> Tensor:
+        """float64 scalar: Σ over present rows of |standardised row|."""
+        total = torch.zeros((), dtype=torch.float64, device=rows.device)
+        for start in range(0, rows.shape[0], chunk_rows):
+            chunk = slice(start, start + chunk_rows)
+            total += ((rows[chunk].to(torch.float64) - self.mean) * self.scale)[present[chunk]].norm(dim=1).sum()
+        return total
+
+
+def principal_axes(moments: FeatureMoments, standardisation: Standardisation, num_components: int) -> Tensor:
+    """Exact PCA of the standardised rows from their streamed moments.
+
+    The sign of each axis is fixed so that its entry of largest magnitude is positive; axes beyond the rank are zero.
+
+    Returns:
+        float64 [dim, num_components]; projections are `standardised_rows @ axes`.
+    """
+    scale = standardisation.scale
+    covariance = moments.covariance() * scale[:, None] * scale[None, :]
+    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = values.flip(0), vectors.flip(1)
+    kept = min(num_components, int((values > 1e-10 * values[0].clamp(min=1e-300)).sum()))
+    axes = torch.zeros(covariance.shape[0], num_components, dtype=torch.float64, device=scale.device)
+    best = vectors[:, :kept]
+    signs = best.gather(0, best.abs().argmax(0, keepdim=True)).sign()
+    axes[:, :kept] = best * signs
+    return axes

@@ -1,0 +1,65 @@
+"""Counter-based random numbers: every draw is a pure function of its keys, never of rank, order or device.
+
+The mixing function is SplitMix64 (Steele, Lea, Flood 2014), applied once per key.
+"""
+
+import torch
+from torch import Tensor
+
+_MULTIPLIER_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MULTIPLIER_2 = 0x94D049BB133111EB - (1 << 64)
+_INCREMENT = 0x9E3779B97F4A7C15 - (1 << 64)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts int64 arithmetically
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = x + _INCREMENT
+    x = (x ^ _shift_right(x, 30)) * _MULTIPLIER_1
+    x = (x ^ _shift_right(x, 27)) * _MULTIPLIER_2
+    return x ^ _shift_right(x, 31)
+
+
+def random_bits(*keys: int | Tensor) -> Tensor:
+    """64 random bits per element of the broadcast keys, as int64.
+
+    Args:
+        keys: Integers or int64 tensors that broadcast together; the order matters.
+    """
+    device = next((key.device for key in keys if isinstance(key, Tensor)), torch.device("cpu"))
+    state = torch.zeros((), dtype=torch.int64, device=device)
+    for key in keys:
+        state = _mix(state ^ torch.as_tensor(key, dtype=torch.int64, device=device))
+    return state
+
+
+def random_uniform(*keys: int | Tensor) -> Tensor:
+    """float32 in [0, 1), one per element of the broadcast keys."""
+    return _shift_right(random_bits(*keys), 40).to(torch.float32) * 2.0**-24
+
+
+def random_below(bound: int | Tensor, *keys: int | Tensor) -> Tensor:
+    """int64 in [0, bound), bound < 2**31, one per element of the broadcast keys."""
+    return (_shift_right(random_bits(*keys), 33) * bound) >> 31
+
+
+def derive_seed(*keys: int) -> int:
+    """A seed for a torch.Generator, in [0, 2**63)."""
+    return int(_shift_right(random_bits(*keys), 1))
+
+
+def dropout(x: Tensor, probability: float, *keys: int | Tensor) -> Tensor:
+    """Dropout whose mask depends on the keys and the column alone, so that any split of the rows draws the same mask.
+
+    Args:
+        x: [rows, columns] values.
+        probability: Share of elements to zero; the others are scaled by 1 / (1 - probability).
+        keys: Integers, or int64 tensors [rows, 1], for instance (seed, step, modality, row index).
+    """
+    if probability == 0:
+        return x
+    columns = torch.arange(x.shape[1], device=x.device)
+    keep = random_uniform(*keys, columns) >= probability
+    return x * keep / (1 - probability)

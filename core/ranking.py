@@ -1,0 +1,187 @@
+"""Exact full-ranking top-k and its metrics, in blocks of bounded memory (method.md 5)."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .graph import Csr
+
+
+def top_k_of_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best columns of each row; equal scores go to the lower index.
+
+    Args:
+        scores: float [rows, columns], -inf where a column is excluded.
+        k: At most the number of columns.
+
+    Returns:
+        Values [rows, k] in descending order and their columns, int64 [rows, k].
+    """
+    values, columns = torch.topk(scores, k, dim=1, sorted=False)
+    # torch.topk keeps any of the scores that tie with the last one: redo the rows where there was a choice.
+    tied = ((scores >= values.amin(1, keepdim=True)).sum(1) > k).nonzero().squeeze(1)
+    if tied.numel():
+        order = torch.sort(scores[tied], dim=1, descending=True, stable=True)
+        values[tied], columns[tied] = order.values[:, :k], order.indices[:, :k]
+    columns, by_index = columns.sort(1)
+    values, by_score = torch.sort(values.gather(1, by_index), dim=1, descending=True, stable=True)
+    return values, columns.gather(1, by_score)
+
+
+def top_k(
+    users: Tensor, items: Tensor, k: int, exclude: Csr | None = None, memory_mib: int = 256
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Ranks the whole catalog by dot product, block by block.
+
+    Args:
+        users: float [num_users, d].
+        items: float [num_items, d].
+        k: List length, at most num_items.
+        exclude: For every user the items that may not be recommended.
+        memory_mib: Bound on one block of scores.
+
+    Yields:
+        The block's rows, scores [rows, k] and item indices int64 [rows, k]; where fewer than k items are allowed the rest scores -inf.
+
+    Raises:
+        InputError: k is larger than the catalog.
+    """
+    num_items = items.shape[0]
+    if k > num_items:
+        raise InputError(f"k={k} is larger than the catalog of {num_items} items; ask for at most {num_items}")
+    budget = memory_mib * 2**20 // (4 * items.element_size())  # scores, their sort and the masks
+    item_block = max(k, min(num_items, budget // 64))
+    user_block = max(1, budget // item_block)
+    transposed = items.T
+    for start in range(0, users.shape[0], user_block):
+        rows = slice(start, min(start + user_block, users.shape[0]))
+        excluded = exclude.select(torch.arange(rows.start, rows.stop, device=users.device)) if exclude is not None else None
+        best: tuple[Tensor, Tensor] | None = None
+        for first in range(0, num_items, item_block):
+            scores = users[rows] @ transposed[:, first : first + item_block]
+            if excluded is not None:
+                _exclude(scores, excluded, first)
+            values, columns = top_k_of_scores(scores, min(k, scores.shape[1]))
+            columns = columns + first
+            if best is not None:  # earlier blocks hold lower indices and stand first, so ties still go to the lower index
+                values, columns = torch.cat([best[0], values], 1), torch.cat([best[1], columns], 1)
+                values, at = torch.sort(values, dim=1, descending=True, stable=True)
+                values, columns = values[:, :k], columns.gather(1, at[:, :k])
+            best = values, columns
+        assert best is not None
+        yield rows, *best
+
+
+def _exclude(scores: Tensor, excluded: Csr, first: int) -> None:
+    columns = excluded.columns - first
+    inside = (columns >= 0) & (columns < scores.shape[1])
+    scores[excluded.rows[inside], columns[inside]] = -torch.inf
+
+
+class RankingMetrics:
+    """Recall, NDCG, precision, hit ratio, MRR, MAP and catalog coverage at several list lengths.
+
+    torch_geometric.metrics computes all but `ndcg_retrieved`, the NGCF family's NDCG whose ideal list holds only the retrieved hits.
+    """
+
+    def __init__(self, cutoffs: list[int], num_items: int) -> None:
+        from torch_geometric import metrics as pyg
+
+        self.cutoffs = sorted(cutoffs)
+        kinds: dict[str, Callable[[int], object]] = {
+            "recall": pyg.LinkPredRecall,
+            "ndcg": pyg.LinkPredNDCG,
+            "precision": pyg.LinkPredPrecision,
+            "hit_ratio": pyg.LinkPredHitRatio,
+            "mrr": pyg.LinkPredMRR,
+            "map": pyg.LinkPredMAP,
+            "coverage": lambda k: pyg.LinkPredCoverage(k, num_dst_nodes=num_items),
+        }
+        self.collection = pyg.LinkPredMetricCollection(
+            {f"{name}_at_{k}": kind(k) for name, kind in kinds.items() for k in self.cutoffs}  # type: ignore[misc]
+        ).double()
+        self.retrieved = torch.zeros(len(self.cutoffs), dtype=torch.float64)
+        self.num_users = torch.zeros((), dtype=torch.float64)
+
+    def update(self, ranked: Tensor, held_out: Csr) -> None:
+        """Adds users.
+
+        Args:
+            ranked: int64 [rows, k], best first, k at least the largest cutoff.
+            held_out: Their held-out items; every row must have at least one.
+        """
+        ranked, held_out = ranked.cpu(), held_out.to("cpu")
+        labels = torch.stack([held_out.rows, held_out.columns])
+        self.collection.update(ranked, labels)
+        keys = held_out.rows * held_out.num_columns + held_out.columns
+        rows = torch.arange(ranked.shape[0])[:, None]
+        hits = torch.isin(rows * held_out.num_columns + ranked, keys).double()
+        discount = 1 / torch.arange(2, ranked.shape[1] + 2, dtype=torch.float64).log2()
+        ideal = torch.cat([torch.zeros(1, dtype=torch.float64), discount.cumsum(0)])
+        for at, k in enumerate(self.cutoffs):
+            found = hits[:, :k].sum(1).long()
+            self.retrieved[at] += ((hits[:, :k] * discount[:k]).sum(1) / ideal[found].clamp(min=1e-12)).sum()
+        self.num_users += ranked.shape[0]
+
+    def states(self) -> list[Tensor]:
+        """The tensors to sum over workers, in place; coverage masks count as sums of 0 and 1."""
+        for name, metric in self.collection.items():
+            if name.startswith("coverage"):
+                metric.mask = metric.mask.double()
+        buffers = [buffer for metric in self.collection.values() for name, buffer in metric.named_buffers() if name in ("accum", "total", "mask")]
+        return [*buffers, self.retrieved, self.num_users]
+
+    def compute(self) -> dict[str, float]:
+        """The means over users, as {"recall@20": ...}."""
+        for name, metric in self.collection.items():
+            if name.startswith("coverage"):
+                metric.mask = metric.mask > 0
+        values = {name.replace("_at_", "@"): float(value) for name, value in self.collection.compute().items()}
+        for k, total in zip(self.cutoffs, self.retrieved):
+            values[f"ndcg_retrieved@{k}"] = float(total / self.num_users.clamp(min=1))
+        return values
+
+
+def evaluate(
+    users: Tensor,
+    items: Tensor,
+    held_out: Csr,
+    exclude: Csr,
+    cutoffs: list[int],
+    memory_mib: int = 256,
+    rank: int = 0,
+    world_size: int = 1,
+    all_reduce: Callable[[list[Tensor]], None] | None = None,
+) -> dict[str, float]:
+    """Full-ranking metrics over the users with at least one held-out item, sharded over workers.
+
+    Args:
+        users: float [num_users, d]; items: float [num_items, d]; both whole on every worker.
+        held_out: The split's items of every user.
+        exclude: The items masked out (train when validating; train and validation when testing).
+        cutoffs: List lengths.
+        memory_mib: Bound on one block of scores.
+        rank, world_size: This worker's share of the users.
+        all_reduce: Sums tensors over workers, in place; needed when world_size > 1.
+
+    Returns:
+        {"recall@20": ..., ...}, the same on every worker.
+    """
+    metrics = RankingMetrics(cutoffs, items.shape[0])
+    mine = held_out.degrees.nonzero().squeeze(1)[rank::world_size]
+    users, held_out, exclude = users[mine], held_out.select(mine), exclude.select(mine)
+    for rows, _, ranked in top_k(users, items, max(cutoffs), exclude, memory_mib):
+        metrics.update(ranked, held_out.select(torch.arange(rows.start, rows.stop, device=users.device)))
+    if all_reduce is not None:
+        all_reduce(metrics.states())
+    return metrics.compute()
+
+
+def merge_rows(first: Csr, second: Csr) -> Csr:
+    """The union of two sets of pairs, row by row."""
+    rows = torch.cat([first.rows, second.rows])
+    columns = torch.cat([first.columns, second.columns])
+    keys = torch.unique(rows * first.num_columns + columns)
+    return Csr.from_pairs(keys // first.num_columns, keys % first.num_columns, first.num_rows, first.num_columns)

@@ -1,0 +1,86 @@
+"""Training examples, negatives and candidate lists, all as functions of (seed, epoch, global example index)."""
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .graph import Csr
+from .random import derive_seed, random_below
+
+# The first key of each independent random stream.
+STREAM_ORDER, STREAM_CANDIDATE, STREAM_TOP, STREAM_DROPOUT, STREAM_INITIAL, STREAM_TUNING = range(6)
+
+
+def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch visits the examples: int64 permutation [num_examples]."""
+    generator = torch.Generator().manual_seed(derive_seed(STREAM_ORDER, seed, epoch))
+    return torch.randperm(num_examples, generator=generator)
+
+
+def rank_slice(num_rows: int, rank: int, world_size: int) -> slice:
+    """The rows of a global batch that a rank takes: contiguous, sizes differing by one at most."""
+    return slice(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
+
+
+class UnseenItems:
+    """Draws items that a user has not seen in train: exactly uniform, vectorised, without rejection.
+
+    With the user's train items c_0 < c_1 < ..., the r-th unseen item is r + |{j : c_j - j <= r}|, one binary search over the
+    keys user * (I + 1) + c_j - j.
+    """
+
+    def __init__(self, train: Csr) -> None:
+        """Args: train: the train items of every user, without duplicates."""
+        degrees, self.num_items = train.degrees, train.num_columns
+        if bool((degrees >= self.num_items).any()):
+            user = int((degrees >= self.num_items).nonzero()[0])
+            raise InputError(f"user index {user} has seen all {self.num_items} items in train: there is no negative to learn from")
+        rank_in_row = torch.arange(train.columns.numel(), device=train.columns.device) - train.pointers[:-1].repeat_interleave(degrees)
+        self.keys = train.rows * (self.num_items + 1) + train.columns - rank_in_row
+        self.pointers, self.degrees = train.pointers, degrees
+
+    def draw(self, users: Tensor, examples: Tensor, num_draws: int, seed: int, epoch: int, stream: int = STREAM_CANDIDATE) -> Tensor:
+        """Independent uniform draws for each example.
+
+        Args:
+            users: int64 [n], the user of each example.
+            examples: int64 [n], the global example index.
+            num_draws: Draws per example.
+
+        Returns:
+            int64 [n, num_draws].
+        """
+        slots = torch.arange(num_draws, device=users.device)
+        unseen = (self.num_items - self.degrees[users])[:, None]
+        r = random_below(unseen, stream, seed, epoch, examples[:, None], slots)
+        below = torch.searchsorted(self.keys, users[:, None] * (self.num_items + 1) + r, right=True)
+        return r + below - self.pointers[users][:, None]
+
+
+def candidate_lists(
+    users: Tensor,
+    positives: Tensor,
+    examples: Tensor,
+    unseen: UnseenItems,
+    num_uniform: int,
+    top_items: Tensor | None,
+    num_top: int,
+    seed: int,
+    epoch: int,
+) -> Tensor:
+    """Candidate lists of method.md 3: the positive, then uniform unseen items, then some of the teacher's top-ranked unseen ones.
+
+    Args:
+        users, positives, examples: int64 [n].
+        top_items: int64 [num_users, depth], the teacher's best unseen items (best first); needed when num_top > 0.
+
+    Returns:
+        int64 [n, 1 + num_uniform + num_top].
+    """
+    parts = [positives[:, None], unseen.draw(users, examples, num_uniform, seed, epoch)]
+    if num_top:
+        assert top_items is not None
+        slots = torch.arange(num_top, device=users.device)
+        at = random_below(top_items.shape[1], STREAM_TOP, seed, epoch, examples[:, None], slots)
+        parts.append(top_items[users[:, None], at])
+    return torch.cat(parts, dim=1)

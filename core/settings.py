@@ -1,0 +1,58 @@
+"""How settings are declared: frozen data classes whose fields carry their documentation and bounds.
+
+A settings class lives beside the code that reads it; `jobs/settings.py` gathers them into one tree for the command line.
+"""
+
+import dataclasses
+from typing import Any
+
+from .errors import InputError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A documented field of a settings class.
+
+    Args:
+        default: The default value; a dict or list is copied for every instance.
+        help: One line for `promptmm VERB --help`, with the unit where there is one.
+        ge, gt, le, lt: Bounds, checked by `check_bounds`.
+        choices: The allowed strings, checked by `check_bounds`.
+    """
+    metadata = {"help": help, "ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices}
+    if isinstance(default, dict | list):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_bounds(settings: Any, section: str) -> None:
+    """Checks every field of a settings object against its declared bounds and choices; call it from `__post_init__`.
+
+    Raises:
+        InputError: a value is out of bounds; the message names the setting, the bound and the value.
+    """
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), f"{section}.{field.name}"
+        bounds = field.metadata
+        if value is None or not bounds:
+            continue
+        if bounds["choices"] is not None and value not in bounds["choices"]:
+            raise InputError(f"{name}={value!r}: expected one of {', '.join(bounds['choices'])}")
+        for sign, holds in (
+            ("ge", lambda v, b: v >= b),
+            ("gt", lambda v, b: v > b),
+            ("le", lambda v, b: v <= b),
+            ("lt", lambda v, b: v < b),
+        ):
+            bound = bounds[sign]
+            if bound is not None and not holds(value, bound):
+                words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}[sign]
+                raise InputError(f"{name}={value}: expected {words} {bound}")

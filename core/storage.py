@@ -1,0 +1,240 @@
+"""Artifacts on any fsspec URL: complete or absent, and verified when read.
+
+An artifact is a folder with a `manifest.json` that lists every other file with its size and SHA-256. On a local file system it is
+written aside and renamed; on an object store the manifest is uploaded last. A reader therefore never sees a half-written one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of `url` and the path inside it.
+
+    Raises:
+        InputError: the protocol is unknown or its package (s3fs, gcsfs, ...) is not installed.
+    """
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{url}: cannot open this URL ({error}); install the package it names or use another URL") from error
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` is a path on this machine's file system."""
+    return "://" not in url or url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """The absolute path of a local URL."""
+    return Path(url.removeprefix("file://")).expanduser().absolute()
+
+
+def join(url: str, *names: str) -> str:
+    """`url` with path components appended."""
+    return "/".join([url.rstrip("/"), *names])
+
+
+def exists(url: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, path = filesystem(url)
+    return fs.exists(path)
+
+
+def remove(url: str) -> None:
+    """Deletes a file or folder tree if it is there."""
+    fs, path = filesystem(url)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def read_bytes(url: str) -> bytes:
+    """The content of one file."""
+    fs, path = filesystem(url)
+    try:
+        return fs.cat_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{url}: no such file") from error
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Writes one file so that a reader sees the old content or the new, never a part."""
+    if is_local(url):
+        path = local_path(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        aside.write_bytes(data)
+        os.replace(aside, path)
+    else:
+        fs, path_in_fs = filesystem(url)
+        fs.pipe_file(path_in_fs, data)
+
+
+def read_json(url: str) -> dict:
+    """A JSON file's content."""
+    try:
+        return json.loads(read_bytes(url))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{url}: not valid JSON ({error})") from error
+
+
+def write_json(url: str, value: Any) -> None:
+    """Writes `value` as indented JSON, in one piece."""
+    write_bytes(url, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a local file, as hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def describe_files(root: Path) -> dict[str, dict]:
+    """Size (bytes) and SHA-256 of every file below `root`, by relative name."""
+    return {
+        path.relative_to(root).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+
+
+@contextlib.contextmanager
+def write_artifact(url: str, kind: str, metadata: dict) -> Iterator[Path]:
+    """Writes an artifact: yields an empty local folder to fill, and publishes it when the block ends without an error.
+
+    `metadata` is read when the block ends, so it may be filled inside. An existing artifact at `url` is replaced only then.
+
+    Args:
+        url: Where the artifact goes.
+        kind: What it is ("dataset", "graph", ...); readers check it.
+        metadata: JSON-able facts for the manifest.
+    """
+    if is_local(url):
+        target = local_path(url)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    else:
+        staging = Path(tempfile.mkdtemp(prefix="promptmm-"))
+    try:
+        yield staging
+        manifest = _manifest(kind, metadata, describe_files(staging))
+        if is_local(url):
+            write_json(str(staging / MANIFEST), manifest)
+            staging.chmod(0o755)
+            old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+            if target.exists():
+                os.replace(target, old)
+            os.replace(staging, target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            remove(url)
+            fs, path = filesystem(url)
+            for name in manifest["files"]:
+                fs.put_file(str(staging / name), f"{path}/{name}")
+            write_json(join(url, MANIFEST), manifest)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def publish_manifest(url: str, kind: str, metadata: dict, files: dict[str, dict]) -> None:
+    """Completes an artifact whose files were written in place by several writers: the manifest is what makes it exist.
+
+    Args:
+        files: `{"bytes": ..., "sha256": ...}` by file name relative to `url`, as the writers measured them.
+    """
+    write_json(join(url, MANIFEST), _manifest(kind, metadata, files))
+
+
+def _manifest(kind: str, metadata: dict, files: dict[str, dict]) -> dict:
+    return {"schema_version": SCHEMA_VERSION, "kind": kind, **metadata, "files": files}
+
+
+def has_artifact(url: str) -> bool:
+    """Whether a complete artifact is at `url`."""
+    return exists(join(url, MANIFEST))
+
+
+def read_manifest(url: str, kind: str) -> dict:
+    """The manifest of the artifact at `url`.
+
+    Raises:
+        InputError: there is none, it is of another kind, or it was written by an incompatible version.
+    """
+    if not has_artifact(url):
+        raise InputError(f"{url}: no complete {kind} here ({MANIFEST} is missing); run the verb that makes it first")
+    manifest = read_json(join(url, MANIFEST))
+    if manifest.get("kind") != kind:
+        raise InputError(f"{url}: expected a {kind}, found a {manifest.get('kind')!r}")
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{url}: schema version {manifest.get('schema_version')}, this promptmm reads {SCHEMA_VERSION}; make the {kind} again"
+        )
+    return manifest
+
+
+def manifest_digest(manifest: dict) -> str:
+    """A checksum of a manifest and so of everything the artifact holds; used as lineage."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def open_artifact(url: str, kind: str, cache_dir: str | None = None) -> tuple[Path, dict]:
+    """Verifies the artifact at `url` and returns a local folder that holds its files, and its manifest.
+
+    A local artifact is used where it is; a remote one is downloaded once into `cache_dir` (the system's temporary folder by default).
+
+    Raises:
+        InputError: the artifact is missing, or a file is missing, truncated or changed since it was written.
+    """
+    manifest = read_manifest(url, kind)
+    if is_local(url):
+        folder = local_path(url)
+    else:
+        base = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / f"promptmm-cache-{os.getuid()}"
+        folder = base / manifest_digest(manifest)[:24]
+        _download(url, folder, manifest)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{join(url, name)}: missing, though the manifest lists it; make the {kind} again")
+        if path.stat().st_size != expected["bytes"] or sha256_of(path) != expected["sha256"]:
+            raise InputError(
+                f"{join(url, name)}: checksum does not match the manifest (truncated or changed); make the {kind} again"
+            )
+    return folder, manifest
+
+
+def _download(url: str, folder: Path, manifest: dict) -> None:
+    fs, path = filesystem(url)
+    for name, expected in manifest["files"].items():
+        target = folder / name
+        if target.is_file() and target.stat().st_size == expected["bytes"]:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            fs.get_file(f"{path}/{name}", str(aside))
+        except FileNotFoundError as error:
+            raise InputError(f"{join(url, name)}: missing, though the manifest lists it") from error
+        os.replace(aside, target)

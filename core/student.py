@@ -1,0 +1,113 @@
+"""Lightweight students (method.md 2): ID vectors and at most a light propagation, nothing multi-modal at inference.
+
+Every student is a module with `vectors(graph)`, its final user and item vectors, and `rows(users, items)`, what L2 acts on.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .config import StudentConfig
+from .errors import InputError
+from .graph import BipartiteGraph
+from .random import derive_seed
+from .sampling import STREAM_INITIAL
+from .teacher import IdTables
+
+
+class Student(nn.Module):
+    """ID tables with `layers` rounds of LightGCN propagation; 0 layers is matrix factorisation."""
+
+    def __init__(self, num_users: int, num_items: int, config: StudentConfig, seed: int) -> None:
+        super().__init__()
+        self.layers = 0 if config.kind == "mf" else config.layers
+        self.ids = IdTables(num_users, num_items, config.dim, config.init_scale, seed)
+
+    def vectors(self, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
+        """Final vectors [num_users, d_S] and [num_items, d_S]."""
+        return graph.light_propagation(self.ids.user, self.ids.item, self.layers)
+
+    def rows(self, users: Tensor, items: list[Tensor]) -> list[Tensor]:
+        """Layer-0 rows of the batch."""
+        return [self.ids.user[users], *(self.ids.item[i] for i in items)]
+
+
+class GcnStudent(Student):
+    """Graph convolutions with a learnt map and a non-linearity per layer (Kipf and Welling 2017); layers are averaged."""
+
+    def __init__(self, num_users: int, num_items: int, config: StudentConfig, seed: int) -> None:
+        super().__init__(num_users, num_items, config, seed)
+        self.maps = nn.ModuleList(nn.Linear(config.dim, config.dim) for _ in range(config.layers))
+
+    def vectors(self, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
+        users, items = self.ids.user, self.ids.item
+        user_sum, item_sum = users, items
+        for layer in self.maps:
+            users, items = (torch.tanh(layer(x)) for x in (graph.to_users(items) + users, graph.to_items(users) + items))
+            user_sum, item_sum = user_sum + users, item_sum + items
+        return user_sum / (self.layers + 1), item_sum / (self.layers + 1)
+
+
+class MlpStudent(nn.Module):
+    """A multilayer perceptron on frozen vectors (the teacher's final ones)."""
+
+    def __init__(self, users: Tensor, items: Tensor, config: StudentConfig) -> None:
+        super().__init__()
+        self.register_buffer("user_input", users.detach().float())
+        self.register_buffer("item_input", items.detach().float())
+
+        def head(width: int) -> nn.Sequential:
+            sizes = [width] + [config.dim] * config.layers
+            layers: list[nn.Module] = []
+            for inner, outer in zip(sizes, sizes[1:]):
+                layers += [nn.Linear(inner, outer), nn.LeakyReLU(0.2)]
+            return nn.Sequential(*layers[:-1])
+
+        self.user_head, self.item_head = head(users.shape[1]), head(items.shape[1])
+
+    def vectors(self, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
+        """Final vectors; the graph is not used."""
+        return self.user_head(self.user_input), self.item_head(self.item_input)
+
+    def rows(self, users: Tensor, items: list[Tensor]) -> list[Tensor]:
+        """The head's output rows."""
+        return [self.user_head(self.user_input[users]), *(self.item_head(self.item_input[i]) for i in items)]
+
+
+def build_student(
+    config: StudentConfig, num_users: int, num_items: int, seed: int, frozen: tuple[Tensor, Tensor] | None = None
+) -> Student | MlpStudent:
+    """The student named by `config.kind`, with its seeded start.
+
+    Args:
+        frozen: The teacher's final user and item vectors, for warm starts and the mlp student.
+
+    Raises:
+        InputError: a warm start or an mlp student is asked for without a teacher.
+    """
+    if (config.warm_start or config.kind == "mlp") and frozen is None:
+        raise InputError("student.warm_start and student.kind=mlp need a teacher: train one, or choose another start or kind")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(STREAM_INITIAL, seed, 2))
+        if config.kind == "mlp":
+            assert frozen is not None
+            return MlpStudent(*frozen, config)
+        student = (GcnStudent if config.kind == "gcn" else Student)(num_users, num_items, config, seed)
+    if config.warm_start:
+        assert frozen is not None
+        users, items = project(*frozen, config.dim)
+        with torch.no_grad():
+            student.ids.user.copy_(users)
+            student.ids.item.copy_(items)
+    return student
+
+
+def project(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Vectors of size `dim` whose dot products come closest in the directions that carry most energy; zeros pad a larger `dim`.
+
+    The axes are the leading eigenvectors of U^T U + I^T I (float64), so equal sizes lose nothing.
+    """
+    if users.shape[1] == dim:
+        return users, items
+    u, i = users.double(), items.double()
+    axes = torch.linalg.eigh(u.T @ u + i.T @ i).eigenvectors.flip(1)[:, :dim]
+    return tuple(torch.nn.functional.pad(x @ axes, (0, dim - axes.shape[1])).to(users.dtype) for x in (u, i))  # type: ignore[return-value]

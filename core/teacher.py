@@ -1,0 +1,222 @@
+"""The cumbersome multi-modal teacher (method.md 1)."""
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import TeacherConfig
+from .graph import BipartiteGraph
+from .losses import bpr_loss, l2_loss
+from .random import derive_seed, dropout
+from .sampling import STREAM_DROPOUT, STREAM_INITIAL
+
+
+def rownorm(x: Tensor) -> Tensor:
+    """Rows scaled to unit length; a zero row stays zero."""
+    return F.normalize(x, dim=-1)
+
+
+@dataclass(frozen=True)
+class PromptConstants:
+    """What the prompt is computed from; fixed before training.
+
+    Attributes:
+        item_tokens: h_I, float32 [num_items, d].
+        user_tokens: h_U = Ã h_I, float32 [num_users, d].
+        gram: Per modality G_m = h_I^T X_m, float32 [d, d_m].
+        column_sums: Per modality s_m = X_m^T 1, float32 [d_m].
+    """
+
+    item_tokens: Tensor
+    user_tokens: Tensor
+    gram: dict[str, Tensor]
+    column_sums: dict[str, Tensor]
+
+    def to(self, device: torch.device | str) -> "PromptConstants":
+        return PromptConstants(
+            self.item_tokens.to(device),
+            self.user_tokens.to(device),
+            {m: g.to(device) for m, g in self.gram.items()},
+            {m: s.to(device) for m, s in self.column_sums.items()},
+        )
+
+
+class PromptModule(nn.Module):
+    """Soft prompts p_I = h_I W_I + b_I, p_U = h_U W_U + b_U and the contexts C_m = W_I^T G_m + b_I s_m^T (method.md 1.1, 1.2)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.item_weight = nn.Parameter(torch.eye(dim))
+        self.item_bias = nn.Parameter(torch.zeros(dim))
+        self.user_weight = nn.Parameter(torch.eye(dim))
+        self.user_bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, constants: PromptConstants) -> dict[str, Tensor]:
+        """`user` [num_users, d], `item` [num_items, d] and `context.<modality>` [d, d_m]."""
+        out = {
+            "item": constants.item_tokens @ self.item_weight + self.item_bias,
+            "user": constants.user_tokens @ self.user_weight + self.user_bias,
+        }
+        for modality, gram in constants.gram.items():
+            out[f"context.{modality}"] = self.item_weight.T @ gram + torch.outer(self.item_bias, constants.column_sums[modality])
+        return out
+
+
+class FeatureReduction(nn.Module):
+    """Prompt and reduction layers: the part of the teacher that DeepSpeed shards.
+
+    z_m = Dropout(R_m(X_m + λ_f rownorm(p_I C_m))), for the rows of one shard of the catalog.
+    """
+
+    def __init__(self, dims: dict[str, int], config: TeacherConfig) -> None:
+        """Args: dims: d_m by modality; their order is the order of modalities everywhere."""
+        super().__init__()
+        self.config = config
+        self.prompt = PromptModule(config.dim)
+        self.towers = nn.ModuleDict({modality: _tower(dim, config) for modality, dim in dims.items()})
+
+    def forward(
+        self, constants: PromptConstants, rows: Tensor, features: dict[str, Tensor], dropout_keys: tuple[int, ...] | None
+    ) -> dict[str, Tensor]:
+        """Reduces one shard.
+
+        Args:
+            constants: The prompt's constants, whole.
+            rows: int64 [n], the shard's item indices.
+            features: Standardised features by modality, float32 [n, d_m].
+            dropout_keys: Keys of the dropout masks, (seed, step); None in evaluation.
+
+        Returns:
+            The prompt module's output and `reduced.<modality>` [n, d].
+        """
+        out = self.prompt(constants)
+        own_prompt = out["item"][rows]
+        for number, (modality, tower) in enumerate(self.towers.items()):
+            x = features[modality]
+            if self.config.prompt and self.config.feature_prompt_weight:
+                x = x + self.config.feature_prompt_weight * rownorm(own_prompt @ out[f"context.{modality}"])
+            z = tower(x.to(next(tower.parameters()).dtype)).float()
+            if dropout_keys is not None:
+                z = dropout(z, self.config.dropout, STREAM_DROPOUT, *dropout_keys, number, rows[:, None])
+            out[f"reduced.{modality}"] = z
+        return out
+
+
+def _tower(dim: int, config: TeacherConfig) -> nn.Module:
+    sizes = [dim, *config.hidden, config.dim]
+    layers: list[nn.Module] = []
+    for inner, outer in zip(sizes, sizes[1:]):
+        linear = nn.Linear(inner, outer)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers[:-1])
+
+
+class IdTables(nn.Module):
+    """User and item ID vectors E_U [num_users, d] and E_I [num_items, d]."""
+
+    def __init__(self, num_users: int, num_items: int, dim: int, init_scale: float, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(derive_seed(STREAM_INITIAL, seed))
+        self.user = nn.Parameter(torch.randn(num_users, dim, generator=generator) * init_scale)
+        self.item = nn.Parameter(torch.randn(num_items, dim, generator=generator) * init_scale)
+
+
+def build_reduction(dims: dict[str, int], config: TeacherConfig, seed: int) -> FeatureReduction:
+    """The reduction layers and prompt with their seeded start."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(STREAM_INITIAL, seed, 1))
+        return FeatureReduction(dims, config)
+
+
+@dataclass(frozen=True)
+class TeacherVectors:
+    """What the teacher knows at one revision of its prompt.
+
+    Attributes:
+        user, item: Final vectors [num_users, d], [num_items, d].
+        modal_user, modal_item: M_m^U and M_m^I by modality.
+        prompt_user, prompt_item: Soft prompts p_U and p_I; None without a prompt.
+        reduced: z_m by modality [num_items, d].
+    """
+
+    user: Tensor
+    item: Tensor
+    modal_user: dict[str, Tensor]
+    modal_item: dict[str, Tensor]
+    prompt_user: Tensor | None
+    prompt_item: Tensor | None
+    reduced: dict[str, Tensor]
+
+    def detach(self) -> "TeacherVectors":
+        values = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            values[field.name] = {k: v.detach() for k, v in value.items()} if isinstance(value, dict) else None if value is None else value.detach()
+        return TeacherVectors(**values)
+
+
+def teacher_vectors(
+    graph: BipartiteGraph, user_ids: Tensor, item_ids: Tensor, prompt: dict[str, Tensor], reduced: dict[str, Tensor], config: TeacherConfig
+) -> TeacherVectors:
+    """Propagation and fusion (method.md 1.3 to 1.5), exact and layer by layer over the whole graph.
+
+    Args:
+        graph: The train graph.
+        user_ids, item_ids: E_U and E_I.
+        prompt: Output of the prompt module.
+        reduced: z_m by modality, whole [num_items, d].
+    """
+    users, items = user_ids, item_ids
+    if config.prompt and config.id_prompt_weight:
+        users = users + config.id_prompt_weight * rownorm(prompt["user"])
+        items = items + config.id_prompt_weight * rownorm(prompt["item"])
+    users, items = graph.light_propagation(users, items, config.layers)
+    modal_user, modal_item = {}, {}
+    for modality, z in reduced.items():
+        for _ in range(config.modality_layers):
+            modal_user[modality] = graph.to_users(z)
+            z = modal_item[modality] = graph.to_items(modal_user[modality])
+        users = users + config.fusion_weight * rownorm(modal_user[modality])
+        items = items + config.fusion_weight * rownorm(modal_item[modality])
+    with_prompt = (prompt["user"], prompt["item"]) if config.prompt else (None, None)
+    return TeacherVectors(users, items, modal_user, modal_item, *with_prompt, reduced)
+
+
+def teacher_loss(
+    vectors: TeacherVectors,
+    user_ids: Tensor,
+    item_ids: Tensor,
+    users: Tensor,
+    positives: Tensor,
+    negatives: Tensor,
+    num_examples: float,
+    config: TeacherConfig,
+) -> dict[str, Tensor]:
+    """The terms of the teacher's loss (method.md 1.6), each with its weight; their sum is the loss.
+
+    Args:
+        vectors: The teacher's vectors with their graph of gradients.
+        user_ids, item_ids: E_U and E_I.
+        users, positives, negatives: int64 [batch].
+        num_examples: Size of the global batch, where `users` is one shard of it: the shards' per-example terms add up to the mean.
+    """
+
+    def bpr(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
+        u = user_vectors[users]
+        return bpr_loss((u * item_vectors[positives]).sum(1), (u * item_vectors[negatives]).sum(1), num_examples)
+
+    terms = {"bpr": bpr(vectors.user, vectors.item)}
+    if config.feature_loss_weight:
+        modal = [bpr(vectors.modal_user[m], vectors.modal_item[m]) for m in vectors.modal_user]
+        terms["feature_bpr"] = config.feature_loss_weight * torch.stack(modal).sum()
+    if config.prompt_loss_weight and vectors.prompt_user is not None and vectors.prompt_item is not None:
+        terms["prompt_bpr"] = config.prompt_loss_weight * bpr(vectors.prompt_user, vectors.prompt_item)
+    terms["l2"] = config.l2 * l2_loss([user_ids[users], item_ids[positives], item_ids[negatives]], num_examples)
+    if config.feature_decay:
+        decay = torch.stack([z.square().sum(1).mean() for z in vectors.reduced.values()]).sum()
+        terms["feature_decay"] = config.feature_decay * decay
+    return terms

@@ -1,0 +1,176 @@
+"""The worker's handle to the graph store: structure, degrees and feature rows; a DGL client while it is connected."""
+
+import atexit
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from torch import Tensor
+
+from ..core.errors import InputError
+from ..core.storage import MANIFEST, read_json
+from .partition import EDGE, GRAPH_NAME, ITEM, USER
+from .servers import CALL_SECONDS, dgl_environment, map_features, write_session_config
+
+WATCH_SECONDS = 1.0
+EDGES_A_REQUEST = 1 << 20
+DEAD_SERVER_EXIT = 13
+
+
+@dataclass(frozen=True)
+class ItemShard:
+    """The items whose features one worker owns.
+
+    Attributes:
+        rows: Dataset indices of the items, int64 [n].
+        features: Raw rows by modality, numpy [n, d_m]; memory-mapped where they lie on this host.
+        present: bool [n] by modality.
+    """
+
+    rows: Tensor
+    features: dict[str, np.ndarray]
+    present: dict[str, Tensor]
+
+
+class GraphClient:
+    """Reads one graph through DGL's distributed store; indices it takes and returns are the dataset's.
+
+    With two or more hosts, requests for nodes and edges of other parts go through DGL's RPC to their server.
+    """
+
+    def __init__(self, graph: Any, session: dict, suffix: str) -> None:
+        self._graph, self._session, self._suffix = graph, session, suffix
+        self._here = Path(session["folder"])
+        self.manifest = read_json(str(self._here / MANIFEST))
+        self.num_users, self.num_items = self.manifest["num_users"], self.manifest["num_items"]
+        self.modalities: dict[str, dict] = self.manifest["modalities"]
+
+    def _node_data(self, kind: str, name: str) -> Tensor:
+        count = self.num_users if kind == USER else self.num_items
+        return self._graph.nodes[kind].data[name + self._suffix][torch.arange(count)]
+
+    def degrees(self) -> tuple[Tensor, Tensor]:
+        """Train degrees of users and items, int64 [num_users] and [num_items]."""
+        found = []
+        for kind in (USER, ITEM):
+            original, degree = self._node_data(kind, "orig"), self._node_data(kind, "degree")
+            out = torch.empty_like(degree)
+            out[original] = degree
+            found.append(out)
+        return found[0], found[1]
+
+    def train_pairs(self) -> tuple[Tensor, Tensor]:
+        """All train interactions, int64 [num_edges] each, sorted by user, then item: the order does not depend on the partition."""
+        num_edges = self._graph.num_edges(EDGE)
+        users, items = [], []
+        for first in range(0, num_edges, EDGES_A_REQUEST):
+            u, i = self._graph.find_edges(torch.arange(first, min(first + EDGES_A_REQUEST, num_edges)), etype=EDGE)
+            users.append(u)
+            items.append(i)
+        user = self._node_data(USER, "orig")[torch.cat(users)]
+        item = self._node_data(ITEM, "orig")[torch.cat(items)]
+        order = torch.argsort(user * self.num_items + item)
+        return user[order], item[order]
+
+    def item_shard(self, rank: int, nodes_of_ranks: list[str]) -> ItemShard:
+        """The items that a rank owns: those of a part on its host, shared among the host's ranks; each item has one owner.
+
+        Args:
+            rank: This worker.
+            nodes_of_ranks: Ray node id of every rank.
+        """
+        original = self._node_data(ITEM, "orig")
+        rows, features, present = [], {m: [] for m in self.modalities}, {m: [] for m in self.modalities}  # type: ignore[var-annotated]
+        for part, (first, last) in enumerate(self.manifest["part_items"]):
+            node = self._session["locations"][part][0]
+            owners = [r for r, n in enumerate(nodes_of_ranks) if n == node] or [part % len(nodes_of_ranks)]
+            if rank not in owners:
+                continue
+            at = owners.index(rank)
+            begin, end = ((last - first) * k // len(owners) for k in (at, at + 1))
+            rows.append(original[first + begin : first + end])
+            for modality in self.modalities:
+                x, p = self._feature_rows(part, modality, begin, end, node == nodes_of_ranks[rank])
+                features[modality].append(x)
+                present[modality].append(torch.from_numpy(np.array(p)))
+        if not rows:
+            empty = {m: np.zeros((0, i["dim"]), i["dtype"]) for m, i in self.modalities.items()}
+            return ItemShard(torch.zeros(0, dtype=torch.int64), empty, {m: torch.zeros(0, dtype=torch.bool) for m in empty})
+        joined = {m: x[0] if len(x) == 1 else np.concatenate(x) for m, x in features.items()}
+        return ItemShard(torch.cat(rows), joined, {m: torch.cat(p) for m, p in present.items()})
+
+    def _feature_rows(self, part: int, modality: str, begin: int, end: int, is_local: bool) -> tuple[np.ndarray, np.ndarray]:
+        if is_local:
+            rows, present = map_features(self._here, self.manifest, part, modality)
+            return rows[begin:end], present[begin:end]
+        server = self._session["servers"][part]
+        return ray.get(server.feature_rows.remote(modality, begin, end), timeout=CALL_SECONDS)
+
+
+@contextlib.contextmanager
+def connect(service: Any, session: dict) -> Iterator[GraphClient]:
+    """Connects this worker to a session's servers, and leaves together with its peers when the block ends without an error.
+
+    A watchdog asks for dead servers every second and ends the process (exit code 13) when there is one: DGL's calls would hang for ever.
+    The failure policy of the job then starts a new attempt with fresh servers.
+
+    Args:
+        service: The `GraphService` actor.
+        session: What its `restart` returned, the same on every worker.
+    """
+    os.environ["DGLBACKEND"] = "pytorch"
+    folder = _local_folder(session)
+    workdir = Path(tempfile.mkdtemp(prefix=f"promptmm-{session['session']}-client-"))
+    (workdir / "ip_config.txt").write_text(session["ip_config"])
+    import dgl
+    import dgl.distributed
+
+    config = write_session_config(folder, [], session["session"], workdir)
+    os.environ.update(dgl_environment(config, session["num_clients"]), DGL_ROLE="client", DGL_IP_CONFIG=str(workdir / "ip_config.txt"))
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(service, done), daemon=True).start()
+    dgl.distributed.initialize(str(workdir / "ip_config.txt"))
+    atexit.unregister(dgl.distributed.exit_client)  # at exit it would wait at a barrier for peers that may be dead
+    graph = dgl.distributed.DistGraph(f"{GRAPH_NAME}_{session['session']}")
+    client = GraphClient(graph, {**session, "folder": str(folder)}, f"_{session['session']}")
+    try:
+        yield client
+        del client._graph, graph
+        done.set()
+        dgl.distributed.exit_client()
+    finally:
+        done.set()
+        shutil.rmtree(workdir, ignore_errors=True)
+
+
+def _local_folder(session: dict) -> Path:
+    """The artifact's folder on this host: its server's copy, or a shared file system's."""
+    here = ray.get_runtime_context().get_node_id()
+    by_node = dict(session["locations"])
+    folder = Path(by_node.get(here, session["locations"][0][1]))
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: the graph is not on this host, and no part of it is served here; "
+            "run no more hosts than parts, or keep run.dir on a shared file system"
+        )
+    return folder
+
+
+def _watch(service: Any, done: threading.Event) -> None:
+    while not done.wait(WATCH_SECONDS):
+        try:
+            dead = ray.get(service.dead_servers.remote(), timeout=CALL_SECONDS)
+        except Exception as error:  # the supervisor itself is gone
+            dead = [f"graph service does not answer ({type(error).__name__})"]
+        if dead and not done.is_set():
+            print("leaving: " + "; ".join(dead), flush=True)
+            os._exit(DEAD_SERVER_EXIT)

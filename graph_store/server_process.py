@@ -1,0 +1,15 @@
+"""A DGL server process: `python -m promptmm.graph_store.server_process`; its settings are DGL_* environment variables."""
+
+import os
+
+
+def main() -> None:
+    """Serves until every client has left; SIGTERM makes DGL unlink its shared-memory segments."""
+    os.environ.setdefault("DGLBACKEND", "pytorch")
+    import dgl
+
+    dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])  # never returns in the server role
+
+
+if __name__ == "__main__":
+    main()
