@@ -1,0 +1,17 @@
+"""The method: models, prompt, losses, metrics and serving. torch and torch_geometric only."""
+
+from typing import Any
+
+__all__ = ["InputError", "Recommender", "load_student"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("load_student", "Recommender"):
+        from . import serving
+
+        return getattr(serving, name)
+    if name == "InputError":
+        from .errors import InputError
+
+        return InputError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

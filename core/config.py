@@ -88,7 +88,9 @@ class DistillationConfig:
     embedding_power: float = setting(2.0, "γ of the scaled cosine error", ge=1)
     decoder: bool = setting(False, "learn a linear decoder per modality even where the sizes agree")
     regime: str = setting(
-        "rounds", "prompt-tuning: rounds (labels by other processes) or inline (teacher resident)", choices=("rounds", "inline")
+        "rounds",
+        "prompt-tuning: rounds (labels by other processes) or inline (teacher resident)",
+        choices=("rounds", "inline"),
     )
     rounds: int = setting(1, "rounds of labels; 1 is offline distillation with a fixed prompt", ge=1)
     tuning_steps: int = setting(50, "prompt steps between two rounds", ge=0)

@@ -68,9 +68,7 @@ class Decoders(nn.Module):
     def __init__(self, modalities: list[str], student_dim: int, teacher_dim: int, learnt: bool) -> None:
         super().__init__()
         needed = learnt or student_dim != teacher_dim
-        self.maps = nn.ModuleDict(
-            {m: nn.Linear(student_dim, teacher_dim, bias=False) if needed else nn.Identity() for m in modalities}
-        )
+        self.maps = nn.ModuleDict({m: nn.Linear(student_dim, teacher_dim, bias=False) if needed else nn.Identity() for m in modalities})
 
     def forward(self, items: Tensor) -> list[Tensor]:
         """[n, d_S] -> one [n, d] per modality."""
@@ -120,7 +118,9 @@ def distillation_terms(
     return terms
 
 
-def student_terms(student_users: Tensor, student_items: Tensor, rows: list[Tensor], labels: Labels, l2: float, num_examples: float) -> dict[str, Tensor]:
+def student_terms(
+    student_users: Tensor, student_items: Tensor, rows: list[Tensor], labels: Labels, l2: float, num_examples: float
+) -> dict[str, Tensor]:
     """BPR(S) with the first candidate as the negative, and L2 on the batch's layer-0 rows.
 
     Args:

@@ -69,7 +69,13 @@ class _NeighbourSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         pointers, columns = ctx.saved_tensors
-        return F.embedding_bag(columns, grad.contiguous(), pointers, mode="sum", include_last_offset=True), None, None, None, None
+        return (
+            F.embedding_bag(columns, grad.contiguous(), pointers, mode="sum", include_last_offset=True),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,14 +116,22 @@ class BipartiteGraph:
     def to_users(self, x: Tensor) -> Tensor:
         """Ã x: [num_items, d] -> [num_users, d]."""
         total = _NeighbourSum.apply(
-            self.item_scale.to(x.dtype) * x, self.users.pointers, self.users.columns, self.items.pointers, self.items.columns
+            self.item_scale.to(x.dtype) * x,
+            self.users.pointers,
+            self.users.columns,
+            self.items.pointers,
+            self.items.columns,
         )
         return self.user_scale.to(x.dtype) * total
 
     def to_items(self, x: Tensor) -> Tensor:
         """Ã^T x: [num_users, d] -> [num_items, d]."""
         total = _NeighbourSum.apply(
-            self.user_scale.to(x.dtype) * x, self.items.pointers, self.items.columns, self.users.pointers, self.users.columns
+            self.user_scale.to(x.dtype) * x,
+            self.items.pointers,
+            self.items.columns,
+            self.users.pointers,
+            self.users.columns,
         )
         return self.item_scale.to(x.dtype) * total
 

@@ -73,7 +73,11 @@ def list_loss(
         disentangle: False keeps the coupled factor: β becomes 1 - b^T_+, and with α = 1 the sum is the plain KL(b^T || b^S).
     """
     teacher_split, student_split = _Split.of(modal / temperature), _Split.of(student / temperature)
-    t_positive, t_rest, t_negatives = teacher_split.positive.exp(), teacher_split.rest.exp(), teacher_split.negatives.exp()
+    t_positive, t_rest, t_negatives = (
+        teacher_split.positive.exp(),
+        teacher_split.rest.exp(),
+        teacher_split.negatives.exp(),
+    )
     binary = t_positive * (teacher_split.positive - student_split.positive) + t_rest * (teacher_split.rest - student_split.rest)
     negatives = (t_negatives * (teacher_split.negatives - student_split.negatives)).sum(-1)
     coupling: Tensor | float = uncertain_weight if disentangle else t_rest

@@ -60,6 +60,7 @@ def dropout(x: Tensor, probability: float, *keys: int | Tensor) -> Tensor:
     """
     if probability == 0:
         return x
-    columns = torch.arange(x.shape[1], device=x.device)
-    keep = random_uniform(*keys, columns) >= probability
+    words = torch.arange(-(-x.shape[1] // 4), device=x.device)  # 64 random bits decide four columns, 16 bits each
+    bits = random_bits(*keys, words).view(torch.int16)[:, : x.shape[1]]
+    keep = bits >= round(probability * 2**16) - 2**15
     return x * keep / (1 - probability)

@@ -130,7 +130,9 @@ class RankingMetrics:
         for name, metric in self.collection.items():
             if name.startswith("coverage"):
                 metric.mask = metric.mask.double()
-        buffers = [buffer for metric in self.collection.values() for name, buffer in metric.named_buffers() if name in ("accum", "total", "mask")]
+        buffers = [
+            buffer for metric in self.collection.values() for name, buffer in metric.named_buffers() if name in ("accum", "total", "mask")
+        ]
         return [*buffers, self.retrieved, self.num_users]
 
     def compute(self) -> dict[str, float]:
@@ -144,6 +146,34 @@ class RankingMetrics:
         return values
 
 
+def rank_users(
+    users: Tensor,
+    items: Tensor,
+    held_out: Csr,
+    exclude: Csr,
+    cutoffs: list[int],
+    memory_mib: int = 256,
+    rank: int = 0,
+    world_size: int = 1,
+) -> RankingMetrics:
+    """Full-ranking metrics of one worker's share of the users with at least one held-out item.
+
+    Args:
+        users: float [num_users, d]; items: float [num_items, d]; both whole on every worker.
+        held_out: The split's items of every user.
+        exclude: The items masked out (train when validating; train and validation when testing).
+        cutoffs: List lengths.
+        memory_mib: Bound on one block of scores.
+        rank, world_size: Which share.
+    """
+    metrics = RankingMetrics(cutoffs, items.shape[0])
+    mine = held_out.degrees.nonzero().squeeze(1)[rank::world_size]
+    users, held_out, exclude = users[mine], held_out.select(mine), exclude.select(mine)
+    for rows, _, ranked in top_k(users, items, max(cutoffs), exclude, memory_mib):
+        metrics.update(ranked, held_out.select(torch.arange(rows.start, rows.stop, device=users.device)))
+    return metrics
+
+
 def evaluate(
     users: Tensor,
     items: Tensor,
@@ -155,25 +185,12 @@ def evaluate(
     world_size: int = 1,
     all_reduce: Callable[[list[Tensor]], None] | None = None,
 ) -> dict[str, float]:
-    """Full-ranking metrics over the users with at least one held-out item, sharded over workers.
+    """`rank_users`, summed over the workers: {"recall@20": ..., ...}, the same on every worker.
 
     Args:
-        users: float [num_users, d]; items: float [num_items, d]; both whole on every worker.
-        held_out: The split's items of every user.
-        exclude: The items masked out (train when validating; train and validation when testing).
-        cutoffs: List lengths.
-        memory_mib: Bound on one block of scores.
-        rank, world_size: This worker's share of the users.
-        all_reduce: Sums tensors over workers, in place; needed when world_size > 1.
-
-    Returns:
-        {"recall@20": ..., ...}, the same on every worker.
+        all_reduce: Sums tensors over workers, in place; needed when world_size > 1. The others as in `rank_users`.
     """
-    metrics = RankingMetrics(cutoffs, items.shape[0])
-    mine = held_out.degrees.nonzero().squeeze(1)[rank::world_size]
-    users, held_out, exclude = users[mine], held_out.select(mine), exclude.select(mine)
-    for rows, _, ranked in top_k(users, items, max(cutoffs), exclude, memory_mib):
-        metrics.update(ranked, held_out.select(torch.arange(rows.start, rows.stop, device=users.device)))
+    metrics = rank_users(users, items, held_out, exclude, cutoffs, memory_mib, rank, world_size)
     if all_reduce is not None:
         all_reduce(metrics.states())
     return metrics.compute()

@@ -67,12 +67,14 @@ def candidate_lists(
     num_top: int,
     seed: int,
     epoch: int,
+    top_rows: Tensor | None = None,
 ) -> Tensor:
     """Candidate lists of method.md 3: the positive, then uniform unseen items, then some of the teacher's top-ranked unseen ones.
 
     Args:
         users, positives, examples: int64 [n].
-        top_items: int64 [num_users, depth], the teacher's best unseen items (best first); needed when num_top > 0.
+        top_items: int64 [rows, depth], the teacher's best unseen items (best first); needed when num_top > 0.
+        top_rows: The row of `top_items` for each example, int64 [n]; the users themselves when not given.
 
     Returns:
         int64 [n, 1 + num_uniform + num_top].
@@ -82,5 +84,5 @@ def candidate_lists(
         assert top_items is not None
         slots = torch.arange(num_top, device=users.device)
         at = random_below(top_items.shape[1], STREAM_TOP, seed, epoch, examples[:, None], slots)
-        parts.append(top_items[users[:, None], at])
+        parts.append(top_items[(users if top_rows is None else top_rows)[:, None], at])
     return torch.cat(parts, dim=1)

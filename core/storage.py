@@ -219,9 +219,7 @@ def open_artifact(url: str, kind: str, cache_dir: str | None = None) -> tuple[Pa
         if not path.is_file():
             raise InputError(f"{join(url, name)}: missing, though the manifest lists it; make the {kind} again")
         if path.stat().st_size != expected["bytes"] or sha256_of(path) != expected["sha256"]:
-            raise InputError(
-                f"{join(url, name)}: checksum does not match the manifest (truncated or changed); make the {kind} again"
-            )
+            raise InputError(f"{join(url, name)}: checksum does not match the manifest (truncated or changed); make the {kind} again")
     return folder, manifest
 
 

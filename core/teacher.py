@@ -78,7 +78,11 @@ class FeatureReduction(nn.Module):
         self.towers = nn.ModuleDict({modality: _tower(dim, config) for modality, dim in dims.items()})
 
     def forward(
-        self, constants: PromptConstants, rows: Tensor, features: dict[str, Tensor], dropout_keys: tuple[int, ...] | None
+        self,
+        constants: PromptConstants,
+        rows: Tensor,
+        features: dict[str, Tensor],
+        dropout_keys: tuple[int, ...] | None,
     ) -> dict[str, Tensor]:
         """Reduces one shard.
 
@@ -155,12 +159,19 @@ class TeacherVectors:
         values = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            values[field.name] = {k: v.detach() for k, v in value.items()} if isinstance(value, dict) else None if value is None else value.detach()
+            values[field.name] = (
+                {k: v.detach() for k, v in value.items()} if isinstance(value, dict) else None if value is None else value.detach()
+            )
         return TeacherVectors(**values)
 
 
 def teacher_vectors(
-    graph: BipartiteGraph, user_ids: Tensor, item_ids: Tensor, prompt: dict[str, Tensor], reduced: dict[str, Tensor], config: TeacherConfig
+    graph: BipartiteGraph,
+    user_ids: Tensor,
+    item_ids: Tensor,
+    prompt: dict[str, Tensor],
+    reduced: dict[str, Tensor],
+    config: TeacherConfig,
 ) -> TeacherVectors:
     """Propagation and fusion (method.md 1.3 to 1.5), exact and layer by layer over the whole graph.
 

@@ -52,6 +52,8 @@ def check_catalog(catalog: Catalog) -> None:
         raise InputError(f"unknown split {min(unknown)!r}; expected {', '.join(SPLITS)}")
     if "train" not in catalog.splits:
         raise InputError("the catalog has no train split; nothing can be learned without one")
+    if max(catalog.num_users, catalog.num_items) > np.iinfo(np.int32).max:
+        raise InputError(f"{max(catalog.num_users, catalog.num_items)} users or items are more than fit an int32 index")
     for split, (users, items) in catalog.splits.items():
         if len(users) == 0:
             raise InputError(f"split {split!r} is empty; leave it out of the source or give it interactions")
@@ -62,9 +64,7 @@ def check_catalog(catalog: Catalog) -> None:
     _check_disjoint(catalog)
     for modality, (rows, present) in catalog.features.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", modality):
-            raise InputError(
-                f"modality {modality!r}: use letters, digits, - and _ only in the names of source.modalities"
-            )
+            raise InputError(f"modality {modality!r}: use letters, digits, - and _ only in the names of source.modalities")
         check_rows(modality, "its array", rows, catalog.num_items)
         if present.shape != (catalog.num_items,):
             raise InputError(f"modality {modality!r}: the mask of present rows must have {catalog.num_items} entries")

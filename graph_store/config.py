@@ -14,10 +14,9 @@ class SourceConfig:
 
     format: str = setting("synthetic", "format of the raw catalog", choices=FORMATS)
     path: str | None = setting(None, "folder (path or URL) of the raw catalog; every format but synthetic needs it")
-    modalities: dict[str, str] | None = setting(  # noqa: RUF009
+    modalities: dict[str, str] | None = setting(
         None,
-        "modality name -> feature file, relative to source.path or absolute; not set: every *_feat.npy there is; "
-        "{}: none",
+        "modality name -> feature file, relative to source.path or absolute; not set: every *_feat.npy there is; {}: none",
     )
     interactions: str | None = setting(
         None,
@@ -29,9 +28,7 @@ class SourceConfig:
         "else an item is whatever an interaction or a feature file names",
     )
     user_column: str | None = setting(None, "column of user ids; not set: user (parquet) or userID (mmrec)")
-    item_column: str | None = setting(
-        None, "column of item ids, in every file; not set: item (parquet) or itemID (mmrec)"
-    )
+    item_column: str | None = setting(None, "column of item ids, in every file; not set: item (parquet) or itemID (mmrec)")
     timestamp_column: str | None = setting(None, "column of times, any unit; not set: timestamp where there is one")
     split_column: str | None = setting(
         None, "column of train/validation/test or 0/1/2; not set: split (parquet) or x_label (mmrec) where there is one"
@@ -42,22 +39,16 @@ class SourceConfig:
         "how a source without a split is split, per user: at random or latest last",
         choices=("random", "time"),
     )
-    train_ratio: float = setting(
-        0.8, "share of a user's interactions that train, where the source has no split", gt=0, le=1
-    )
+    train_ratio: float = setting(0.8, "share of a user's interactions that train, where the source has no split", gt=0, le=1)
     validation_ratio: float = setting(0.1, "share that validates; the rest tests", ge=0, lt=1)
     seed: int = setting(0, "seed of the random split and of the synthetic catalog", ge=0)
     synthetic_num_users: int = setting(3000, "users in the synthetic catalog", ge=10)
     synthetic_num_items: int = setting(2000, "items in the synthetic catalog", ge=20)
     synthetic_interactions_per_user: float = setting(20.0, "mean interactions of a synthetic user", ge=1)
     synthetic_num_clusters: int = setting(40, "clusters of taste in the synthetic catalog", ge=1)
-    synthetic_taste: float = setting(
-        5.0, "logits between the taste's best items and a random one; 0: popularity alone decides", ge=0
-    )
-    synthetic_popularity: float = setting(0.7, "exponent of the power law of item popularity", ge=0)
-    synthetic_noise: float = setting(
-        0.7, "noise in the informative modalities, in standard deviations of their signal", ge=0
-    )
+    synthetic_taste: float = setting(6.0, "logits between the taste's best items and a random one; 0: popularity alone decides", ge=0)
+    synthetic_popularity: float = setting(0.6, "exponent of the power law of item popularity", ge=0)
+    synthetic_noise: float = setting(1.0, "noise in the informative modalities, in standard deviations of their signal", ge=0)
     synthetic_missing: float = setting(0.03, "share of items that lack a modality's row, per modality", ge=0, lt=1)
 
     def __post_init__(self) -> None:
@@ -70,9 +61,7 @@ class SourceConfig:
                 "add up to more than 1; lower one of them"
             )
         if self.format == "synthetic" and self.modalities:
-            raise InputError(
-                "source.modalities: the synthetic catalog brings its own; leave it out, or set it to {} for none"
-            )
+            raise InputError("source.modalities: the synthetic catalog brings its own; leave it out, or set it to {} for none")
         if self.format == "synthetic" and self.split == "time":
             raise InputError("source.split=time: the synthetic catalog has no times; set source.split=random")
 
@@ -82,9 +71,7 @@ class GraphConfig:
     """How the train graph is cut into parts."""
 
     num_parts: int = setting(1, "parts of the graph, one graph server each", ge=1)
-    method: str = setting(
-        "metis", "how nodes are assigned to parts: few cut edges, or at random", choices=("metis", "random")
-    )
+    method: str = setting("metis", "how nodes are assigned to parts: few cut edges, or at random", choices=("metis", "random"))
 
     def __post_init__(self) -> None:
         check_bounds(self, "graph")

@@ -167,6 +167,4 @@ def open_dataset(url: str, cache_dir: str | None = None) -> Dataset:
     """
     folder, manifest = open_artifact(url, "dataset", cache_dir)
     modalities = {name: ModalityInfo(**info) for name, info in manifest["modalities"].items()}
-    return Dataset(
-        folder, manifest, manifest_digest(manifest), manifest["num_users"], manifest["num_items"], modalities
-    )
+    return Dataset(folder, manifest, manifest_digest(manifest), manifest["num_users"], manifest["num_items"], modalities)

@@ -1,10 +1,10 @@
 """Reads a raw catalog of any supported format.
 
-parquet    interactions.parquet or .csv (user, item, optionally timestamp and split), optionally items.parquet or .csv (item);
-           features: a Parquet file of item and vector for every modality
+parquet    interactions.parquet or .csv (user, item, optionally timestamp and split), optionally items.parquet or .csv
+           (item); features: a Parquet file of item and vector for every modality
 mmrec      one .inter file: tab-separated userID, itemID, x_label (0 train, 1 validation, 2 test); .npy features
-promptmm   train.json, val.json, test.json ({user: [items]}), optionally train_mat (a pickled matrix, read for its shape);
-           .npy features
+promptmm   train.json, val.json, test.json ({user: [items]}), optionally train_mat (a pickled matrix, read for its
+           shape); .npy features
 diffmm     trnMat.pkl, valMat.pkl, tstMat.pkl (pickled user-item matrices); .npy features
 lightgcn   train.txt, test.txt, optionally valid.txt: a line a user: user item item ...
 synthetic  generated, see `synthetic.py`
@@ -29,6 +29,9 @@ from .tables import load_parquet, mmrec_interactions
 
 _MODALITY_NAMES = {"image": "visual", "audio": "acoustic", "text": "textual"}
 _FEATURES = "_feat.npy"
+_MAX_ID = 2**31 - 1  # int32 in the dataset
+_SPARSE_IDS = 1_000_000  # ids beyond this must be about as many as the interactions
+_DENSE = "this format numbers users and items 0, 1, 2, ...; use source.format=parquet for other ids"
 
 Split = tuple[Path, Pairs]  # where it was read from, for messages
 
@@ -93,7 +96,9 @@ def _json_pairs(path: Path) -> Pairs:
     for user, listed in by_user.items():
         if not user.isdecimal() or not isinstance(listed, list) or not all(type(item) is int for item in listed):
             raise InputError(f'{path}: user {user!r}: expected "user": [items] with users and items numbered from 0')
-        users.append(np.full(len(listed), int(user)))
+        if max([int(user), *map(abs, listed)]) > _MAX_ID:
+            raise InputError(f"{path}: user {user!r}: an id is more than {_MAX_ID}; {_DENSE}")
+        users.append(np.full(len(listed), int(user), np.int64))
         items.append(np.array(listed, np.int64))
     return _concatenate(users), _concatenate(items)
 
@@ -105,10 +110,10 @@ def _line_pairs(path: Path) -> Pairs:
         for number, line in enumerate(file, start=1):
             try:
                 user, *listed = [int(word) for word in line.split()] or [0]
-            except ValueError as error:
+                users.append(np.full(len(listed), user, np.int64))
+                items.append(np.array(listed, np.int64))
+            except (ValueError, OverflowError) as error:
                 raise InputError(f"{path}, line {number}: expected numbers, user item item ... ({error})") from error
-            users.append(np.full(len(listed), user))
-            items.append(np.array(listed, np.int64))
     return _concatenate(users), _concatenate(items)
 
 
@@ -119,23 +124,21 @@ def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:
 def _indexed_catalog(source: Source, splits: dict[str, Split], shape: tuple[int, int] | None) -> Catalog:
     """The catalog of a source whose ids are dense indices already.
 
-    Without a declared `shape`, the ids in use tell how many users there are, and the feature files (or else the ids) how
-    many items: an item at the end that nobody interacted with is normal.
+    Without a declared `shape`, the ids in use tell how many users there are, and the feature files (or else the ids)
+    how many items: an item at the end that nobody interacted with is normal.
     """
     for path, (users, _) in splits.values():
         if len(users) == 0:
             raise InputError(f"{path}: no interactions in it; the file is empty")
     features = {modality: (path, load_npy(modality, path)) for modality, path in _feature_files(source).items()}
     if shape is None:
-        used = [1 + max(int(pair[side].max()) for _, pair in splits.values()) for side in (0, 1)]
-        shape = used[0], max([used[1], *(len(rows) for _, rows in features.values() if rows.ndim)])
+        num_users, num_items = _used_shape(splits)
+        shape = num_users, max([num_items, *(len(rows) for _, rows in features.values() if rows.ndim)])
     for path, (users, items) in splits.values():
         for what, index, count in (("user", users, shape[0]), ("item", items, shape[1])):
             bad = index[(index < 0) | (index >= count)]
             if len(bad):
-                raise InputError(
-                    f"{path}: {what} {bad[0]} is out of range, expected 0 to {count - 1}; {len(bad)} such interactions"
-                )
+                raise InputError(f"{path}: {what} {bad[0]} is out of range, expected 0 to {count - 1}; {len(bad)} such interactions")
     for modality, (path, rows) in features.items():
         check_npy(modality, path, rows, shape[1])
     present = np.ones(shape[1], bool)
@@ -145,6 +148,17 @@ def _indexed_catalog(source: Source, splits: dict[str, Split], shape: tuple[int,
         {split: pairs for split, (_, pairs) in splits.items()},
         {modality: (rows, present) for modality, (_, rows) in features.items()},
     )
+
+
+def _used_shape(splits: dict[str, Split]) -> tuple[int, int]:
+    """Users and items as the largest ids tell."""
+    most = max(_SPARSE_IDS, 100 * sum(len(users) for _, (users, _) in splits.values()))
+    for path, pairs in splits.values():
+        largest = max(int(index.max()) for index in pairs)
+        if largest >= most:
+            raise InputError(f"{path}: an id is {largest}, but {_DENSE}")
+    num_users, num_items = (1 + max(int(pairs[side].max()) for _, pairs in splits.values()) for side in (0, 1))
+    return num_users, num_items
 
 
 def _feature_files(source: Source) -> dict[str, Path]:

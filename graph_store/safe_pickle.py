@@ -123,7 +123,7 @@ class _Unpickler(pickle.Unpickler):
         if known not in _STAND_INS:
             raise InputError(
                 f"{self._path}: the pickle names {module}.{name}; only scipy COO, CSR and CSC matrices and "
-                "numpy arrays are read from pickles. Save the matrix as one of these, and do not trust this file if you did not make it"
+                "numpy arrays are read from pickles. Save it as one of these; do not trust a file you did not make"
             )
         return _STAND_INS[known]
 
@@ -146,8 +146,7 @@ def load_matrix(path: Path) -> SparseMatrix:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(
-            f"{path}: not a readable pickle of a scipy COO, CSR or CSC matrix ({error}); it may be truncated: "
-            "write it again"
+            f"{path}: not a readable pickle of a scipy COO, CSR or CSC matrix ({error}); it may be truncated: write it again"
         ) from error
 
 

@@ -207,7 +207,9 @@ class GraphService:
             try:
                 code = ray.get(server.exit_code.remote(), timeout=CALL_SECONDS)
                 if code is not None:
-                    lines.append(f"graph server of part {part} ended with code {code}: {ray.get(server.log.remote(), timeout=CALL_SECONDS)}")
+                    lines.append(
+                        f"graph server of part {part} ended with code {code}: {ray.get(server.log.remote(), timeout=CALL_SECONDS)}"
+                    )
             except ray.exceptions.RayError as error:
                 lines.append(f"graph server of part {part} is gone ({type(error).__name__})")
         return lines
@@ -238,7 +240,9 @@ def start_service(graph_url: str, cache_dir: str | None = None) -> Any:
             f"partition again with graph.num_parts={len(alive)} or add hosts"
         )
     strategy = NodeAffinitySchedulingStrategy(here, soft=False)
-    return GraphService.options(scheduling_strategy=strategy).remote(  # type: ignore[attr-defined]
+    return GraphService.options(
+        scheduling_strategy=strategy
+    ).remote(  # type: ignore[attr-defined]
         graph_url, [n["NodeID"] for n in alive[:num_parts]], cache_dir
     )
 

@@ -120,7 +120,5 @@ def id_column(path: Path, table: pa.Table, column: str, setting: str) -> pa.Arra
     ids = values.cast(pa.string())
     empty = pc.fill_null(pc.equal(ids, ""), True).to_numpy(zero_copy_only=False)
     if empty.any():
-        raise InputError(
-            f"{path}, row {np.flatnonzero(empty)[0]}: no id in column {column!r}; fill it in or drop the row"
-        )
+        raise InputError(f"{path}, row {np.flatnonzero(empty)[0]}: no id in column {column!r}; fill it in or drop the row")
     return ids

@@ -12,8 +12,8 @@ def split_interactions(
 ) -> dict[str, Pairs]:
     """Splits every user's interactions into train, validation and test; a split that gets none is absent.
 
-    A user's shares are rounded to whole interactions and train keeps at least one: at 80/10/10, a user of fewer than five
-    is all train. Repeats of a pair stay together, at the time of the first. The order of the rows does not matter.
+    A user's shares are rounded to whole interactions and train keeps at least one: at 80/10/10, a user of fewer than
+    five is all train. Repeats of a pair stay together, at the time of the first. The order of the rows does not matter.
 
     Args:
         users, items: Dense indices, [n] int64.
@@ -28,27 +28,20 @@ def split_interactions(
         order_in_user = np.random.default_rng(config.seed).random(len(keys))
     elif timestamps is None:
         raise InputError(
-            "source.split=time: the source has no timestamps; name their column in source.timestamp_column "
-            "or set source.split=random"
+            "source.split=time: the source has no timestamps; name their column in source.timestamp_column or set source.split=random"
         )
     else:
         order_in_user = timestamps[first]
     pair_users = users[first]
     order = np.lexsort((keys, order_in_user, pair_users))
     counts = np.bincount(pair_users)
-    rank = np.arange(len(keys)) - np.repeat(
-        np.cumsum(counts) - counts, counts
-    )  # of each pair among its user's, in `order`
+    rank = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each pair among its user's, in `order`
     num_train, num_validation = _shares(counts, config)
     user = pair_users[order]
     labels = np.empty(len(keys), np.int64)
     labels[order] = (rank >= num_train[user]).astype(int) + (rank >= (num_train + num_validation)[user])
     by_row = labels[inverse]
-    return {
-        name: (users[by_row == label], items[by_row == label])
-        for label, name in enumerate(SPLITS)
-        if (by_row == label).any()
-    }
+    return {name: (users[by_row == label], items[by_row == label]) for label, name in enumerate(SPLITS) if (by_row == label).any()}
 
 
 def _distinct(users: np.ndarray, items: np.ndarray, timestamps: np.ndarray | None) -> tuple[np.ndarray, ...]:

@@ -25,10 +25,7 @@ def load_parquet(source: Source) -> Catalog:
     table = _interactions(path, [user_column, item_column])
     users = id_column(path, table, user_column, "source.user_column")
     items = id_column(path, table, item_column, "source.item_column")
-    feature_files = {
-        modality: source.file(file, f"source.modalities.{modality}")
-        for modality, file in (config.modalities or {}).items()
-    }
+    feature_files = {modality: source.file(file, f"source.modalities.{modality}") for modality, file in (config.modalities or {}).items()}
     feature_ids = {modality: _feature_ids(modality, file, item_column) for modality, file in feature_files.items()}
     listed = config.items or source.first("items.parquet", "items.csv")
     if listed:
@@ -44,9 +41,7 @@ def load_parquet(source: Source) -> Catalog:
         item_ids,
         split_table(path, table, user_index, item_index, config, config.split_column or "split"),
         {
-            modality: _features(
-                modality, file, _index(feature_ids[modality], item_ids, file, hint), len(item_ids), config
-            )
+            modality: _features(modality, file, _index(feature_ids[modality], item_ids, file, hint), len(item_ids), config)
             for modality, file in feature_files.items()
         },
     )
@@ -76,11 +71,7 @@ def split_table(
     if config.split_column or split_column in table.column_names:
         require_column(path, table.column_names, split_column, "source.split_column")
         labels = _split_labels(path, split_column, table[split_column])
-        return {
-            name: (users[labels == label], items[labels == label])
-            for label, name in enumerate(SPLITS)
-            if (labels == label).any()
-        }
+        return {name: (users[labels == label], items[labels == label]) for label, name in enumerate(SPLITS) if (labels == label).any()}
     return split_interactions(users, items, config, _timestamps(path, table, config))
 
 
@@ -104,9 +95,7 @@ def _index(column: pa.Array, ids: list[str], path: Path, hint: str) -> np.ndarra
     index = pc.index_in(column, value_set=pa.array(ids, pa.string()))
     if index.null_count:
         row = int(np.flatnonzero(index.is_null().to_numpy(zero_copy_only=False))[0])
-        raise InputError(
-            f"{path}, row {row}: names item {column[row].as_py()!r}, {hint} ({index.null_count} such rows)"
-        )
+        raise InputError(f"{path}, row {row}: names item {column[row].as_py()!r}, {hint} ({index.null_count} such rows)")
     return index.to_numpy().astype(np.int64)
 
 
@@ -120,15 +109,11 @@ def _integers(path: Path, column: str, ids: pa.Array) -> np.ndarray:
 
 def _split_labels(path: Path, column: str, values: pa.ChunkedArray) -> np.ndarray:
     """0 (train), 1 (validation) or 2 (test) for every row."""
-    if pa.types.is_floating(values.type):
-        values = values.cast(pa.int64(), safe=False)
     texts = pc.utf8_lower(values.cast(pa.string()))
     position = pc.index_in(texts, value_set=pa.array(list(_SPLIT_NAMES)))
     if position.null_count:
         row = int(np.flatnonzero(position.is_null().to_numpy())[0])
-        raise InputError(
-            f"{path}, row {row}: {column} is {values[row].as_py()!r}, expected train, validation or test (or 0, 1 or 2)"
-        )
+        raise InputError(f"{path}, row {row}: {column} is {values[row].as_py()!r}, expected train, validation or test (or 0, 1 or 2)")
     return np.array(list(_SPLIT_NAMES.values()))[position.to_numpy()]
 
 
@@ -145,9 +130,7 @@ def _timestamps(path: Path, table: pa.Table, config: SourceConfig) -> np.ndarray
         raise InputError(f"{path}: column {column!r} holds {values.type}, expected numbers or times")
     missing = values.is_null(nan_is_null=True).to_numpy()
     if missing.any():
-        raise InputError(
-            f"{path}, row {np.flatnonzero(missing)[0]}: no {column}; fill it in or set source.split=random"
-        )
+        raise InputError(f"{path}, row {np.flatnonzero(missing)[0]}: no {column}; fill it in or set source.split=random")
     return values.to_numpy()
 
 
@@ -164,9 +147,7 @@ def _feature_ids(modality: str, path: Path, item_column: str) -> pa.Array:
     return ids
 
 
-def _features(
-    modality: str, path: Path, index: np.ndarray, num_items: int, config: SourceConfig
-) -> tuple[np.ndarray, np.ndarray]:
+def _features(modality: str, path: Path, index: np.ndarray, num_items: int, config: SourceConfig) -> tuple[np.ndarray, np.ndarray]:
     """Rows [num_items, dim] and present [num_items] from a table of vectors; `index` is each table row's item."""
     column = config.vector_column
     dataset = pyarrow.dataset.dataset(path, format="parquet")

@@ -103,14 +103,10 @@ def test_ray_accepts_the_cluster_config(ray_cluster: Config) -> None:
     [
         pytest.param(lambda config: config.update(max_wokers=8), id="unknown setting"),
         pytest.param(lambda config: config["docker"].update(run_option=[]), id="unknown docker setting"),
-        pytest.param(
-            lambda config: config["available_node_types"]["gpu_worker"].update(max_worker=8), id="unknown node setting"
-        ),
+        pytest.param(lambda config: config["available_node_types"]["gpu_worker"].update(max_worker=8), id="unknown node setting"),
         pytest.param(lambda config: config["available_node_types"]["head"].pop("resources"), id="no resources"),
         pytest.param(lambda config: config.update(head_node_type="header"), id="unknown head type"),
-        pytest.param(
-            lambda config: config["available_node_types"]["gpu_worker"].update(min_workers=99), id="min above max"
-        ),
+        pytest.param(lambda config: config["available_node_types"]["gpu_worker"].update(min_workers=99), id="min above max"),
     ],
 )
 def test_ray_refuses_a_mistyped_cluster_config(ray_cluster: Config, edit: Edit) -> None:
@@ -195,27 +191,19 @@ def test_the_rayjob_matches_the_schema(rayjob: Config) -> None:
     [
         pytest.param(lambda job: job.update(apiVersion="ray.io/v1alpha1"), id="old API"),
         pytest.param(lambda job: job["spec"].update(entryPoint=job["spec"].pop("entrypoint")), id="entryPoint"),
-        pytest.param(
-            lambda job: job["spec"].update(entrypoint="promptmm pipeline demo run.dir=/tmp/run"), id="local run"
-        ),
+        pytest.param(lambda job: job["spec"].update(entrypoint="promptmm pipeline demo run.dir=/tmp/run"), id="local run"),
         pytest.param(lambda job: job["spec"].update(shutdownAfterJobFinishes=False), id="cluster left running"),
         pytest.param(lambda job: job["spec"]["rayClusterSpec"].pop("authOptions"), id="no token"),
         pytest.param(lambda job: job["spec"]["rayClusterSpec"]["authOptions"].update(mode="disabled"), id="token off"),
-        pytest.param(
-            lambda job: job["spec"]["rayClusterSpec"].update(enableInTreeAutoScaling=True), id="enableInTreeAutoScaling"
-        ),
+        pytest.param(lambda job: job["spec"]["rayClusterSpec"].update(enableInTreeAutoScaling=True), id="enableInTreeAutoScaling"),
         pytest.param(lambda job: worker_group(job).update(maxReplica=4), id="maxReplica"),
         pytest.param(lambda job: worker_group(job).update(minReplicas="0"), id="number in quotes"),
-        pytest.param(
-            lambda job: worker_group(job)["rayStartParams"].update({"num-cpus": 4}), id="number not in quotes"
-        ),
+        pytest.param(lambda job: worker_group(job)["rayStartParams"].update({"num-cpus": 4}), id="number not in quotes"),
         pytest.param(
             lambda job: head_pod(job)["containers"][0]["resources"]["limits"].update({"nvidia.com/gpus": "1"}),
             id="nvidia.com/gpus",
         ),
-        pytest.param(
-            lambda job: head_pod(job)["containers"][0]["resources"]["limits"].update(memory="16GB"), id="wrong unit"
-        ),
+        pytest.param(lambda job: head_pod(job)["containers"][0]["resources"]["limits"].update(memory="16GB"), id="wrong unit"),
         pytest.param(lambda job: head_pod(job)["containers"][0].pop("resources"), id="no resources"),
         pytest.param(lambda job: head_pod(job)["containers"][0].pop("image"), id="no image"),
         pytest.param(lambda job: head_pod(job)["containers"][0]["ports"][0].update(hostPort=6379), id="hostPort"),
@@ -352,9 +340,7 @@ def test_only_the_pods_of_the_job_reach_each_other(policy: Config, rayjob: Confi
         pytest.param(lambda policy: policy["metadata"].update(namespace="default"), id="namespace"),
         pytest.param(lambda policy: policy["spec"].update(policyTypes=["Egress"]), id="egress only"),
         pytest.param(lambda policy: policy["spec"]["ingress"].append({}), id="everybody"),
-        pytest.param(
-            lambda policy: policy["spec"]["ingress"].append({"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}), id="cidr"
-        ),
+        pytest.param(lambda policy: policy["spec"]["ingress"].append({"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}), id="cidr"),
         pytest.param(lambda policy: policy["spec"]["ingress"][1].pop("ports"), id="operator on every port"),
         pytest.param(lambda policy: policy["spec"]["ingress"][1]["from"][0].pop("podSelector"), id="whole namespace"),
         pytest.param(lambda policy: policy["spec"]["ingress"].pop(0), id="workers cut off"),
@@ -382,9 +368,7 @@ def ray_pin() -> str:
     return pin[1]
 
 
-def test_image_and_manifests_use_the_pinned_ray(
-    ray_pin: str, dockerfile: str, rayjob: Config, ray_cluster: Config
-) -> None:
+def test_image_and_manifests_use_the_pinned_ray(ray_pin: str, dockerfile: str, rayjob: Config, ray_cluster: Config) -> None:
     base = re.findall(r"^FROM rayproject/ray:(\S+?)-py(\d)(\d+)-gpu$", dockerfile, re.MULTILINE)
     assert [version for version, *_ in base] == [ray_pin]
     assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == ray_pin
@@ -404,11 +388,7 @@ def test_the_image_gets_all_that_the_wheel_is_built_from(dockerfile: str) -> Non
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     needed = {path.split("/")[0] for path in project["tool"]["setuptools"]["package-dir"].values()}
     needed |= {"pyproject.toml", "constraints.txt", project["project"]["readme"], *project["project"]["license-files"]}
-    copied = {
-        source
-        for line in re.findall(r"^COPY --chown=\S+ (.+)$", dockerfile, re.MULTILINE)
-        for source in line.split()[:-1]
-    }
+    copied = {source for line in re.findall(r"^COPY --chown=\S+ (.+)$", dockerfile, re.MULTILINE) for source in line.split()[:-1]}
     assert copied == needed
     assert [name for name in copied - {"constraints.txt"} if not (ROOT / name).exists()] == []
 

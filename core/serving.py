@@ -1,0 +1,174 @@
+"""The serving bundle: a student's vectors with everything needed to answer top-k for raw ids, without Ray, DGL or DeepSpeed."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .graph import Csr
+from .ranking import top_k, top_k_of_scores
+from .storage import open_artifact, write_artifact
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One user's list.
+
+    Attributes:
+        user: Raw user id; None for a list from a history.
+        items: Raw item ids, best first; shorter than k where fewer items are allowed.
+        scores: Their scores.
+    """
+
+    user: str | None
+    items: list[str]
+    scores: list[float]
+
+
+def write_bundle(
+    url: str,
+    users: Tensor,
+    items: Tensor,
+    user_ids: Sequence[str],
+    item_ids: Sequence[str],
+    train: Csr,
+    weights: dict[str, Tensor],
+    metadata: dict,
+) -> None:
+    """Writes student/.
+
+    Args:
+        url: Where the bundle goes.
+        users, items: Final vectors, float32 [num_users, d] and [num_items, d].
+        user_ids, item_ids: Raw ids by index.
+        train: Train items of every user, for `exclude_seen`.
+        weights: The student's weights, for training on from here.
+        metadata: Metrics, settings and lineage for the manifest.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from safetensors.torch import save_file
+
+    facts = {"num_users": users.shape[0], "num_items": items.shape[0], "dim": users.shape[1], **metadata}
+    with write_artifact(url, "student", facts) as folder:
+        save_file({"user": users.contiguous().clone(), "item": items.contiguous().clone()}, str(folder / "vectors.safetensors"))
+        save_file({k: t.contiguous().clone() for k, t in weights.items()}, str(folder / "weights.safetensors"))
+        save_file({"pointers": train.pointers, "columns": train.columns.to(torch.int32)}, str(folder / "seen.safetensors"))
+        for name, ids in (("users", user_ids), ("items", item_ids)):
+            pq.write_table(pa.table({"id": pa.array(list(ids), pa.string())}), str(folder / f"{name}.parquet"))
+
+
+class Recommender:
+    """A loaded student.
+
+    Attributes:
+        manifest: Metrics, settings and lineage.
+        users, items: Final vectors, float32.
+        user_ids, item_ids: Raw ids by index.
+    """
+
+    def __init__(self, folder: Path, manifest: dict) -> None:
+        import pyarrow.parquet as pq
+        from safetensors.torch import load_file
+
+        self.manifest = manifest
+        vectors, seen = load_file(str(folder / "vectors.safetensors")), load_file(str(folder / "seen.safetensors"))
+        self.users, self.items = vectors["user"], vectors["item"]
+        self.user_ids: list[str] = pq.read_table(folder / "users.parquet")["id"].to_pylist()
+        self.item_ids: list[str] = pq.read_table(folder / "items.parquet")["id"].to_pylist()
+        self._seen = Csr(seen["pointers"], seen["columns"].long(), len(self.item_ids))
+        self._user_index = {raw: index for index, raw in enumerate(self.user_ids)}
+        self._item_index = {raw: index for index, raw in enumerate(self.item_ids)}
+
+    def __repr__(self) -> str:
+        return f"Recommender({len(self.user_ids)} users, {len(self.item_ids)} items, dim={self.users.shape[1]})"
+
+    def num_seen(self) -> Tensor:
+        """Train items of every user, int64 [num_users]."""
+        return self._seen.degrees
+
+    def recommend(
+        self, user_ids: Sequence[Any], k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
+    ) -> list[Recommendation]:
+        """The k best items for each user, by dot product; ties go to the lower item index.
+
+        Args:
+            user_ids: Raw user ids (compared as strings).
+            k: List length.
+            exclude_seen: Leave out the user's train items.
+            items: Raw ids of the only items that may be recommended; all items when not given.
+
+        Raises:
+            InputError: ids that the student does not know (listed), or k larger than the number of candidates.
+        """
+        rows = _indices(user_ids, self._user_index, "user")
+        exclude = self._seen.select(rows) if exclude_seen else None
+        return self._rank(self.users[rows], [str(u) for u in user_ids], k, exclude, items)
+
+    def recommend_from_history(
+        self, item_ids: Sequence[Any], k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
+    ) -> Recommendation:
+        """The k best items for a user who was not in train, from the items of their history.
+
+        The user's vector is the sum of the history's item vectors over the square root of its length, as one more light propagation gives.
+
+        Raises:
+            InputError: an empty history, unknown ids (listed), or k larger than the number of candidates.
+        """
+        if not len(item_ids):
+            raise InputError("recommend_from_history needs at least one item id")
+        history = torch.unique(_indices(item_ids, self._item_index, "item"))
+        user = self.items[history].sum(0, keepdim=True) / history.numel() ** 0.5
+        seen = Csr(torch.tensor([0, history.numel()]), history, len(self.item_ids)) if exclude_seen else None
+        found = self._rank(user, [""], k, seen, items)[0]
+        return Recommendation(None, found.items, found.scores)
+
+    def _rank(self, users: Tensor, names: list[str], k: int, exclude: Csr | None, items: Sequence[Any] | None) -> list[Recommendation]:
+        if k < 1:
+            raise InputError(f"k={k}: ask for at least one item")
+        if items is None:
+            return self._lists(names, ((scores, ranked) for _, scores, ranked in top_k(users, self.items, k, exclude)))
+        allowed = torch.unique(_indices(items, self._item_index, "item"))
+        if k > allowed.numel():
+            raise InputError(f"k={k} is larger than the {allowed.numel()} items named; ask for fewer or name more")
+        scores = users @ self.items[allowed].T
+        if exclude is not None:
+            place = torch.full((len(self.item_ids),), -1)
+            place[allowed] = torch.arange(allowed.numel())
+            columns = place[exclude.columns]
+            scores[exclude.rows[columns >= 0], columns[columns >= 0]] = -torch.inf
+        values, columns = top_k_of_scores(scores, k)
+        return self._lists(names, [(values, allowed[columns])])
+
+    def _lists(self, names: list[str], blocks: Iterable[tuple[Tensor, Tensor]]) -> list[Recommendation]:
+        lists = []
+        for scores, ranked in blocks:
+            for s, i in zip(scores.tolist(), ranked.tolist()):
+                kept = [(self.item_ids[item], score) for item, score in zip(i, s) if score != -float("inf")]
+                lists.append(Recommendation(names[len(lists)], [item for item, _ in kept], [score for _, score in kept]))
+        return lists
+
+
+def _indices(raw_ids: Sequence[Any], index: dict[str, int], kind: str) -> Tensor:
+    unknown = [str(raw) for raw in raw_ids if str(raw) not in index]
+    if unknown:
+        shown = ", ".join(unknown[:20]) + (f" and {len(unknown) - 20} more" if len(unknown) > 20 else "")
+        raise InputError(f"unknown {kind} ids: {shown}; the student knows the {len(index)} {kind}s it was trained with")
+    return torch.tensor([index[str(raw)] for raw in raw_ids], dtype=torch.int64)
+
+
+def load_student(url: str, cache_dir: str | None = None) -> Recommender:
+    """Loads a serving bundle from any fsspec URL, after checking every file's checksum.
+
+    Args:
+        url: The bundle, `<run.dir>/student`.
+        cache_dir: Folder for a local copy where the URL is remote.
+
+    Raises:
+        InputError: there is no complete bundle, or a file of it is damaged.
+    """
+    return Recommender(*open_artifact(url, "student", cache_dir))

@@ -1,0 +1,55 @@
+"""Where to run: the cluster and its workers. What to learn is `core/config.py`."""
+
+import os
+from dataclasses import dataclass
+
+from ..core.errors import InputError
+from ..core.settings import check_bounds, setting
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Ray cluster and Ray Train workers; section `cluster`."""
+
+    address: str | None = setting(
+        None,
+        "address of a running Ray cluster ('auto' finds one); not set: RAY_ADDRESS, else an embedded one on this machine",
+    )
+    num_workers: int = setting(1, "Ray Train workers", ge=1)
+    threads: int | None = setting(None, "torch threads of a worker; not set: this machine's cores shared among the workers", ge=1)
+    use_gpu: bool = setting(False, "give every worker one GPU")
+    zero_stage: int = setting(0, "DeepSpeed ZeRO stage of reduction layers and prompt: 0, 1, 2 or 3", ge=0, le=3)
+    max_failures: int = setting(3, "restarts of the workers after a failure, from the last checkpoint", ge=0)
+    num_labelers: int = setting(1, "label processes of the stream or the materialisation", ge=1)
+    start_timeout: float = setting(300.0, "longest wait for workers to get their resources, seconds", gt=0)
+    cache_dir: str | None = setting(None, "folder for local copies of remote artifacts; not set: the system's temporary folder")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "cluster")
+
+    @property
+    def worker_threads(self) -> int:
+        """torch threads of each worker."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.num_workers)
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Teacher labels for the students; section `labels`."""
+
+    mode: str = setting(
+        "materialised",
+        "materialised: Arrow files in run.dir, memory-mapped; streamed: straight to the students",
+        choices=("materialised", "streamed"),
+    )
+    epochs: int = setting(10, "distinct epochs of materialised labels; later student epochs reuse them in turn", ge=1)
+    block_rows: int = setting(65_536, "examples of a label block; whole steps are kept together", ge=1)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "labels")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises InputError with the message unless the condition holds."""
+    if not condition:
+        raise InputError(message)

@@ -1,0 +1,154 @@
+"""The one module that touches DeepSpeed: the engine of reduction layers and prompt."""
+
+import contextlib
+import io
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .worker import Worker
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class ReductionEngine:
+    """A module in a DeepSpeed engine with Adam under a ZeRO stage, whose state moves freely between stages and world sizes.
+
+    State is kept as whole named tensors (weights, Adam's two moments and its step count), so a checkpoint written at one stage and
+    world size resumes at any other.
+    """
+
+    def __init__(self, module: nn.Module, learning_rate: float, zero_stage: int, worker: Worker, example: tuple) -> None:
+        """Builds the engine.
+
+        Args:
+            module: On the worker's device, equal on every worker.
+            learning_rate: Adam's step size.
+            zero_stage: 0 to 3.
+            worker: This worker.
+            example: Arguments of one forward pass; it is run once with zero gradients so that Adam's state exists.
+        """
+        import deepspeed
+
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self.stage, self.rank, self.world_size = zero_stage, worker.rank, worker.world_size
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        config = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "steps_per_print": 10**9,
+            "zero_allow_untested_optimizer": True,
+            "zero_optimization": {"stage": zero_stage, "stage3_param_persistence_threshold": 4096},
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.engine, *_ = deepspeed.initialize(
+                model=module, model_parameters=parameters, config=config, dist_init_required=False,
+                optimizer=torch.optim.Adam(parameters, lr=learning_rate),
+            )  # fmt: skip
+        self._prime(example)
+
+    def _prime(self, example: tuple) -> None:
+        rates = [group["lr"] for group in self._adam.param_groups]
+        self.learning_rate = 0.0
+        out = self.engine(*example)
+        self.engine.backward(torch.stack([value.sum() for value in out.values()]).sum() * 0.0)
+        self.engine.step()
+        for group, rate in zip(self._adam.param_groups, rates):
+            group["lr"] = rate
+        self._set_step(0)
+
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        optimizer: Any = self.engine.optimizer
+        return optimizer if isinstance(optimizer, torch.optim.Adam) else optimizer.optimizer
+
+    @property
+    def learning_rate(self) -> float:
+        return self._adam.param_groups[0]["lr"]
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        for group in self._adam.param_groups:
+            group["lr"] = value
+
+    def __call__(self, *args: Any) -> dict[str, Tensor]:
+        return self.engine(*args)
+
+    def backward(self, loss: Tensor) -> None:
+        """Backpropagates the loss; other leaves of its graph get their gradients too."""
+        self.engine.backward(loss)
+
+    def step(self) -> None:
+        """Averages gradients over the workers, steps and clears them."""
+        self.engine.step()
+
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.engine.module.named_parameters() if p.requires_grad]
+
+    def _set_step(self, count: int) -> None:
+        for state in self._adam.state.values():
+            if "step" in state:
+                state["step"] = torch.full_like(state["step"], float(count)) if isinstance(state["step"], Tensor) else count
+
+    def weights(self) -> dict[str, Tensor]:
+        """Whole float32 weights by name, on the CPU; a collective call under ZeRO."""
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self.engine.module.parameters()), enabled=self.stage == 3):
+            return {name: p.detach().float().cpu().clone() for name, p in self.engine.module.named_parameters()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, moments and step count as whole tensors, on the CPU; a collective call under ZeRO."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        out = {f"weight.{name}": value for name, value in self.weights().items()}
+        for name, parameter in self._named():
+            for moment in _MOMENTS:
+                value = self._adam.state[parameter][moment] if self.stage == 0 else safe_get_full_optimizer_state(parameter, moment)
+                out[f"{moment}.{name}"] = value.detach().float().cpu().reshape(out[f"weight.{name}"].shape).clone()
+        steps = [state["step"] for state in self._adam.state.values() if "step" in state]
+        out["step"] = torch.tensor(float(steps[0]) if steps else 0.0)
+        return out
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Restores what `state` returned, at any stage and world size."""
+        import deepspeed
+
+        parameters = list(self.engine.module.parameters())
+        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self.stage == 3), torch.no_grad():
+            for name, parameter in self._named():
+                parameter.copy_(state[f"weight.{name}"])
+        for name, parameter in self._named():
+            if self.stage:
+                self._set_sharded(parameter, state[f"weight.{name}"], None)
+            for moment in _MOMENTS:
+                if self.stage:
+                    self._set_sharded(parameter, state[f"{moment}.{name}"], moment)
+                else:
+                    self._adam.state[parameter][moment].copy_(state[f"{moment}.{name}"])
+        self._set_step(int(state["step"]))
+
+    def _set_sharded(self, parameter: nn.Parameter, value: Tensor, moment: str | None) -> None:
+        """Sets this worker's float32 shard of a parameter or of one of its moments."""
+        from deepspeed.utils import (
+            safe_set_full_fp32_param,
+            safe_set_full_optimizer_state,
+            safe_set_local_fp32_param,
+            safe_set_local_optimizer_state,
+        )
+
+        value = value.to(self.engine.device)
+        if self.stage == 3:
+            size = parameter.ds_tensor.numel()  # the last shard is padded, which the whole-tensor setters do not handle
+            padded = torch.zeros(size * self.world_size, device=value.device)
+            padded[: value.numel()] = value.flatten()
+            value = padded[self.rank * size : (self.rank + 1) * size]
+            set_weight, set_state = safe_set_local_fp32_param, safe_set_local_optimizer_state
+        else:
+            set_weight, set_state = safe_set_full_fp32_param, safe_set_full_optimizer_state
+        if moment is None:
+            set_weight(parameter, value)
+        else:
+            set_state(parameter, value, moment)

@@ -1,0 +1,132 @@
+"""The teacher inside a worker: its graph, its prompt constants and the features of the worker's own items.
+
+Reduce where the features live: each worker reduces the rows of its shard, and d-sized vectors travel (all-gather, with gradients).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+from ..core.config import TeacherConfig
+from ..core.features import FeatureMoments, Standardisation, principal_axes
+from ..core.graph import BipartiteGraph
+from ..core.teacher import PromptConstants, TeacherVectors, teacher_vectors
+from ..graph_store.client import ItemShard, connect
+from .worker import Worker
+
+SERVICE_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class ResidentTeacher:
+    """Everything of the teacher but its weights.
+
+    Attributes:
+        worker: This worker.
+        config: The teacher's settings.
+        graph: The train graph, on the worker's device.
+        constants: What the prompt is computed from.
+        rows: Dataset indices of this worker's items, int64 [n].
+        features: Standardised features of those items by modality, float32 [n, d_m].
+        standardisation: By modality.
+        sizes: Number of items of every rank.
+        position: Where each item stands in the gathered order, int64 [num_items].
+    """
+
+    worker: Worker
+    config: TeacherConfig
+    graph: BipartiteGraph
+    constants: PromptConstants
+    rows: Tensor
+    features: dict[str, Tensor]
+    standardisation: dict[str, Standardisation]
+    sizes: list[int]
+    position: Tensor
+
+    def reduction_inputs(self, dropout_keys: tuple[int, ...] | None) -> tuple:
+        """Arguments of `FeatureReduction.forward` for this worker's shard."""
+        return self.constants, self.rows, self.features, dropout_keys
+
+    def vectors(
+        self,
+        reduction: Callable[..., dict[str, Tensor]],
+        user_ids: Tensor,
+        item_ids: Tensor,
+        dropout_keys: tuple[int, ...] | None = None,
+    ) -> TeacherVectors:
+        """All vectors, exact over the whole graph; differentiable.
+
+        Args:
+            reduction: The reduction layers and prompt, as an engine or as a module.
+            user_ids, item_ids: The ID tables.
+            dropout_keys: (seed, step) in training, None in evaluation.
+        """
+        out = reduction(*self.reduction_inputs(dropout_keys))
+        reduced = {m: self.worker.gather_rows(out[f"reduced.{m}"], self.sizes)[self.position] for m in self.features}
+        return teacher_vectors(self.graph, user_ids, item_ids, out, reduced, self.config)
+
+
+def load_resident(worker: Worker, service: Any, config: TeacherConfig) -> ResidentTeacher:
+    """Reads structure and this worker's features through the graph store, and computes the prompt's constants over all shards.
+
+    Args:
+        service: The `GraphService` actor; rank 0 starts a fresh set of servers.
+    """
+    session = worker.share(ray.get(service.restart.remote(worker.world_size), timeout=SERVICE_SECONDS) if worker.is_first else None)
+    with connect(service, session) as client:
+        users, items = client.train_pairs()
+        shard = client.item_shard(worker.rank, list(worker.nodes))
+        num_users, num_items = client.num_users, client.num_items
+    graph = BipartiteGraph.from_pairs(users, items, num_users, num_items).to(worker.device)
+    sizes, position = _gathered_order(worker, shard.rows, num_items)
+    features, standardisation, constants = _prepare_features(worker, shard, graph, sizes, position, config.dim)
+    return ResidentTeacher(worker, config, graph, constants, shard.rows.to(worker.device), features, standardisation, sizes, position)
+
+
+def _gathered_order(worker: Worker, rows: Tensor, num_items: int) -> tuple[list[int], Tensor]:
+    counts = torch.zeros(worker.world_size, dtype=torch.int64)
+    counts[worker.rank] = rows.numel()
+    worker.sum_([counts])
+    sizes = counts.tolist()
+    first = sum(sizes[: worker.rank])
+    position = torch.zeros(num_items, dtype=torch.int64)
+    position[rows] = torch.arange(first, first + rows.numel())
+    worker.sum_([position])
+    return sizes, position.to(worker.device)
+
+
+def _prepare_features(
+    worker: Worker, shard: ItemShard, graph: BipartiteGraph, sizes: list[int], position: Tensor, dim: int
+) -> tuple[dict[str, Tensor], dict[str, Standardisation], PromptConstants]:
+    """Standardised features, and h_I, h_U, G_m and s_m summed over the shards in float64."""
+    features, standardisation = {}, {}
+    tokens = torch.zeros(shard.rows.numel(), dim, dtype=torch.float64)
+    num_present = torch.zeros(shard.rows.numel(), 1, dtype=torch.float64)
+    for modality, raw in shard.features.items():
+        rows, present = torch.from_numpy(raw), shard.present[modality]
+        moments = FeatureMoments.of(rows, present)
+        worker.sum_(moments.tensors())
+        standard = Standardisation.from_moments(moments)
+        norms = standard.sum_of_row_norms(rows, present)
+        worker.sum_([norms])
+        standard = standard.with_mean_row_norm(norms / moments.count.clamp(min=1))
+        x = standard.apply(rows, present)
+        tokens += x.double() @ principal_axes(moments, standard, dim)
+        num_present += present[:, None]
+        features[modality], standardisation[modality] = x, standard
+    tokens = tokens / num_present.clamp(min=1)
+    gram = {m: tokens.T @ x.double() for m, x in features.items()}
+    sums = {m: x.double().sum(0) for m, x in features.items()}
+    worker.sum_([*gram.values(), *sums.values()])
+    item_tokens = worker.gather_rows(tokens.float().to(worker.device), sizes)[position]
+    constants = PromptConstants(
+        item_tokens,
+        graph.to_users(item_tokens),
+        {m: g.float() for m, g in gram.items()},
+        {m: s.float() for m, s in sums.items()},
+    ).to(worker.device)
+    return {m: x.to(worker.device) for m, x in features.items()}, standardisation, constants

@@ -1,0 +1,325 @@
+"""Stage 2: trains the student on Ray Train workers from labels (materialised or streamed), beside a resident teacher, or alone."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.config import DistillationConfig, EvaluationConfig, StudentConfig, as_dict
+from ..core.distillation import Decoders, Labels, distillation_terms, student_terms
+from ..core.graph import BipartiteGraph
+from ..core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice
+from ..core.storage import join, write_artifact
+from ..core.student import build_student
+from ..graph_store.dataset import Dataset, open_dataset
+from .checkpoints import Checkpoints, adam_state, load_adam_state, take_prefix, with_prefix
+from .config import ClusterConfig, LabelConfig
+from .labels import LabelJob, MaterialisedLabels, StreamedLabels
+from .progress import Recorder, Selection
+from .prompt_tuning import PromptTuner, inline_candidates
+from .teacher_artifact import TeacherRevision, read_revision, write_revision
+from .teacher_training import Validation, report_epoch, resume, save, stage_url
+from .worker import Worker
+
+
+@dataclass(frozen=True)
+class StudentJob:
+    """What the driver sends to every worker.
+
+    Attributes:
+        run_url: The run's folder.
+        student, config, labels, evaluation, cluster: Settings; `config` is the distillation's.
+        seed: Seed of everything random.
+        num_examples: Train interactions.
+        revision: The prompt's revision that this round's labels carry.
+        stop_epoch: Where this round ends.
+        is_last: Whether the student is written at the end.
+        service: The `GraphService` actor where the teacher is resident, else None.
+        lines: The `ProgressLines` actor.
+        lineage: Checksums of what the student is made from.
+    """
+
+    run_url: str
+    student: StudentConfig
+    config: DistillationConfig
+    labels: LabelConfig
+    evaluation: EvaluationConfig
+    cluster: ClusterConfig
+    seed: int
+    num_examples: int
+    revision: int
+    stop_epoch: int
+    is_last: bool
+    service: Any
+    lines: Any
+    lineage: dict = field(default_factory=dict)
+
+    def label_job(self, worker: Worker | None = None) -> LabelJob:
+        """The labels of this job: of whole steps, or of one worker's shard."""
+        batch = self.student.train.batch_size
+        shard = {} if worker is None else {"rank": worker.rank, "world_size": worker.world_size}
+        return LabelJob(
+            join(self.run_url, "dataset"), join(self.run_url, "teacher"), self.revision, self.config, batch,
+            max(1, self.labels.block_rows // batch), self.num_examples, self.seed, self.cluster.cache_dir, **shard,
+        )  # fmt: skip
+
+    def say(self, text: str) -> None:
+        """Shows a line on the driver's terminal."""
+        if self.lines is not None:
+            self.lines.add.remote(f"[student] {text}")
+
+
+class Examples:
+    """Unlabelled candidate lists, made in the worker itself: for a student alone and beside a resident teacher."""
+
+    def __init__(self, job: LabelJob, graph: BipartiteGraph, worker: Worker, tuner: PromptTuner | None) -> None:
+        self.job, self.worker, self.tuner = job, worker, tuner
+        self.users, self.items = graph.users.rows, graph.users.columns
+        self.unseen = UnseenItems(graph.users)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
+        """(step, this worker's examples of it) for every step of an epoch."""
+        order = epoch_order(self.job.num_examples, self.job.seed, epoch).to(self.worker.device)
+        for step in range(self.job.num_steps):
+            batch = order[step * self.job.batch_size : (step + 1) * self.job.batch_size]
+            mine = batch[rank_slice(batch.numel(), self.worker.rank, self.worker.world_size)]
+            users, positives = self.users[mine], self.items[mine]
+            if self.tuner is not None:
+                candidates = inline_candidates(self.job, users, positives, mine, self.unseen, self.tuner, epoch)
+            else:
+                candidates = candidate_lists(users, positives, mine, self.unseen, 1, None, 0, self.job.seed, epoch)
+            yield step, Labels(users, candidates)
+
+
+def train_student_loop(arguments: dict) -> None:
+    """The loop of one worker: load, resume, train with validation and checkpoints up to the round's end, write the student at the last."""
+    job: StudentJob = arguments["job"]
+    optimizer_config = job.student.train
+    worker = Worker.current(job.cluster.use_gpu, job.cluster.worker_threads)
+    dataset = open_dataset(join(job.run_url, "dataset"), job.cluster.cache_dir)
+    graph = train_graph(dataset).to(worker.device)
+    trainer = StudentTrainer(job, worker, graph)
+    validate = Validation.of(dataset, graph.users, job.evaluation, worker)
+    recorder = Recorder(stage_url(job.run_url, "student"), "student", job.lines)
+    selection = Selection(job.evaluation.select_by if validate else None, optimizer_config.patience)
+    checkpoints = Checkpoints(join(recorder.url, "checkpoints"), job.cluster.cache_dir)
+    best, first_epoch = resume(checkpoints, trainer, recorder, selection, worker)
+    if job.revision:  # a later round's labels get the full patience
+        selection.num_bad = 0
+    source = trainer.open_labels(range(first_epoch, job.stop_epoch))
+
+    epoch = first_epoch
+    while epoch < job.stop_epoch and not selection.should_stop:
+        started = time.monotonic()
+        row = trainer.train_epoch(epoch, source, recorder if worker.is_first else None)
+        row["seconds"] = time.monotonic() - started
+        if (epoch + 1) % optimizer_config.evaluate_every == 0 or epoch + 1 == job.stop_epoch:
+            metrics = None
+            if validate is not None:
+                metrics = validate(*trainer.final_vectors())
+                row.update({f"validation/{name}": value for name, value in metrics.items()})
+            if selection.observe(epoch, metrics):
+                best = trainer.weights()
+        if worker.is_first:
+            report_epoch(recorder, row, selection)
+        epoch += 1
+        if epoch % optimizer_config.checkpoint_every == 0:
+            save(checkpoints, epoch, trainer, best, recorder, selection, worker)
+    if isinstance(source, StreamedLabels):
+        source.close()
+
+    if not job.is_last:  # the next round goes on from here
+        save(checkpoints, epoch, trainer, best, recorder, selection, worker)
+    else:
+        trainer.load_weights(best)
+        trainer.write(selection)
+    if worker.is_first:
+        recorder.close()
+    worker.barrier()
+
+
+def train_graph(dataset: Dataset) -> BipartiteGraph:
+    """The train graph of a dataset."""
+    pairs = (torch.from_numpy(ids) for ids in dataset.interactions("train"))
+    return BipartiteGraph.from_pairs(*pairs, dataset.num_users, dataset.num_items)
+
+
+class StudentTrainer:
+    """The student and its decoders with their optimizer, and the teacher's part: frozen vectors, a resident teacher or none."""
+
+    def __init__(self, job: StudentJob, worker: Worker, graph: BipartiteGraph) -> None:
+        self.job, self.worker, self.graph = job, worker, graph
+        self.tuner: PromptTuner | None = None
+        self.revision: TeacherRevision | None = None
+        teacher_url, cache_dir = join(job.run_url, "teacher"), job.cluster.cache_dir
+        if job.config.use_teacher:
+            self.revision = read_revision(teacher_url, job.revision, cache_dir)
+            if job.config.regime == "inline":
+                self.tuner = PromptTuner.load(worker, job.service, teacher_url, job.revision, job.config, cache_dir)
+        self.model, self.decoders = build_modules(job, graph, self.revision)
+        self.model.to(worker.device)
+        self.decoders.to(worker.device)
+        self.modalities = list(self.revision.vectors.modal_item) if self.revision else []
+        self.targets = {m: self.revision.vectors.modal_item[m].to(worker.device) for m in self.modalities} if self.revision else {}
+        self.trained = torch.nn.ModuleDict({"student": self.model, "decoders": self.decoders})
+        self.optimizer = torch.optim.Adam(self.trained.parameters(), lr=job.student.train.learning_rate)
+
+    def open_labels(self, epochs: range) -> "MaterialisedLabels | StreamedLabels | Examples":
+        """Where the batches of these epochs come from."""
+        job = self.job.label_job(self.worker)
+        if self.revision is None or self.tuner is not None:
+            return Examples(job, self.graph, self.worker, self.tuner)
+        if self.job.labels.mode == "streamed":
+            return StreamedLabels(job, self.modalities, epochs, self.job.cluster.num_labelers)
+        return MaterialisedLabels(self.job.run_url, job, self.modalities)
+
+    def train_epoch(self, epoch: int, source: Any, recorder: Recorder | None) -> dict[str, float]:
+        """One pass over the train interactions; returns the mean of every loss term and the share of time spent waiting for labels."""
+        config = self.job.student.train
+        self.optimizer.param_groups[0]["lr"] = config.learning_rate * config.lr_decay**epoch
+        job = self.job.label_job()
+        totals: dict[str, Tensor] = {}
+        loss_sum, waited = 0.0, 0.0
+        asked = started = time.monotonic()
+        for step, labels in source.epoch(epoch):
+            waited += time.monotonic() - asked
+            num_examples = min(job.batch_size, job.num_examples - step * job.batch_size)
+            terms = self.train_step(labels.to(self.worker.device), num_examples)
+            share = num_examples / job.num_examples
+            loss_sum += share * self.worker.check_finite(torch.stack(list(terms.values())).sum(), f"student epoch {epoch}, step {step}")
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + share * value.detach().double()
+            if recorder is not None:
+                recorder.say_within_epoch(epoch, step + 1, job.num_steps, started)
+            asked = time.monotonic()
+        means = {name: total.clone() for name, total in totals.items()}
+        self.worker.sum_(list(means.values()))
+        row = {
+            "epoch": epoch,
+            "loss": loss_sum,
+            **{f"loss/{k}": float(v) / self.worker.world_size for k, v in means.items()},
+        }
+        return {**row, "waiting": waited / max(time.monotonic() - started, 1e-9), "revision": self.job.revision}
+
+    def train_step(self, labels: Labels, num_examples: int) -> dict[str, Tensor]:
+        """Forward, backward and optimizer on this worker's share of a global batch; inline, the prompt takes its step too."""
+        share = num_examples / self.worker.world_size
+        users, items = self.model.vectors(self.graph)
+        rows = self.model.rows(labels.users, [labels.candidates[:, 0], labels.candidates[:, 1]])
+        terms = student_terms(users, items, rows, labels, self.job.student.l2, share)
+        if self.revision is not None:
+            unique = self.worker.union(labels.candidates[:, 0])
+            if self.tuner is not None:
+                terms.update(self.tuner.terms(users, items, labels.users, labels.candidates, unique, self.decoders, share))
+            else:
+                terms.update(distillation_terms(users, items, labels, unique, self._targets, self.decoders, share, self.job.config))
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        self.worker.average_gradients(self.trained)
+        self.optimizer.step()
+        if self.tuner is not None:
+            self.tuner.step(self.worker)
+        return terms
+
+    def _targets(self, items: Tensor) -> list[Tensor]:
+        return [self.targets[m][items] for m in self.modalities]
+
+    @torch.no_grad()
+    def final_vectors(self) -> tuple[Tensor, Tensor]:
+        """The student's final user and item vectors."""
+        return self.model.vectors(self.graph)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of student, decoders and (inline) prompt, on the CPU."""
+        out = {name: t.detach().cpu().clone() for name, t in self.trained.state_dict().items()}
+        return {**out, **with_prefix("prompt.", self.tuner.prompt_state() if self.tuner else {})}
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Restores `weights()`."""
+        self.trained.load_state_dict({k: t for k, t in weights.items() if not k.startswith("prompt.")})
+        if self.tuner is not None:
+            self.tuner.reduction.prompt.load_state_dict(take_prefix("prompt.", weights))
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and optimizer state, for a checkpoint."""
+        out = adam_state(self.optimizer, self.trained, "student.")
+        out.update(with_prefix("buffer.", {name: b for name, b in self.trained.named_buffers()}))
+        if self.tuner is not None:
+            out.update(adam_state(self.tuner.optimizer, self.tuner.reduction.prompt, "tuner."))
+        return out
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restores `state()`, written at any world size."""
+        load_adam_state(self.optimizer, self.trained, "student.", tensors)
+        if self.tuner is not None:
+            load_adam_state(self.tuner.optimizer, self.tuner.reduction.prompt, "tuner.", tensors)
+
+    def write(self, selection: Selection) -> None:
+        """Writes the trained student, and inline the last revision of the teacher's vectors."""
+        from safetensors.torch import save_file
+
+        users, items = self.final_vectors()
+        tuned = self.tuner
+        if tuned is not None:
+            with torch.no_grad():
+                vectors = tuned.vectors()
+            if self.worker.is_first:
+                url = join(self.job.run_url, "teacher")
+                write_revision(
+                    url,
+                    self.job.revision + 1,
+                    vectors,
+                    tuned.prompt_state(),
+                    {"lineage": self.job.lineage, "regime": "inline"},
+                )
+        if not self.worker.is_first:
+            return
+        facts = {
+            "best_epoch": selection.best_epoch,
+            "selected_by": selection.metric,
+            "num_parameters": sum(p.numel() for p in self.model.parameters()),
+            "config": as_dict(self.job.student),
+            "distillation": as_dict(self.job.config),
+            "seed": self.job.seed,
+            "lineage": self.job.lineage,
+        }
+        with write_artifact(join(stage_url(self.job.run_url, "student"), "model"), "student-model", facts) as folder:
+            vectors_out = {"user": users, "item": items}
+            save_file(
+                {k: t.float().cpu().contiguous().clone() for k, t in vectors_out.items()},
+                str(folder / "vectors.safetensors"),
+            )
+            weights = {k: t.detach().cpu().contiguous().clone() for k, t in self.model.state_dict().items()}
+            save_file(weights, str(folder / "weights.safetensors"))
+        self.job.say(f"best epoch {selection.best_epoch}; student of {facts['num_parameters']:,} parameters written")
+
+
+def build_modules(job: StudentJob, graph: BipartiteGraph, revision: TeacherRevision | None) -> tuple[Any, Decoders]:
+    """The student and its decoders with their seeded start."""
+    frozen = (revision.vectors.user, revision.vectors.item) if revision else None
+    model = build_student(job.student, graph.num_users, graph.num_items, job.seed, frozen)
+    modalities = list(revision.vectors.modal_item) if revision else []
+    teacher_dim = revision.vectors.item.shape[1] if revision else job.student.dim
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)
+        decoders = Decoders(modalities, job.student.dim, teacher_dim, job.config.decoder)
+    return model, decoders
+
+
+def latest_student(job: StudentJob, worker: Worker, graph: BipartiteGraph) -> tuple[Tensor, Tensor, Decoders, int]:
+    """Final vectors and decoders of the student as the newest checkpoint has it, and the epochs it has seen."""
+    found = Checkpoints(join(stage_url(job.run_url, "student"), "checkpoints"), job.cluster.cache_dir).latest()
+    assert found is not None, "a round of training ends with a checkpoint"
+    tensors, state = found
+    revision = read_revision(join(job.run_url, "teacher"), job.revision, job.cluster.cache_dir)
+    model, decoders = build_modules(job, graph, revision)
+    trained = torch.nn.ModuleDict({"student": model, "decoders": decoders})
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            parameter.copy_(tensors[f"state.student.weight.{name}"])
+    trained.to(worker.device).requires_grad_(False)
+    users, items = model.vectors(graph)
+    return users, items, decoders, state["epochs"]

@@ -1,0 +1,99 @@
+"""The teacher artifact: weights, and for each revision of the prompt all vectors in shards.
+
+Layout: `weights.safetensors` (ID tables, reduction layers, prompt, standardisation), and `rev-<r>/` with `user-<s>.safetensors` and
+`item-<s>.safetensors`, each a range of rows with the tensors `final`, `modal.<modality>` and `prompt`, plus `prompt.safetensors`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.config import TeacherConfig, as_dict
+from ..core.errors import InputError
+from ..core.storage import join, manifest_digest, open_artifact, write_artifact
+from ..core.teacher import TeacherVectors
+
+ROWS_A_SHARD = 1 << 18
+
+
+def write_weights(url: str, tensors: dict[str, Tensor], modalities: dict[str, int], config: TeacherConfig, metadata: dict) -> None:
+    """Writes teacher/: the trained weights, with `modalities` (d_m by name, in the model's order) and `metadata` in the manifest."""
+    from safetensors.torch import save_file
+
+    # A list, since a manifest's keys are sorted and the order of modalities is the model's.
+    facts = {"config": as_dict(config), "modalities": [[m, dim] for m, dim in modalities.items()], **metadata}
+    with write_artifact(url, "teacher", facts) as folder:
+        save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, str(folder / "weights.safetensors"))
+
+
+def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tensor], dict]:
+    """The weights and the manifest of teacher/."""
+    from safetensors.torch import load_file
+
+    folder, manifest = open_artifact(url, "teacher", cache_dir)
+    return load_file(str(folder / "weights.safetensors")), manifest
+
+
+def revision_url(url: str, revision: int) -> str:
+    """Where a revision's vectors are."""
+    return join(url, f"rev-{revision}")
+
+
+def write_revision(url: str, revision: int, vectors: TeacherVectors, prompt: dict[str, Tensor], metadata: dict) -> None:
+    """Writes teacher/rev-<r>/: prompt weights and all vectors, float32, in shards of rows."""
+    from safetensors.torch import save_file
+
+    sides = {
+        "user": {"final": vectors.user, **{f"modal.{m}": x for m, x in vectors.modal_user.items()}},
+        "item": {"final": vectors.item, **{f"modal.{m}": x for m, x in vectors.modal_item.items()}},
+    }
+    if vectors.prompt_user is not None and vectors.prompt_item is not None:
+        sides["user"]["prompt"], sides["item"]["prompt"] = vectors.prompt_user, vectors.prompt_item
+    facts = {"revision": revision, "modalities": list(vectors.modal_item), "rows_a_shard": ROWS_A_SHARD, **metadata}
+    with write_artifact(revision_url(url, revision), "teacher-vectors", facts) as folder:
+        save_file({k: t.detach().cpu().contiguous() for k, t in prompt.items()}, str(folder / "prompt.safetensors"))
+        for side, tensors in sides.items():
+            for shard, first in enumerate(range(0, tensors["final"].shape[0], ROWS_A_SHARD)):
+                rows = {k: t[first : first + ROWS_A_SHARD].detach().float().cpu().contiguous().clone() for k, t in tensors.items()}
+                save_file(rows, str(folder / f"{side}-{shard:05d}.safetensors"))
+
+
+@dataclass(frozen=True)
+class TeacherRevision:
+    """A revision's vectors, read-only and memory-mapped where there is one shard, with its prompt weights and checksum."""
+
+    revision: int
+    vectors: TeacherVectors
+    prompt: dict[str, Tensor]
+    digest: str
+
+
+def read_revision(url: str, revision: int, cache_dir: str | None = None) -> TeacherRevision:
+    """Verifies and opens teacher/rev-<r>/.
+
+    Raises:
+        InputError: it is missing, damaged, or of another revision than its name says.
+    """
+    from safetensors.torch import load_file
+
+    folder, manifest = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir)
+    if manifest["revision"] != revision:
+        raise InputError(f"{revision_url(url, revision)}: holds revision {manifest['revision']}; run train-teacher again")
+
+    def side(name: str) -> dict[str, Tensor]:
+        shards = [load_file(str(path)) for path in sorted(folder.glob(f"{name}-*.safetensors"))]
+        return {k: shards[0][k] if len(shards) == 1 else torch.cat([s[k] for s in shards]) for k in shards[0]}
+
+    user, item = side("user"), side("item")
+    modalities = manifest["modalities"]
+    vectors = TeacherVectors(
+        user["final"],
+        item["final"],
+        {m: user[f"modal.{m}"] for m in modalities},
+        {m: item[f"modal.{m}"] for m in modalities},
+        user.get("prompt"),
+        item.get("prompt"),
+        {},
+    )
+    return TeacherRevision(revision, vectors, load_file(str(folder / "prompt.safetensors")), manifest_digest(manifest))

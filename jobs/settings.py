@@ -1,0 +1,219 @@
+"""The settings tree of the command line: recipes (YAML) and dotted overrides, checked before any work starts."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..core.config import DistillationConfig, EvaluationConfig, StudentConfig, TeacherConfig
+from ..core.errors import InputError
+from ..core.settings import check_bounds, setting
+from ..distributed.config import ClusterConfig, LabelConfig
+from ..graph_store.config import GraphConfig, SourceConfig
+
+VERBS = ("prepare", "partition", "plan", "train-teacher", "label", "distill", "evaluate", "export", "recommend")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run; section `run`."""
+
+    dir: str | None = setting(None, "folder or URL that holds everything the run makes; not set: runs/<recipe>")
+    seed: int = setting(0, "seed of initial weights, order, negatives, candidates and dropout", ge=0)
+    redo: str | None = setting(None, "verb to do again, with all after it; their results are removed first", choices=VERBS)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "run")
+
+
+@dataclass(frozen=True)
+class RecommendConfig:
+    """What `recommend` answers; section `recommend`."""
+
+    users: list[str] | None = setting(None, "raw user ids; not set: all with recommend.output, else the first user with train items")
+    k: int = setting(10, "items a list", ge=1)
+    exclude_seen: bool = setting(True, "leave out the user's train items")
+    output: str | None = setting(None, "URL of a Parquet file for the lists; not set: they are printed")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "recommend")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run can be told. What to learn: source to evaluation; where to run: graph and cluster."""
+
+    run: RunConfig = RunConfig()
+    source: SourceConfig = SourceConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    labels: LabelConfig = LabelConfig()
+    student: StudentConfig = StudentConfig()
+    distill: DistillationConfig = DistillationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    recommend: RecommendConfig = RecommendConfig()
+    graph: GraphConfig = GraphConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def dir(self) -> str:
+        """The run's folder."""
+        assert self.run.dir is not None
+        return self.run.dir.rstrip("/")
+
+
+def walk(kind: Any = Settings, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """(dotted name, field, default) of every setting."""
+    for field in dataclasses.fields(kind):
+        name = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(field.type):
+            yield from walk(field.type, f"{name}.")
+        else:
+            factory = field.default_factory
+            yield name, field, field.default if factory is dataclasses.MISSING else factory()
+
+
+def load_settings(recipe: str | None, overrides: list[str]) -> Settings:
+    """Settings from a recipe and `key=value` overrides.
+
+    Args:
+        recipe: A YAML file, the name of a shipped recipe, or None for the defaults.
+        overrides: `a.b=value`, the value in YAML.
+
+    Raises:
+        InputError: an unknown key (with the nearest valid one), a wrong type or a value out of bounds.
+    """
+    import yaml
+
+    values = _read_recipe(recipe) if recipe else {}
+    where = recipe or "defaults"
+    _check_keys(values, Settings, "", where)
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign:
+            raise InputError(f"{override!r}: expected key=value, for instance teacher.train.epochs=20")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"{override!r}: the value is not valid YAML ({error})") from error
+        _set(values, key.strip(), value)
+    run = values.setdefault("run", {})
+    if run.get("dir") is None:
+        run["dir"] = f"runs/{Path(recipe).stem if recipe else 'default'}"
+    return build_settings(values)
+
+
+def build_settings(values: dict) -> Settings:
+    """Settings from nested plain values, as in a recipe or a saved configuration."""
+    import pydantic
+
+    try:
+        return pydantic.TypeAdapter(Settings).validate_python(values)
+    except pydantic.ValidationError as error:
+        raise InputError("; ".join(_explain(e) for e in error.errors())) from error
+
+
+def _explain(error: Any) -> str:
+    original = error.get("ctx", {}).get("error")
+    if original is not None:
+        return str(original)
+    name = ".".join(str(part) for part in error["loc"] if part not in ("str", "int", "function-after", "nullable"))
+    return f"{name}={error['input']!r}: {error['msg']}"
+
+
+def _read_recipe(recipe: str) -> dict:
+    import yaml
+
+    shipped = {p.name.removesuffix(".yaml"): p for p in resources.files("promptmm.jobs.recipes").iterdir() if p.name.endswith(".yaml")}
+    if Path(recipe).is_file():
+        text = Path(recipe).read_text()
+    elif recipe in shipped:
+        text = shipped[recipe].read_text()
+    else:
+        raise InputError(f"recipe {recipe!r}: no such file, and no shipped recipe of that name (there are: {', '.join(sorted(shipped))})")
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {recipe}: not valid YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"recipe {recipe}: expected sections with settings, found {type(values).__name__}")
+    return values
+
+
+def _section(kind: Any, name: str) -> Any:
+    field = next((f for f in dataclasses.fields(kind) if f.name == name), None)
+    return field.type if field is not None and dataclasses.is_dataclass(field.type) else None
+
+
+def _check_keys(values: Mapping, kind: Any, prefix: str, where: str) -> None:
+    for key, value in values.items():
+        section = _section(kind, key)
+        if key not in {f.name for f in dataclasses.fields(kind)}:
+            raise InputError(f"{where}: unknown setting {prefix}{key}{_nearest(prefix + str(key))}")
+        if section is not None:
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}: {prefix}{key} is a section; set one of its settings, such as {prefix}{key}.{_first(section)}")
+            _check_keys(value, section, f"{prefix}{key}.", where)
+
+
+def _first(kind: Any) -> str:
+    return next(iter(walk(kind)))[0]
+
+
+def _nearest(name: str) -> str:
+    names = [n for n, _, _ in walk()]
+    last = {n.rsplit(".", 1)[-1]: n for n in names}
+    close = difflib.get_close_matches(name, names, 1, 0.6)
+    close = close or [last[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(last), 1, 0.6)]
+    return f"; did you mean {close[0]}?" if close else "; `promptmm pipeline --help` lists them"
+
+
+def _set(values: dict, key: str, value: Any) -> None:
+    if key not in {name for name, _, _ in walk()}:
+        section = [n for n, _, _ in walk() if n.startswith(key + ".")]
+        if section:
+            raise InputError(f"{key} is a section; set one of its settings, such as {section[0]}=...")
+        raise InputError(f"unknown setting {key}{_nearest(key)}")
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+def describe(verb: str) -> str:
+    """All settings that a verb reads, with type, default and help."""
+    wanted = SECTIONS[verb]
+    lines = []
+    for name, field, default in walk():
+        if name.split(".")[0] in wanted:
+            kind = _type_name(field.type)
+            lines.append(f"  {name} ({kind}, default {_plain(default)})\n      {field.metadata['help']}")
+    return "\n".join(lines)
+
+
+def _type_name(kind: Any) -> str:
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return " or ".join("not set" if a is type(None) else _type_name(a) for a in typing.get_args(kind))
+    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
+
+
+def _plain(value: Any) -> str:
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "prepare": ("run", "source", "evaluation"),
+    "partition": ("run", "graph", "cluster"),
+    "plan": ("run", "teacher", "student", "distill", "labels", "graph", "cluster"),
+    "train-teacher": ("run", "teacher", "evaluation", "cluster"),
+    "label": ("run", "labels", "distill", "student", "cluster"),
+    "distill": ("run", "student", "distill", "labels", "evaluation", "cluster"),
+    "evaluate": ("run", "evaluation", "cluster"),
+    "export": ("run", "cluster"),
+    "recommend": ("run", "recommend", "cluster"),
+    "pipeline": tuple(f.name for f in dataclasses.fields(Settings)),
+}

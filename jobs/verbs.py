@@ -1,0 +1,468 @@
+"""The verbs: each reads what earlier ones left in `run.dir`, does its work once, and leaves its result there."""
+
+from typing import Any
+
+import psutil
+
+from ..core.config import as_dict
+from ..core.errors import InputError
+from ..core.serving import Recommendation, load_student, write_bundle
+from ..core.storage import join, manifest_digest, open_artifact, read_json, read_manifest, write_bytes, write_json
+from ..distributed.evaluation import evaluate_vectors, split_csr
+from ..distributed.labels import labels_url, materialise, teacher_digest
+from ..distributed.launch import fit, ray_session, start_progress
+from ..distributed.prompt_tuning import tune_prompt_loop
+from ..distributed.student_training import StudentJob, train_student_loop
+from ..distributed.teacher_artifact import read_revision
+from ..distributed.teacher_training import TeacherJob, stage_url, train_teacher_loop
+from ..graph_store.dataset import Dataset, open_dataset, write_dataset
+from ..graph_store.formats import load_catalog
+from ..graph_store.partition import partition as write_partition
+from . import planning, report
+from .settings import Settings
+from .stages import forget_from, read_record, require_done, run_stage
+
+FLOAT_BYTES = 4
+
+
+def _dataset(settings: Settings) -> Dataset:
+    return open_dataset(join(settings.dir, "dataset"), settings.cluster.cache_dir)
+
+
+def _need_shared_storage(settings: Settings, verb: str) -> None:
+    if settings.dir.startswith("memory://"):
+        raise InputError(
+            f"run.dir={settings.dir}: {verb} runs in several processes, which share no memory; use a folder or an object store"
+        )
+
+
+def prepare(settings: Settings) -> None:
+    """The raw catalog -> dataset/."""
+
+    def make() -> dict:
+        manifest = write_dataset(join(settings.dir, "dataset"), load_catalog(settings.source), as_dict(settings.source))
+        settings.evaluation.check_catalog(manifest["num_items"])
+        return {k: v for k, v in manifest.items() if k not in ("files", "source")}
+
+    record = run_stage(settings, "prepare", {"source": as_dict(settings.source)}, make)
+    facts = record["result"]
+    counts = ", ".join(f"{split} {n:,}" for split, n in facts["num_interactions"].items())
+    print(f"[prepare] {facts['num_users']:,} users, {facts['num_items']:,} items, interactions: {counts}", flush=True)
+    for modality, info in facts["modalities"].items():
+        print(f"[prepare] {modality}: {info['dim']}-d {info['dtype']}, {info['missing_rows']:,} items without a row", flush=True)
+
+
+def partition(settings: Settings) -> None:
+    """dataset/ -> graph/."""
+    require_done(settings.dir, "prepare", "partition")
+    dataset = _dataset(settings)
+    made_with = {"graph": as_dict(settings.graph), "dataset": dataset.digest}
+
+    def make() -> dict:
+        facts = write_partition(dataset, join(settings.dir, "graph"), settings.graph)
+        return {"num_parts": facts["num_parts"], "part_items": facts["part_items"]}
+
+    run_stage(settings, "partition", made_with, make)
+
+
+def plan(settings: Settings) -> None:
+    """Predicts what the run needs and refuses what cannot fit; written to plan.json."""
+    require_done(settings.dir, "prepare", "plan")
+    dataset = _dataset(settings)
+    settings.evaluation.check_catalog(dataset.num_items)
+    made = planning.make_plan(settings, dataset, _available_memory(settings))
+    write_json(join(settings.dir, "plan.json"), made)
+    print(planning.describe_plan(made), flush=True)
+
+
+def _available_memory(settings: Settings) -> int | None:
+    """Memory of this machine for an embedded cluster; a real cluster's hosts may not be up before work is asked for."""
+    import os
+
+    embedded = settings.cluster.address is None and "RAY_ADDRESS" not in os.environ
+    return psutil.virtual_memory().total if embedded else None
+
+
+def _teacher_inputs(settings: Settings, dataset: Dataset) -> dict:
+    return {
+        "teacher": as_dict(settings.teacher),
+        "select_by": settings.evaluation.select_by if dataset.has_split("validation") else None,
+        "run": {"seed": settings.run.seed},
+        "dataset": dataset.digest,
+    }
+
+
+def train_teacher(settings: Settings) -> None:
+    """graph/ -> teacher/ with revision 0 of its vectors."""
+    require_done(settings.dir, "partition", "train-teacher")
+    _need_shared_storage(settings, "train-teacher")
+    dataset = _dataset(settings)
+    if not dataset.modalities:
+        raise InputError(
+            f"{settings.dir}: the dataset has no modality, and a teacher learns from at least one; name feature files in source.modalities, "
+            "or train a student alone with distill.use_teacher=false"
+        )
+    if manifest_dataset(settings) != dataset.digest:
+        raise InputError(f"{settings.dir}/graph was made from another dataset/; add run.redo=partition")
+    made_with = _teacher_inputs(settings, dataset)
+
+    def make() -> dict:
+        from ..graph_store.servers import start_service
+
+        with ray_session(settings.cluster):
+            import ray
+
+            service, lines = start_service(join(settings.dir, "graph"), settings.cluster.cache_dir), start_progress()
+            try:
+                job = TeacherJob(
+                    settings.dir, settings.teacher, settings.evaluation, settings.cluster, settings.run.seed, service, lines,
+                    {"dataset": dataset.digest},
+                )  # fmt: skip
+                fit("train-teacher", train_teacher_loop, {"job": job}, settings.cluster, settings.dir, lines)
+            finally:
+                ray.get(service.stop.remote(), timeout=60)
+        manifest = read_manifest(join(settings.dir, "teacher"), "teacher")
+        return {"best_epoch": manifest["best_epoch"], "num_parameters": manifest["num_parameters"]}
+
+    run_stage(settings, "train-teacher", made_with, make)
+
+
+def manifest_dataset(settings: Settings) -> str:
+    """The dataset that graph/ was made from."""
+    return read_manifest(join(settings.dir, "graph"), "graph")["dataset"]
+
+
+def has_teacher(settings: Settings, dataset: Dataset) -> bool:
+    """Whether the student of this run is distilled: asked for, and there is a modality to learn a teacher from."""
+    return settings.distill.use_teacher and bool(dataset.modalities)
+
+
+def _student_job(settings: Settings, dataset: Dataset, revision: int, **more: Any) -> StudentJob:
+    import dataclasses
+
+    distill = dataclasses.replace(settings.distill, use_teacher=has_teacher(settings, dataset))
+    values: dict[str, Any] = {"stop_epoch": settings.student.train.epochs, "is_last": True, "service": None, "lines": None, **more}
+    return StudentJob(
+        settings.dir, settings.student, distill, settings.labels, settings.evaluation, settings.cluster, settings.run.seed,
+        dataset.manifest["num_interactions"]["train"], revision, **values,
+    )  # fmt: skip
+
+
+def _label_inputs(settings: Settings, dataset: Dataset) -> dict:
+    distill = as_dict(settings.distill)
+    return {
+        "labels": as_dict(settings.labels),
+        "distill": {k: distill[k] for k in ("num_uniform", "num_top", "top_depth")},
+        "student": {"train": {"batch_size": settings.student.train.batch_size}},
+        "run": {"seed": settings.run.seed},
+        "teacher": read_revision(join(settings.dir, "teacher"), 0, settings.cluster.cache_dir).digest,
+    }
+
+
+def _write_labels(settings: Settings, dataset: Dataset, revision: int) -> dict:
+    job = _student_job(settings, dataset, revision).label_job()
+    facts = materialise(job, settings.dir, settings.labels.epochs, settings.cluster.num_labelers, {"teacher": teacher_digest(job)})
+    print(
+        f"[label] revision {revision}: {facts['rows']:,} examples in {facts['epochs']} epochs, {facts['bytes'] / 2**20:.1f} MiB", flush=True
+    )
+    return {"bytes": facts["bytes"], "rows": facts["rows"]}
+
+
+def label(settings: Settings) -> None:
+    """teacher/ -> labels/rev-0/ for materialised labels; streamed and inline labels are made while the student trains."""
+    require_done(settings.dir, "train-teacher", "label")
+    dataset = _dataset(settings)
+    if not _is_materialised(settings):
+        print(f"[label] nothing to write: labels are made while the student trains ({_label_way(settings)})", flush=True)
+        return
+
+    def make() -> dict:
+        with ray_session(settings.cluster):
+            return _write_labels(settings, dataset, 0)
+
+    run_stage(settings, "label", _label_inputs(settings, dataset), make)
+
+
+def _is_materialised(settings: Settings) -> bool:
+    return settings.distill.regime == "rounds" and settings.labels.mode == "materialised"
+
+
+def _label_way(settings: Settings) -> str:
+    return "distill.regime=inline" if settings.distill.regime == "inline" else "labels.mode=streamed"
+
+
+def distill(settings: Settings) -> None:
+    """labels/ (or a resident teacher, or neither) -> the trained student, in one or several rounds."""
+    require_done(settings.dir, "prepare", "distill")
+    _need_shared_storage(settings, "distill")
+    dataset = _dataset(settings)
+    taught = has_teacher(settings, dataset)
+    if settings.distill.use_teacher and not taught:
+        print("[distill] the dataset has no modality, so there is no teacher: the student trains alone", flush=True)
+    lineage = {"dataset": dataset.digest}
+    if taught:
+        require_done(settings.dir, "train-teacher", "distill")
+        if _is_materialised(settings):
+            require_done(settings.dir, "label", "distill")
+            lineage["labels"] = manifest_digest(read_manifest(labels_url(settings.dir, 0), "labels"))
+        lineage["teacher"] = read_revision(join(settings.dir, "teacher"), 0, settings.cluster.cache_dir).digest
+    made_with = {
+        "student": as_dict(settings.student),
+        "distill": as_dict(settings.distill) if taught else {"use_teacher": settings.distill.use_teacher},
+        "labels": as_dict(settings.labels) if taught else None,
+        "select_by": settings.evaluation.select_by if dataset.has_split("validation") else None,
+        "run": {"seed": settings.run.seed},
+        **lineage,
+    }
+
+    def make() -> dict:
+        with ray_session(settings.cluster):
+            _run_rounds(settings, dataset, lineage)
+        manifest = read_manifest(join(stage_url(settings.dir, "student"), "model"), "student-model")
+        return {"best_epoch": manifest["best_epoch"], "num_parameters": manifest["num_parameters"]}
+
+    run_stage(settings, "distill", made_with, make)
+
+
+def _run_rounds(settings: Settings, dataset: Dataset, lineage: dict) -> None:
+    """Round r: labels at revision r feed the student; then the prompt is tuned against it. No tuning follows the last round."""
+    import ray
+
+    from ..graph_store.servers import start_service
+
+    taught, epochs, rounds = has_teacher(settings, dataset), settings.student.train.epochs, settings.distill.rounds
+    rounds = rounds if taught else 1
+    needs_graph = taught and (settings.distill.regime == "inline" or rounds > 1)
+    lines = start_progress()
+    service = start_service(join(settings.dir, "graph"), settings.cluster.cache_dir) if needs_graph else None
+    first = _rounds_done(settings, rounds)
+    try:
+        for number in range(first, rounds):
+            if number and _is_materialised(settings) and not _has_labels(settings, number):
+                _write_labels(settings, dataset, number)
+            last = number + 1 == rounds
+            job = _student_job(
+                settings,
+                dataset,
+                number,
+                stop_epoch=epochs * (number + 1) // rounds,
+                is_last=last,
+                service=service,
+                lines=lines,
+                lineage=lineage,
+            )
+            fit("distill", train_student_loop, {"job": job}, settings.cluster, settings.dir, lines)
+            if not last:
+                fit("tune-prompt", tune_prompt_loop, {"job": job}, settings.cluster, settings.dir, lines)
+    finally:
+        if service is not None:
+            ray.get(service.stop.remote(), timeout=60)
+
+
+def _rounds_done(settings: Settings, rounds: int) -> int:
+    """Rounds whose tuning has left its revision; they are not repeated when a run resumes."""
+    from ..core.storage import has_artifact
+    from ..distributed.teacher_artifact import revision_url
+
+    done = 0
+    while done + 1 < rounds and has_artifact(revision_url(join(settings.dir, "teacher"), done + 1)):
+        done += 1
+    return done
+
+
+def _has_labels(settings: Settings, revision: int) -> bool:
+    from ..core.storage import has_artifact
+
+    return has_artifact(labels_url(settings.dir, revision))
+
+
+def evaluate(settings: Settings) -> None:
+    """Validation and test metrics of teacher and student, sizes, ratios, table and plots -> results.json, report.md, plots/."""
+    require_done(settings.dir, "distill", "evaluate")
+    dataset = _dataset(settings)
+    settings.evaluation.check_catalog(dataset.num_items)
+    student_manifest = read_manifest(join(stage_url(settings.dir, "student"), "model"), "student-model")
+    taught = student_manifest["distillation"]["use_teacher"]
+    made_with = {"evaluation": as_dict(settings.evaluation), "student": manifest_digest(student_manifest), "dataset": dataset.digest}
+
+    def make() -> dict:
+        with ray_session(settings.cluster):
+            return {"teacher": _teacher_results(settings, dataset) if taught else None, "student": _student_results(settings, dataset)}
+
+    results = run_stage(settings, "evaluate", made_with, make)["result"]
+    write_results(settings, dataset, results)
+
+
+def _metrics(settings: Settings, dataset: Dataset, users: Any, items: Any) -> dict:
+    cluster, found = settings.cluster, {}
+    for split in ("validation", "test"):
+        if dataset.has_split(split):
+            url = join(settings.dir, "dataset")
+            found[split] = evaluate_vectors(
+                url, cluster.cache_dir, users, items, split, settings.evaluation, cluster.num_workers, cluster.worker_threads
+            )
+    return found
+
+
+def _teacher_results(settings: Settings, dataset: Dataset) -> dict:
+    url = join(settings.dir, "teacher")
+    manifest = read_manifest(url, "teacher")
+    vectors = read_revision(url, 0, settings.cluster.cache_dir).vectors
+    features = sum(dataset.num_items * info.dim * FLOAT_BYTES for info in dataset.modalities.values())
+    return {
+        **_metrics(settings, dataset, vectors.user, vectors.item),
+        "num_parameters": manifest["num_parameters"],
+        # Weights, prompt and raw features (as float32): what must be held to produce the vectors that serve.
+        "serving_bytes": manifest["num_parameters"] * FLOAT_BYTES + features,
+        "best_epoch": manifest["best_epoch"],
+        "selected_by": manifest["selected_by"] or "no validation split: the last epoch",
+    }
+
+
+def _student_results(settings: Settings, dataset: Dataset) -> dict:
+    from safetensors.torch import load_file
+
+    folder, manifest = open_artifact(join(stage_url(settings.dir, "student"), "model"), "student-model", settings.cluster.cache_dir)
+    vectors = load_file(str(folder / "vectors.safetensors"))
+    return {
+        **_metrics(settings, dataset, vectors["user"], vectors["item"]),
+        "num_parameters": manifest["num_parameters"],
+        "serving_bytes": (vectors["user"].numel() + vectors["item"].numel()) * FLOAT_BYTES,
+        "best_epoch": manifest["best_epoch"],
+        "selected_by": manifest["selected_by"] or "no validation split: the last epoch",
+    }
+
+
+def write_results(settings: Settings, dataset: Dataset, evaluated: dict) -> dict:
+    """Writes results.json, report.md and plots/; returns the results."""
+    from .settings import VERBS
+
+    teacher, student = evaluated["teacher"], dict(evaluated["student"])
+    student["parameter_ratio"] = student["num_parameters"] / teacher["num_parameters"] if teacher else None
+    student["serving_ratio"] = student["serving_bytes"] / teacher["serving_bytes"] if teacher else None
+    records = {verb: read_record(settings.dir, verb) for verb in VERBS}
+    keys = ("num_users", "num_items", "num_interactions", "users_without_train", "items_without_train", "modalities")
+    results = {
+        "teacher": teacher,
+        "student": student,
+        "timings": {verb: round(record["seconds"], 2) for verb, record in records.items() if record and record["done"]},
+        "dataset": {key: dataset.manifest[key] for key in keys},
+        "seed": settings.run.seed,
+    }
+    write_json(join(settings.dir, "results.json"), results)
+    shown = report.table(results, settings.evaluation.cutoffs)
+    plots = report.write_plots(settings.dir, settings.evaluation.select_by)
+    pictures = "\n".join(f"![{url.rsplit('/', 1)[-1]}](plots/{url.rsplit('/', 1)[-1]})" for url in plots)
+    write_bytes(join(settings.dir, "report.md"), f"# {settings.dir}\n\n{shown}\n\n{pictures}\n".encode())
+    return results
+
+
+def export(settings: Settings) -> None:
+    """The trained student with ids, seen items, metrics and lineage -> student/, the serving bundle."""
+    require_done(settings.dir, "evaluate", "export")
+    from safetensors.torch import load_file
+
+    dataset = _dataset(settings)
+    folder, manifest = open_artifact(join(stage_url(settings.dir, "student"), "model"), "student-model", settings.cluster.cache_dir)
+    results = read_json(join(settings.dir, "results.json"))
+    made_with = {"student": manifest_digest(manifest), "dataset": dataset.digest}
+
+    def make() -> dict:
+        vectors = load_file(str(folder / "vectors.safetensors"))
+        metadata = {
+            "metrics": {split: results["student"].get(split) for split in ("validation", "test")},
+            "config": manifest["config"],
+            "distillation": manifest["distillation"],
+            "seed": manifest["seed"],
+            "lineage": {**manifest["lineage"], "student_model": manifest_digest(manifest)},
+        }
+        url = join(settings.dir, "student")
+        weights = load_file(str(folder / "weights.safetensors"))
+        write_bundle(
+            url, vectors["user"], vectors["item"], dataset.user_ids(), dataset.item_ids(), split_csr(dataset, "train"), weights, metadata
+        )
+        return {"url": url}
+
+    run_stage(settings, "export", made_with, make)
+
+
+def recommend(settings: Settings) -> None:
+    """student/ -> top-k lists, printed or written to Parquet."""
+    config = settings.recommend
+    student = load_student(join(settings.dir, "student"), settings.cluster.cache_dir)
+    if config.users is not None:
+        users = config.users
+    elif config.output is not None:
+        users = student.user_ids
+    else:
+        users = [next((u for u, degree in zip(student.user_ids, student.num_seen().tolist()) if degree), student.user_ids[0])]
+    lists = student.recommend(users, config.k, config.exclude_seen)
+    if config.output is not None:
+        _write_lists(config.output, lists)
+        print(f"[recommend] {len(lists):,} lists of {config.k} written to {config.output}", flush=True)
+        return
+    for found in lists:
+        print(f"top {config.k} for user {found.user}:", flush=True)
+        for place, (item, score) in enumerate(zip(found.items, found.scores), 1):
+            print(f"  {place:3d}. {item}  ({score:.4f})", flush=True)
+
+
+def _write_lists(url: str, lists: list[Recommendation]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    columns = {"user": [r.user for r in lists], "items": [r.items for r in lists], "scores": [r.scores for r in lists]}
+    pq.write_table(pa.table(columns), sink)
+    write_bytes(url, sink.getvalue().to_pybytes())
+
+
+def pipeline(settings: Settings) -> None:
+    """All verbs; a verb that is already done is not done again."""
+    _need_shared_storage(settings, "pipeline")
+    prepare(settings)
+    dataset = _dataset(settings)
+    settings.evaluation.check_catalog(dataset.num_items)
+    taught = has_teacher(settings, dataset)
+    if taught:
+        partition(settings)
+    plan(settings)
+    with ray_session(settings.cluster):
+        if taught:
+            train_teacher(settings)
+            label(settings)
+        distill(settings)
+        evaluate(settings)
+    export(settings)
+    results = write_results(settings, dataset, read_record(settings.dir, "evaluate")["result"])  # type: ignore[index]
+    print("\n" + report.table(results, settings.evaluation.cutoffs), flush=True)
+    for name, model in (("teacher", results["teacher"]), ("student", results["student"])):
+        if model is not None and not dataset.has_split("validation"):
+            print(f"{name}: no validation split, so no selection: epoch {model['best_epoch']}, the last one", flush=True)
+    print("seconds: " + ", ".join(f"{verb} {seconds:.1f}" for verb, seconds in results["timings"].items()), flush=True)
+    recommend(settings)
+    here = settings.dir
+    print(f"\nresults: {here}/results.json, {here}/report.md; plots: {here}/plots; bundle to serve: {here}/student", flush=True)
+
+
+VERB_FUNCTIONS = {
+    "prepare": prepare,
+    "partition": partition,
+    "plan": plan,
+    "train-teacher": train_teacher,
+    "label": label,
+    "distill": distill,
+    "evaluate": evaluate,
+    "export": export,
+    "recommend": recommend,
+    "pipeline": pipeline,
+}
+
+
+def run_verb(verb: str, settings: Settings) -> None:
+    """Saves the resolved configuration, forgets what `run.redo` names, and runs the verb."""
+    import yaml
+
+    forget_from(settings)
+    write_bytes(join(settings.dir, "config.yaml"), yaml.safe_dump(as_dict(settings), sort_keys=False).encode())
+    VERB_FUNCTIONS[verb](settings)

@@ -1,0 +1,145 @@
+"""Raw features: streamed moments, standardisation and PCA against numpy on the whole matrix."""
+
+import numpy as np
+import pytest
+import torch
+from promptmm.core.features import FeatureMoments, Standardisation, principal_axes
+
+
+def correlated(seed, num_rows, dim, rank=None):
+    """Columns of different scale and offset that are correlated, float64."""
+    rng = np.random.default_rng(seed)
+    factors = rng.standard_normal((num_rows, rank or dim)) @ rng.standard_normal((rank or dim, dim))
+    return torch.from_numpy(factors * rng.uniform(0.1, 20, dim) + rng.uniform(-5, 5, dim))
+
+
+def mask(seed, num_rows, share=0.8):
+    return torch.from_numpy(np.random.default_rng(seed).random(num_rows) < share)
+
+
+def fit(rows, present):
+    moments = FeatureMoments.of(rows, present)
+    columns = Standardisation.from_moments(moments)
+    return moments, columns.with_mean_row_norm(columns.sum_of_row_norms(rows, present) / moments.count.clamp(min=1))
+
+
+def test_moments_of_shards_and_chunks_add_up():
+    rows, present = correlated(0, 53, 6), mask(1, 53)
+    rows[~present] = torch.nan  # whatever stands in a missing row does not matter
+    whole = FeatureMoments.of(rows, present)
+    shards = [FeatureMoments.of(rows[part], present[part], chunk_rows=4) for part in (slice(0, 20), slice(20, 53))]
+    kept = rows[present].numpy()
+    expected = [np.array(float(len(kept))), kept.sum(0), kept.T @ kept]
+    for streamed, one_pass, reference in zip(zip(*(s.tensors() for s in shards)), whole.tensors(), expected):
+        torch.testing.assert_close(sum(streamed), one_pass, rtol=1e-12, atol=0)
+        np.testing.assert_allclose(one_pass.numpy(), reference, rtol=1e-12)
+    np.testing.assert_allclose(whole.mean().numpy(), kept.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(whole.covariance().numpy(), np.cov(kept.T, bias=True), rtol=1e-9)
+
+
+def test_standardised_rows():
+    rows, present = correlated(2, 200, 5), mask(3, 200)
+    rows[:, 3] = 7.3  # a constant column
+    rows[~present] = 1e6
+    moments = FeatureMoments.of(rows, present)
+    columns = Standardisation.from_moments(moments)
+    first = columns.apply(rows, present)
+    assert first.dtype == torch.float32
+    varying = [0, 1, 2, 4]
+    np.testing.assert_allclose(first[present][:, varying].mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(first[present][:, varying].std(0, correction=0), 1, rtol=1e-6)
+    assert torch.equal(first[:, 3], torch.zeros(200))
+    assert torch.equal(first[~present], torch.zeros(int((~present).sum()), 5))
+
+    scaled = fit(rows, present)[1].apply(rows, present)
+    np.testing.assert_allclose(scaled[present].norm(dim=1).mean(), 1, rtol=1e-6)
+    assert torch.equal(scaled[~present], torch.zeros_like(scaled[~present]))
+    np.testing.assert_allclose(scaled, first / first[present].norm(dim=1).mean(), rtol=1e-5, atol=1e-7)
+
+
+def test_sum_of_row_norms_in_chunks():
+    rows, present = correlated(4, 53, 5), mask(5, 53)
+    columns = Standardisation.from_moments(FeatureMoments.of(rows, present))
+    parts = [columns.sum_of_row_norms(rows[part], present[part], chunk_rows=4) for part in (slice(0, 9), slice(9, 53))]
+    kept = rows[present].numpy()
+    expected = np.linalg.norm((kept - kept.mean(0)) / kept.std(0), axis=1).sum()
+    np.testing.assert_allclose(float(sum(parts)), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 12345.678])
+def test_constant_columns_are_zero(value):
+    rows = torch.full((1000, 2), value, dtype=torch.float32)
+    rows[:, 1] = torch.arange(1000) % 7
+    present = torch.ones(1000, dtype=torch.bool)
+    _, standard = fit(rows, present)
+    assert float(standard.scale[0]) == 0
+    assert float(standard.apply(rows, present)[:, 0].abs().max()) == 0
+    assert float(standard.scale[1]) > 0
+
+
+def test_all_rows_missing_or_all_columns_constant():
+    nothing = torch.zeros(4, dtype=torch.bool)
+    for rows, present in ((torch.ones(4, 3), nothing), (torch.ones(4, 3), ~nothing)):
+        moments, standard = fit(rows, present)
+        assert torch.equal(standard.apply(rows, present), torch.zeros(4, 3))
+        assert torch.equal(principal_axes(moments, standard, 2), torch.zeros(3, 2, dtype=torch.float64))
+
+
+def test_float16_sums_do_not_overflow():
+    rows = torch.full((5000, 2), 60000.0, dtype=torch.float16)
+    rows[::2, 0] = 50000.0
+    rows[::2, 1] = -60000.0
+    present = torch.ones(5000, dtype=torch.bool)
+    moments, standard = fit(rows, present)
+    reference = rows.double().numpy()
+    np.testing.assert_allclose(moments.total.numpy(), reference.sum(0))
+    np.testing.assert_allclose(moments.gram.numpy(), reference.T @ reference)
+    out = standard.apply(rows, present)
+    assert out.dtype == torch.float32
+    np.testing.assert_allclose(out.double().mean(0), 0, atol=1e-7)
+    np.testing.assert_allclose(out.double().norm(dim=1).mean(), 1, rtol=1e-6)
+
+
+def pca_reference(rows, num_components):
+    _, values, axes = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    axes = axes[:num_components].T
+    signs = np.sign(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])])
+    return values, axes * signs
+
+
+@pytest.mark.parametrize("num_components", [1, 3, 6])
+def test_principal_axes(num_components):
+    rows, present = correlated(7, 80, 6), mask(8, 80)
+    moments, standard = fit(rows, present)
+    axes = principal_axes(moments, standard, num_components).numpy()
+    standardised = ((rows - standard.mean) * standard.scale)[present].numpy()
+    _, expected = pca_reference(standardised, num_components)
+    np.testing.assert_allclose(axes, expected, atol=1e-7)
+
+
+def test_streamed_axes_equal_those_of_one_pass():
+    rows, present = correlated(9, 80, 6), mask(10, 80)
+    moments, standard = fit(rows, present)
+    parts = [FeatureMoments.of(rows[p], present[p], chunk_rows=8).tensors() for p in (slice(0, 31), slice(31, 80))]
+    streamed = FeatureMoments(*(sum(tensors) for tensors in zip(*parts)))
+    torch.testing.assert_close(principal_axes(streamed, standard, 4), principal_axes(moments, standard, 4))
+
+
+def test_the_sign_of_an_axis_does_not_depend_on_the_rows_sign_or_order():
+    rows, present = correlated(11, 60, 5), torch.ones(60, dtype=torch.bool)
+    expected = principal_axes(*fit(rows, present), 5)
+    torch.testing.assert_close(principal_axes(*fit(-rows, present), 5), expected)
+    torch.testing.assert_close(principal_axes(*fit(rows.flip(0), present), 5), expected)
+    assert torch.equal(principal_axes(*fit(rows, present), 5), expected)
+    assert (expected.gather(0, expected.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+@pytest.mark.parametrize(("rank", "num_components"), [(2, 4), (5, 8), (2, 8)])
+def test_axes_beyond_the_rank_are_zero(rank, num_components):
+    rows, present = correlated(12, 60, 5, rank), torch.ones(60, dtype=torch.bool)
+    moments, standard = fit(rows, present)
+    axes = principal_axes(moments, standard, num_components)
+    assert axes.shape == (5, num_components)
+    assert torch.equal(axes[:, rank:], torch.zeros(5, num_components - rank, dtype=torch.float64))
+    standardised = ((rows - standard.mean) * standard.scale).numpy()
+    np.testing.assert_allclose(axes[:, :rank].numpy(), pca_reference(standardised, rank)[1], atol=1e-6)

@@ -1,0 +1,217 @@
+"""Full ranking and its metrics against brute force, whatever the blocks and the workers."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from promptmm.core.errors import InputError
+from promptmm.core.graph import Csr
+from promptmm.core.ranking import RankingMetrics, evaluate, merge_rows, top_k, top_k_of_scores
+
+
+def integers(seed, *shape, high=3):
+    """Small integers as float32: their dot products are exact and tie often."""
+    return torch.randint(-high + 1, high, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def random_pairs(seed, num_rows, num_columns, shares):
+    """A Csr where row r holds each column with probability shares[r]."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.rand(num_rows, num_columns, generator=generator) < torch.as_tensor(shares)[:, None]
+    return Csr.from_pairs(*chosen.nonzero().unbind(1), num_rows, num_columns)
+
+
+def lists(csr):
+    return [columns.tolist() for columns in csr.columns.split(csr.degrees.tolist())]
+
+
+def brute_force(users, items, exclude=None):
+    """The whole catalog in order, ties to the lower index, and its scores."""
+    scores = users.double().numpy() @ items.double().numpy().T
+    if exclude is not None:
+        for user, columns in enumerate(lists(exclude)):
+            scores[user, columns] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return order, np.take_along_axis(scores, order, 1)
+
+
+def gather(blocks):
+    rows, values, columns = zip(*blocks)
+    assert [row for part in rows for row in range(part.start, part.stop)] == list(range(rows[-1].stop))
+    return torch.cat(columns).numpy(), torch.cat(values).double().numpy(), len(rows)
+
+
+@pytest.mark.parametrize("k", [1, 4, 11, 12])
+def test_top_k_of_scores(k):
+    scores = integers(0, 200, 12)
+    scores[::3, 2:9] = -torch.inf
+    scores[5] = -torch.inf
+    values, columns = top_k_of_scores(scores, k)
+    expected = np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(columns.numpy(), expected)
+    np.testing.assert_array_equal(values.numpy(), np.take_along_axis(scores.numpy(), expected, 1))
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 37])
+@pytest.mark.parametrize("memory_mib", [0, 1])  # 0: blocks as small as they can be, one user and k items
+def test_ties_go_to_the_lower_index(k, memory_mib):
+    users, items = integers(1, 30, 3), integers(2, 37, 3)
+    exclude = random_pairs(3, 30, 37, torch.linspace(0, 1, 30))
+    for masked in (None, exclude):
+        order, scores = brute_force(users, items, masked)
+        columns, values, num_blocks = gather(top_k(users, items, k, masked, memory_mib))
+        np.testing.assert_array_equal(columns, order[:, :k])
+        np.testing.assert_array_equal(values, scores[:, :k])
+        assert num_blocks == (30 if memory_mib == 0 else 1)
+
+
+def test_several_blocks_of_users_and_items():
+    users, items = integers(4, 150, 4), integers(5, 2500, 4)
+    exclude = random_pairs(6, 150, 2500, torch.full((150,), 0.2))
+    columns, values, num_blocks = gather(top_k(users, items, 50, exclude, memory_mib=1))
+    assert num_blocks == 3
+    order, scores = brute_force(users, items, exclude)
+    np.testing.assert_array_equal(columns, order[:, :50])
+    np.testing.assert_array_equal(values, scores[:, :50])
+
+
+def test_items_with_the_same_vector_keep_their_order():
+    """Also where the scores are rounded: the same two vectors have the same product wherever they stand in a block."""
+    generator = torch.Generator().manual_seed(7)
+    users, different = torch.randn(40, 64, generator=generator), torch.randn(31, 64, generator=generator)
+    items = different[torch.arange(1500) % 31]
+    for memory_mib in (0, 1, 256):
+        columns, _, _ = gather(top_k(users, items, 20, None, memory_mib))
+        np.testing.assert_array_equal(columns, columns[:, :1] + 31 * np.arange(20))
+
+
+def test_excluded_items_come_last_with_no_score():
+    exclude = Csr.from_pairs(torch.tensor([0, 0, 0]), torch.tensor([0, 2, 3]), 1, 5)
+    ((_, values, columns),) = top_k(torch.ones(1, 1), torch.arange(5.0)[:, None], 4, exclude)
+    assert columns[0, :2].tolist() == [4, 1]
+    assert values.tolist() == [[4, 1, -math.inf, -math.inf]]
+
+
+def test_k_larger_than_the_catalog():
+    with pytest.raises(InputError, match=re.escape("k=6 is larger than the catalog of 5 items; ask for at most 5")):
+        list(top_k(torch.ones(2, 3), torch.ones(5, 3), 6))
+
+
+def metrics_reference(users, items, held_out, exclude, cutoffs):
+    order, _ = brute_force(users, items, exclude)
+    values = {}
+    for k in cutoffs:
+        of_users, covered = [], set()
+        for ranked, relevant in zip(order[:, :k].tolist(), lists(held_out)):
+            if not relevant:
+                continue
+            covered |= set(ranked)
+            hits = [item in relevant for item in ranked]
+            gains = [1 / math.log2(place + 2) for place in range(k)]
+            dcg = sum(gain for gain, hit in zip(gains, hits) if hit)
+            precisions = [sum(hits[: place + 1]) / (place + 1) for place in range(k) if hits[place]]
+            ideal, best = min(k, len(relevant)), sum(hits)
+            of_users.append(
+                {
+                    "recall": sum(hits) / len(relevant),
+                    "precision": sum(hits) / k,
+                    "ndcg": dcg / sum(gains[:ideal]),
+                    "ndcg_retrieved": dcg / sum(gains[:best]) if best else 0.0,
+                    "hit_ratio": float(any(hits)),
+                    "mrr": 1 / (hits.index(True) + 1) if any(hits) else 0.0,
+                    "map": sum(precisions) / ideal,
+                }
+            )
+        values |= {f"{name}@{k}": np.mean([user[name] for user in of_users]) for name in of_users[0]}
+        values[f"coverage@{k}"] = len(covered) / len(items)
+    return values
+
+
+@pytest.fixture(params=["ties", "distinct"])
+def case(request):
+    """Users, items, held-out and masked items; some users have nothing held out, some more than K."""
+    num_users, num_items = 43, 60
+    if request.param == "ties":
+        users, items = integers(8, num_users, 3), integers(9, num_items, 3)
+    else:
+        users, items = (torch.randn(n, 5, generator=torch.Generator().manual_seed(n)) for n in (num_users, num_items))
+    shares = torch.linspace(0, 0.6, num_users)
+    shares[::7] = 0
+    held_out = random_pairs(10, num_users, num_items, shares)
+    masked = random_pairs(11, num_users, num_items, torch.full((num_users,), 0.3))
+    known = set(zip(held_out.rows.tolist(), held_out.columns.tolist()))
+    pairs = [pair for pair in zip(masked.rows.tolist(), masked.columns.tolist()) if pair not in known]
+    rows, columns = torch.tensor(pairs).unbind(1)
+    return users, items, held_out, Csr.from_pairs(rows, columns, num_users, num_items)
+
+
+@pytest.mark.parametrize("memory_mib", [0, 256])
+def test_metrics(case, memory_mib):
+    cutoffs = [5, 1, 20]
+    expected = metrics_reference(*case, cutoffs)
+    assert evaluate(*case, cutoffs, memory_mib) == pytest.approx(expected, rel=1e-6)  # torch_geometric sums in float32
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 50])  # 50 workers: more than users
+def test_workers_together_equal_one(case, world_size):
+    cutoffs = [3, 20]
+    shards = []
+    for rank in range(world_size):
+        evaluate(*case, cutoffs, 256, rank, world_size, lambda states: shards.append([s.clone() for s in states]))
+    sums = [sum(tensors) for tensors in zip(*shards)]
+
+    def all_reduce(states):
+        for state, total in zip(states, sums, strict=True):
+            state.copy_(total)
+
+    one = evaluate(*case, cutoffs)
+    for rank in (0, world_size - 1):
+        together = evaluate(*case, cutoffs, 256, rank, world_size, all_reduce)
+        assert together == pytest.approx(one, rel=1e-6)
+
+
+def test_updates_block_by_block_equal_one_update():
+    held_out = random_pairs(12, 20, 30, torch.full((20,), 0.4))
+    ranked = torch.stack([torch.randperm(30, generator=torch.Generator().manual_seed(n))[:10] for n in range(20)])
+    whole, parts = RankingMetrics([3, 10], 30), RankingMetrics([10, 3], 30)
+    whole.update(ranked, held_out)
+    for rows in torch.arange(20).split(7):
+        parts.update(ranked[rows], held_out.select(rows))
+    assert parts.compute() == pytest.approx(whole.compute(), rel=1e-6)
+
+
+def test_nobody_has_held_out_items():
+    empty = random_pairs(0, 4, 9, torch.zeros(4))
+    values = evaluate(torch.ones(4, 2), torch.ones(9, 2), empty, empty, [2])
+    assert set(values.values()) == {0.0}
+    assert len(values) == 8
+
+
+def test_a_perfect_and_a_useless_ranking():
+    held_out = Csr.from_pairs(torch.tensor([0, 1, 1]), torch.tensor([3, 0, 2]), 2, 6)
+    nothing = random_pairs(0, 2, 6, torch.zeros(2))
+    vectors = torch.zeros(2, 6)
+    vectors[held_out.rows, held_out.columns] = 1
+    best = evaluate(vectors, torch.eye(6), held_out, nothing, [2])
+    for name in ("recall", "ndcg", "ndcg_retrieved", "hit_ratio", "mrr", "map"):
+        assert best[f"{name}@2"] == pytest.approx(1)
+    assert best["precision@2"] == pytest.approx(0.75)
+    worst = evaluate(-vectors, torch.eye(6), held_out, nothing, [2])
+    assert all(worst[name] == 0 for name in worst if not name.startswith("coverage"))
+
+
+def test_masked_items_are_not_covered():
+    """A user with fewer than K unmasked items is recommended only those."""
+    held_out = Csr.from_pairs(torch.tensor([0]), torch.tensor([5]), 1, 6)
+    masked = Csr.from_pairs(torch.zeros(4, dtype=torch.int64), torch.arange(4), 1, 6)
+    values = evaluate(torch.ones(1, 2), torch.ones(6, 2), held_out, masked, [4])
+    assert values["recall@4"] == 1
+    assert values["coverage@4"] == pytest.approx(2 / 6)
+
+
+def test_merge_rows():
+    first = Csr.from_pairs(torch.tensor([0, 0, 2]), torch.tensor([3, 1, 0]), 4, 5)
+    second = Csr.from_pairs(torch.tensor([0, 1, 2]), torch.tensor([3, 4, 2]), 4, 5)
+    assert lists(merge_rows(first, second)) == [[1, 3], [4], [0, 2], []]

@@ -1,0 +1,113 @@
+"""Examples, negatives and candidate lists: uniform over unseen items, and functions of (seed, epoch, example) alone."""
+
+import pytest
+import torch
+from promptmm.core.errors import InputError
+from promptmm.core.graph import Csr
+from promptmm.core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice
+
+NUM_ITEMS = 8
+SEEN = [[], [0], [7], [0, 1, 2], [5, 6, 7], [1, 3, 5, 7], [0, 1, 2, 3, 4, 6, 7], [1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 6]]
+
+
+def train_of(seen, num_items=NUM_ITEMS):
+    rows = [user for user, items in enumerate(seen) for _ in items]
+    columns = [item for items in seen for item in items]
+    return Csr.from_pairs(torch.tensor(rows, dtype=torch.int64), torch.tensor(columns, dtype=torch.int64), len(seen), num_items)
+
+
+def test_draws_are_uniform_over_the_unseen_items():
+    unseen, num_draws = UnseenItems(train_of(SEEN)), 4000
+    draws = unseen.draw(torch.arange(len(SEEN)), torch.arange(len(SEEN)), num_draws, seed=3, epoch=1)
+    assert draws.shape == (len(SEEN), num_draws)
+    for user, seen in enumerate(SEEN):
+        counts = torch.bincount(draws[user], minlength=NUM_ITEMS)
+        allowed = [item for item in range(NUM_ITEMS) if item not in seen]
+        assert counts[seen].sum() == 0
+        expected = num_draws / len(allowed)
+        chi_square = float(((counts[allowed] - expected) ** 2 / expected).sum())
+        assert chi_square < 30  # at most 7 degrees of freedom: p < 1e-4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_collision_on_random_graphs(seed):
+    generator = torch.Generator().manual_seed(seed)
+    num_users, num_items = 50, 30
+    share = torch.linspace(0, 1, num_users)[:, None]
+    seen = torch.rand(num_users, num_items, generator=generator) < share
+    seen[:, 11] = False  # nobody has seen everything
+    train = Csr.from_pairs(*seen.nonzero().unbind(1), num_users, num_items)
+    draws = UnseenItems(train).draw(torch.arange(num_users), torch.arange(num_users), 300, seed, 0)
+    assert not seen.gather(1, draws).any()
+    assert (draws >= 0).all()
+    assert (draws < num_items).all()
+
+
+def test_draws_depend_on_seed_epoch_and_example_alone():
+    unseen = UnseenItems(train_of(SEEN))
+    users, examples = torch.arange(len(SEEN)).repeat(4), torch.arange(4 * len(SEEN)) + 1000
+    whole = unseen.draw(users, examples, 6, seed=5, epoch=2)
+    assert torch.equal(unseen.draw(users, examples, 6, seed=5, epoch=2), whole)
+    some = torch.tensor([7, 3, 30, 12])
+    assert torch.equal(unseen.draw(users[some], examples[some], 6, seed=5, epoch=2), whole[some])
+    assert torch.equal(unseen.draw(users, examples, 2, seed=5, epoch=2), whole[:, :2])  # a longer list only adds draws
+    for seed, epoch, shift in ((6, 2, 0), (5, 3, 0), (5, 2, 1)):
+        assert not torch.equal(unseen.draw(users, examples + shift, 6, seed, epoch), whole)
+
+
+def test_streams_are_independent():
+    unseen = UnseenItems(train_of([[]], 1000))
+    user, example = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    first, second = (unseen.draw(user, example, 50, 0, 0, stream) for stream in (1, 5))
+    assert (first == second).sum() < 5
+
+
+def test_a_user_who_has_seen_everything():
+    with pytest.raises(InputError, match=r"user index 1 has seen all 3 items in train: there is no negative"):
+        UnseenItems(train_of([[0], [0, 1, 2]], 3))
+
+
+def test_epoch_order():
+    orders = [epoch_order(100, seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)]
+    for order in orders:
+        assert order.sort().values.tolist() == list(range(100))
+    assert len({tuple(order.tolist()) for order in orders}) == len(orders)
+    assert torch.equal(epoch_order(100, 1, 2), orders[-1])
+    assert epoch_order(0, 0, 0).shape == (0,)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("num_rows", [0, 1, 4, 5, 17, 20])
+def test_rank_slices_partition_the_batch(num_rows, world_size):
+    parts = [list(range(num_rows))[rank_slice(num_rows, rank, world_size)] for rank in range(world_size)]
+    assert [row for part in parts for row in part] == list(range(num_rows))
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_candidate_lists():
+    unseen = UnseenItems(train_of(SEEN))
+    users = torch.tensor([3, 1, 3, 5])
+    positives, examples = torch.tensor([0, 0, 2, 3]), torch.tensor([10, 4, 11, 20])
+    top_items = torch.tensor([[8 * user + place for place in range(4)] for user in range(len(SEEN))])  # told apart by user
+    lists = candidate_lists(users, positives, examples, unseen, 5, top_items, 3, seed=2, epoch=7)
+    assert lists.shape == (4, 1 + 5 + 3)
+    assert torch.equal(lists[:, 0], positives)
+    assert torch.equal(lists[:, 1:6], unseen.draw(users, examples, 5, seed=2, epoch=7))
+    for user, top in zip(users.tolist(), lists[:, 6:]):
+        assert set(top.tolist()) <= set(top_items[user].tolist())
+    # Without the top part the rest is the same, and so it is for a part of the batch.
+    assert torch.equal(candidate_lists(users, positives, examples, unseen, 5, None, 0, 2, 7), lists[:, :6])
+    part = torch.tensor([2, 0])
+    again = candidate_lists(users[part], positives[part], examples[part], unseen, 5, top_items, 3, 2, 7)
+    assert torch.equal(again, lists[part])
+
+
+def test_the_top_part_is_uniform_over_the_teachers_ranking():
+    unseen, num_examples, depth = UnseenItems(train_of([[]], 100)), 3000, 6
+    users = torch.zeros(num_examples, dtype=torch.int64)
+    top_items = torch.arange(50, 50 + depth)[None]
+    lists = candidate_lists(users, users, torch.arange(num_examples), unseen, 1, top_items, 2, 0, 0)
+    counts = torch.bincount(lists[:, 2:].flatten() - 50, minlength=depth)
+    expected = 2 * num_examples / depth
+    assert float(((counts - expected) ** 2 / expected).sum()) < 25  # 5 degrees of freedom: p < 2e-4

@@ -1,0 +1,80 @@
+"""The dataset artifact: what is written is what is read."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from promptmm.graph_store import dataset as dataset_module
+from promptmm.graph_store.dataset import Catalog, ModalityInfo, open_dataset, write_dataset
+
+
+def test_round_trip(tmp_path, small):
+    url = str(tmp_path / "dataset")
+    manifest = write_dataset(url, small, {"format": "test"})
+    dataset = open_dataset(url)
+    assert manifest == dataset.manifest
+    assert manifest["source"] == {"format": "test"}
+    assert (dataset.num_users, dataset.num_items) == (4, 6)
+    assert dataset.user_ids() == small.user_ids
+    assert dataset.item_ids() == small.item_ids
+    assert dataset.modalities == {"visual": ModalityInfo(3, "float16", 0)}
+    users, items = dataset.interactions("test")
+    assert users.dtype == items.dtype == np.int64
+    assert (users.tolist(), items.tolist()) == ([0, 2], [5, 0])
+    assert (manifest["users_without_train"], manifest["items_without_train"]) == (0, 1)
+
+
+def test_duplicates_are_merged_counted_and_pairs_sorted(tmp_path, small):
+    pairs = np.array([3, 0, 3, 0, 0]), np.array([1, 4, 1, 2, 4])
+    manifest = write_dataset(str(tmp_path / "d"), dataclasses.replace(small, splits={"train": pairs}), {})
+    users, items = open_dataset(str(tmp_path / "d")).interactions("train")
+    assert list(zip(users, items)) == [(0, 2), (0, 4), (3, 1)]
+    assert manifest["duplicates_merged"] == {"train": 2, "validation": 0, "test": 0}
+    assert manifest["num_interactions"] == {"train": 3, "validation": 0, "test": 0}
+
+
+def test_an_absent_split_is_empty(tmp_path, small):
+    write_dataset(str(tmp_path / "d"), dataclasses.replace(small, splits={"train": small.splits["train"]}), {})
+    dataset = open_dataset(str(tmp_path / "d"))
+    assert dataset.has_split("train")
+    assert not dataset.has_split("validation")
+    assert [len(column) for column in dataset.interactions("validation")] == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64"])
+def test_features_of_several_files_and_chunks(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(dataset_module, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(dataset_module, "FILE_ROWS", 8)
+    rng = np.random.default_rng(0)
+    rows, present = (100 * rng.standard_normal((21, 5))).astype(dtype), rng.random(21) > 0.3
+    if dtype != "int64":
+        rows[~present] = np.nan  # whatever stands in a missing row does not matter
+    catalog = Catalog(["u"], [str(i) for i in range(21)], {"train": (np.zeros(1, int), np.zeros(1, int))}, {"text": (rows, present)})
+    url = str(tmp_path / "dataset")
+    manifest = write_dataset(url, catalog, {})
+    dataset = open_dataset(url)
+    assert sorted(name for name in manifest["files"] if name.startswith("features")) == [
+        f"features/text/part-0000{part}.parquet" for part in range(3)
+    ]
+    stored = "float16" if dtype == "float16" else "float32"
+    assert dataset.modalities["text"] == ModalityInfo(5, stored, int((~present).sum()))
+    assert [start for start, _, _ in dataset.feature_chunks("text")] == [0, 4, 8, 12, 16, 20]
+    got, got_present = dataset.features("text")
+    assert got.dtype == stored
+    np.testing.assert_array_equal(got_present, present)
+    np.testing.assert_array_equal(got, np.where(present[:, None], rows, 0).astype(stored))
+
+
+def test_the_same_catalog_gives_the_same_bytes(tmp_path, small):
+    for name in ("a", "b"):
+        write_dataset(str(tmp_path / name), small, {"seed": 1})
+    first, second = ((tmp_path / name / "manifest.json").read_bytes() for name in ("a", "b"))
+    assert first == second
+    assert open_dataset(str(tmp_path / "a")).digest == open_dataset(str(tmp_path / "b")).digest
+
+
+def test_a_remote_dataset_is_read_through_the_cache(tmp_path, small):
+    write_dataset("memory://datasets/small", small, {})
+    dataset = open_dataset("memory://datasets/small", cache_dir=str(tmp_path))
+    np.testing.assert_array_equal(dataset.features("visual")[0], small.features["visual"][0])
+    assert dataset.folder.is_relative_to(tmp_path)

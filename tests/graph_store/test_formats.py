@@ -1,0 +1,191 @@
+"""Every source format yields the same catalog, on small files and on the real ones."""
+
+import json
+import time
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from promptmm.graph_store.config import SourceConfig
+from promptmm.graph_store.dataset import open_dataset, write_dataset
+from promptmm.graph_store.formats import load_catalog
+from promptmm.graph_store.safe_pickle import load_matrix
+from promptmm.graph_store.splits import split_interactions
+
+
+def assert_same(left, right):
+    assert left.user_ids == right.user_ids
+    assert left.item_ids == right.item_ids
+    assert left.splits.keys() == right.splits.keys()
+    for split, (users, items) in left.splits.items():
+        expected = right.splits[split]
+        for column, other in zip((users, items), expected):
+            np.testing.assert_array_equal(column[np.lexsort((items, users))], other[np.lexsort(expected[::-1])])
+    assert left.features.keys() == right.features.keys()
+    for modality, (rows, present) in left.features.items():
+        np.testing.assert_array_equal(rows, right.features[modality][0])
+        np.testing.assert_array_equal(present, right.features[modality][1])
+        assert rows.dtype == right.features[modality][0].dtype
+
+
+@pytest.mark.parametrize("name", ["diffmm", "promptmm", "mmrec", "lightgcn", "parquet", "csv"])
+def test_every_format_gives_the_same_catalog(name, write_source, small):
+    is_table = name in ("parquet", "csv")
+    config = SourceConfig(
+        format="parquet" if is_table else name,
+        path=str(write_source(name)),
+        modalities={"visual": "visual.parquet"} if is_table else None,
+    )
+    assert_same(load_catalog(config), small)
+
+
+def test_a_remote_source_is_fetched(write_source, small):
+    folder = write_source("lightgcn")
+    fsspec.filesystem("memory").put(str(folder), "/remote-source", recursive=True)
+    assert_same(load_catalog(SourceConfig(format="lightgcn", path="memory://remote-source")), small)
+
+
+def test_no_modalities_on_request(write_source):
+    config = SourceConfig(format="diffmm", path=str(write_source("diffmm")), modalities={})
+    assert load_catalog(config).features == {}
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("kind", ["coo", "csr", "csc"])
+def test_matrices_of_every_kind_and_pickle_protocol(tmp_path, save_matrix, small, kind, protocol):
+    save_matrix(tmp_path / "matrix.pkl", "train", kind, protocol)
+    matrix = load_matrix(tmp_path / "matrix.pkl")
+    assert matrix.shape == (small.num_users, small.num_items)
+    assert sorted(zip(matrix.rows, matrix.columns)) == sorted(zip(*small.splits["train"]))
+
+
+def test_promptmm_without_matrix_and_items_at_the_end_that_nobody_took(write_source):
+    folder = write_source("promptmm")
+    (folder / "train_mat").unlink()
+    np.save(folder / "visual_feat.npy", np.ones((8, 3), np.float32))
+    assert load_catalog(SourceConfig(format="promptmm", path=str(folder))).num_items == 8
+
+
+def test_lightgcn_without_validation(write_source):
+    folder = write_source("lightgcn")
+    (folder / "valid.txt").unlink()
+    assert set(load_catalog(SourceConfig(format="lightgcn", path=str(folder))).splits) == {"train", "test"}
+
+
+def test_csv_keeps_raw_ids_as_they_are(tmp_path):
+    (tmp_path / "interactions.csv").write_text("user,item,split\n007,b,train\n7,a,train\n")
+    catalog = load_catalog(SourceConfig(format="parquet", path=str(tmp_path)))
+    assert catalog.user_ids == ["007", "7"]
+    assert catalog.item_ids == ["a", "b"]
+
+
+def test_parquet_items_of_feature_files_and_missing_rows(tmp_path):
+    pq.write_table(pa.table({"u": ["a", "b"], "i": ["x", "y"], "s": [0, 2]}), tmp_path / "log.parquet")
+    vectors = pa.array([[1.0, 2.0], None, [5.0, 6.0]], pa.list_(pa.float32(), 2))
+    pq.write_table(pa.table({"i": ["z", "y", "x"], "v": vectors}), tmp_path / "text.parquet")
+    catalog = load_catalog(
+        SourceConfig(
+            format="parquet",
+            path=str(tmp_path),
+            interactions="log.parquet",
+            modalities={"textual": "text.parquet"},
+            user_column="u",
+            item_column="i",
+            split_column="s",
+            vector_column="v",
+        )
+    )
+    assert catalog.item_ids == ["x", "y", "z"]
+    rows, present = catalog.features["textual"]
+    np.testing.assert_array_equal(rows, [[5, 6], [0, 0], [1, 2]])
+    np.testing.assert_array_equal(present, [True, False, True])
+
+
+def test_a_folder_of_parquet_parts(tmp_path):
+    (tmp_path / "interactions.parquet").mkdir()
+    for part, user in enumerate(["a", "b"]):
+        table = pa.table({"user": [user], "item": ["x"], "split": ["train"]})
+        pq.write_table(table, tmp_path / "interactions.parquet" / f"part-{part}.parquet")
+    assert load_catalog(SourceConfig(format="parquet", path=str(tmp_path))).user_ids == ["a", "b"]
+
+
+def test_random_split_is_80_10_10_a_user_and_independent_of_the_row_order():
+    rng = np.random.default_rng(0)
+    users, items = np.repeat(np.arange(50), 20), np.concatenate([rng.permutation(100)[:20] for _ in range(50)])
+    splits = split_interactions(users, items, SourceConfig(seed=3))
+    assert [np.unique(np.bincount(splits[s][0])).tolist() for s in ("train", "validation", "test")] == [[16], [2], [2]]
+    order = rng.permutation(len(users))
+    again = split_interactions(users[order], items[order], SourceConfig(seed=3))
+    other = split_interactions(users, items, SourceConfig(seed=4))
+    assert all(set(zip(*splits[s])) == set(zip(*again[s])) for s in splits)
+    assert any(set(zip(*splits[s])) != set(zip(*other[s])) for s in splits)
+
+
+def test_users_with_few_interactions_stay_in_train():
+    splits = split_interactions(np.array([0, 0, 0, 2]), np.array([0, 1, 2, 0]), SourceConfig())
+    assert set(splits) == {"train"}
+    skewed = SourceConfig(train_ratio=0.1, validation_ratio=0.45)
+    assert set(split_interactions(np.array([0, 0]), np.array([0, 1]), skewed)) == {"train", "validation"}
+
+
+def test_time_split_puts_the_latest_last_and_repeats_together(tmp_path):
+    rows = [f"u,{item},{10 - item}" for item in range(10)] + ["u,9,99"]  # item 9 first at time 1, again at 99
+    (tmp_path / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]))
+    catalog = load_catalog(SourceConfig(format="parquet", path=str(tmp_path), split="time"))
+    assert catalog.splits["test"][1].tolist() == [0]
+    assert catalog.splits["validation"][1].tolist() == [1]
+    assert sorted(catalog.splits["train"][1].tolist()) == [2, 3, 4, 5, 6, 7, 8, 9, 9]
+
+
+def test_synthetic_is_seeded_and_its_content_tells_about_taste():
+    start = time.perf_counter()
+    catalog = load_catalog(SourceConfig())
+    assert time.perf_counter() - start < 20
+    assert (catalog.num_users, catalog.num_items) == (3000, 2000)
+    assert {m: (rows.shape[1], rows.dtype.name) for m, (rows, _) in catalog.features.items()} == {
+        "visual": (128, "float16"),
+        "textual": (96, "float16"),
+        "acoustic": (64, "float16"),
+    }
+    assert_same(catalog, load_catalog(SourceConfig()))
+    train_users, train_items = catalog.splits["train"]
+    users, items = catalog.splits["test"]
+    lift = {}
+    for modality, (rows, present) in catalog.features.items():
+        assert 0 < (~present).mean() < 0.1
+        centred = rows.astype(np.float32) - rows[present].astype(np.float32).mean(0)
+        profile = np.zeros((catalog.num_users, rows.shape[1]), np.float32)
+        np.add.at(profile, train_users, centred[train_items] * present[train_items, None])
+        scores = profile @ centred.T
+        rank = (scores[users] > scores[users, items][:, None]).mean(axis=1)
+        lift[modality] = 0.5 - rank[present[items]].mean()  # 0: an item taken is as any other
+    assert lift["visual"] > 0.2
+    assert lift["textual"] > 0.2
+    assert abs(lift["acoustic"]) < 0.05
+    assert load_catalog(SourceConfig(modalities={}, synthetic_num_users=50, synthetic_num_items=40)).features == {}
+
+
+def test_tiktok_is_the_same_from_diffmm_and_mmrec(real_data, tmp_path):
+    folder = real_data("tiktok")
+    features = {"visual": str(folder / "image_feat.npy"), "acoustic": str(folder / "audio_feat.npy")}
+    diffmm = load_catalog(SourceConfig(format="diffmm", path=str(folder)))
+    mmrec = load_catalog(SourceConfig(format="mmrec", path=str(real_data("tiktok_mmrec")), modalities=features))
+    assert_same(diffmm, mmrec)
+    first, second = (write_dataset(str(tmp_path / name), catalog, {}) for name, catalog in (("a", diffmm), ("b", mmrec)))
+    assert json.dumps(first) == json.dumps(second)
+    assert (first["num_users"], first["num_items"]) == (9308, 6710)
+    assert first["num_interactions"] == {"train": 59541, "validation": 3051, "test": 6130}
+    assert (first["users_without_train"], first["items_without_train"]) == (10, 6710 - 6245)
+    rows, present = open_dataset(str(tmp_path / "a")).features("acoustic")
+    np.testing.assert_array_equal(rows, np.load(folder / "audio_feat.npy"))
+    assert present.all()
+
+
+def test_gowalla(real_data, tmp_path):
+    catalog = load_catalog(SourceConfig(format="lightgcn", path=str(real_data("gowalla"))))
+    manifest = write_dataset(str(tmp_path / "dataset"), catalog, {})
+    assert (manifest["num_users"], manifest["num_items"]) == (29858, 40981)
+    assert manifest["num_interactions"] == {"train": 810128, "validation": 0, "test": 217242}
+    assert manifest["modalities"] == {}
