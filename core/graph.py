@@ -62,12 +62,12 @@ class _NeighbourSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, pointers: Tensor, columns: Tensor, back_pointers: Tensor, back_columns: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx, x: Tensor, pointers: Tensor, columns: Tensor, back_pointers: Tensor, back_columns: Tensor) -> Tensor:
         ctx.save_for_backward(back_pointers, back_columns)
         return F.embedding_bag(columns, x, pointers, mode="sum", include_last_offset=True)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx, grad: Tensor):
         pointers, columns = ctx.saved_tensors
         return (
             F.embedding_bag(columns, grad.contiguous(), pointers, mode="sum", include_last_offset=True),

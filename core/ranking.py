@@ -100,7 +100,7 @@ class RankingMetrics:
             "coverage": lambda k: pyg.LinkPredCoverage(k, num_dst_nodes=num_items),
         }
         self.collection = pyg.LinkPredMetricCollection(
-            {f"{name}_at_{k}": kind(k) for name, kind in kinds.items() for k in self.cutoffs}  # type: ignore[misc]
+            {f"{name}_at_{k}": kind(k) for name, kind in kinds.items() for k in self.cutoffs}
         ).double()
         self.retrieved = torch.zeros(len(self.cutoffs), dtype=torch.float64)
         self.num_users = torch.zeros((), dtype=torch.float64)

@@ -145,7 +145,7 @@ class Recommender:
         return self._lists(names, [(values, allowed[columns])])
 
     def _lists(self, names: list[str], blocks: Iterable[tuple[Tensor, Tensor]]) -> list[Recommendation]:
-        lists = []
+        lists: list[Recommendation] = []
         for scores, ranked in blocks:
             for s, i in zip(scores.tolist(), ranked.tolist()):
                 kept = [(self.item_ids[item], score) for item, score in zip(i, s) if score != -float("inf")]

@@ -3,6 +3,8 @@
 Every student is a module with `vectors(graph)`, its final user and item vectors, and `rows(users, items)`, what L2 acts on.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +41,8 @@ class GcnStudent(Student):
         self.maps = nn.ModuleList(nn.Linear(config.dim, config.dim) for _ in range(config.layers))
 
     def vectors(self, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
-        users, items = self.ids.user, self.ids.item
+        users: Tensor = self.ids.user
+        items: Tensor = self.ids.item
         user_sum, item_sum = users, items
         for layer in self.maps:
             users, items = (torch.tanh(layer(x)) for x in (graph.to_users(items) + users, graph.to_items(users) + items))
@@ -50,6 +53,9 @@ class GcnStudent(Student):
 class MlpStudent(nn.Module):
     """A multilayer perceptron on frozen vectors (the teacher's final ones)."""
 
+    user_input: Tensor
+    item_input: Tensor
+
     def __init__(self, users: Tensor, items: Tensor, config: StudentConfig) -> None:
         super().__init__()
         self.register_buffer("user_input", users.detach().float())
@@ -58,7 +64,7 @@ class MlpStudent(nn.Module):
         def head(width: int) -> nn.Sequential:
             sizes = [width] + [config.dim] * config.layers
             layers: list[nn.Module] = []
-            for inner, outer in zip(sizes, sizes[1:]):
+            for inner, outer in itertools.pairwise(sizes):
                 layers += [nn.Linear(inner, outer), nn.LeakyReLU(0.2)]
             return nn.Sequential(*layers[:-1])
 

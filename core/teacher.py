@@ -1,6 +1,7 @@
 """The cumbersome multi-modal teacher (method.md 1)."""
 
-from dataclasses import dataclass, fields
+import itertools
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +112,7 @@ class FeatureReduction(nn.Module):
 def _tower(dim: int, config: TeacherConfig) -> nn.Module:
     sizes = [dim, *config.hidden, config.dim]
     layers: list[nn.Module] = []
-    for inner, outer in zip(sizes, sizes[1:]):
+    for inner, outer in itertools.pairwise(sizes):
         linear = nn.Linear(inner, outer)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -156,13 +157,10 @@ class TeacherVectors:
     reduced: dict[str, Tensor]
 
     def detach(self) -> "TeacherVectors":
-        values = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            values[field.name] = (
-                {k: v.detach() for k, v in value.items()} if isinstance(value, dict) else None if value is None else value.detach()
-            )
-        return TeacherVectors(**values)
+        """The same vectors without their graph of gradients."""
+        prompts = [None if p is None else p.detach() for p in (self.prompt_user, self.prompt_item)]
+        modal = [{m: x.detach() for m, x in side.items()} for side in (self.modal_user, self.modal_item, self.reduced)]
+        return TeacherVectors(self.user.detach(), self.item.detach(), modal[0], modal[1], prompts[0], prompts[1], modal[2])
 
 
 def teacher_vectors(
@@ -193,8 +191,8 @@ def teacher_vectors(
             z = modal_item[modality] = graph.to_items(modal_user[modality])
         users = users + config.fusion_weight * rownorm(modal_user[modality])
         items = items + config.fusion_weight * rownorm(modal_item[modality])
-    with_prompt = (prompt["user"], prompt["item"]) if config.prompt else (None, None)
-    return TeacherVectors(users, items, modal_user, modal_item, *with_prompt, reduced)
+    p_user, p_item = (prompt["user"], prompt["item"]) if config.prompt else (None, None)
+    return TeacherVectors(users, items, modal_user, modal_item, p_user, p_item, reduced)
 
 
 def teacher_loss(

@@ -141,7 +141,8 @@ class ReductionEngine:
 
         value = value.to(self.engine.device)
         if self.stage == 3:
-            size = parameter.ds_tensor.numel()  # the last shard is padded, which the whole-tensor setters do not handle
+            size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+            # The last shard is padded, which the whole-tensor setters do not handle
             padded = torch.zeros(size * self.world_size, device=value.device)
             padded[: value.numel()] = value.flatten()
             value = padded[self.rank * size : (self.rank + 1) * size]
@@ -152,3 +153,10 @@ class ReductionEngine:
             set_weight(parameter, value)
         else:
             set_state(parameter, value, moment)
+
+
+def compile_collective() -> None:
+    """Compiles DeepSpeed's shared-memory collective for CPUs, once for a machine; needs a C++ compiler."""
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    ShareMemCommBuilder().load(verbose=False)

@@ -1,7 +1,5 @@
 """Sharded exact evaluation of finished vectors: Ray tasks rank a share of the users each, and their sums add up."""
 
-from typing import Any
-
 import numpy as np
 import ray
 import torch
@@ -13,18 +11,12 @@ from ..core.ranking import RankingMetrics, merge_rows, rank_users
 from ..graph_store.dataset import Dataset, open_dataset
 
 
-def split_csr(dataset: Dataset, split: str) -> Csr:
-    """A split's items of every user."""
-    pairs = (torch.from_numpy(ids) for ids in dataset.interactions(split))
-    return Csr.from_pairs(*pairs, dataset.num_users, dataset.num_items)
-
-
 def masks(dataset: Dataset, split: str) -> tuple[Csr, Csr]:
     """The held-out items of a split and the items masked out: train when validating, train and validation when testing."""
-    train = split_csr(dataset, "train")
+    train = dataset.csr("train")
     if split == "test" and dataset.has_split("validation"):
-        train = merge_rows(train, split_csr(dataset, "validation"))
-    return split_csr(dataset, split), train
+        train = merge_rows(train, dataset.csr("validation"))
+    return dataset.csr(split), train
 
 
 @ray.remote(num_cpus=1)
@@ -57,9 +49,10 @@ def evaluate_vectors(
         num_shards: Tasks, each with its share of the users.
         threads: torch threads of a task.
     """
-    shared = [ray.put(x.numpy()) for x in (users, items)]
-    tasks: list[Any] = [
-        _evaluate_share.remote(dataset_url, cache_dir, *shared, split, config, rank, num_shards, threads) for rank in range(num_shards)
+    user_ref, item_ref = ray.put(users.numpy()), ray.put(items.numpy())
+    tasks = [
+        _evaluate_share.remote(dataset_url, cache_dir, user_ref, item_ref, split, config, rank, num_shards, threads)
+        for rank in range(num_shards)
     ]
     metrics = RankingMetrics(config.cutoffs, items.shape[0])
     for states in ray.get(tasks):

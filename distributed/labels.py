@@ -1,8 +1,8 @@
 """Label blocks: the frozen teacher's scores for candidate lists, made by a pool of Ray Data actors.
 
-A block holds the examples of whole steps of one epoch, in the epoch's order. Columns: `user` int32, `candidates` int32 [1 + K] (the positive
-first), `scores` and `scores.<modality>` float16 [1 + K] relative to the positive's (float16 loses large absolute values, and every loss
-depends on differences only), and the constants `revision`, `epoch`, `block`. Scores travel, features never.
+A block holds the examples of whole steps of one epoch, in the epoch's order. Columns: `user` int32, `candidates` int32 [1 + K] (the
+positive first), `scores` and `scores.<modality>` float16 [1 + K] relative to the positive's (float16 loses large absolute values, and
+every loss depends on differences only), and the constants `revision`, `epoch`, `block`. Scores travel, features never.
 
 Either the blocks are written to labels/rev-<r>/ as Arrow IPC files and memory-mapped by students, or each student worker streams its own
 shard of every step straight from the labelers: the same numbers, one execution over all epochs.
@@ -101,8 +101,7 @@ class Labeler:
         torch.set_num_threads(job.threads)
         self.job = job
         dataset = open_dataset(job.dataset_url, job.cache_dir)
-        pairs = (torch.from_numpy(ids) for ids in dataset.interactions("train"))
-        self.train = Csr.from_pairs(*pairs, dataset.num_users, dataset.num_items)
+        self.train = dataset.csr("train")
         self.users, self.items = self.train.rows, self.train.columns
         self.vectors = read_revision(job.teacher_url, job.revision, job.cache_dir).vectors
         self.unseen = UnseenItems(self.train)

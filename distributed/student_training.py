@@ -143,8 +143,8 @@ def train_student_loop(arguments: dict) -> None:
 
 def train_graph(dataset: Dataset) -> BipartiteGraph:
     """The train graph of a dataset."""
-    pairs = (torch.from_numpy(ids) for ids in dataset.interactions("train"))
-    return BipartiteGraph.from_pairs(*pairs, dataset.num_users, dataset.num_items)
+    train = dataset.csr("train")
+    return BipartiteGraph.from_pairs(train.rows, train.columns, dataset.num_users, dataset.num_items)
 
 
 class StudentTrainer:

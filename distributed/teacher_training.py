@@ -60,8 +60,7 @@ class Validation:
         """None where the dataset has no validation split."""
         if not dataset.has_split("validation"):
             return None
-        pairs = (torch.from_numpy(ids).to(worker.device) for ids in dataset.interactions("validation"))
-        return Validation(worker, Csr.from_pairs(*pairs, train.num_rows, train.num_columns), train, config)
+        return Validation(worker, dataset.csr("validation").to(worker.device), train, config)
 
     def __call__(self, users: Tensor, items: Tensor) -> dict[str, float]:
         worker = self.worker
@@ -295,6 +294,7 @@ def report_epoch(recorder: Recorder, row: dict, selection: Selection) -> None:
     text = f"epoch {row['epoch']:3d}  loss {row['loss']:.4f}  {row['seconds']:.1f} s"
     if "waiting" in row:
         text += f"  waiting for labels {row['waiting']:.0%}"
-    if selection.metric and f"validation/{selection.metric}" in row:
-        text += f"  validation {selection.metric} {row[f'validation/{selection.metric}']:.4f} (best {selection.best_value:.4f}, epoch {selection.best_epoch})"
+    value = row.get(f"validation/{selection.metric}")
+    if value is not None:
+        text += f"  validation {selection.metric} {value:.4f} (best {selection.best_value:.4f}, epoch {selection.best_epoch})"
     recorder.say(text)

@@ -105,7 +105,7 @@ class Worker:
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, sizes: list[int], rank: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx, rows: Tensor, sizes: list[int], rank: int) -> Tensor:
         ctx.sizes, ctx.rank = sizes, rank
         padded = rows.new_zeros(max(sizes), rows.shape[1])  # gloo gathers equal shapes only
         padded[: rows.shape[0]] = rows
@@ -114,7 +114,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:size] for part, size in zip(parts, sizes)])
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx, grad: Tensor):
         total = grad.contiguous().clone()
         dist.all_reduce(total)
         start = sum(ctx.sizes[: ctx.rank])

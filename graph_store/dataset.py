@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from ..core.errors import InputError
+from ..core.graph import Csr
 from ..core.storage import manifest_digest, open_artifact, read_manifest, write_artifact
 from .catalog import CHUNK_ROWS, SPLITS, Catalog, check_catalog, check_finite, merge_duplicates, stored_dtype
 
@@ -120,6 +122,11 @@ class Dataset:
         table = pq.read_table(self.folder / "interactions" / f"{split}.parquet")
         users, items = (table[name].to_numpy().astype(np.int64) for name in ("user", "item"))
         return users, items
+
+    def csr(self, split: str) -> Csr:
+        """A split's items of every user; no rows' items where the split is absent."""
+        users, items = (torch.from_numpy(ids) for ids in self.interactions(split))
+        return Csr.from_pairs(users, items, self.num_users, self.num_items)
 
     def user_ids(self) -> list[str]:
         """Raw user ids by index."""

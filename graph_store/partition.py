@@ -1,7 +1,8 @@
 """`partition`: dataset/ -> graph/, DGL partitions of the train graph plus each part's feature rows as flat files.
 
-Layout of graph/: `promptmm.json` and `part<P>/*.dgl` as DGL writes them (node data `degree` and `orig`, the node's index in the dataset), and
-`part<P>/features/<modality>.rows` (row-major, in the order of the part's own items) with `<modality>.present` (one byte a row).
+Layout of graph/: `promptmm.json` and `part<P>/*.dgl` as DGL writes them, with the node data `degree` and `orig` (the node's index in
+the dataset), and for every part `features/<modality>.rows` (row-major, in the order of the part's own items) with
+`<modality>.present` (one byte a row).
 """
 
 import contextlib

@@ -10,6 +10,7 @@ Protocol
 A server process dies with its actor (PR_SET_PDEATHSIG), and the actor with the driver.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -29,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..core.errors import InputError
 from ..core.storage import open_artifact, read_manifest
-from .partition import GRAPH_NAME, ITEM, USER
+from .partition import GRAPH_NAME
 
 STOP_SECONDS = 10.0
 CALL_SECONDS = 60.0
@@ -96,11 +97,11 @@ class GraphServer:
             DGL_SERVER_ID=str(self.part),
             DGL_IP_CONFIG=str(self.workdir / "ip_config.txt"),
         )
-        log = open(self.workdir / "server.log", "wb")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "promptmm.graph_store.server_process"],
-            env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent,
-        )  # fmt: skip
+        with open(self.workdir / "server.log", "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "promptmm.graph_store.server_process"],
+                env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent,
+            )  # fmt: skip
         return self.process.pid
 
     def exit_code(self) -> int | None:
@@ -217,10 +218,8 @@ class GraphService:
     def stop(self) -> None:
         """Ends every server."""
         for server in self.servers:
-            try:
+            with contextlib.suppress(ray.exceptions.RayError):  # its actor died, and its process with it
                 ray.get(server.stop.remote(), timeout=CALL_SECONDS)
-            except ray.exceptions.RayError:
-                pass  # its actor died, and its process with it
             ray.kill(server)
         self.servers = []
 
@@ -240,11 +239,5 @@ def start_service(graph_url: str, cache_dir: str | None = None) -> Any:
             f"partition again with graph.num_parts={len(alive)} or add hosts"
         )
     strategy = NodeAffinitySchedulingStrategy(here, soft=False)
-    return GraphService.options(
-        scheduling_strategy=strategy
-    ).remote(  # type: ignore[attr-defined]
-        graph_url, [n["NodeID"] for n in alive[:num_parts]], cache_dir
-    )
-
-
-NODE_KINDS = (USER, ITEM)
+    actor: Any = GraphService
+    return actor.options(scheduling_strategy=strategy).remote(graph_url, [n["NodeID"] for n in alive[:num_parts]], cache_dir)

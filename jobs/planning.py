@@ -1,5 +1,6 @@
 """`plan`: what each role will need, from the dataset's manifest and the settings, before anything expensive starts."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,7 @@ def _teacher_worker(settings: Settings, dataset: Dataset, structure: int) -> dic
 def tower_parameters(config: TeacherConfig, dims: list[int]) -> int:
     """Parameters of reduction layers and prompt."""
     sizes = [[dim, *config.hidden, config.dim] for dim in dims]
-    return sum(a * b + b for s in sizes for a, b in zip(s, s[1:])) + 2 * (config.dim**2 + config.dim)
+    return sum(a * b + b for s in sizes for a, b in itertools.pairwise(s)) + 2 * (config.dim**2 + config.dim)
 
 
 def make_plan(settings: Settings, dataset: Dataset, available: int | None) -> dict:

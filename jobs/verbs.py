@@ -8,7 +8,7 @@ from ..core.config import as_dict
 from ..core.errors import InputError
 from ..core.serving import Recommendation, load_student, write_bundle
 from ..core.storage import join, manifest_digest, open_artifact, read_json, read_manifest, write_bytes, write_json
-from ..distributed.evaluation import evaluate_vectors, split_csr
+from ..distributed.evaluation import evaluate_vectors
 from ..distributed.labels import labels_url, materialise, teacher_digest
 from ..distributed.launch import fit, ray_session, start_progress
 from ..distributed.prompt_tuning import tune_prompt_loop
@@ -99,8 +99,8 @@ def train_teacher(settings: Settings) -> None:
     dataset = _dataset(settings)
     if not dataset.modalities:
         raise InputError(
-            f"{settings.dir}: the dataset has no modality, and a teacher learns from at least one; name feature files in source.modalities, "
-            "or train a student alone with distill.use_teacher=false"
+            f"{settings.dir}: the dataset has no modality, and a teacher learns from at least one; name feature files in "
+            "source.modalities, or train a student alone with distill.use_teacher=false"
         )
     if manifest_dataset(settings) != dataset.digest:
         raise InputError(f"{settings.dir}/graph was made from another dataset/; add run.redo=partition")
@@ -378,9 +378,7 @@ def export(settings: Settings) -> None:
         }
         url = join(settings.dir, "student")
         weights = load_file(str(folder / "weights.safetensors"))
-        write_bundle(
-            url, vectors["user"], vectors["item"], dataset.user_ids(), dataset.item_ids(), split_csr(dataset, "train"), weights, metadata
-        )
+        write_bundle(url, vectors["user"], vectors["item"], dataset.user_ids(), dataset.item_ids(), dataset.csr("train"), weights, metadata)
         return {"url": url}
 
     run_stage(settings, "export", made_with, make)

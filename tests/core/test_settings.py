@@ -43,7 +43,7 @@ def outside():
                     yield pytest.param(cls, field.name, value, message, id=f"{section}.{field.name}-{sign}")
 
 
-@pytest.mark.parametrize(("cls", "name", "value", "message"), outside())
+@pytest.mark.parametrize(("cls", "name", "value", "message"), list(outside()))
 def test_bounds(cls, name, value, message):
     with pytest.raises(InputError, match=re.escape(message)):
         cls(**{name: value})

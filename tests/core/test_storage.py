@@ -183,7 +183,7 @@ def test_a_damaged_manifest(url, open_it, data):
         open_it(url)
 
 
-def test_a_remote_artifact_is_downloaded_once(tmp_path, monkeypatch):
+def test_a_remote_artifact_is_downloaded_once(tmp_path):
     url = f"memory://{uuid.uuid4().hex}/artifact"
     write(url)
     folder, _ = open_artifact(url, KIND, str(tmp_path))

@@ -1,0 +1,35 @@
+# `make demo` and `make test` do all the set-up on a machine with Python 3.11 and a C++ compiler.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test lint slow bench clean
+
+setup: $(READY)
+
+# Strict editable mode: type checkers then see the packages at their real names.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[train,s3,dev]' --config-settings editable_mode=strict
+	$(BIN)/python -m promptmm.distributed.warm_up
+	touch $(READY)
+
+demo: setup
+	$(BIN)/promptmm pipeline demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: lint
+	$(BIN)/python -m pytest
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

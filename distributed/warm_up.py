@@ -1,0 +1,19 @@
+"""`python -m promptmm.distributed.warm_up`: compiles what DeepSpeed otherwise compiles at its first start on a CPU (about a minute)."""
+
+import os
+import sys
+import time
+
+
+def main() -> None:
+    """Builds DeepSpeed's shared-memory collective into torch's extension cache; a no-op when it is there."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    started = time.monotonic()
+    from .deepspeed_engine import compile_collective
+
+    compile_collective()
+    print(f"DeepSpeed's shared-memory collective is ready ({time.monotonic() - started:.0f} s)", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

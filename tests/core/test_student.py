@@ -1,0 +1,309 @@
+"""Students and what they learn from labels (method.md 2 and 3)."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from promptmm.core.config import DistillationConfig, StudentConfig, TeacherConfig
+from promptmm.core.distillation import Decoders, Labels, candidate_scores, distillation_terms, label, student_terms
+from promptmm.core.errors import InputError
+from promptmm.core.graph import BipartiteGraph
+from promptmm.core.losses import bpr_loss, embedding_loss, list_loss, pair_loss
+from promptmm.core.student import build_student, project
+from promptmm.core.teacher import IdTables, PromptConstants, PromptModule, TeacherVectors, teacher_vectors
+
+NUM_USERS, NUM_ITEMS, DIM = 6, 5, 4
+USERS = torch.tensor([0, 0, 0, 1, 2, 2, 3, 5, 5])
+ITEMS = torch.tensor([0, 1, 4, 1, 0, 2, 1, 4, 2])
+KINDS = ["lightgcn", "mf", "gcn", "mlp"]
+LISTS = torch.tensor([0, 2, 5, 0]), torch.tensor([[1, 3, 2, 2], [2, 1, 3, 4], [4, 0, 1, 3], [0, 2, 3, 3]])
+
+
+def draw(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def graph():
+    return BipartiteGraph.from_pairs(USERS, ITEMS, NUM_USERS, NUM_ITEMS)
+
+
+@pytest.fixture
+def frozen():
+    """A teacher's final vectors."""
+    return draw(0, NUM_USERS, DIM), draw(1, NUM_ITEMS, DIM)
+
+
+@pytest.fixture
+def teacher():
+    """A teacher's vectors of two modalities, which take gradients."""
+    leaves = [draw(10 + n, size, 3).requires_grad_() for n, size in enumerate([NUM_USERS, NUM_ITEMS] * 3)]
+    modal_user, modal_item = {"a": leaves[2], "b": leaves[4]}, {"a": leaves[3], "b": leaves[5]}
+    return TeacherVectors(leaves[0], leaves[1], modal_user, modal_item, None, None, {})
+
+
+def build(kind, frozen, dim=3, layers=2, warm_start=False, seed=0):
+    config = StudentConfig(kind=kind, dim=dim, layers=layers, warm_start=warm_start)
+    return build_student(config, NUM_USERS, NUM_ITEMS, seed, frozen)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(graph, frozen, kind, layers):
+    student = build(kind, frozen, layers=layers)
+    users, items = student.vectors(graph)
+    assert (users.shape, items.shape) == ((NUM_USERS, 3), (NUM_ITEMS, 3))
+    rows = student.rows(LISTS[0], [LISTS[1][:, 0], LISTS[1][:, 1]])
+    assert [r.shape for r in rows] == [(4, 3)] * 3
+    (users.square().sum() + items.square().sum() + sum(r.square().sum() for r in rows)).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_start_is_a_function_of_the_seed(graph, frozen, kind):
+    before = torch.get_rng_state()
+    first, again, other = (build(kind, frozen, seed=seed).vectors(graph) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[1], other[1])
+
+
+def test_mf_does_not_propagate(graph):
+    student = build("mf", None, layers=3)
+    users, items = student.vectors(graph)
+    assert torch.equal(users, student.ids.user)
+    assert torch.equal(items, student.ids.item)
+
+
+def dense_normalised():
+    adjacency = np.zeros((NUM_USERS, NUM_ITEMS))
+    adjacency[USERS, ITEMS] = 1
+    scale = np.sqrt(np.outer(adjacency.sum(1), adjacency.sum(0)))
+    return np.divide(adjacency, scale, out=np.zeros_like(adjacency), where=adjacency > 0)
+
+
+@pytest.mark.parametrize("kind", ["lightgcn", "gcn"])
+def test_propagation(graph, kind):
+    student, dense = build(kind, None), dense_normalised()
+    user_layers, item_layers = [student.ids.user.detach().numpy()], [student.ids.item.detach().numpy()]
+    for layer in range(2):
+        users, items = dense @ item_layers[-1], dense.T @ user_layers[-1]
+        if kind == "gcn":
+            weight, bias = (p.detach().numpy() for p in student.maps[layer].parameters())
+            users = np.tanh((users + user_layers[-1]) @ weight.T + bias)
+            items = np.tanh((items + item_layers[-1]) @ weight.T + bias)
+        user_layers.append(users)
+        item_layers.append(items)
+    for actual, layers in zip(student.vectors(graph), (user_layers, item_layers)):
+        np.testing.assert_allclose(actual.detach(), np.mean(layers, axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_rows_are_of_layer_0(frozen):
+    student = build("lightgcn", None)
+    users, items = student.rows(LISTS[0], [LISTS[1][:, 1]])
+    assert torch.equal(users, student.ids.user[LISTS[0]])
+    assert torch.equal(items, student.ids.item[LISTS[1][:, 1]])
+
+
+def test_the_mlp_sees_frozen_vectors_alone(graph, frozen):
+    student = build("mlp", frozen)
+    users, items = student.vectors(graph)
+    row_users, row_items = student.rows(LISTS[0], [LISTS[1][:, 0]])
+    torch.testing.assert_close(row_users, users[LISTS[0]])
+    torch.testing.assert_close(row_items, items[LISTS[1][:, 0]])
+    assert {name.split(".")[0] for name, _ in student.named_parameters()} == {"user_head", "item_head"}
+    assert torch.equal(student.user_input, frozen[0])
+
+
+@pytest.mark.parametrize(("kind", "warm_start"), [("mlp", False), ("lightgcn", True), ("gcn", True)])
+def test_what_needs_a_teacher(kind, warm_start):
+    with pytest.raises(InputError, match=r"student\.warm_start and student\.kind=mlp need a teacher: train one"):
+        build(kind, None, warm_start=warm_start)
+
+
+@pytest.mark.parametrize("kind", ["lightgcn", "mf", "gcn"])
+def test_a_warm_start_of_the_same_size_copies(frozen, kind):
+    student = build(kind, frozen, dim=DIM, warm_start=True)
+    assert torch.equal(student.ids.user, frozen[0])
+    assert torch.equal(student.ids.item, frozen[1])
+    assert student.ids.user.requires_grad
+
+
+def test_a_warm_start_of_a_larger_size_keeps_the_scores(frozen):
+    student = build("mf", frozen, dim=DIM + 3, warm_start=True)
+    torch.testing.assert_close(student.ids.user @ student.ids.item.T, frozen[0] @ frozen[1].T)
+    assert not student.ids.user[:, DIM:].any()
+
+
+def test_a_warm_start_of_a_smaller_size_keeps_what_it_can():
+    basis = torch.linalg.qr(draw(2, 8, 8))[0]
+    low_rank = [draw(seed, size, 3) @ basis[:3] for seed, size in ((3, 40), (4, 30))]
+    users, items = project(*low_rank, 3)
+    assert users.shape == (40, 3)
+    assert users.dtype == torch.float32
+    torch.testing.assert_close(users @ items.T, low_rank[0] @ low_rank[1].T, rtol=1e-4, atol=1e-4)
+
+    # With noise in all directions no random subspace keeps more energy, nor the scores as well.
+    full = [x + 0.2 * draw(5 + n, *x.shape) for n, x in enumerate(low_rank)]
+    scores = full[0] @ full[1].T
+
+    def error(a, b):
+        return float((a @ b.T - scores).norm())
+
+    kept = [*project(*full, 3)]
+    for seed in range(50):
+        axes = torch.linalg.qr(draw(100 + seed, 8, 3))[0]
+        assert sum(x.norm() ** 2 for x in kept) > sum((x @ axes).norm() ** 2 for x in full)
+        assert error(*kept) < error(*(x @ axes for x in full))
+    assert error(*kept) < 0.3 * float(scores.norm())
+
+
+def test_labels_are_relative_to_the_positive(teacher):
+    users, candidates = LISTS
+    teacher = teacher.detach()
+    labels = label(teacher, users, candidates)
+    pairs = [(teacher.user, teacher.item, labels.scores)]
+    pairs += [(teacher.modal_user[m], teacher.modal_item[m], labels.modal_scores[n]) for n, m in enumerate("ab")]
+    for of_users, of_items, scores in pairs:
+        for row, user in enumerate(users.tolist()):
+            for place, item in enumerate(candidates[row].tolist()):
+                relative = float(of_users[user] @ of_items[item] - of_users[user] @ of_items[candidates[row, 0]])
+                assert scores[row, place].item() == pytest.approx(relative, abs=1e-5)
+    assert not labels.scores[:, 0].any()
+    assert not labels.modal_scores[:, :, 0].any()
+
+
+def test_slices_and_dtypes_of_labels(teacher):
+    labels = label(teacher.detach(), *LISTS)
+    half = Labels(labels.users.int(), labels.candidates.int(), labels.scores.half(), labels.modal_scores.half())
+    part = half.slice(slice(1, 3)).to("cpu")
+    assert len(part) == 2
+    assert [x.dtype for x in (part.users, part.candidates, part.scores, part.modal_scores)] == [
+        torch.int64,
+        torch.int64,
+        torch.float32,
+        torch.float32,
+    ]
+    assert torch.equal(part.candidates, labels.candidates[1:3])
+    torch.testing.assert_close(part.modal_scores, labels.modal_scores[:, 1:3], rtol=1e-2, atol=1e-2)
+    alone = Labels(*LISTS).slice(slice(0, 1)).to("cpu")
+    assert alone.scores is None
+    assert alone.modal_scores is None
+
+
+def test_decoders():
+    identity = Decoders(["a", "b"], 3, 3, learnt=False)
+    x = draw(0, 5, 3)
+    assert all(torch.equal(y, x) for y in identity(x))
+    assert list(identity.parameters()) == []
+    for student_dim, learnt in ((3, True), (2, False)):
+        decoders = Decoders(["a", "b"], student_dim, 3, learnt)
+        x = draw(0, 5, student_dim)
+        out = decoders(x)
+        assert [y.shape for y in out] == [(5, 3), (5, 3)]
+        for modality, y in zip("ab", out):
+            torch.testing.assert_close(y, x @ decoders.maps[modality].weight.T)
+        assert not torch.equal(*out)
+
+
+@pytest.mark.parametrize("names", [["visual", "clip-L14"], ["type", "values"]])
+def test_decoders_of_any_names(names):
+    assert len(Decoders(names, 2, 3, learnt=False)(draw(0, 5, 2))) == 2
+
+
+CONFIG = DistillationConfig(
+    pair_weight=0.7,
+    list_weight=0.3,
+    embedding_weight=0.9,
+    temperature=1.5,
+    reweight_temperature=0.4,
+    confident_weight=1.2,
+    uncertain_weight=0.6,
+    embedding_power=2.0,
+)
+
+
+def terms_of(users, items, labels, teacher, config=CONFIG, num_examples=4.0, decoders=None):
+    unique = torch.unique(LISTS[1][:, 0])
+
+    def targets(at):
+        return [x[at] for x in teacher.modal_item.values()]
+
+    decoders = decoders or Decoders(["a", "b"], items.shape[1], 3, learnt=False)
+    return distillation_terms(users, items, labels, unique, targets, decoders, num_examples, config)
+
+
+def test_terms(teacher):
+    users, items, unique = draw(30, NUM_USERS, 3), draw(31, NUM_ITEMS, 3), [0, 1, 2, 4]
+    scores = torch.stack([users[u] @ items[c].T for u, c in zip(*LISTS)])
+    torch.testing.assert_close(candidate_scores(users, items, *LISTS), scores)
+    labels = label(teacher.detach(), *LISTS)
+    targets = [x[unique] for x in teacher.detach().modal_item.values()]
+    expected = {
+        "pair": 0.7 * pair_loss(scores, labels.scores, 1.5, 4),
+        "list": 0.3 * list_loss(scores, labels.modal_scores, 1.5, 0.4, 1.2, 0.6, 4),
+        "embedding": 0.9 * embedding_loss([items[unique]] * 2, targets, 2.0),
+    }
+    terms = terms_of(users, items, labels, teacher.detach())
+    assert {k: float(v) for k, v in terms.items()} == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-5)
+
+    shards = [terms_of(users, items, labels.slice(part), teacher.detach()) for part in (slice(0, 1), slice(1, 4))]
+    for name in ("pair", "list"):
+        assert float(shards[0][name] + shards[1][name]) == pytest.approx(float(terms[name]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pair", "list", "embedding"])
+def test_terms_without_weight_are_left_out(teacher, name):
+    config = dataclasses.replace(CONFIG, **{f"{name}_weight": 0})
+    labels = label(teacher.detach(), *LISTS)
+    terms = terms_of(draw(30, NUM_USERS, 3), draw(31, NUM_ITEMS, 3), labels, teacher.detach(), config)
+    assert terms.keys() == {"pair", "list", "embedding"} - {name}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_the_student_and_the_teacher(graph, frozen, teacher, kind):
+    student, decoders = build(kind, frozen), Decoders(["a", "b"], 3, 3, learnt=True)
+    terms = terms_of(*student.vectors(graph), label(teacher, *LISTS), teacher, decoders=decoders)
+    parameters = [*student.parameters(), *decoders.parameters()]
+    leaves = {
+        "pair": [teacher.user, teacher.item],
+        "list": [*teacher.modal_user.values(), *teacher.modal_item.values()],
+        "embedding": [*teacher.modal_item.values()],
+    }
+    for name, of_teacher in leaves.items():
+        grads = torch.autograd.grad(terms[name], of_teacher, retain_graph=True)
+        assert all(grad.abs().sum() > 0 for grad in grads), name
+    for parameter, grad in zip(parameters, torch.autograd.grad(sum(terms.values()), parameters)):
+        assert torch.isfinite(grad).all()
+        assert grad.abs().sum() > 0, parameter.shape
+
+
+def test_labels_without_gradient_leave_the_teacher_alone(teacher):
+    items = draw(31, NUM_ITEMS, 3).requires_grad_()
+    sum(terms_of(draw(30, NUM_USERS, 3), items, label(teacher.detach(), *LISTS), teacher.detach()).values()).backward()
+    assert items.grad is not None
+    assert teacher.user.grad is None
+
+
+def test_the_prompt_learns_from_the_pair_loss(graph):
+    """Prompt-tuning: only the prompt module trains, through the teacher's propagation and the labels."""
+    tokens, prompt = draw(40, NUM_ITEMS, 3), PromptModule(3)
+    constants = PromptConstants(tokens, graph.to_users(tokens), {}, {})
+    ids = IdTables(NUM_USERS, NUM_ITEMS, 3, 0.1, seed=0).requires_grad_(False)
+    reduced = {"a": draw(41, NUM_ITEMS, 3), "b": draw(42, NUM_ITEMS, 3)}
+    vectors = teacher_vectors(graph, ids.user, ids.item, prompt(constants), reduced, TeacherConfig(dim=3))
+    users, items = draw(43, NUM_USERS, 3), draw(44, NUM_ITEMS, 3)
+    sum(terms_of(users, items, label(vectors, *LISTS), vectors).values()).backward()
+    for parameter in prompt.parameters():
+        assert parameter.grad.abs().sum() > 0
+    assert ids.user.grad is None
+
+
+def test_the_students_own_terms():
+    users, items = draw(50, NUM_USERS, 3), draw(51, NUM_ITEMS, 3)
+    rows = [users[LISTS[0]], items[LISTS[1][:, 0]], items[LISTS[1][:, 1]]]
+    terms = student_terms(users, items, rows, Labels(*LISTS), l2=0.1, num_examples=4)
+    positive, negative = ((users[LISTS[0]] * items[LISTS[1][:, place]]).sum(1) for place in (0, 1))
+    torch.testing.assert_close(terms["bpr"], bpr_loss(positive, negative, 4))
+    torch.testing.assert_close(terms["l2"], 0.1 * 0.5 * sum(r.square().sum() for r in rows) / 4)
