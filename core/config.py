@@ -128,7 +128,7 @@ class EvaluationConfig:
         if not self.cutoffs or any(k < 1 for k in self.cutoffs):
             raise InputError(f"evaluation.cutoffs={self.cutoffs}: name at least one list length, each at least 1")
         name, _, cutoff = self.select_by.partition("@")
-        if name not in METRICS or not cutoff.isdigit() or int(cutoff) not in self.cutoffs:
+        if name not in METRICS or cutoff not in map(str, self.cutoffs):
             raise InputError(
                 f"evaluation.select_by={self.select_by!r}: expected METRIC@K with METRIC one of {', '.join(METRICS)} "
                 f"and K one of evaluation.cutoffs={self.cutoffs}"

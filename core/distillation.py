@@ -68,7 +68,9 @@ class Decoders(nn.Module):
     def __init__(self, modalities: list[str], student_dim: int, teacher_dim: int, learnt: bool) -> None:
         super().__init__()
         needed = learnt or student_dim != teacher_dim
-        self.maps = nn.ModuleDict({m: nn.Linear(student_dim, teacher_dim, bias=False) if needed else nn.Identity() for m in modalities})
+        self.maps = nn.ModuleDict(
+            {f"of_{m}": nn.Linear(student_dim, teacher_dim, bias=False) if needed else nn.Identity() for m in modalities}
+        )
 
     def forward(self, items: Tensor) -> list[Tensor]:
         """[n, d_S] -> one [n, d] per modality."""

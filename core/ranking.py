@@ -83,13 +83,14 @@ def _exclude(scores: Tensor, excluded: Csr, first: int) -> None:
 class RankingMetrics:
     """Recall, NDCG, precision, hit ratio, MRR, MAP and catalog coverage at several list lengths.
 
-    torch_geometric.metrics computes all but `ndcg_retrieved`, the NGCF family's NDCG whose ideal list holds only the retrieved hits.
+    torch_geometric.metrics computes them, but for coverage, where a place may be empty, and for `ndcg_retrieved`, the NGCF family's
+    NDCG whose ideal list holds only the retrieved hits.
     """
 
     def __init__(self, cutoffs: list[int], num_items: int) -> None:
         from torch_geometric import metrics as pyg
 
-        self.cutoffs = sorted(cutoffs)
+        self.cutoffs, self.num_items = sorted(cutoffs), num_items
         kinds: dict[str, Callable[[int], object]] = {
             "recall": pyg.LinkPredRecall,
             "ndcg": pyg.LinkPredNDCG,
@@ -97,11 +98,11 @@ class RankingMetrics:
             "hit_ratio": pyg.LinkPredHitRatio,
             "mrr": pyg.LinkPredMRR,
             "map": pyg.LinkPredMAP,
-            "coverage": lambda k: pyg.LinkPredCoverage(k, num_dst_nodes=num_items),
         }
         self.collection = pyg.LinkPredMetricCollection(
             {f"{name}_at_{k}": kind(k) for name, kind in kinds.items() for k in self.cutoffs}
         ).double()
+        self.recommended = torch.zeros(len(self.cutoffs), num_items + 1, dtype=torch.float64)  # the last column: empty places
         self.retrieved = torch.zeros(len(self.cutoffs), dtype=torch.float64)
         self.num_users = torch.zeros((), dtype=torch.float64)
 
@@ -109,7 +110,7 @@ class RankingMetrics:
         """Adds users.
 
         Args:
-            ranked: int64 [rows, k], best first, k at least the largest cutoff.
+            ranked: int64 [rows, k], best first, k at least the largest cutoff; num_items marks an empty place.
             held_out: Their held-out items; every row must have at least one.
         """
         ranked, held_out = ranked.cpu(), held_out.to("cpu")
@@ -121,28 +122,22 @@ class RankingMetrics:
         discount = 1 / torch.arange(2, ranked.shape[1] + 2, dtype=torch.float64).log2()
         ideal = torch.cat([torch.zeros(1, dtype=torch.float64), discount.cumsum(0)])
         for at, k in enumerate(self.cutoffs):
+            self.recommended[at, ranked[:, :k].flatten()] = 1
             found = hits[:, :k].sum(1).long()
             self.retrieved[at] += ((hits[:, :k] * discount[:k]).sum(1) / ideal[found].clamp(min=1e-12)).sum()
         self.num_users += ranked.shape[0]
 
     def states(self) -> list[Tensor]:
-        """The tensors to sum over workers, in place; coverage masks count as sums of 0 and 1."""
-        for name, metric in self.collection.items():
-            if name.startswith("coverage"):
-                metric.mask = metric.mask.double()
-        buffers = [
-            buffer for metric in self.collection.values() for name, buffer in metric.named_buffers() if name in ("accum", "total", "mask")
-        ]
-        return [*buffers, self.retrieved, self.num_users]
+        """The tensors to sum over workers, in place."""
+        sums = [getattr(metric, name) for metric in self.collection.values() for name in ("accum", "total")]
+        return [*sums, self.recommended, self.retrieved, self.num_users]
 
     def compute(self) -> dict[str, float]:
         """The means over users, as {"recall@20": ...}."""
-        for name, metric in self.collection.items():
-            if name.startswith("coverage"):
-                metric.mask = metric.mask > 0
         values = {name.replace("_at_", "@"): float(value) for name, value in self.collection.compute().items()}
-        for k, total in zip(self.cutoffs, self.retrieved):
-            values[f"ndcg_retrieved@{k}"] = float(total / self.num_users.clamp(min=1))
+        for at, k in enumerate(self.cutoffs):
+            values[f"coverage@{k}"] = float((self.recommended[at, :-1] > 0).double().mean())
+            values[f"ndcg_retrieved@{k}"] = float(self.retrieved[at] / self.num_users.clamp(min=1))
         return values
 
 
@@ -169,7 +164,8 @@ def rank_users(
     metrics = RankingMetrics(cutoffs, items.shape[0])
     mine = held_out.degrees.nonzero().squeeze(1)[rank::world_size]
     users, held_out, exclude = users[mine], held_out.select(mine), exclude.select(mine)
-    for rows, _, ranked in top_k(users, items, max(cutoffs), exclude, memory_mib):
+    for rows, scores, ranked in top_k(users, items, max(cutoffs), exclude, memory_mib):
+        ranked = torch.where(scores == -torch.inf, items.shape[0], ranked)
         metrics.update(ranked, held_out.select(torch.arange(rows.start, rows.stop, device=users.device)))
     return metrics
 

@@ -89,7 +89,7 @@ def read_json(url: str) -> dict:
     """A JSON file's content."""
     try:
         return json.loads(read_bytes(url))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{url}: not valid JSON ({error})") from error
 
 
@@ -236,3 +236,5 @@ def _download(url: str, folder: Path, manifest: dict) -> None:
         except FileNotFoundError as error:
             raise InputError(f"{join(url, name)}: missing, though the manifest lists it") from error
         os.replace(aside, target)
+    if not (folder / MANIFEST).is_file():  # last: the copy is an artifact of its own, which other processes open by its path
+        write_json(str(folder / MANIFEST), manifest)

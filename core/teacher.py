@@ -4,7 +4,6 @@ import itertools
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import TeacherConfig
@@ -15,8 +14,10 @@ from .sampling import STREAM_DROPOUT, STREAM_INITIAL
 
 
 def rownorm(x: Tensor) -> Tensor:
-    """Rows scaled to unit length; a zero row stays zero."""
-    return F.normalize(x, dim=-1)
+    """Rows scaled to unit length; a zero row stays zero and passes no gradient (its direction is not defined)."""
+    zero = (x == 0).all(-1, keepdim=True)
+    norm = torch.where(zero, 1.0, x).norm(dim=-1, keepdim=True)
+    return torch.where(zero, 0.0, x / norm)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class FeatureReduction(nn.Module):
         super().__init__()
         self.config = config
         self.prompt = PromptModule(config.dim)
-        self.towers = nn.ModuleDict({modality: _tower(dim, config) for modality, dim in dims.items()})
+        self.towers = nn.ModuleDict({f"of_{modality}": _tower(dim, config) for modality, dim in dims.items()})
 
     def forward(
         self,
@@ -98,11 +99,12 @@ class FeatureReduction(nn.Module):
         """
         out = self.prompt(constants)
         own_prompt = out["item"][rows]
-        for number, (modality, tower) in enumerate(self.towers.items()):
+        for number, (name, tower) in enumerate(self.towers.items()):
+            modality = name.removeprefix("of_")  # a module may not be called "type" or "values"; a modality may
             x = features[modality]
             if self.config.prompt and self.config.feature_prompt_weight:
                 x = x + self.config.feature_prompt_weight * rownorm(own_prompt @ out[f"context.{modality}"])
-            z = tower(x.to(next(tower.parameters()).dtype)).float()
+            z = tower(x)
             if dropout_keys is not None:
                 z = dropout(z, self.config.dropout, STREAM_DROPOUT, *dropout_keys, number, rows[:, None])
             out[f"reduced.{modality}"] = z

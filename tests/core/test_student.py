@@ -203,7 +203,7 @@ def test_decoders():
         out = decoders(x)
         assert [y.shape for y in out] == [(5, 3), (5, 3)]
         for modality, y in zip("ab", out):
-            torch.testing.assert_close(y, x @ decoders.maps[modality].weight.T)
+            torch.testing.assert_close(y, x @ decoders.maps[f"of_{modality}"].weight.T)
         assert not torch.equal(*out)
 
 

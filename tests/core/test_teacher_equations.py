@@ -110,7 +110,7 @@ def reduction_reference(reduction, constants, features):
         for layer in range(len(config.hidden) + 1):
             if layer:
                 x = np.where(x > 0, x, 0.2 * x)
-            name = f"towers.{modality}.{2 * layer}"
+            name = f"towers.of_{modality}.{2 * layer}"
             x = x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
         out[modality] = x
     return out

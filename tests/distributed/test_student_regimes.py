@@ -1,0 +1,91 @@
+"""Students from materialised and streamed labels, on one worker and two, beside a resident teacher, in rounds, and alone."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from promptmm.core.storage import read_manifest
+from promptmm.jobs.verbs import run_verb
+
+
+def student(folder):
+    return load_file(str(folder / "training" / "student" / "model" / "vectors.safetensors"))
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "training" / "student" / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def reference(ray_cluster, taught_run, tiny_settings, tmp_path_factory):
+    """The student of one worker from materialised labels."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    shutil.copytree(taught_run, folder)
+    run_verb("distill", tiny_settings(folder))
+    return folder
+
+
+def test_all_terms_are_there_and_fall(reference):
+    history = rows(reference)
+    assert {"loss/bpr", "loss/l2", "loss/pair", "loss/list", "loss/embedding"} <= set(history[0])
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert [row["revision"] for row in history] == [0, 0, 0]
+
+
+def test_streamed_labels_give_the_same_student_bit_for_bit(reference, fork_run, taught_run, tiny_settings):
+    folder = fork_run("streamed", taught_run)
+    run_verb("distill", tiny_settings(folder, "labels.mode=streamed"))
+    expected, found = student(reference), student(folder)
+    assert torch.equal(expected["user"], found["user"])
+    assert torch.equal(expected["item"], found["item"])
+
+
+@pytest.mark.parametrize("mode", ["materialised", "streamed"])
+def test_two_workers_give_the_same_curve(reference, fork_run, taught_run, tiny_settings, mode):
+    folder = fork_run("two", taught_run)
+    run_verb("distill", tiny_settings(folder, "cluster.num_workers=2", f"labels.mode={mode}"))
+    assert [r["loss"] for r in rows(folder)] == pytest.approx([r["loss"] for r in rows(reference)], rel=2e-5)
+    for name, value in student(folder).items():
+        expected = student(reference)[name]
+        assert float((value - expected).abs().max()) < 1e-3 * float(expected.abs().max())
+
+
+def test_inline_tunes_the_prompt(ray_cluster, fork_run, taught_run, tiny_settings):
+    folder = fork_run("inline", taught_run)
+    run_verb("distill", tiny_settings(folder, "distill.regime=inline", "cluster.num_workers=2"))
+    assert "loss/anchor" in rows(folder)[0]
+    before, after = (load_file(str(folder / "teacher" / f"rev-{r}" / "prompt.safetensors")) for r in (0, 1))
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert read_manifest(str(folder / "teacher" / "rev-1"), "teacher-vectors")["regime"] == "inline"
+
+
+def test_rounds_tune_the_prompt_between_labels(ray_cluster, fork_run, taught_run, tiny_settings):
+    folder = fork_run("rounds", taught_run)
+    run_verb("distill", tiny_settings(folder, "distill.rounds=2", "distill.tuning_steps=4", "student.train.epochs=4"))
+    assert [row["revision"] for row in rows(folder)] == [0, 0, 1, 1]
+    assert read_manifest(str(folder / "labels" / "rev-1"), "labels")["revision"] == 1
+    assert not (folder / "teacher" / "rev-2").exists()  # no tuning follows the last round
+    one, two = (load_file(str(folder / "teacher" / f"rev-{r}" / "item-00000.safetensors")) for r in (0, 1))
+    assert not torch.equal(one["modal.visual"], two["modal.visual"])
+    ids = load_file(str(folder / "teacher" / "weights.safetensors"))
+    assert ids["ids.user"].shape == (150, 8)
+
+
+def test_student_alone_needs_no_teacher(ray_cluster, fork_run, tiny_settings):
+    folder = fork_run("alone")
+    run_verb("distill", tiny_settings(folder, "distill.use_teacher=false", "student.kind=mf"))
+    assert not (folder / "teacher").exists()
+    assert set(rows(folder)[0]) >= {"loss/bpr", "loss/l2"}
+    assert "loss/pair" not in rows(folder)[0]
+
+
+@pytest.mark.parametrize("overrides", [["student.kind=gcn"], ["student.kind=mlp", "student.layers=1"], ["student.dim=6", "student.warm_start=true"]])
+def test_other_students_distil_too(ray_cluster, fork_run, taught_run, tiny_settings, overrides):
+    folder = fork_run("other", taught_run)
+    run_verb("distill", tiny_settings(folder, "student.train.epochs=2", *overrides))
+    assert student(folder)["user"].shape[0] == 150
+    assert rows(folder)[-1]["loss"] < rows(folder)[0]["loss"]
