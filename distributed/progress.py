@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -128,3 +129,4 @@ class Recorder:
             assert self._events is not None
             for file in self._events.iterdir():
                 fs.put_file(str(file), f"{path}/{file.name}")
+            shutil.rmtree(self._events)

@@ -81,8 +81,13 @@ def load_resident(worker: Worker, service: Any, config: TeacherConfig) -> Reside
         users, items = client.train_pairs()
         shard = client.item_shard(worker.rank, list(worker.nodes))
         num_users, num_items = client.num_users, client.num_items
-    graph = BipartiteGraph.from_pairs(users, items, num_users, num_items).to(worker.device)
-    sizes, position = _gathered_order(worker, shard.rows, num_items)
+    return build_resident(worker, config, BipartiteGraph.from_pairs(users, items, num_users, num_items), shard)
+
+
+def build_resident(worker: Worker, config: TeacherConfig, graph: BipartiteGraph, shard: ItemShard) -> ResidentTeacher:
+    """The resident teacher from the train graph and this worker's shard of the items; a collective call."""
+    graph = graph.to(worker.device)
+    sizes, position = _gathered_order(worker, shard.rows, graph.num_items)
     features, standardisation, constants = _prepare_features(worker, shard, graph, sizes, position, config.dim)
     return ResidentTeacher(worker, config, graph, constants, shard.rows.to(worker.device), features, standardisation, sizes, position)
 

@@ -33,7 +33,7 @@ def needs_of(settings: Settings, dataset: Dataset) -> list[Need]:
     workers, nodes = settings.cluster.num_workers, users + items
     structure = 2 * edges * 8 + (nodes + 2) * 8 + edges * 16  # both directions, pointers, and the examples
     needs = [Need("graph server", {"structure": (4 * edges * 8 + nodes * 40) // settings.graph.num_parts}, "graph.num_parts")]
-    if dataset.modalities:
+    if settings.distill.use_teacher and dataset.modalities:
         needs.append(Need("teacher worker", _teacher_worker(settings, dataset, structure), "cluster.num_workers or teacher.dim"))
     student = settings.student
     parts = {"structure": structure, "tables and Adam": 4 * nodes * student.dim * FLOAT}

@@ -35,6 +35,8 @@ class RunConfig:
 class RecommendConfig:
     """What `recommend` answers; section `recommend`."""
 
+    __pydantic_config__: typing.ClassVar[dict] = {"coerce_numbers_to_str": True}  # YAML reads the ids of recommend.users=[0, 17] as numbers
+
     users: list[str] | None = setting(None, "raw user ids; not set: all with recommend.output, else the first user with train items")
     k: int = setting(10, "items a list", ge=1)
     exclude_seen: bool = setting(True, "leave out the user's train items")
@@ -166,10 +168,17 @@ def _first(kind: Any) -> str:
 
 def _nearest(name: str) -> str:
     names = [n for n, _, _ in walk()]
+    names += sorted({section for n in names for section in _sections_of(n)})
     last = {n.rsplit(".", 1)[-1]: n for n in names}
     close = difflib.get_close_matches(name, names, 1, 0.6)
     close = close or [last[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(last), 1, 0.6)]
     return f"; did you mean {close[0]}?" if close else "; `promptmm pipeline --help` lists them"
+
+
+def _sections_of(name: str) -> list[str]:
+    """`a` and `a.b` of `a.b.c`."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def _set(values: dict, key: str, value: Any) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from ..core.errors import InputError
 from ..core.storage import exists, join, read_json, remove, write_json
+from ..distributed.labels import labels_url
+from ..distributed.teacher_artifact import revision_url
 from .settings import VERBS, Settings
 
 # What each verb leaves in the run's folder, beside its record.
@@ -100,4 +102,15 @@ def forget_from(settings: Settings) -> None:
     for verb in VERBS[VERBS.index(settings.run.redo) :]:
         for product in PRODUCTS[verb]:
             remove(join(settings.dir, product))
+        if verb == "distill":
+            _forget_later_revisions(settings.dir)
         remove(record_url(settings.dir, verb))
+
+
+def _forget_later_revisions(run_dir: str) -> None:
+    """Removes what prompt-tuning made: every revision but the first, and its labels. Rounds are counted by the revisions there are."""
+    revision = 1
+    while exists(teacher := revision_url(join(run_dir, "teacher"), revision)):
+        remove(labels_url(run_dir, revision))
+        remove(teacher)
+        revision += 1

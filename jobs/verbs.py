@@ -7,7 +7,7 @@ import psutil
 from ..core.config import as_dict
 from ..core.errors import InputError
 from ..core.serving import Recommendation, load_student, write_bundle
-from ..core.storage import join, manifest_digest, open_artifact, read_json, read_manifest, write_bytes, write_json
+from ..core.storage import exists, join, manifest_digest, open_artifact, read_bytes, read_json, read_manifest, write_bytes, write_json
 from ..distributed.evaluation import evaluate_vectors
 from ..distributed.labels import labels_url, materialise, teacher_digest
 from ..distributed.launch import fit, ray_session, start_progress
@@ -19,7 +19,7 @@ from ..graph_store.dataset import Dataset, open_dataset, write_dataset
 from ..graph_store.formats import load_catalog
 from ..graph_store.partition import partition as write_partition
 from . import planning, report
-from .settings import Settings
+from .settings import SECTIONS, Settings
 from .stages import forget_from, read_record, require_done, run_stage
 
 FLOAT_BYTES = 4
@@ -94,8 +94,8 @@ def _teacher_inputs(settings: Settings, dataset: Dataset) -> dict:
 
 def train_teacher(settings: Settings) -> None:
     """graph/ -> teacher/ with revision 0 of its vectors."""
-    require_done(settings.dir, "partition", "train-teacher")
     _need_shared_storage(settings, "train-teacher")
+    require_done(settings.dir, "partition", "train-teacher")
     dataset = _dataset(settings)
     if not dataset.modalities:
         raise InputError(
@@ -137,7 +137,8 @@ def has_teacher(settings: Settings, dataset: Dataset) -> bool:
     return settings.distill.use_teacher and bool(dataset.modalities)
 
 
-def _student_job(settings: Settings, dataset: Dataset, revision: int, **more: Any) -> StudentJob:
+def student_job(settings: Settings, dataset: Dataset, revision: int, **more: Any) -> StudentJob:
+    """The student's job at a revision of the labels; `more` overrides its fields."""
     import dataclasses
 
     distill = dataclasses.replace(settings.distill, use_teacher=has_teacher(settings, dataset))
@@ -160,7 +161,7 @@ def _label_inputs(settings: Settings, dataset: Dataset) -> dict:
 
 
 def _write_labels(settings: Settings, dataset: Dataset, revision: int) -> dict:
-    job = _student_job(settings, dataset, revision).label_job()
+    job = student_job(settings, dataset, revision).label_job()
     facts = materialise(job, settings.dir, settings.labels.epochs, settings.cluster.num_labelers, {"teacher": teacher_digest(job)})
     print(
         f"[label] revision {revision}: {facts['rows']:,} examples in {facts['epochs']} epochs, {facts['bytes'] / 2**20:.1f} MiB", flush=True
@@ -170,6 +171,7 @@ def _write_labels(settings: Settings, dataset: Dataset, revision: int) -> dict:
 
 def label(settings: Settings) -> None:
     """teacher/ -> labels/rev-0/ for materialised labels; streamed and inline labels are made while the student trains."""
+    _need_shared_storage(settings, "label")
     require_done(settings.dir, "train-teacher", "label")
     dataset = _dataset(settings)
     if not _is_materialised(settings):
@@ -193,8 +195,8 @@ def _label_way(settings: Settings) -> str:
 
 def distill(settings: Settings) -> None:
     """labels/ (or a resident teacher, or neither) -> the trained student, in one or several rounds."""
-    require_done(settings.dir, "prepare", "distill")
     _need_shared_storage(settings, "distill")
+    require_done(settings.dir, "prepare", "distill")
     dataset = _dataset(settings)
     taught = has_teacher(settings, dataset)
     if settings.distill.use_teacher and not taught:
@@ -241,7 +243,7 @@ def _run_rounds(settings: Settings, dataset: Dataset, lineage: dict) -> None:
             if number and _is_materialised(settings) and not _has_labels(settings, number):
                 _write_labels(settings, dataset, number)
             last = number + 1 == rounds
-            job = _student_job(
+            job = student_job(
                 settings,
                 dataset,
                 number,
@@ -278,6 +280,7 @@ def _has_labels(settings: Settings, revision: int) -> bool:
 
 def evaluate(settings: Settings) -> None:
     """Validation and test metrics of teacher and student, sizes, ratios, table and plots -> results.json, report.md, plots/."""
+    _need_shared_storage(settings, "evaluate")
     require_done(settings.dir, "distill", "evaluate")
     dataset = _dataset(settings)
     settings.evaluation.check_catalog(dataset.num_items)
@@ -421,6 +424,8 @@ def pipeline(settings: Settings) -> None:
     prepare(settings)
     dataset = _dataset(settings)
     settings.evaluation.check_catalog(dataset.num_items)
+    if settings.recommend.k > dataset.num_items:
+        raise InputError(f"recommend.k={settings.recommend.k} is larger than the catalog of {dataset.num_items} items")
     taught = has_teacher(settings, dataset)
     if taught:
         partition(settings)
@@ -459,8 +464,24 @@ VERB_FUNCTIONS = {
 
 def run_verb(verb: str, settings: Settings) -> None:
     """Saves the resolved configuration, forgets what `run.redo` names, and runs the verb."""
+    forget_from(settings)
+    url = join(settings.dir, "config.yaml")
+    before = read_bytes(url) if exists(url) else None
+    write_bytes(url, _resolved(verb, settings, before))
+    try:
+        VERB_FUNCTIONS[verb](settings)
+    except InputError:  # refused: the folder still holds what the earlier configuration made
+        if before is not None:
+            write_bytes(url, before)
+        raise
+
+
+def _resolved(verb: str, settings: Settings, before: bytes | None) -> bytes:
+    """The configuration as YAML. A later verb replaces the sections it reads: `recommend` must not forget how the teacher was trained."""
     import yaml
 
-    forget_from(settings)
-    write_bytes(join(settings.dir, "config.yaml"), yaml.safe_dump(as_dict(settings), sort_keys=False).encode())
-    VERB_FUNCTIONS[verb](settings)
+    values = as_dict(settings)
+    values["run"]["redo"] = None  # said once, not a property of the run
+    if before is not None:
+        values = {**values, **yaml.safe_load(before), **{section: values[section] for section in SECTIONS[verb]}}
+    return yaml.safe_dump(values, sort_keys=False).encode()

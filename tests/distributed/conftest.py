@@ -33,7 +33,6 @@ TINY = [
 def ray_cluster():
     """An embedded cluster that every `ray_session` of these tests joins."""
     import ray
-
     from promptmm.distributed.config import ClusterConfig
     from promptmm.distributed.launch import ray_session
 

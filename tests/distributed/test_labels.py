@@ -5,12 +5,11 @@ import dataclasses
 import pyarrow as pa
 import pytest
 import torch
-
 from promptmm.core.config import DistillationConfig
 from promptmm.core.distillation import Labels
 from promptmm.core.errors import InputError
 from promptmm.core.sampling import epoch_order
-from promptmm.distributed.labels import LabelJob, Labeler, MaterialisedLabels, labels_to_table, table_to_labels
+from promptmm.distributed.labels import Labeler, LabelJob, MaterialisedLabels, labels_to_table, table_to_labels
 from promptmm.distributed.teacher_artifact import read_revision
 from promptmm.graph_store.dataset import open_dataset
 

@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-
 from promptmm.core.config import DistillationConfig, StudentConfig, TeacherConfig
-from promptmm.core.distillation import Decoders, student_terms
-from promptmm.core.distillation import Labels
+from promptmm.core.distillation import Decoders, Labels, student_terms
 from promptmm.core.features import FeatureMoments, Standardisation, principal_axes
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.sampling import UnseenItems, candidate_lists

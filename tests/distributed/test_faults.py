@@ -1,0 +1,130 @@
+"""Killing processes changes the time taken, not the result; and nothing is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from promptmm.jobs.verbs import run_verb
+
+DEADLINE = 240
+# Enough epochs that a process can be killed in the middle.
+LONG = ["teacher.train.epochs=40", "student.train.epochs=40", "teacher.train.patience=40", "student.train.patience=40"]
+LONG += ["teacher.train.checkpoint_every=2", "student.train.checkpoint_every=2", "source.synthetic_num_users=150"]
+
+
+def start(verb: str, folder: Path) -> subprocess.Popen:
+    words = [sys.executable, "-m", "promptmm.jobs.cli", verb, str(folder / "config.yaml"), *LONG, f"run.dir={folder}"]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def wait_for_epochs(folder: Path, stage: str, count: int, process: subprocess.Popen) -> None:
+    metrics, deadline = folder / "training" / stage / "metrics.jsonl", time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= count:
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} epochs of {stage} within {DEADLINE} s")
+
+
+def descendants(process: subprocess.Popen) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it ended in between, or waits to be reaped
+        return ""
+
+
+def train_workers(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if "RayTrainWorker" in command_line(p)]
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=DEADLINE)
+    return output
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert not [line for line in map(command_line, alive) if line]
+
+
+def vectors(folder: Path, stage: str) -> bytes:
+    file = "teacher/rev-0/item-00000.safetensors" if stage == "teacher" else "training/student/model/vectors.safetensors"
+    return (folder / file).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster, tiny_run, tiny_settings, tmp_path_factory):
+    """The long run without a failure."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    shutil.copytree(tiny_run, folder)
+    for verb in ("train-teacher", "label", "distill"):
+        run_verb(verb, tiny_settings(folder, *LONG))
+    return folder
+
+
+def test_a_killed_teacher_worker_changes_nothing(undisturbed, fork_run):
+    folder, segments = fork_run("killed"), set(os.listdir("/dev/shm"))
+    process = start("train-teacher", folder)
+    wait_for_epochs(folder, "teacher", 7, process)
+    seen = descendants(process)
+    train_workers(seen)[0].kill()
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "resuming after epoch" in output
+    assert vectors(folder, "teacher") == vectors(undisturbed, "teacher")
+    assert_gone(seen)
+    assert {name for name in set(os.listdir("/dev/shm")) - segments if "promptmm" in name or "kvdata" in name} == set()
+
+
+def test_ctrl_c_and_the_same_command_again(undisturbed, fork_run, tiny_settings):
+    folder, segments = fork_run("interrupted"), set(os.listdir("/dev/shm"))
+    process = start("train-teacher", folder)
+    wait_for_epochs(folder, "teacher", 5, process)
+    seen = descendants(process)
+    process.send_signal(signal.SIGINT)
+    output = finish(process)
+    assert process.returncode == 130, output
+    assert "the same command goes on from the last checkpoint" in output
+    assert_gone(seen)
+    assert {name for name in set(os.listdir("/dev/shm")) - segments if "promptmm" in name or "kvdata" in name} == set()
+    assert not (folder / "teacher").exists()
+    run_verb("train-teacher", tiny_settings(folder, *LONG))
+    assert vectors(folder, "teacher") == vectors(undisturbed, "teacher")
+
+
+def test_a_killed_student_worker_changes_nothing(undisturbed, fork_run):
+    import shutil
+
+    folder = fork_run("student", undisturbed)
+    shutil.rmtree(folder / "training" / "student")
+    (folder / "stages" / "distill.json").unlink()
+    process = start("distill", folder)
+    wait_for_epochs(folder, "student", 7, process)
+    train_workers(descendants(process))[0].kill()
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert vectors(folder, "student") == vectors(undisturbed, "student")
+
+
+def test_a_failure_leaves_nothing_running(fork_run):
+    folder = fork_run("failing")
+    damaged = folder / "graph" / "part0" / "features" / "visual.rows"
+    damaged.write_bytes(b"x" * damaged.stat().st_size)
+    process = start("train-teacher", folder)
+    time.sleep(1)
+    output = finish(process)
+    assert process.returncode == 2, output
+    assert "visual.rows: checksum does not match the manifest" in output
+    assert not [p for p in psutil.process_iter() if str(folder) in command_line(p)]

@@ -1,0 +1,222 @@
+"""The command line: exit codes, messages without tracebacks, help, and verbs in and out of order."""
+
+import re
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from promptmm.core.config import as_dict
+from promptmm.core.graph import Csr
+from promptmm.core.serving import load_student, write_bundle
+from promptmm.core.storage import exists, join, read_bytes
+from promptmm.jobs.settings import SECTIONS, VERBS, load_settings, walk
+
+ALL_VERBS = [*VERBS, "pipeline"]
+
+
+@pytest.fixture(params=["local", "memory"])
+def run_dir(request, tmp_path) -> str:
+    return str(tmp_path / "run") if request.param == "local" else f"memory://{tmp_path.name}-{tmp_path.parent.name}/run"
+
+
+def refused(ended, *parts):
+    """The command ended with code 2 and one message that has all the parts in this order."""
+    assert ended.code == 2
+    assert ended.err.startswith("promptmm: ")
+    assert re.search(".*".join(map(re.escape, map(str, parts))), ended.err, re.DOTALL), ended.err
+    assert "Traceback" not in ended.err
+
+
+def bundle_at(url: str) -> None:
+    """A student of 3 users and 12 items; user "b" is the first with train items."""
+    train = Csr.from_pairs(torch.tensor([1, 1, 2]), torch.tensor([11, 10, 0]), 3, 12)
+    items = torch.arange(12.0)[:, None]
+    write_bundle(url, torch.ones(3, 1), items, ["a", "b", "7"], [f"i{n}" for n in range(12)], train, {"x": items}, {})
+
+
+def test_usage(command):
+    asked, bare = command("--help"), command()
+    assert asked.code == 0
+    assert bare.code == 2
+    assert asked.out == bare.out
+    for verb in ALL_VERBS:
+        assert re.search(rf"^  {verb} +\S", asked.out, re.MULTILINE), verb
+
+
+@pytest.mark.parametrize("verb", ALL_VERBS)
+def test_help_of_a_verb_lists_its_settings(command, verb):
+    ended = command(verb, "--help")
+    assert ended.code == 0
+    listed = re.findall(r"^  (\S+) \(", ended.out, re.MULTILINE)
+    assert listed == [name for name, _, _ in walk() if name.split(".")[0] in SECTIONS[verb]]
+    assert command(verb, "demo", "-h").out == ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train"], "unknown verb 'train'; the verbs are prepare, partition, plan, train-teacher"),
+        (["prepare", "dmeo"], "recipe 'dmeo': no such file"),
+        (["prepare", "demo", "tiktok"], "'tiktok': expected key=value"),
+        (["prepare", "demo", "techer.dim=8"], "unknown setting techer.dim; did you mean teacher.dim?"),
+        (["prepare", "demo", "teacher.dim=big"], "teacher.dim='big'"),
+        (["prepare", "demo", "distill.regime=inline", "distill.rounds=2"], "distill.rounds=2 has no meaning"),
+        (["prepare", "tiktok"], "source.path is not set: source.format=diffmm needs the folder of the raw catalog"),
+        (["prepare", "tiktok", "source.path=/nowhere"], "source.path=/nowhere: no such folder"),
+    ],
+)
+def test_bad_input_ends_with_2_and_one_message(command, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    refused(command(*words), message)
+
+
+@pytest.mark.parametrize(
+    ("verb", "missing"),
+    [
+        ("partition", "prepare"),
+        ("plan", "prepare"),
+        ("train-teacher", "partition"),
+        ("label", "train-teacher"),
+        ("distill", "prepare"),
+        ("evaluate", "distill"),
+        ("export", "evaluate"),
+    ],
+)
+def test_a_verb_too_early_names_the_missing_one(command, tmp_path, verb, missing):
+    ended = command(verb, f"run.dir={tmp_path}")
+    refused(ended, f"{verb} needs what {missing} leaves in {tmp_path}, and {missing} has not finished there; run it, or `pipeline`, first")
+
+
+def test_recommend_before_export(command, tmp_path):
+    refused(command("recommend", f"run.dir={tmp_path}"), f"{tmp_path}/student: no complete student here")
+
+
+def test_training_needs_a_modality(command, tiny, tmp_path):
+    words = (tiny, f"run.dir={tmp_path}", "source.modalities={}")
+    assert command("prepare", *words).code == command("partition", *words).code == 0
+    refused(command("train-teacher", *words), "the dataset has no modality", "source.modalities", "distill.use_teacher=false")
+
+
+def test_verbs_of_one_process_on_any_storage(command, tiny, run_dir):
+    words = (tiny, f"run.dir={run_dir}")
+    prepared = command("prepare", *words)
+    assert prepared.code == 0
+    assert "120 users, 80 items, interactions: test 147, train 1,105, validation 147" in prepared.out
+    assert "visual: 128-d float16" in prepared.out
+    assert command("partition", *words).code == 0
+    planned = command("plan", *words)
+    assert planned.code == 0
+    assert "teacher worker" in planned.out
+    assert exists(join(run_dir, "plan.json"))
+    again = command("prepare", *words)
+    assert "[prepare] already done" in again.out
+    refused(command("prepare", *words, "source.seed=1"), "prepare was started here with source.seed=0 (now 1)", "run.redo=prepare")
+    assert command("prepare", *words, "source.seed=1", "run.redo=prepare").code == 0
+    refused(command("train-teacher", *words), "train-teacher" if "memory" in run_dir else "partition has not finished there")
+
+
+@pytest.mark.parametrize("verb", ["train-teacher", "label", "distill", "evaluate", "pipeline"])
+def test_verbs_of_several_processes_need_shared_storage(command, verb):
+    ended = command(verb, "demo", "run.dir=memory://nowhere/run")
+    refused(ended, f"run.dir=memory://nowhere/run: {verb} runs in several processes", "use a folder or an object store")
+
+
+def test_a_graph_of_another_dataset(command, tiny, tmp_path):
+    words = (tiny, f"run.dir={tmp_path}")
+    assert command("prepare", *words).code == command("partition", *words).code == 0
+    (tmp_path / "stages" / "prepare.json").unlink()
+    assert command("prepare", *words, "source.seed=1").code == 0
+    refused(command("train-teacher", *words), f"{tmp_path}/graph was made from another dataset/; add run.redo=partition")
+
+
+def test_cutoffs_larger_than_the_catalog(command, tiny, tmp_path):
+    words = (tiny, f"run.dir={tmp_path}")
+    large = ("evaluation.cutoffs=[20, 100]",)
+    message = "evaluation.cutoffs=[20, 100]: 100 is larger than the catalog of 80 items"
+    refused(command("prepare", *words, *large), message)
+    assert command("prepare", *words).code == 0
+    for verb in ("plan", "pipeline"):
+        refused(command(verb, *words, *large), message)
+
+
+def test_recommend_k_larger_than_the_catalog(command, tiny, tmp_path):
+    refused(command("pipeline", tiny, f"run.dir={tmp_path}", "recommend.k=81"), "recommend.k=81 is larger than the catalog of 80 items")
+    bundle_at(str(tmp_path / "student"))
+    refused(command("recommend", f"run.dir={tmp_path}", "recommend.k=13"), "k=13 is larger than the catalog of 12 items")
+
+
+def test_a_plan_that_does_not_fit(command, tiny, tmp_path):
+    words = (tiny, f"run.dir={tmp_path}")
+    assert command("prepare", *words).code == 0
+    refused(command("plan", *words, "teacher.dim=100000000"), "plan: a teacher worker needs", "Change", "teacher.dim")
+
+
+def test_recommend_prints_lists(command, run_dir):
+    bundle_at(join(run_dir, "student"))
+    ended = command("recommend", f"run.dir={run_dir}", "recommend.k=3")
+    assert ended.code == 0
+    assert ended.out.splitlines() == ["top 3 for user b:", "    1. i9  (9.0000)", "    2. i8  (8.0000)", "    3. i7  (7.0000)"]
+    ended = command("recommend", f"run.dir={run_dir}", "recommend.users=[b, 7]", "recommend.k=1", "recommend.exclude_seen=false")
+    assert re.findall(r"user (\S+):\n +1\. (\S+)", ended.out) == [("b", "i11"), ("7", "i11")]
+    refused(command("recommend", f"run.dir={run_dir}", "recommend.users=[b, c, 9]"), "unknown user ids: c, 9")
+
+
+def test_recommend_writes_lists_of_all_users(command, run_dir, tmp_path):
+    bundle_at(join(run_dir, "student"))
+    output = tmp_path / "lists.parquet"
+    assert command("recommend", f"run.dir={run_dir}", f"recommend.output={output}", "recommend.k=11").code == 0
+    rows = pq.read_table(output).to_pylist()
+    expected = load_student(join(run_dir, "student")).recommend(["a", "b", "7"], k=11)
+    assert [(row["user"], row["items"], row["scores"]) for row in rows] == [(r.user, r.items, r.scores) for r in expected]
+    assert [len(row["items"]) for row in rows] == [11, 10, 11]
+
+
+def test_a_damaged_bundle(command, tmp_path):
+    bundle_at(str(tmp_path / "student"))
+    with open(tmp_path / "student" / "vectors.safetensors", "ab") as file:
+        file.write(b"x")
+    refused(command("recommend", f"run.dir={tmp_path}"), "vectors.safetensors: checksum does not match")
+
+
+def test_the_configuration_is_saved(command, tiny, run_dir):
+    words = (tiny, f"run.dir={run_dir}", "teacher.hidden=[16]")
+    url = join(run_dir, "config.yaml")
+    assert command("prepare", *words).code == 0
+    saved = read_bytes(url)
+    assert yaml.safe_load(saved) == as_dict(load_settings(str(tiny), [str(word) for word in words[1:]]))
+    refused(command("prepare", *words, "source.seed=1"), "was started here with")
+    assert read_bytes(url) == saved  # what was refused did not make what is here
+    bundle_at(join(run_dir, "student"))
+    assert command("recommend", f"run.dir={run_dir}", "recommend.k=2").code == 0
+    changed = {**yaml.safe_load(saved), "recommend": {**yaml.safe_load(saved)["recommend"], "k": 2}}
+    assert yaml.safe_load(read_bytes(url)) == changed  # recommend says nothing about the teacher
+
+
+def test_redo_is_not_a_property_of_the_run(command, tiny, tmp_path):
+    words = (tiny, f"run.dir={tmp_path}", "run.redo=prepare")
+    assert command("prepare", *words).code == 0
+    assert "already done" in command("prepare", tmp_path / "config.yaml").out
+
+
+def test_without_the_training_packages(process):
+    blocked = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'ray':\n"
+        "            raise ModuleNotFoundError('no ray', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from promptmm.jobs.cli import main\n"
+        "sys.exit(main(['pipeline', 'demo']))"
+    )
+    ended = process("-c", blocked, program=(sys.executable,), timeout=120)
+    assert ended.code == 1
+    assert ended.err == "promptmm: the package ray is missing; training needs the extra: pip install 'promptmm[train]'\n"
+
+
+def test_the_installed_command(process, tmp_path):
+    ended = process("evaluate", f"run.dir={tmp_path}", timeout=120)
+    refused(ended, "evaluate needs what distill leaves in")
+    assert process("prepare", "--help", timeout=120).code == 0

@@ -1,0 +1,211 @@
+"""Settings of the command line: recipes, overrides, and messages that say which setting to change."""
+
+import dataclasses
+import re
+from importlib import resources
+
+import pytest
+import yaml
+from promptmm.core.config import as_dict
+from promptmm.core.errors import InputError
+from promptmm.jobs.settings import SECTIONS, VERBS, Settings, describe, load_settings, walk
+
+SHIPPED = sorted(p.name.removesuffix(".yaml") for p in resources.files("promptmm.jobs.recipes").iterdir() if p.name.endswith(".yaml"))
+
+
+def fails(*parts):
+    """Expects an InputError whose message has all the parts in this order."""
+    return pytest.raises(InputError, match="(?s)" + ".*".join(re.escape(str(part)) for part in parts))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Writes a recipe and returns its path."""
+
+    def write(text: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("teacher.dimm=8", "unknown setting teacher.dimm; did you mean teacher.dim?"),
+        ("teacher.train.epoch=8", "unknown setting teacher.train.epoch; did you mean teacher.train.epochs?"),
+        ("techer.train.epochs=8", "unknown setting techer.train.epochs; did you mean teacher.train.epochs?"),
+        ("run_dir=x", "unknown setting run_dir; did you mean run.dir?"),
+        ("num_workers=2", "unknown setting num_workers; did you mean cluster.num_workers?"),
+        ("source.modalities.visual=x.npy", "unknown setting source.modalities.visual; did you mean source.modalities?"),
+        ("xyzzy=1", "unknown setting xyzzy; `promptmm pipeline --help` lists them"),
+        ("teacher=8", "teacher is a section; set one of its settings, such as teacher.dim=..."),
+        ("student.train=8", "student.train is a section; set one of its settings, such as student.train.epochs=..."),
+        ("pipeline", "'pipeline': expected key=value, for instance teacher.train.epochs=20"),
+        ("teacher.hidden=[8", "'teacher.hidden=[8': the value is not valid YAML"),
+    ],
+)
+def test_overrides_that_name_no_setting(override, message):
+    with fails(message):
+        load_settings("demo", [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("teacher: {dimm: 8}", "mine.yaml: unknown setting teacher.dimm; did you mean teacher.dim?"),
+        ("teacher: {trian: {epochs: 8}}", "mine.yaml: unknown setting teacher.trian; did you mean teacher.train?"),
+        ("techer: {dim: 8}", "mine.yaml: unknown setting techer; did you mean teacher?"),
+        ("teacher.dim: 8", "mine.yaml: unknown setting teacher.dim"),
+        ("1: 2", "mine.yaml: unknown setting 1"),
+        ("teacher: 8", "mine.yaml: teacher is a section; set one of its settings, such as teacher.dim"),
+        ("teacher: {train: 8}", "mine.yaml: teacher.train is a section; set one of its settings, such as teacher.train.epochs"),
+        ("- teacher", "mine.yaml: expected sections with settings, found list"),
+        ("teacher: [", "mine.yaml: not valid YAML"),
+    ],
+)
+def test_recipes_that_are_not_settings(recipe, text, message):
+    with fails(message):
+        load_settings(recipe(text), [])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("teacher.dim=wide", "teacher.dim='wide': "),
+        ("teacher.dim=null", "teacher.dim=None: "),
+        ("cluster.num_workers=1.5", "cluster.num_workers=1.5: "),
+        ("cluster.use_gpu=maybe", "cluster.use_gpu='maybe': "),
+        ("student.train.learning_rate=[1]", "student.train.learning_rate=[1]: "),
+        ("teacher.hidden=64", "teacher.hidden=64: "),
+        ("teacher.hidden=[64, x]", "teacher.hidden.1='x': "),
+        ("source.modalities=[visual]", "source.modalities=['visual']: "),
+        ("source.modalities={visual: 3}", "source.modalities.visual=3: "),
+        ("run.dir=12", "run.dir=12: "),
+        ("recommend.users=u1", "recommend.users='u1': "),
+    ],
+)
+def test_a_wrong_type_names_setting_and_value(override, message):
+    with fails(message):
+        load_settings(None, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("teacher.train.epochs=0", "teacher.train.epochs=0: "),
+        ("student.train.lr_decay=1.5", "student.train.lr_decay=1.5: "),
+        ("recommend.k=0", "recommend.k=0: "),
+        ("run.seed=-1", "run.seed=-1: "),
+        ("cluster.zero_stage=4", "cluster.zero_stage=4: "),
+        ("run.redo=everything", "run.redo='everything': expected one of prepare, partition"),
+        ("labels.mode=both", "labels.mode='both': expected one of materialised, streamed"),
+    ],
+)
+def test_out_of_bounds(override, message):
+    with fails(message):
+        load_settings(None, [override])
+
+
+def test_every_wrong_setting_is_named():
+    with fails("teacher.dim=0: ", "student.train.patience=0: "):
+        load_settings(None, ["student.train.patience=0", "teacher.dim=0"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["distill.regime=inline", "distill.rounds=2"], "distill.rounds=2 has no meaning with distill.regime=inline; set rounds=1"),
+        (["distill.regime=inline", "distill.use_teacher=false"], "distill.regime=inline needs distill.use_teacher=true"),
+        (["distill.num_top=9", "distill.top_depth=5"], "distill.num_top=9 is more than distill.top_depth=5"),
+        (["evaluation.cutoffs=[10]"], "evaluation.select_by='recall@20': expected METRIC@K"),
+        (["source.format=mmrec"], "source.path is not set: source.format=mmrec needs the folder of the raw catalog"),
+        (["student.kind=mlp", "student.layers=0"], "student.layers=0: the mlp student needs at least one layer"),
+    ],
+)
+def test_settings_at_odds_with_each_other(overrides, message):
+    with fails(message):
+        load_settings(None, overrides)
+
+
+def test_overrides_are_yaml():
+    settings = load_settings(
+        "tiktok",
+        [
+            "source.path=/data/tiktok",
+            "source.modalities={visual: image_feat.npy, acoustic: audio_feat.npy}",
+            "teacher.hidden=[128, 64]",
+            "teacher.prompt=no",
+            "teacher.l2=1e-5",
+            "run.seed=7",
+            "cluster.threads=null",
+            "recommend.users=[u1, 17]",
+        ],
+    )
+    assert settings.source.modalities == {"visual": "image_feat.npy", "acoustic": "audio_feat.npy"}
+    assert settings.teacher.hidden == [128, 64]
+    assert settings.teacher.prompt is False
+    assert settings.teacher.l2 == 1e-5
+    assert settings.run.seed == 7
+    assert settings.cluster.threads is None
+    assert settings.recommend.users == ["u1", "17"]
+    assert load_settings(None, ["source.modalities={}"]).source.modalities == {}
+
+
+def test_the_last_override_wins_and_the_recipe_is_below_them(recipe):
+    settings = load_settings(recipe("teacher: {dim: 8, train: {epochs: 3}}"), ["teacher.dim=16", "teacher.dim=32"])
+    assert (settings.teacher.dim, settings.teacher.train.epochs) == (32, 3)
+    assert settings.teacher.train.batch_size == Settings().teacher.train.batch_size
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_load(name):
+    settings = load_settings(name, ["source.path=/data"])
+    assert settings.dir == f"runs/{name}"
+
+
+def test_the_demo_needs_no_file():
+    assert load_settings("demo", []).source.format == "synthetic"
+
+
+def test_missing_recipe():
+    with fails("recipe 'dmeo': no such file, and no shipped recipe of that name (there are: demo, tiktok)"):
+        load_settings("dmeo", [])
+
+
+def test_run_dir(recipe):
+    assert load_settings(None, []).dir == "runs/default"
+    assert load_settings(recipe("run: {seed: 4}"), []).dir == "runs/mine"
+    assert load_settings(recipe("run: {dir: s3://bucket/x/}"), []).dir == "s3://bucket/x"
+    assert load_settings("demo", ["run.dir=/somewhere"]).dir == "/somewhere"
+
+
+def test_a_saved_configuration_is_a_recipe(recipe):
+    settings = load_settings("demo", ["teacher.hidden=[16]", "source.modalities={}", "distill.num_top=3", "recommend.users=['007']"])
+    assert load_settings(recipe(yaml.safe_dump(as_dict(settings))), []) == settings
+
+
+def test_every_setting_has_help():
+    assert [name for name, field, _ in walk() if not field.metadata.get("help")] == []
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "pipeline"])
+def test_describe_lists_what_the_verb_reads(verb):
+    text = describe(verb)
+    listed = re.findall(r"^  (\S+) \((.+), default (.*)\)\n      (.+)$", text, re.MULTILINE)
+    expected = [name for name, _, _ in walk() if name.split(".")[0] in SECTIONS[verb]]
+    assert [name for name, *_ in listed] == expected
+    assert {section.split(".")[0] for section in expected} == set(SECTIONS[verb])
+
+
+def test_describe_shows_type_default_and_help():
+    text = describe("pipeline")
+    assert "  teacher.dim (int, default 64)\n      embedding size d\n" in text
+    assert "  run.dir (str or not set, default not set)\n" in text
+    assert "  recommend.exclude_seen (bool, default true)\n" in text
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_settings("demo", []).run.seed = 1  # type: ignore[misc]

@@ -1,0 +1,84 @@
+"""`ray job submit --working-dir . -- promptmm pipeline demo` against a local `ray start --head`, shortened by overrides."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+SECONDS = 400
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHORT = [
+    "source.synthetic_num_users=150", "source.synthetic_num_items=90", "teacher.dim=8", "student.dim=8",
+    "teacher.train.epochs=2", "student.train.epochs=2", "labels.epochs=1", "evaluation.cutoffs=[10, 20]",
+]  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def head(tmp_path):
+    """A head node on loopback ports of its own; ended by pid, since `ray stop` would end every Ray on this machine."""
+    port, dashboard = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # `promptmm` and `python` of the job's entrypoint
+        "RAY_AUTH_MODE": "token",
+        "RAY_ADDRESS": "",
+    }
+    words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
+             "--num-cpus=6", "--disable-usage-stats", "--ray-client-server-port=0", f"--temp-dir={tmp_path / 'r'}",
+             "--object-store-memory=200000000"]  # fmt: skip
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    started = psutil.Process(process.pid)
+    try:
+        yield f"http://127.0.0.1:{dashboard}", environment, process
+    finally:
+        family = [*started.children(recursive=True), started]
+        process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=20)
+        for left in alive:
+            left.kill()
+
+
+def test_ray_job_submit(head, tmp_path):
+    address, environment, process = head
+    folder, source = tmp_path / "run", tmp_path / "working"
+    source.mkdir()
+    entry = ["promptmm", "pipeline", "demo", f"run.dir={folder}", *SHORT]
+    submit = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        str(source),
+        "--",
+        *entry,
+    ]
+    deadline = time.monotonic() + SECONDS
+    while True:  # the dashboard needs a few seconds
+        done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        if done.returncode == 0 or time.monotonic() > deadline - 300 or "Failed to connect" not in done.stdout + done.stderr:
+            break
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(2)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "succeeded" in output
+    assert "| test recall@20 |" in output
+    results = json.loads((folder / "results.json").read_text())
+    assert results["student"]["test"]["recall@20"] > 0
