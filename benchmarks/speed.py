@@ -8,29 +8,21 @@ the same on both sides. Medians over the repeats; the ratio is peer / ours.
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
 
+import inprocess
 import numpy as np
 import torch
 import torch.nn.functional as F
-from promptmm.core.config import DistillationConfig, EvaluationConfig, OptimizerConfig, StudentConfig, TeacherConfig
 from promptmm.core.ranking import evaluate
-from promptmm.distributed.config import ClusterConfig, LabelConfig
-from promptmm.distributed.evaluation import masks
-from promptmm.distributed.labels import Labeler, MaterialisedLabels, _block_name, labels_url
+from promptmm.distributed.labels import MaterialisedLabels
 from promptmm.distributed.prompt_tuning import PromptTuner
-from promptmm.distributed.resident import build_resident
-from promptmm.distributed.student_training import Examples, StudentJob, StudentTrainer
+from promptmm.distributed.student_training import Examples, StudentTrainer
 from promptmm.distributed.teacher_artifact import write_revision
 from promptmm.distributed.teacher_training import TeacherJob, TeacherTrainer
-from promptmm.distributed.worker import Worker
-from promptmm.graph_store.client import ItemShard
-from promptmm.graph_store.config import SourceConfig
-from promptmm.graph_store.dataset import open_dataset, write_dataset
-from promptmm.graph_store.formats import load_catalog
+from promptmm.jobs.settings import load_settings
 
 BATCH, DIM, LAYERS, NEGATIVES = 1024, 64, 2, 10
 
@@ -41,7 +33,7 @@ class Peer:
     def __init__(self, graph, features: dict[str, torch.Tensor]) -> None:
         users, items = graph.num_users, graph.num_items
         rows, columns = graph.users.rows, graph.users.columns
-        values = (graph.user_scale[rows] * graph.item_scale[columns]).squeeze(1)
+        values = graph.user_weights
         self.random = np.random.default_rng(0)
         self.ui = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, (users, items)).coalesce()
         self.iu = self.ui.t().coalesce()
@@ -145,51 +137,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.update(LOCAL_RANK="0", RANK="0", WORLD_SIZE="1")  # DeepSpeed asks for them
     with tempfile.TemporaryDirectory() as folder:
         run(folder, options)
 
 
 def run(folder: str, options) -> None:
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    source = SourceConfig(format="diffmm", path=options.path)
-    write_dataset(f"{folder}/dataset", load_catalog(source), {})
-    dataset = open_dataset(f"{folder}/dataset")
-    from promptmm.distributed.student_training import train_graph
-
-    graph, worker = train_graph(dataset), Worker(0, 1, torch.device("cpu"), ("here",))
-    optimizer = OptimizerConfig(batch_size=BATCH)
-    teacher = TeacherConfig(dim=DIM, layers=LAYERS, dropout=0.0, train=optimizer)
-    loaded = {m: dataset.features(m) for m in dataset.modalities}
-    shard = ItemShard(
-        torch.arange(dataset.num_items), {m: x for m, (x, _) in loaded.items()}, {m: torch.from_numpy(p) for m, (_, p) in loaded.items()}
-    )
-    resident = build_resident(worker, teacher, graph, shard)
-    cluster, evaluation = ClusterConfig(threads=options.threads), EvaluationConfig()
-    trainer = TeacherTrainer(TeacherJob(folder, teacher, evaluation, cluster, 0, None, None), worker, resident)
+    sizes = [f"{side}.dim={DIM}" for side in ("teacher", "student")] + [f"{side}.layers={LAYERS}" for side in ("teacher", "student")]
+    batches = [f"{side}.train.batch_size={BATCH}" for side in ("teacher", "student")]
+    more = [f"distill.num_uniform={NEGATIVES}", "teacher.dropout=0", "source.format=diffmm", f"source.path={options.path}"]
+    settings = load_settings(None, [*sizes, *batches, *more, f"run.dir={folder}", f"cluster.threads={options.threads}"])
+    worker = inprocess.start(options.threads)
+    dataset = inprocess.prepare(settings)
+    resident = inprocess.resident_teacher(settings, dataset, worker)
+    graph, distill = resident.graph, settings.distill
+    trainer = TeacherTrainer(TeacherJob(folder, settings.teacher, settings.evaluation, settings.cluster, 0, None, None), worker, resident)
     weights = trainer.weights()
-    vectors = trainer.vectors()
-    write_revision(
-        f"{folder}/teacher", 0, vectors, {k.removeprefix("reduction.prompt."): t for k, t in weights.items() if ".prompt." in k}, {}
-    )
-    distill = DistillationConfig(num_uniform=NEGATIVES)
-    student = StudentConfig(dim=DIM, layers=LAYERS, train=optimizer)
-    num_examples = graph.users.columns.numel()
-    job = StudentJob(folder, student, distill, LabelConfig(), evaluation, cluster, 0, num_examples, 0, 1, True, None, None)
-
-    labeler, epochs = Labeler(job.label_job()), 2
-    started, files = time.perf_counter(), {}
-    for epoch in range(epochs):
-        for block in range(labeler.job.num_blocks):
-            files[_block_name(epoch, block)] = write_block(folder, labeler, epoch, block)
+    prompt = {k.removeprefix("reduction.prompt."): t for k, t in weights.items() if ".prompt." in k}
+    write_revision(f"{folder}/teacher", 0, trainer.vectors(), prompt, {})
+    started, epochs = time.perf_counter(), 2
+    job = inprocess.write_labels(settings, dataset, epochs)
     labelling = (time.perf_counter() - started) / epochs
-    from promptmm.core.storage import publish_manifest
-
-    facts = {"revision": 0, "epochs": epochs, "num_examples": num_examples, "batch_size": BATCH}
-    facts |= {"steps_a_block": labeler.job.steps_a_block, "num_candidates": distill.num_candidates}
-    publish_manifest(labels_url(folder, 0), "labels", facts, files)
 
     ours, count = StudentTrainer(job, worker, graph), iter(range(1_000_000))
     stored = MaterialisedLabels(folder, job.label_job(worker), ours.modalities)
@@ -198,59 +165,26 @@ def run(folder: str, options) -> None:
     inline.tuner.reduction.requires_grad_(False).prompt.requires_grad_(True)
     examples = Examples(job.label_job(), graph, worker, inline.tuner)
     peer = Peer(graph, resident.features)
-    held_out, exclude = masks(dataset, "test")
+    held_out, exclude = inprocess.masks(dataset, "test")
     users, items = ours.final_vectors()
 
-    table = []
-    peer_student = median_seconds(peer.student_epoch, options.repeats)
-    table.append(
-        (
-            "student epoch, materialised labels",
-            peer_student,
-            median_seconds(lambda: ours.train_epoch(next(count), stored, None), options.repeats),
-        )
-    )
-    table.append(
-        (
-            "student epoch, inline (prompt tuned too)",
-            peer_student,
-            median_seconds(lambda: inline.train_epoch(next(count), examples, None), options.repeats),
-        )
-    )
+    def compare(name: str, theirs, mine) -> None:
+        peer_seconds, seconds = (median_seconds(work, options.repeats) for work in (theirs, mine))
+        print(f"| {name} | {peer_seconds:.2f} | {seconds:.3f} | {peer_seconds / seconds:.1f} |", flush=True)
+
+    what = f"{options.threads} threads, batch {BATCH}, d = {DIM}, {LAYERS} layers, {NEGATIVES} negatives a list"
+    print(f"| {what} | peer, s | ours, s | ratio |\n|---|---:|---:|---:|")
+    compare("student epoch, materialised labels", peer.student_epoch, lambda: ours.train_epoch(next(count), stored, None))
+    compare("student epoch, inline (prompt tuned too)", peer.student_epoch, lambda: inline.train_epoch(next(count), examples, None))
     inline.tuner.reduction.requires_grad_(True)
-    table.append(
-        (
-            "teacher epoch",
-            median_seconds(peer.teacher_epoch, options.repeats),
-            median_seconds(lambda: trainer.train_epoch(next(count), None), options.repeats),
-        )
+    compare("teacher epoch", peer.teacher_epoch, lambda: trainer.train_epoch(next(count), None))
+    num_users = int((held_out.degrees > 0).sum())
+    compare(
+        f"full ranking of {num_users:,} users",
+        lambda: peer.evaluate(held_out, exclude),
+        lambda: evaluate(users, items, held_out, exclude, [20]),
     )
-    table.append((
-        f"full ranking of {int((held_out.degrees > 0).sum()):,} users",
-        median_seconds(lambda: peer.evaluate(held_out, exclude), options.repeats),
-        median_seconds(lambda: evaluate(users, items, held_out, exclude, [20]), options.repeats),
-    ))  # fmt: skip
-    print(
-        f"| {options.threads} threads, batch {BATCH}, d = {DIM}, {LAYERS} layers, {NEGATIVES} negatives a list | peer, s | ours, s | ratio |"
-    )
-    print("|---|---:|---:|---:|")
-    for name, theirs, mine in table:
-        print(f"| {name} | {theirs:.2f} | {mine:.3f} | {theirs / mine:.1f} |")
     print(f"\nlabelling an epoch (one process, written to disk): {labelling:.2f} s")
-
-
-def write_block(folder: str, labeler: Labeler, epoch: int, block: int) -> dict:
-    import hashlib
-
-    import pyarrow as pa
-    from promptmm.core.storage import join, write_bytes
-
-    sink, table = pa.BufferOutputStream(), labeler.table(epoch, block)
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    data = sink.getvalue().to_pybytes()
-    write_bytes(join(labels_url(folder, 0), _block_name(epoch, block)), data)
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .config import DistillationConfig
 from .losses import bpr_loss, embedding_loss, l2_loss, list_loss, pair_loss
+from .scoring import candidate_scores
 from .teacher import TeacherVectors
 
 
@@ -46,11 +47,6 @@ class Labels:
         return Labels(users, candidates, move(self.scores, torch.float32), move(self.modal_scores, torch.float32))
 
 
-def candidate_scores(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
-    """Dot products [batch, 1 + K] of each user with its candidates."""
-    return torch.einsum("bd,bkd->bk", user_vectors[users], item_vectors[candidates])
-
-
 def label(vectors: TeacherVectors, users: Tensor, candidates: Tensor) -> Labels:
     """The teacher's labels for candidate lists; differentiable with respect to the vectors.
 
@@ -78,7 +74,7 @@ class Decoders(nn.Module):
 
 
 def distillation_terms(
-    student_users: Tensor,
+    scores: Tensor,
     student_items: Tensor,
     labels: Labels,
     unique_items: Tensor,
@@ -90,7 +86,8 @@ def distillation_terms(
     """λ1 L_pair, λ2 L_list and λ3 L_emb, the terms that teacher and student share (method.md 3 and 4).
 
     Args:
-        student_users, student_items: The student's final vectors, whole.
+        scores: The student's scores of the batch's candidates [batch, 1 + K].
+        student_items: The student's final item vectors, whole.
         labels: The batch, or one shard of it.
         unique_items: int64 [n], the unique positive items of the global batch.
         targets: From item indices to the teacher's vectors M_m^I by modality.
@@ -98,13 +95,12 @@ def distillation_terms(
     """
     assert labels.scores is not None
     assert labels.modal_scores is not None
-    student = candidate_scores(student_users, student_items, labels.users, labels.candidates)
     terms = {}
     if config.pair_weight:
-        terms["pair"] = config.pair_weight * pair_loss(student, labels.scores, config.temperature, num_examples)
+        terms["pair"] = config.pair_weight * pair_loss(scores, labels.scores, config.temperature, num_examples)
     if config.list_weight:
         terms["list"] = config.list_weight * list_loss(
-            student,
+            scores,
             labels.modal_scores,
             config.temperature,
             config.reweight_temperature,
@@ -120,13 +116,11 @@ def distillation_terms(
     return terms
 
 
-def student_terms(
-    student_users: Tensor, student_items: Tensor, rows: list[Tensor], labels: Labels, l2: float, num_examples: float
-) -> dict[str, Tensor]:
+def student_terms(scores: Tensor, rows: list[Tensor], l2: float, num_examples: float) -> dict[str, Tensor]:
     """BPR(S) with the first candidate as the negative, and L2 on the batch's layer-0 rows.
 
     Args:
+        scores: The student's scores of the batch's candidates [batch, 1 + K].
         rows: Layer-0 rows of the users, positives and negatives, each [batch, d_S].
     """
-    scores = candidate_scores(student_users, student_items, labels.users, labels.candidates[:, :2])
     return {"bpr": bpr_loss(scores[:, 0], scores[:, 1], num_examples), "l2": l2 * l2_loss(rows, num_examples)}

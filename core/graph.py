@@ -56,26 +56,23 @@ class Csr:
 
 
 class _NeighbourSum(torch.autograd.Function):
-    """out[r] = Σ_{c in row r} x[c]; the backward pass is the same sum over the transposed rows.
+    """out[r] = Σ_{c in row r} w_rc x[c]; the backward pass is the same sum over the transposed rows.
 
-    `embedding_bag` is the fastest exact gather-and-sum that torch has on a CPU (about 10 times torch.sparse), and runs on any device.
+    `embedding_bag` is the fastest exact gather-and-sum that torch has on a CPU (benchmarks/README.md), and runs on any device.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, pointers: Tensor, columns: Tensor, back_pointers: Tensor, back_columns: Tensor) -> Tensor:
-        ctx.save_for_backward(back_pointers, back_columns)
-        return F.embedding_bag(columns, x, pointers, mode="sum", include_last_offset=True)
+    def forward(ctx, x: Tensor, rows: Csr, weights: Tensor, back_rows: Csr, back_weights: Tensor) -> Tensor:
+        ctx.back = back_rows, back_weights
+        return _weighted_sum(x, rows, weights)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        pointers, columns = ctx.saved_tensors
-        return (
-            F.embedding_bag(columns, grad.contiguous(), pointers, mode="sum", include_last_offset=True),
-            None,
-            None,
-            None,
-            None,
-        )
+        return _weighted_sum(grad.contiguous(), *ctx.back), None, None, None, None
+
+
+def _weighted_sum(x: Tensor, rows: Csr, weights: Tensor) -> Tensor:
+    return F.embedding_bag(rows.columns, x, rows.pointers, mode="sum", include_last_offset=True, per_sample_weights=weights.to(x.dtype))
 
 
 @dataclass(frozen=True)
@@ -85,22 +82,24 @@ class BipartiteGraph:
     Attributes:
         users: Items of each user.
         items: Users of each item.
-        user_scale: D_U^-1/2, float32 [num_users, 1], 0 where the degree is 0.
-        item_scale: D_I^-1/2, float32 [num_items, 1].
+        user_weights: Ã's entry for every edge in the order of `users`, float32 [num_edges].
+        item_weights: The same in the order of `items`.
     """
 
     users: Csr
     items: Csr
-    user_scale: Tensor
-    item_scale: Tensor
+    user_weights: Tensor
+    item_weights: Tensor
 
     @staticmethod
     def from_pairs(users: Tensor, items: Tensor, num_users: int, num_items: int) -> "BipartiteGraph":
         """Builds from the int64 train pairs, in any order."""
         by_user = Csr.from_pairs(users, items, num_users, num_items)
         by_item = Csr.from_pairs(items, users, num_items, num_users)
-        scales = [torch.where(c.degrees > 0, c.degrees.clamp(min=1).float().rsqrt(), 0.0)[:, None] for c in (by_user, by_item)]
-        return BipartiteGraph(by_user, by_item, *scales)
+        user_scale, item_scale = (c.degrees.clamp(min=1).double().rsqrt() for c in (by_user, by_item))
+        user_weights = (user_scale[by_user.rows] * item_scale[by_user.columns]).float()
+        item_weights = (item_scale[by_item.rows] * user_scale[by_item.columns]).float()
+        return BipartiteGraph(by_user, by_item, user_weights, item_weights)
 
     @property
     def num_users(self) -> int:
@@ -111,29 +110,15 @@ class BipartiteGraph:
         return self.items.num_rows
 
     def to(self, device: torch.device | str) -> "BipartiteGraph":
-        return BipartiteGraph(self.users.to(device), self.items.to(device), self.user_scale.to(device), self.item_scale.to(device))
+        return BipartiteGraph(self.users.to(device), self.items.to(device), self.user_weights.to(device), self.item_weights.to(device))
 
     def to_users(self, x: Tensor) -> Tensor:
         """Ã x: [num_items, d] -> [num_users, d]."""
-        total = _NeighbourSum.apply(
-            self.item_scale.to(x.dtype) * x,
-            self.users.pointers,
-            self.users.columns,
-            self.items.pointers,
-            self.items.columns,
-        )
-        return self.user_scale.to(x.dtype) * total
+        return _NeighbourSum.apply(x, self.users, self.user_weights, self.items, self.item_weights)
 
     def to_items(self, x: Tensor) -> Tensor:
         """Ã^T x: [num_users, d] -> [num_items, d]."""
-        total = _NeighbourSum.apply(
-            self.user_scale.to(x.dtype) * x,
-            self.items.pointers,
-            self.items.columns,
-            self.users.pointers,
-            self.users.columns,
-        )
-        return self.item_scale.to(x.dtype) * total
+        return _NeighbourSum.apply(x, self.items, self.item_weights, self.users, self.user_weights)
 
     def light_propagation(self, users: Tensor, items: Tensor, num_layers: int) -> tuple[Tensor, Tensor]:
         """LightGCN: the mean of layers 0..num_layers (He et al. 2020, eq. 3-4)."""

@@ -19,12 +19,14 @@ def top_k_of_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         Values [rows, k] in descending order and their columns, int64 [rows, k].
     """
-    values, columns = torch.topk(scores, k, dim=1, sorted=False)
-    # torch.topk keeps any of the scores that tie with the last one: redo the rows where there was a choice.
-    tied = ((scores >= values.amin(1, keepdim=True)).sum(1) > k).nonzero().squeeze(1)
-    if tied.numel():
-        order = torch.sort(scores[tied], dim=1, descending=True, stable=True)
-        values[tied], columns[tied] = order.values[:, :k], order.indices[:, :k]
+    values, columns = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
+    if values.shape[1] > k:
+        # torch.topk keeps any of the scores that tie with the last one: redo the rows where there was a choice.
+        tied = (values[:, k] == values[:, k - 1]).nonzero().squeeze(1)
+        values, columns = values[:, :k].contiguous(), columns[:, :k].contiguous()
+        if tied.numel():
+            order = torch.sort(scores[tied], dim=1, descending=True, stable=True)
+            values[tied], columns[tied] = order.values[:, :k], order.indices[:, :k]
     columns, by_index = columns.sort(1)
     values, by_score = torch.sort(values.gather(1, by_index), dim=1, descending=True, stable=True)
     return values, columns.gather(1, by_score)

@@ -11,13 +11,27 @@ from .graph import BipartiteGraph
 from .losses import bpr_loss, l2_loss
 from .random import derive_seed, dropout
 from .sampling import STREAM_DROPOUT, STREAM_INITIAL
+from .scoring import candidate_scores
+
+
+class _RowNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = torch.where(norm > 0, 1 / norm, 0.0)
+        y = x * inverse
+        ctx.save_for_backward(y, inverse)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        y, inverse = ctx.saved_tensors
+        return torch.addcmul(grad, y, (grad * y).sum(-1, keepdim=True), value=-1).mul_(inverse)
 
 
 def rownorm(x: Tensor) -> Tensor:
     """Rows scaled to unit length; a zero row stays zero and passes no gradient (its direction is not defined)."""
-    zero = (x == 0).all(-1, keepdim=True)
-    norm = torch.where(zero, 1.0, x).norm(dim=-1, keepdim=True)
-    return torch.where(zero, 0.0, x / norm)
+    return _RowNorm.apply(x)
 
 
 @dataclass(frozen=True)
@@ -216,9 +230,11 @@ def teacher_loss(
         num_examples: Size of the global batch, where `users` is one shard of it: the shards' per-example terms add up to the mean.
     """
 
+    pairs = torch.stack([positives, negatives], 1)
+
     def bpr(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
-        u = user_vectors[users]
-        return bpr_loss((u * item_vectors[positives]).sum(1), (u * item_vectors[negatives]).sum(1), num_examples)
+        scores = candidate_scores(user_vectors, item_vectors, users, pairs)
+        return bpr_loss(scores[:, 0], scores[:, 1], num_examples)
 
     terms = {"bpr": bpr(vectors.user, vectors.item)}
     if config.feature_loss_weight:

@@ -214,25 +214,25 @@ def labels_url(run_url: str, revision: int) -> str:
     return join(run_url, "labels", f"rev-{revision}")
 
 
+def write_block(labeler: Labeler, url: str, epoch: int, block: int) -> dict:
+    """Writes a block as an Arrow IPC file below `url`; returns its name, size, checksum and number of rows."""
+    sink, table = pa.BufferOutputStream(), labeler.table(epoch, block)
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    data, name = sink.getvalue().to_pybytes(), _block_name(epoch, block)
+    write_bytes(join(url, name), data)
+    return {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": table.num_rows}
+
+
 class LabelWriter(Labeler):
-    """A labeler that writes its blocks as Arrow IPC files below a URL and returns their sizes and checksums."""
+    """A labeler that writes its blocks below a URL and returns what `write_block` says of them."""
 
     def __init__(self, job: LabelJob, url: str) -> None:
         super().__init__(job)
         self.url = url
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = []
-        for row in batch.to_pylist():
-            sink = pa.BufferOutputStream()
-            table = self.table(row["epoch"], row["block"])
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
-            data = sink.getvalue().to_pybytes()
-            name = _block_name(row["epoch"], row["block"])
-            write_bytes(join(self.url, name), data)
-            rows.append({"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": table.num_rows})
-        return pa.Table.from_pylist(rows)
+        return pa.Table.from_pylist([write_block(self, self.url, row["epoch"], row["block"]) for row in batch.to_pylist()])
 
 
 def _blocks_of(job: LabelJob, epochs: range) -> Any:
@@ -269,6 +269,11 @@ def materialise(job: LabelJob, run_url: str, epochs: int, num_labelers: int, met
         )
         .take_all()
     )  # fmt: skip
+    return publish_labels(job, url, epochs, written, metadata)
+
+
+def publish_labels(job: LabelJob, url: str, epochs: int, written: list[dict], metadata: dict) -> dict:
+    """Completes labels/rev-<r>/ from what `write_block` said of every block; returns the manifest's facts, bytes and rows."""
     files = {row["name"]: {"bytes": row["bytes"], "sha256": row["sha256"]} for row in written}
     facts = {
         "revision": job.revision,

@@ -1,16 +1,18 @@
 """Starting Ray, and running one loop on Ray Train workers with progress on the driver's terminal."""
 
+import _thread
 import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
 
 from ..core.errors import InputError
-from ..core.storage import filesystem, is_local, join, local_path
+from ..core.storage import filesystem, is_local, join, local_path, remove
 from .config import ClusterConfig
 from .progress import ProgressLines
 
@@ -43,6 +45,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         return
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its C++ core writes over the progress lines
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
         # Logical CPUs: workers, labelers and Ray Data's own tasks; torch's threads are what bounds the real load.
@@ -65,13 +68,24 @@ def start_progress() -> Any:
 
 
 @contextlib.contextmanager
-def printing(lines: Any) -> Iterator[None]:
-    """Prints the workers' lines while the block runs."""
-    done = threading.Event()
+def watching(lines: Any, start_timeout: float, needs: str) -> Iterator[None]:
+    """Prints the workers' lines while the block runs, and interrupts it where no worker has started in time.
+
+    Raises:
+        RuntimeError: the cluster did not give the workers their resources within `start_timeout` seconds.
+    """
+    done, late = threading.Event(), threading.Event()
+    deadline = time.monotonic() + start_timeout
 
     def show() -> None:
+        started = False
         while True:
             last = done.wait(POLL_SECONDS)
+            if not started and not late.is_set() and time.monotonic() > deadline:
+                started = ray.get(lines.has_started.remote())
+                if not started and not last:
+                    late.set()
+                    _thread.interrupt_main()
             try:
                 for line in ray.get(lines.drain.remote(), timeout=10):
                     print(line, flush=True)
@@ -84,6 +98,13 @@ def printing(lines: Any) -> Iterator[None]:
     thread.start()
     try:
         yield
+    except KeyboardInterrupt:
+        if late.is_set():
+            raise RuntimeError(
+                f"no worker started within cluster.start_timeout={start_timeout:.0f} seconds: the cluster has no room for {needs}; "
+                "add hosts, ask for fewer workers, or raise the timeout"
+            ) from None
+        raise
     finally:
         done.set()
         thread.join(timeout=15)
@@ -108,8 +129,14 @@ def fit(name: str, loop: Callable[[dict], None], arguments: dict, config: Cluste
     if not is_local(storage_url):
         fs, path = filesystem(storage_url)
         storage = {"storage_path": path, "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))}
+    run_name = f"{name}-{os.getpid()}-{os.urandom(3).hex()}"
+
+    def announced(loop_arguments: dict) -> None:
+        ray.get(lines.start.remote())
+        loop(loop_arguments)
+
     trainer = TorchTrainer(
-        loop,
+        announced,
         train_loop_config=arguments,
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
@@ -119,16 +146,19 @@ def fit(name: str, loop: Callable[[dict], None], arguments: dict, config: Cluste
             placement_strategy="SPREAD",
         ),
         run_config=RunConfig(
-            name=f"{name}-{os.getpid()}-{os.urandom(3).hex()}",
+            name=run_name,
             failure_config=FailureConfig(max_failures=config.max_failures),
             **storage,
         ),
     )
-    with printing(lines):
+    needs = f"{config.num_workers} workers of 1 CPU{' and 1 GPU' if config.use_gpu else ''} each"
+    with watching(lines, config.start_timeout, needs):
         try:
             trainer.fit()
         except Exception as error:
             raise _explain(name, error) from error
+        finally:
+            remove(join(storage_url, run_name))  # Ray's own snapshots: resuming is ours
 
 
 def _explain(name: str, error: Exception) -> Exception:

@@ -20,6 +20,15 @@ class ProgressLines:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.started = False
+
+    def start(self) -> None:
+        """Notes that workers have their resources and run."""
+        self.started = True
+
+    def has_started(self) -> bool:
+        """Whether any worker runs."""
+        return self.started
 
     def add(self, line: str) -> None:
         """Queues a line."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core.config import DistillationConfig, TeacherConfig
 from ..core.distillation import Decoders, distillation_terms, label
 from ..core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice
+from ..core.scoring import candidate_scores
 from ..core.storage import join
 from ..core.teacher import FeatureReduction, TeacherVectors, teacher_loss
 from .checkpoints import take_prefix
@@ -72,7 +73,7 @@ class PromptTuner:
 
     def terms(
         self,
-        student_users: Tensor,
+        scores: Tensor,
         student_items: Tensor,
         users: Tensor,
         candidates: Tensor,
@@ -82,7 +83,13 @@ class PromptTuner:
     ) -> dict[str, Tensor]:
         """λ1 L_pair + λ2 L_list + λ3 L_emb + λ_anchor times the teacher's own loss.
 
-        Gradients reach the prompt, and the student where its vectors carry them.
+        Gradients reach the prompt, and the student where its scores and vectors carry them.
+
+        Args:
+            scores: The student's scores of the candidates [batch, 1 + K].
+            student_items: The student's final item vectors, whole.
+            users, candidates: int64 [batch] and [batch, 1 + K].
+            unique_items, decoders, num_examples: As in `distillation_terms`.
         """
         vectors = self.vectors()
         labels = label(vectors, users, candidates)
@@ -90,7 +97,7 @@ class PromptTuner:
         def targets(items: Tensor) -> list[Tensor]:
             return [vectors.modal_item[m][items] for m in vectors.modal_item]
 
-        terms = distillation_terms(student_users, student_items, labels, unique_items, targets, decoders, num_examples, self.config)
+        terms = distillation_terms(scores, student_items, labels, unique_items, targets, decoders, num_examples, self.config)
         if self.config.anchor_weight:
             own = teacher_loss(
                 vectors,
@@ -130,7 +137,8 @@ def tune_prompt_loop(arguments: dict) -> None:
     for step in range(job.config.tuning_steps):
         users, candidates, batch_size = tuning_batch(label_job, graph.users.rows, graph.users.columns, unseen, tuner, epoch, step, worker)
         unique = worker.union(candidates[:, 0])
-        terms = tuner.terms(users_vectors, items_vectors, users, candidates, unique, decoders, batch_size / worker.world_size)
+        scores = candidate_scores(users_vectors, items_vectors, users, candidates)
+        terms = tuner.terms(scores, items_vectors, users, candidates, unique, decoders, batch_size / worker.world_size)
         loss = torch.stack(list(terms.values())).sum()
         worker.check_finite(loss, f"prompt-tuning step {step} of revision {job.revision}")
         loss.backward()

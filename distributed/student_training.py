@@ -12,6 +12,7 @@ from ..core.config import DistillationConfig, EvaluationConfig, StudentConfig, a
 from ..core.distillation import Decoders, Labels, distillation_terms, student_terms
 from ..core.graph import BipartiteGraph
 from ..core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice
+from ..core.scoring import candidate_scores
 from ..core.storage import join, write_artifact
 from ..core.student import build_student
 from ..graph_store.dataset import Dataset, open_dataset
@@ -68,8 +69,7 @@ class StudentJob:
 
     def say(self, text: str) -> None:
         """Shows a line on the driver's terminal."""
-        if self.lines is not None:
-            self.lines.add.remote(f"[student] {text}")
+        Recorder("", "student", self.lines).say(text)
 
 
 class Examples:
@@ -95,10 +95,14 @@ class Examples:
 
 
 def train_student_loop(arguments: dict) -> None:
-    """The loop of one worker: load, resume, train with validation and checkpoints up to the round's end, write the student at the last."""
+    """The loop of one Ray Train worker."""
     job: StudentJob = arguments["job"]
+    run_student(job, Worker.current(job.cluster.use_gpu, job.cluster.worker_threads))
+
+
+def run_student(job: StudentJob, worker: Worker) -> None:
+    """Resumes, trains with validation and checkpoints up to the round's end, and writes the student at the last."""
     optimizer_config = job.student.train
-    worker = Worker.current(job.cluster.use_gpu, job.cluster.worker_threads)
     dataset = open_dataset(join(job.run_url, "dataset"), job.cluster.cache_dir)
     graph = train_graph(dataset).to(worker.device)
     trainer = StudentTrainer(job, worker, graph)
@@ -209,13 +213,14 @@ class StudentTrainer:
         share = num_examples / self.worker.world_size
         users, items = self.model.vectors(self.graph)
         rows = self.model.rows(labels.users, [labels.candidates[:, 0], labels.candidates[:, 1]])
-        terms = student_terms(users, items, rows, labels, self.job.student.l2, share)
+        scores = candidate_scores(users, items, labels.users, labels.candidates)
+        terms = student_terms(scores, rows, self.job.student.l2, share)
         if self.revision is not None:
             unique = self.worker.union(labels.candidates[:, 0])
             if self.tuner is not None:
-                terms.update(self.tuner.terms(users, items, labels.users, labels.candidates, unique, self.decoders, share))
+                terms.update(self.tuner.terms(scores, items, labels.users, labels.candidates, unique, self.decoders, share))
             else:
-                terms.update(distillation_terms(users, items, labels, unique, self._targets, self.decoders, share, self.job.config))
+                terms.update(distillation_terms(scores, items, labels, unique, self._targets, self.decoders, share, self.job.config))
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         self.worker.average_gradients(self.trained)

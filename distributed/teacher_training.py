@@ -83,12 +83,16 @@ def stage_url(run_url: str, stage: str) -> str:
 
 
 def train_teacher_loop(arguments: dict) -> None:
-    """The loop of one worker: load, resume, train with validation and checkpoints, then infer exactly and write the artifact."""
+    """The loop of one Ray Train worker."""
     job: TeacherJob = arguments["job"]
-    config, optimizer_config = job.config, job.config.train
     worker = Worker.current(job.cluster.use_gpu, job.cluster.worker_threads)
+    run_teacher(job, worker, load_resident(worker, job.service, job.config))
+
+
+def run_teacher(job: TeacherJob, worker: Worker, resident: ResidentTeacher) -> None:
+    """Resumes, trains with validation and checkpoints, then infers exactly and writes the artifact."""
+    optimizer_config = job.config.train
     dataset = open_dataset(join(job.run_url, "dataset"), job.cluster.cache_dir)
-    resident = load_resident(worker, job.service, config)
     trainer = TeacherTrainer(job, worker, resident)
     validate = Validation.of(dataset, resident.graph.users, job.evaluation, worker)
     recorder = Recorder(stage_url(job.run_url, "teacher"), "teacher", job.lines)

@@ -132,8 +132,8 @@ class GraphServer:
                 self.process.wait(STOP_SECONDS)
         if self.session:
             sweep_shared_memory(self.session)
-        if self.workdir is not None:
-            shutil.rmtree(self.workdir, ignore_errors=True)
+            for folder in Path(tempfile.gettempdir()).glob(f"promptmm-{self.session}-*"):  # ours, and those of killed clients
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_shared_memory(session: str) -> list[str]:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from promptmm.core.config import DistillationConfig, StudentConfig, TeacherConfig
-from promptmm.core.distillation import Decoders, Labels, candidate_scores, distillation_terms, label, student_terms
+from promptmm.core.distillation import Decoders, Labels, distillation_terms, label, student_terms
 from promptmm.core.errors import InputError
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.losses import bpr_loss, embedding_loss, list_loss, pair_loss
+from promptmm.core.scoring import candidate_scores
 from promptmm.core.student import build_student, project
 from promptmm.core.teacher import IdTables, PromptConstants, PromptModule, TeacherVectors, teacher_vectors
 
@@ -231,7 +232,8 @@ def terms_of(users, items, labels, teacher, config=CONFIG, num_examples=4.0, dec
         return [x[at] for x in teacher.modal_item.values()]
 
     decoders = decoders or Decoders(["a", "b"], items.shape[1], 3, learnt=False)
-    return distillation_terms(users, items, labels, unique, targets, decoders, num_examples, config)
+    scores = candidate_scores(users, items, labels.users, labels.candidates)
+    return distillation_terms(scores, items, labels, unique, targets, decoders, num_examples, config)
 
 
 def test_terms(teacher):
@@ -303,7 +305,13 @@ def test_the_prompt_learns_from_the_pair_loss(graph):
 def test_the_students_own_terms():
     users, items = draw(50, NUM_USERS, 3), draw(51, NUM_ITEMS, 3)
     rows = [users[LISTS[0]], items[LISTS[1][:, 0]], items[LISTS[1][:, 1]]]
-    terms = student_terms(users, items, rows, Labels(*LISTS), l2=0.1, num_examples=4)
+    terms = student_terms(candidate_scores(users, items, *LISTS), rows, l2=0.1, num_examples=4)
     positive, negative = ((users[LISTS[0]] * items[LISTS[1][:, place]]).sum(1) for place in (0, 1))
     torch.testing.assert_close(terms["bpr"], bpr_loss(positive, negative, 4))
     torch.testing.assert_close(terms["l2"], 0.1 * 0.5 * sum(r.square().sum() for r in rows) / 4)
+
+
+def test_candidate_scores_pass_gradcheck():
+    users, items = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (4, 5))
+    rows, candidates = torch.tensor([0, 3, 3]), torch.tensor([[4, 1], [1, 1], [0, 4]])  # repeated users and items
+    assert torch.autograd.gradcheck(lambda u, i: candidate_scores(u, i, rows, candidates), (users, items))

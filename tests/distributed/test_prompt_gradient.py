@@ -3,10 +3,11 @@
 import pytest
 import torch
 from promptmm.core.config import DistillationConfig, StudentConfig, TeacherConfig
-from promptmm.core.distillation import Decoders, Labels, student_terms
+from promptmm.core.distillation import Decoders, student_terms
 from promptmm.core.features import FeatureMoments, Standardisation, principal_axes
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.sampling import UnseenItems, candidate_lists
+from promptmm.core.scoring import candidate_scores
 from promptmm.core.student import build_student
 from promptmm.core.teacher import IdTables, PromptConstants, build_reduction
 from promptmm.distributed.prompt_tuning import PromptTuner
@@ -65,13 +66,14 @@ def test_inline_and_rounds_agree(setting):
     inline = make_tuner()  # the student's loop: one backward pass for both
     su, si = student.vectors(graph)
     rows = student.rows(users, [candidates[:, 0], candidates[:, 1]])
-    terms = student_terms(su, si, rows, Labels(users, candidates), 1e-4, len(users))
-    terms.update(inline.terms(su, si, users, candidates, unique, decoders, len(users)))
+    scores = candidate_scores(su, si, users, candidates)
+    terms = student_terms(scores, rows, 1e-4, len(users))
+    terms.update(inline.terms(scores, si, users, candidates, unique, decoders, len(users)))
     torch.stack(list(terms.values())).sum().backward()
     assert float(student.ids.user.grad.abs().sum()) > 0
     rounds = make_tuner()  # the tuning loop: the student is fixed
     fixed = [x.detach() for x in student.vectors(graph)]
-    terms = rounds.terms(*fixed, users, candidates, unique, decoders, len(users))
+    terms = rounds.terms(candidate_scores(*fixed, users, candidates), fixed[1], users, candidates, unique, decoders, len(users))
     torch.stack(list(terms.values())).sum().backward()
     expected = gradients(inline)
     for name, grad in gradients(rounds).items():
@@ -83,7 +85,10 @@ def test_only_the_prompt_moves(setting):
     graph, make_tuner, student, decoders, users, candidates = setting
     tuner = make_tuner()
     before = {name: p.clone() for name, p in tuner.reduction.state_dict().items()}
-    terms = tuner.terms(*student.vectors(graph), users, candidates, torch.unique(candidates[:, 0]), decoders, len(users))
+    su, si = student.vectors(graph)
+    terms = tuner.terms(
+        candidate_scores(su, si, users, candidates), si, users, candidates, torch.unique(candidates[:, 0]), decoders, len(users)
+    )
     torch.stack(list(terms.values())).sum().backward()
     tuner.step(Worker(0, 1, torch.device("cpu"), ("here",)))
     moved = {name for name, p in tuner.reduction.state_dict().items() if not torch.equal(p, before[name])}
