@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint slow bench clean
+.PHONY: setup demo test lint slow clean
 
 setup: $(READY)
 

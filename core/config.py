@@ -106,6 +106,12 @@ class DistillationConfig:
             )
         if self.regime == "inline" and self.rounds != 1:
             raise InputError(f"distill.rounds={self.rounds} has no meaning with distill.regime=inline; set rounds=1 or regime=rounds")
+        taught = self.pair_weight or self.list_weight or self.embedding_weight
+        if self.use_teacher and not taught:
+            raise InputError(
+                "distill.pair_weight, list_weight and embedding_weight are all 0: there is nothing to learn from the teacher; "
+                "set one of them, or distill.use_teacher=false"
+            )
         if self.regime == "inline" and not self.use_teacher:
             raise InputError("distill.regime=inline needs distill.use_teacher=true")
 

@@ -118,9 +118,10 @@ class RankingMetrics:
         ranked, held_out = ranked.cpu(), held_out.to("cpu")
         labels = torch.stack([held_out.rows, held_out.columns])
         self.collection.update(ranked, labels)
-        keys = held_out.rows * held_out.num_columns + held_out.columns
+        width = held_out.num_columns + 1  # one more for the mark of an empty place
+        keys = held_out.rows * width + held_out.columns
         rows = torch.arange(ranked.shape[0])[:, None]
-        hits = torch.isin(rows * held_out.num_columns + ranked, keys).double()
+        hits = torch.isin(rows * width + ranked, keys).double()
         discount = 1 / torch.arange(2, ranked.shape[1] + 2, dtype=torch.float64).log2()
         ideal = torch.cat([torch.zeros(1, dtype=torch.float64), discount.cumsum(0)])
         for at, k in enumerate(self.cutoffs):

@@ -149,6 +149,7 @@ def write_artifact(url: str, kind: str, metadata: dict) -> Iterator[Path]:
             os.replace(staging, target)
             shutil.rmtree(old, ignore_errors=True)
         else:
+            remove(join(url, MANIFEST))  # first, so that a kill in between leaves no manifest without its files
             remove(url)
             fs, path = filesystem(url)
             for name in manifest["files"]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.errors import InputError
 from ..core.storage import filesystem, has_artifact, join, open_artifact, remove, write_artifact
 
 KEEP = 2
@@ -57,7 +58,11 @@ class Checkpoints:
 
         for epoch in reversed(self._epochs()):
             if has_artifact(self._at(epoch)):
-                folder, manifest = open_artifact(self._at(epoch), "checkpoint", self.cache_dir)
+                try:
+                    folder, manifest = open_artifact(self._at(epoch), "checkpoint", self.cache_dir)
+                except InputError as error:  # damaged: the one before it loses less than starting again
+                    print(f"checkpoint left out: {error}", flush=True)
+                    continue
                 return load_file(str(folder / "state.safetensors")), manifest["state"]
         return None
 

@@ -61,6 +61,11 @@ class LabelJob:
     world_size: int = 1
     threads: int = 1
 
+    def candidates(self) -> dict:
+        """What decides the candidate lists, for the manifest of materialised labels."""
+        config = self.config
+        return {"num_uniform": config.num_uniform, "num_top": config.num_top, "top_depth": config.top_depth, "seed": self.seed}
+
     @property
     def num_steps(self) -> int:
         """Steps of an epoch."""
@@ -91,6 +96,8 @@ def top_unseen(users: Tensor, items: Tensor, seen: Csr, train: Csr, depth: int) 
         depth: Length of the ranking.
     """
     depth = min(depth, train.num_columns - int(train.degrees.max()))
+    if not users.shape[0]:  # a worker without a share of a small last batch
+        return torch.zeros(0, depth, dtype=torch.int64, device=users.device)
     return torch.cat([ranked for _, _, ranked in top_k(users, items, depth, seen)])
 
 
@@ -281,7 +288,7 @@ def publish_labels(job: LabelJob, url: str, epochs: int, written: list[dict], me
         "num_examples": job.num_examples,
         "batch_size": job.batch_size,
         "steps_a_block": job.steps_a_block,
-        "num_candidates": job.config.num_candidates,
+        **job.candidates(),
         **metadata,
     }
     publish_manifest(url, "labels", facts, files)
@@ -294,11 +301,8 @@ class MaterialisedLabels:
     def __init__(self, run_url: str, job: LabelJob, modalities: list[str]) -> None:
         self.folder, self.manifest = open_artifact(labels_url(run_url, job.revision), "labels", job.cache_dir)
         self.job, self.modalities = job, modalities
-        for name, expected in (
-            ("batch_size", job.batch_size),
-            ("num_examples", job.num_examples),
-            ("num_candidates", job.config.num_candidates),
-        ):
+        expected_facts = {"batch_size": job.batch_size, "num_examples": job.num_examples, **job.candidates()}
+        for name, expected in expected_facts.items():
             if self.manifest[name] != expected:
                 raise InputError(f"{labels_url(run_url, job.revision)}: {name} {self.manifest[name]}, {expected} expected; run label again")
 
@@ -323,6 +327,9 @@ class StreamedLabels:
         import ray.data
 
         self.job, self.modalities = job, modalities
+        self._blocks: Iterator[pa.Table] = iter(())
+        if not epochs:  # a round that was finished before it was interrupted
+            return
         stream = _blocks_of(job, epochs).map_batches(
             Labeler, fn_constructor_args=(job,), batch_size=1, batch_format="pyarrow", num_cpus=1,
             compute=ray.data.ActorPoolStrategy(size=num_labelers),
@@ -355,7 +362,8 @@ class StreamedLabels:
 
     def close(self) -> None:
         """Ends the execution and its labelers."""
-        self._blocks.close()  # type: ignore[attr-defined]
+        if hasattr(self._blocks, "close"):
+            self._blocks.close()
 
 
 def teacher_digest(job: LabelJob) -> str:

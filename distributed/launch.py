@@ -4,6 +4,8 @@ import _thread
 import contextlib
 import logging
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ from .config import ClusterConfig
 from .progress import ProgressLines
 
 POLL_SECONDS = 0.5
+CALL_SECONDS = 60.0
+LOOPBACK = "127.0.0.2"
 
 
 def worker_environment(config: ClusterConfig) -> dict[str, str]:
@@ -45,11 +49,15 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         return
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its C++ core writes over the progress lines
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
         # Logical CPUs: workers, labelers and Ray Data's own tasks; torch's threads are what bounds the real load.
-        options.update(num_cpus=max(os.cpu_count() or 1, 2 * config.num_workers + config.num_labelers + 2), include_dashboard=False)
+        # Every worker may stream from labelers of its own.
+        num_cpus = max(os.cpu_count() or 1, config.num_workers * (1 + config.num_labelers) + 2)
+        options.update(num_cpus=num_cpus, include_dashboard=False)
+        if sys.platform == "linux":  # all of 127/8 is loopback; Ray replaces 127.0.0.1 itself by a reachable address
+            options["_node_ip_address"] = LOOPBACK
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         ray.init(address=address, runtime_env={"env_vars": worker_environment(config)}, **options)
     except ConnectionError as error:
@@ -82,7 +90,7 @@ def watching(lines: Any, start_timeout: float, needs: str) -> Iterator[None]:
         while True:
             last = done.wait(POLL_SECONDS)
             if not started and not late.is_set() and time.monotonic() > deadline:
-                started = ray.get(lines.has_started.remote())
+                started = ray.get(lines.has_started.remote(), timeout=CALL_SECONDS)
                 if not started and not last:
                     late.set()
                     _thread.interrupt_main()
@@ -132,8 +140,20 @@ def fit(name: str, loop: Callable[[dict], None], arguments: dict, config: Cluste
     run_name = f"{name}-{os.getpid()}-{os.urandom(3).hex()}"
 
     def announced(loop_arguments: dict) -> None:
-        ray.get(lines.start.remote())
-        loop(loop_arguments)
+        if ray.get(lines.failed.remote(), timeout=CALL_SECONDS) is not None:
+            return  # a restart after an error that it cannot mend: the driver raises it
+        ray.get(lines.start.remote(), timeout=CALL_SECONDS)
+        try:
+            loop(loop_arguments)
+        except (InputError, FloatingPointError) as error:
+            ray.get(lines.fail.remote(str(error)), timeout=CALL_SECONDS)
+            raise
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, InputError):
+                ray.get(lines.fail.remote(str(error.cause)), timeout=CALL_SECONDS)
+            raise
+
+    ray.get(lines.reset.remote(), timeout=CALL_SECONDS)
 
     trainer = TorchTrainer(
         announced,
@@ -153,21 +173,25 @@ def fit(name: str, loop: Callable[[dict], None], arguments: dict, config: Cluste
     )
     needs = f"{config.num_workers} workers of 1 CPU{' and 1 GPU' if config.use_gpu else ''} each"
     with watching(lines, config.start_timeout, needs):
+        handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit()
+            failure = ray.get(lines.failed.remote(), timeout=CALL_SECONDS)
+            if failure is not None:
+                raise InputError(failure)
+        except SystemExit as end:  # Ray Train answers Ctrl-C by ending the run and then the process, with code 0
+            raise KeyboardInterrupt from end
         except Exception as error:
             raise _explain(name, error) from error
         finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)  # Ray Train leaves its own
             remove(join(storage_url, run_name))  # Ray's own snapshots: resuming is ours
 
 
 def _explain(name: str, error: Exception) -> Exception:
-    """The InputError or RuntimeError that a worker's failure amounts to."""
+    """The error for the person who started the run."""
+    if isinstance(error, InputError):
+        return error
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-    for failure in failures:
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, InputError):
-                return InputError(str(cause))
-            cause = cause.__cause__ or getattr(cause, "cause", None)
     return RuntimeError(f"{name} failed on its workers: {failures[0]}")

@@ -21,6 +21,19 @@ class ProgressLines:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.started = False
+        self.failure: str | None = None
+
+    def reset(self) -> None:
+        """Forgets an earlier fit."""
+        self.started, self.failure = False, None
+
+    def fail(self, message: str) -> None:
+        """Notes an error that a restart cannot mend."""
+        self.failure = message
+
+    def failed(self) -> str | None:
+        """The message of such an error, or None."""
+        return self.failure
 
     def start(self) -> None:
         """Notes that workers have their resources and run."""
@@ -47,6 +60,7 @@ class Selection:
     Attributes:
         metric: "recall@20" or another, None without a validation split.
         patience: Evaluations without improvement before `should_stop`.
+        revision: Of the labels that the epochs since the last reset have seen.
     """
 
     metric: str | None
@@ -54,6 +68,12 @@ class Selection:
     best_value: float = -math.inf
     best_epoch: int = -1
     num_bad: int = 0
+    revision: int = 0
+
+    def start_round(self, revision: int) -> None:
+        """Gives a new round of labels the full patience; nothing where the round goes on after an interruption."""
+        if revision != self.revision:
+            self.revision, self.num_bad = revision, 0
 
     def observe(self, epoch: int, metrics: dict[str, float] | None) -> bool:
         """Takes an evaluation; returns whether this epoch is the best so far."""
@@ -70,12 +90,12 @@ class Selection:
 
     def state(self) -> dict:
         best = self.best_value if math.isfinite(self.best_value) else None
-        return {"best_value": best, "best_epoch": self.best_epoch, "num_bad": self.num_bad}
+        return {"best_value": best, "best_epoch": self.best_epoch, "num_bad": self.num_bad, "revision": self.revision}
 
     def restore(self, state: dict) -> None:
         best = state["best_value"]
         self.best_value = best if best is not None else (-math.inf if self.metric else math.inf)
-        self.best_epoch, self.num_bad = state["best_epoch"], state["num_bad"]
+        self.best_epoch, self.num_bad, self.revision = state["best_epoch"], state["num_bad"], state["revision"]
 
 
 @dataclass

@@ -76,7 +76,7 @@ def load_resident(worker: Worker, service: Any, config: TeacherConfig) -> Reside
     Args:
         service: The `GraphService` actor; rank 0 starts a fresh set of servers.
     """
-    session = worker.share(ray.get(service.restart.remote(worker.world_size), timeout=SERVICE_SECONDS) if worker.is_first else None)
+    session = worker.share(ray.get(service.restart.remote(list(worker.nodes)), timeout=SERVICE_SECONDS) if worker.is_first else None)
     with connect(service, session) as client:
         users, items = client.train_pairs()
         shard = client.item_shard(worker.rank, list(worker.nodes))

@@ -111,8 +111,7 @@ def run_student(job: StudentJob, worker: Worker) -> None:
     selection = Selection(job.evaluation.select_by if validate else None, optimizer_config.patience)
     checkpoints = Checkpoints(join(recorder.url, "checkpoints"), job.cluster.cache_dir)
     best, first_epoch = resume(checkpoints, trainer, recorder, selection, worker)
-    if job.revision:  # a later round's labels get the full patience
-        selection.num_bad = 0
+    selection.start_round(job.revision)
     source = trainer.open_labels(range(first_epoch, job.stop_epoch))
 
     epoch = first_epoch
@@ -251,7 +250,6 @@ class StudentTrainer:
     def state(self) -> dict[str, Tensor]:
         """Weights and optimizer state, for a checkpoint."""
         out = adam_state(self.optimizer, self.trained, "student.")
-        out.update(with_prefix("buffer.", {name: b for name, b in self.trained.named_buffers()}))
         if self.tuner is not None:
             out.update(adam_state(self.tuner.optimizer, self.tuner.reduction.prompt, "tuner."))
         return out

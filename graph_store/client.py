@@ -16,8 +16,7 @@ import ray
 import torch
 from torch import Tensor
 
-from ..core.errors import InputError
-from ..core.storage import MANIFEST, read_json
+from ..core.storage import MANIFEST, open_artifact, read_json
 from .partition import EDGE, GRAPH_NAME, ITEM, USER
 from .servers import CALL_SECONDS, dgl_environment, map_features, write_session_config
 
@@ -157,12 +156,7 @@ def _local_folder(session: dict) -> Path:
     here = ray.get_runtime_context().get_node_id()
     by_node = dict(session["locations"])
     folder = Path(by_node.get(here, session["locations"][0][1]))
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: the graph is not on this host, and no part of it is served here; "
-            "run no more hosts than parts, or keep run.dir on a shared file system"
-        )
-    return folder
+    return folder if folder.is_dir() else open_artifact(session["graph_url"], "graph", session["cache_dir"])[0]
 
 
 def _watch(service: Any, done: threading.Event) -> None:

@@ -1,8 +1,9 @@
 """Supervised DGL servers: one Ray actor per part, each owning one DGL server process.
 
 Protocol
-1. The driver creates a `GraphService` for a graph/ artifact: it picks one node for each part and places a `GraphServer` actor there.
-2. At the start of every attempt rank 0 of the workers calls `restart(num_clients)`: servers of an earlier attempt are stopped (a DGL
+1. The driver creates a `GraphService` for a graph/ artifact.
+2. At the start of every attempt rank 0 of the workers calls `restart` with the workers' nodes: a `GraphServer` actor is placed on one
+   host for each part, the workers' hosts first; servers of an earlier attempt are stopped (a DGL
    server never takes a second set of clients), and fresh ones start under a name of their own, so that jobs on one host do not collide.
 3. Clients connect (`graph_store/client.py`), and while connected ask `dead_servers` every second: DGL itself never notices a death.
 4. Clients leave together; the servers then end by themselves. `stop` ends those that did not and removes leaked shared memory.
@@ -29,7 +30,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..core.errors import InputError
-from ..core.storage import open_artifact, read_manifest
+from ..core.storage import open_artifact
 from .partition import GRAPH_NAME
 
 STOP_SECONDS = 10.0
@@ -171,20 +172,35 @@ def dgl_environment(config: Path, num_clients: int) -> dict[str, str]:
 class GraphService:
     """Supervisor of one graph's servers: a fresh set for every attempt."""
 
-    def __init__(self, graph_url: str, node_ids: list[str], cache_dir: str | None) -> None:
-        self.graph_url, self.node_ids, self.cache_dir = graph_url, node_ids, cache_dir
+    def __init__(self, graph_url: str, num_parts: int, cache_dir: str | None) -> None:
+        self.graph_url, self.num_parts, self.cache_dir = graph_url, num_parts, cache_dir
         self.servers: list[Any] = []
         self.pids: list[int] = []
 
-    def restart(self, num_clients: int) -> dict:
-        """Stops what runs, starts one server for each part, and returns what clients need to connect."""
+    def restart(self, worker_nodes: list[str]) -> dict:
+        """Stops what runs, starts one server for each part, and returns what clients need to connect.
+
+        Args:
+            worker_nodes: Ray node id of every client; parts go to the clients' hosts first.
+
+        Raises:
+            InputError: there are fewer hosts than parts (two parts on one host would share DGL's shared memory).
+        """
         self.stop()
+        others = sorted((n["NodeManagerAddress"], n["NodeID"]) for n in ray.nodes() if n["Alive"])
+        hosts = list(dict.fromkeys([*worker_nodes, *(node for _, node in others)]))
+        if self.num_parts > len(hosts):
+            raise InputError(
+                f"graph.num_parts={self.num_parts} needs {self.num_parts} hosts, one for each part, and the Ray cluster has {len(hosts)}; "
+                f"partition again with graph.num_parts={len(hosts)} or add hosts"
+            )
+        num_clients = len(worker_nodes)
         session = uuid.uuid4().hex[:10]
         self.servers = [
             GraphServer.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(  # type: ignore[attr-defined]
                 self.graph_url, part, self.cache_dir
             )
-            for part, node in enumerate(self.node_ids)
+            for part, node in enumerate(hosts[: self.num_parts])
         ]
         ip_config = "\n".join(ray.get([s.address.remote() for s in self.servers], timeout=CALL_SECONDS)) + "\n"
         starts = [s.start.remote(session, ip_config, num_clients) for s in self.servers]
@@ -195,6 +211,8 @@ class GraphService:
             "num_clients": num_clients,
             "locations": ray.get([s.location.remote() for s in self.servers], timeout=CALL_SECONDS),
             "servers": self.servers,
+            "graph_url": self.graph_url,
+            "cache_dir": self.cache_dir,
         }
 
     def process_ids(self) -> list[int]:
@@ -225,19 +243,8 @@ class GraphService:
 
 
 def start_service(graph_url: str, cache_dir: str | None = None) -> Any:
-    """Creates the supervisor for a graph/ artifact: part p is served by the p-th alive node, the driver's first.
-
-    Raises:
-        InputError: the cluster has fewer hosts than the graph has parts (two parts on one host would share DGL's shared memory).
-    """
-    num_parts = read_manifest(graph_url, "graph")["num_parts"]
-    here = ray.get_runtime_context().get_node_id()
-    alive = sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: (n["NodeID"] != here, n["NodeManagerAddress"]))
-    if num_parts > len(alive):
-        raise InputError(
-            f"graph.num_parts={num_parts} needs {num_parts} hosts, one for each part, and the Ray cluster has {len(alive)}; "
-            f"partition again with graph.num_parts={len(alive)} or add hosts"
-        )
-    strategy = NodeAffinitySchedulingStrategy(here, soft=False)
+    """Verifies a graph/ artifact and creates its supervisor, on the driver's node."""
+    _, manifest = open_artifact(graph_url, "graph", cache_dir)
+    strategy = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = GraphService
-    return actor.options(scheduling_strategy=strategy).remote(graph_url, [n["NodeID"] for n in alive[:num_parts]], cache_dir)
+    return actor.options(scheduling_strategy=strategy).remote(graph_url, manifest["num_parts"], cache_dir)

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"promptmm: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("promptmm: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("promptmm: interrupted; the same command (without run.redo) goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..core.config import DistillationConfig, EvaluationConfig, StudentConfig, TeacherConfig
 from ..core.errors import InputError
 from ..core.settings import check_bounds, setting
+from ..core.storage import is_local, local_path
 from ..distributed.config import ClusterConfig, LabelConfig
 from ..graph_store.config import GraphConfig, SourceConfig
 
@@ -61,6 +62,21 @@ class Settings:
     graph: GraphConfig = GraphConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    def __post_init__(self) -> None:
+        distill, student = self.distill, self.student
+        tunes = distill.regime == "inline" or distill.rounds > 1
+        if distill.use_teacher and tunes and not self.teacher.prompt:
+            raise InputError(
+                f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: there is no prompt to tune with teacher.prompt=false; "
+                "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
+            )
+        if distill.regime == "inline" and self.labels.mode == "streamed":
+            raise InputError("labels.mode=streamed has no meaning with distill.regime=inline: labels are made in the student's worker")
+        if not distill.use_teacher and (student.warm_start or student.kind == "mlp"):
+            raise InputError(
+                "student.warm_start and student.kind=mlp start from a teacher, and distill.use_teacher=false trains without one"
+            )
+
     @property
     def dir(self) -> str:
         """The run's folder."""
@@ -106,6 +122,10 @@ def load_settings(recipe: str | None, overrides: list[str]) -> Settings:
     run = values.setdefault("run", {})
     if run.get("dir") is None:
         run["dir"] = f"runs/{Path(recipe).stem if recipe else 'default'}"
+    for section, name in (("run", "dir"), ("cluster", "cache_dir")):  # workers have working directories of their own
+        url = values.get(section, {}).get(name)
+        if isinstance(url, str) and is_local(url):
+            values[section][name] = str(local_path(url))
     return build_settings(values)
 
 

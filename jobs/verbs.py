@@ -199,6 +199,8 @@ def distill(settings: Settings) -> None:
     require_done(settings.dir, "prepare", "distill")
     dataset = _dataset(settings)
     taught = has_teacher(settings, dataset)
+    if not taught and (settings.student.warm_start or settings.student.kind == "mlp"):
+        raise InputError("student.warm_start and student.kind=mlp start from a teacher, and the dataset has no modality to train one from")
     if settings.distill.use_teacher and not taught:
         print("[distill] the dataset has no modality, so there is no teacher: the student trains alone", flush=True)
     lineage = {"dataset": dataset.digest}
@@ -350,7 +352,7 @@ def write_results(settings: Settings, dataset: Dataset, evaluated: dict) -> dict
         "student": student,
         "timings": {verb: round(record["seconds"], 2) for verb, record in records.items() if record and record["done"]},
         "dataset": {key: dataset.manifest[key] for key in keys},
-        "seed": settings.run.seed,
+        "seed": read_manifest(join(stage_url(settings.dir, "student"), "model"), "student-model")["seed"],
     }
     write_json(join(settings.dir, "results.json"), results)
     shown = report.table(results, settings.evaluation.cutoffs)
@@ -426,6 +428,9 @@ def pipeline(settings: Settings) -> None:
     settings.evaluation.check_catalog(dataset.num_items)
     if settings.recommend.k > dataset.num_items:
         raise InputError(f"recommend.k={settings.recommend.k} is larger than the catalog of {dataset.num_items} items")
+    unknown = sorted(set(settings.recommend.users or []) - set(dataset.user_ids()))
+    if unknown:
+        raise InputError(f"recommend.users: the catalog has no users {', '.join(unknown[:20])}")
     taught = has_teacher(settings, dataset)
     if taught:
         partition(settings)
@@ -464,6 +469,8 @@ VERB_FUNCTIONS = {
 
 def run_verb(verb: str, settings: Settings) -> None:
     """Saves the resolved configuration, forgets what `run.redo` names, and runs the verb."""
+    if settings.run.redo not in (None, verb) and verb != "pipeline":
+        raise InputError(f"run.redo={settings.run.redo}: {verb} does not do that verb again; use it with {settings.run.redo} or pipeline")
     forget_from(settings)
     url = join(settings.dir, "config.yaml")
     before = read_bytes(url) if exists(url) else None

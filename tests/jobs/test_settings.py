@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from importlib import resources
+from pathlib import Path
 
 import pytest
 import yaml
@@ -162,7 +163,7 @@ def test_the_last_override_wins_and_the_recipe_is_below_them(recipe):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_load(name):
     settings = load_settings(name, ["source.path=/data"])
-    assert settings.dir == f"runs/{name}"
+    assert settings.dir == str(Path(f"runs/{name}").absolute())
 
 
 def test_the_demo_needs_no_file():
@@ -209,3 +210,17 @@ def test_describe_shows_type_default_and_help():
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         load_settings("demo", []).run.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["teacher.prompt=false", "distill.rounds=2"], "no prompt to tune"),
+        (["teacher.prompt=false", "distill.regime=inline"], "no prompt to tune"),
+        (["labels.mode=streamed", "distill.regime=inline"], "labels.mode=streamed has no meaning"),
+        (["student.kind=mlp", "distill.use_teacher=false"], "start from a teacher"),
+    ],
+)
+def test_settings_that_exclude_each_other_across_sections(overrides, words):
+    with pytest.raises(InputError, match=words):
+        load_settings(None, overrides)
