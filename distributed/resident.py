@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..core.config import TeacherConfig
+from ..core.errors import InputError
 from ..core.features import FeatureMoments, Standardisation, principal_axes
 from ..core.graph import BipartiteGraph
 from ..core.teacher import PromptConstants, TeacherVectors, teacher_vectors
-from ..graph_store.client import ItemShard, connect
+from ..graph_store.client import ItemShard, connect, read_item_shard
 from .worker import Worker
 
 SERVICE_SECONDS = 180.0
@@ -77,11 +78,23 @@ def load_resident(worker: Worker, service: Any, config: TeacherConfig) -> Reside
         service: The `GraphService` actor; rank 0 starts a fresh set of servers.
     """
     session = worker.share(ray.get(service.restart.remote(list(worker.nodes)), timeout=SERVICE_SECONDS) if worker.is_first else None)
+    structure = worker.share(_read_structure(service, session) if worker.is_first else None)
+    users, items, num_users, num_items, original_items = structure
+    shard = read_item_shard(session, original_items, worker.rank, list(worker.nodes))
+    return build_resident(worker, config, BipartiteGraph.from_pairs(users, items, num_users, num_items), shard)
+
+
+def _read_structure(service: Any, session: dict) -> tuple[Tensor, Tensor, int, int, Tensor]:
+    """Rank 0 alone is a DGL client, since hosts without a part of the graph cannot be; it checks what it read against the degrees."""
     with connect(service, session) as client:
         users, items = client.train_pairs()
-        shard = client.item_shard(worker.rank, list(worker.nodes))
-        num_users, num_items = client.num_users, client.num_items
-    return build_resident(worker, config, BipartiteGraph.from_pairs(users, items, num_users, num_items), shard)
+        degrees, found = (
+            client.degrees(),
+            (torch.bincount(users, minlength=client.num_users), torch.bincount(items, minlength=client.num_items)),
+        )
+        if not all(torch.equal(d, f) for d, f in zip(degrees, found)):
+            raise InputError(f"{session['graph_url']}: degrees and edges do not agree; add run.redo=partition")
+        return users, items, client.num_users, client.num_items, client.original_items()
 
 
 def build_resident(worker: Worker, config: TeacherConfig, graph: BipartiteGraph, shard: ItemShard) -> ResidentTeacher:
@@ -97,6 +110,7 @@ def _gathered_order(worker: Worker, rows: Tensor, num_items: int) -> tuple[list[
     counts[worker.rank] = rows.numel()
     worker.sum_([counts])
     sizes = counts.tolist()
+    assert sum(sizes) == num_items, "every item has one owner"
     first = sum(sizes[: worker.rank])
     position = torch.zeros(num_items, dtype=torch.int64)
     position[rows] = torch.arange(first, first + rows.numel())

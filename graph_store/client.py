@@ -43,7 +43,8 @@ class ItemShard:
 class GraphClient:
     """Reads one graph through DGL's distributed store; indices it takes and returns are the dataset's.
 
-    With two or more hosts, requests for nodes and edges of other parts go through DGL's RPC to their server.
+    A client runs on a host that serves a part. With two or more hosts, requests for nodes and edges of other parts go through DGL's
+    RPC to their server.
     """
 
     def __init__(self, graph: Any, session: dict, suffix: str) -> None:
@@ -51,7 +52,6 @@ class GraphClient:
         self._here = Path(session["folder"])
         self.manifest = read_json(str(self._here / MANIFEST))
         self.num_users, self.num_items = self.manifest["num_users"], self.manifest["num_items"]
-        self.modalities: dict[str, dict] = self.manifest["modalities"]
 
     def _node_data(self, kind: str, name: str) -> Tensor:
         count = self.num_users if kind == USER else self.num_items
@@ -80,39 +80,47 @@ class GraphClient:
         order = torch.argsort(user * self.num_items + item)
         return user[order], item[order]
 
-    def item_shard(self, rank: int, nodes_of_ranks: list[str]) -> ItemShard:
-        """The items that a rank owns: those of a part on its host, shared among the host's ranks; each item has one owner.
+    def original_items(self) -> Tensor:
+        """The dataset index of every item in the parts' order, int64 [num_items]."""
+        return self._node_data(ITEM, "orig")
 
-        Args:
-            rank: This worker.
-            nodes_of_ranks: Ray node id of every rank.
-        """
-        original = self._node_data(ITEM, "orig")
-        rows, features, present = [], {m: [] for m in self.modalities}, {m: [] for m in self.modalities}  # type: ignore[var-annotated]
-        for part, (first, last) in enumerate(self.manifest["part_items"]):
-            node = self._session["locations"][part][0]
-            owners = [r for r, n in enumerate(nodes_of_ranks) if n == node] or [part % len(nodes_of_ranks)]
-            if rank not in owners:
-                continue
-            at = owners.index(rank)
-            begin, end = ((last - first) * k // len(owners) for k in (at, at + 1))
-            rows.append(original[first + begin : first + end])
-            for modality in self.modalities:
-                x, p = self._feature_rows(part, modality, begin, end, node == nodes_of_ranks[rank])
-                features[modality].append(x)
-                present[modality].append(torch.from_numpy(np.array(p)))
-        if not rows:
-            empty = {m: np.zeros((0, i["dim"]), i["dtype"]) for m, i in self.modalities.items()}
-            return ItemShard(torch.zeros(0, dtype=torch.int64), empty, {m: torch.zeros(0, dtype=torch.bool) for m in empty})
-        joined = {m: x[0] if len(x) == 1 else np.concatenate(x) for m, x in features.items()}
-        return ItemShard(torch.cat(rows), joined, {m: torch.cat(p) for m, p in present.items()})
 
-    def _feature_rows(self, part: int, modality: str, begin: int, end: int, is_local: bool) -> tuple[np.ndarray, np.ndarray]:
-        if is_local:
-            rows, present = map_features(self._here, self.manifest, part, modality)
-            return rows[begin:end], present[begin:end]
-        server = self._session["servers"][part]
-        return ray.get(server.feature_rows.remote(modality, begin, end), timeout=CALL_SECONDS)
+def read_item_shard(session: dict, original_items: Tensor, rank: int, nodes_of_ranks: list[str]) -> ItemShard:
+    """The items that a rank owns: those of a part on its host, shared among the host's ranks; each item has one owner.
+
+    Features are memory-mapped where the part lies on the rank's host; else its server actor sends them once.
+
+    Args:
+        session: What the service's `restart` returned.
+        original_items: As the client returns them.
+        rank: This worker.
+        nodes_of_ranks: Ray node id of every rank.
+    """
+    folder = _local_folder(session)
+    manifest = read_json(str(folder / MANIFEST))
+    modalities: dict[str, dict] = manifest["modalities"]
+    rows, features, present = [], {m: [] for m in modalities}, {m: [] for m in modalities}  # type: ignore[var-annotated]
+    for part, (first, last) in enumerate(manifest["part_items"]):
+        node = session["locations"][part][0]
+        owners = [r for r, n in enumerate(nodes_of_ranks) if n == node] or [part % len(nodes_of_ranks)]
+        if rank not in owners:
+            continue
+        at = owners.index(rank)
+        begin, end = ((last - first) * k // len(owners) for k in (at, at + 1))
+        rows.append(original_items[first + begin : first + end])
+        for modality in modalities:
+            if node == nodes_of_ranks[rank]:
+                x, p = (values[begin:end] for values in map_features(folder, manifest, part, modality))
+            else:
+                server = session["servers"][part]
+                x, p = ray.get(server.feature_rows.remote(modality, begin, end), timeout=CALL_SECONDS)
+            features[modality].append(x)
+            present[modality].append(torch.from_numpy(np.array(p)))
+    if not rows:
+        empty = {m: np.zeros((0, i["dim"]), i["dtype"]) for m, i in modalities.items()}
+        return ItemShard(torch.zeros(0, dtype=torch.int64), empty, {m: torch.zeros(0, dtype=torch.bool) for m in empty})
+    joined = {m: x[0] if len(x) == 1 else np.concatenate(x) for m, x in features.items()}
+    return ItemShard(torch.cat(rows), joined, {m: torch.cat(p) for m, p in present.items()})
 
 
 @contextlib.contextmanager

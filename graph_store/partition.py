@@ -7,6 +7,7 @@ the dataset), and for every part `features/<modality>.rows` (row-major, in the o
 
 import contextlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -94,5 +95,10 @@ def _write_dgl_parts(dataset: Dataset, folder: Path, config: GraphConfig) -> np.
 
 
 def _item_ranges(folder: Path, num_parts: int) -> list[list[int]]:
-    """[first, last) of every part's items in DGL's new order."""
-    return json.loads((folder / f"{GRAPH_NAME}.json").read_text())["node_map"][ITEM][:num_parts]
+    """[first, last) of every part's items among all items in DGL's new order.
+
+    DGL's own ranges count nodes of all types together; a part's items are as many as its range is long.
+    """
+    ranges = json.loads((folder / f"{GRAPH_NAME}.json").read_text())["node_map"][ITEM][:num_parts]
+    ends = list(itertools.accumulate(last - first for first, last in ranges))
+    return [[end - (last - first), end] for end, (first, last) in zip(ends, ranges)]

@@ -5,8 +5,8 @@ Protocol
 2. At the start of every attempt rank 0 of the workers calls `restart` with the workers' nodes: a `GraphServer` actor is placed on one
    host for each part, the workers' hosts first; servers of an earlier attempt are stopped (a DGL
    server never takes a second set of clients), and fresh ones start under a name of their own, so that jobs on one host do not collide.
-3. Clients connect (`graph_store/client.py`), and while connected ask `dead_servers` every second: DGL itself never notices a death.
-4. Clients leave together; the servers then end by themselves. `stop` ends those that did not and removes leaked shared memory.
+3. The client connects (`graph_store/client.py`), and while connected asks `dead_servers` every second: DGL itself never notices a death.
+4. When the client leaves, the servers end by themselves. `stop` ends those that did not and removes leaked shared memory.
 
 A server process dies with its actor (PR_SET_PDEATHSIG), and the actor with the driver.
 """
@@ -181,7 +181,7 @@ class GraphService:
         """Stops what runs, starts one server for each part, and returns what clients need to connect.
 
         Args:
-            worker_nodes: Ray node id of every client; parts go to the clients' hosts first.
+            worker_nodes: Ray node id of every worker; parts go to their hosts first, part 0 to the first worker's, which is the client.
 
         Raises:
             InputError: there are fewer hosts than parts (two parts on one host would share DGL's shared memory).
@@ -194,7 +194,7 @@ class GraphService:
                 f"graph.num_parts={self.num_parts} needs {self.num_parts} hosts, one for each part, and the Ray cluster has {len(hosts)}; "
                 f"partition again with graph.num_parts={len(hosts)} or add hosts"
             )
-        num_clients = len(worker_nodes)
+        num_clients = 1
         session = uuid.uuid4().hex[:10]
         self.servers = [
             GraphServer.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(  # type: ignore[attr-defined]
