@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,9 +29,10 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def head(tmp_path):
+def head():
     """A head node on loopback ports of its own; ended by pid, since `ray stop` would end every Ray on this machine."""
     port, dashboard = free_port(), free_port()
+    temporary = tempfile.mkdtemp(prefix="pmr")  # short: the path of a socket has at most 107 bytes
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # `promptmm` and `python` of the job's entrypoint
@@ -37,7 +40,7 @@ def head(tmp_path):
         "RAY_ADDRESS": "",
     }
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
-             "--num-cpus=6", "--disable-usage-stats", "--ray-client-server-port=0", f"--temp-dir={tmp_path / 'r'}",
+             "--num-cpus=6", "--disable-usage-stats", "--ray-client-server-port=0", f"--temp-dir={temporary}",
              "--object-store-memory=200000000"]  # fmt: skip
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     started = psutil.Process(process.pid)
@@ -49,6 +52,7 @@ def head(tmp_path):
         _, alive = psutil.wait_procs(family, timeout=20)
         for left in alive:
             left.kill()
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def test_ray_job_submit(head, tmp_path):
