@@ -56,13 +56,16 @@ def top_k(
     budget = memory_mib * 2**20 // (4 * items.element_size())  # scores, their sort and the masks
     item_block = max(k, min(num_items, budget // 64))
     user_block = max(1, budget // item_block)
-    transposed = items.T
+    users, transposed = users.detach(), items.detach().T
+    buffer = users.new_empty(min(user_block, users.shape[0]) * item_block)  # one for all blocks: fresh pages cost as much as the product
     for start in range(0, users.shape[0], user_block):
         rows = slice(start, min(start + user_block, users.shape[0]))
         excluded = exclude.select(torch.arange(rows.start, rows.stop, device=users.device)) if exclude is not None else None
         best: tuple[Tensor, Tensor] | None = None
         for first in range(0, num_items, item_block):
-            scores = users[rows] @ transposed[:, first : first + item_block]
+            block = transposed[:, first : first + item_block]
+            size = (rows.stop - rows.start, block.shape[1])
+            scores = torch.mm(users[rows], block, out=buffer[: size[0] * size[1]].view(size))
             if excluded is not None:
                 _exclude(scores, excluded, first)
             values, columns = top_k_of_scores(scores, min(k, scores.shape[1]))

@@ -40,14 +40,14 @@ def head():
         "RAY_ADDRESS": "",
     }
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
-             "--num-cpus=6", "--disable-usage-stats", "--ray-client-server-port=0", f"--temp-dir={temporary}",
+             "--num-cpus=6", "--disable-usage-stats", f"--ray-client-server-port={free_port()}", f"--temp-dir={temporary}",
              "--object-store-memory=200000000"]  # fmt: skip
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     started = psutil.Process(process.pid)
     try:
         yield f"http://127.0.0.1:{dashboard}", environment, process
     finally:
-        family = [*started.children(recursive=True), started]
+        family = [*started.children(recursive=True), started] if started.is_running() and process.poll() is None else []
         process.send_signal(signal.SIGTERM)
         _, alive = psutil.wait_procs(family, timeout=20)
         for left in alive:

@@ -49,7 +49,7 @@ def train_every_stage(arguments):
     for stage in (0, 1, 2, 3):
         trainer = TeacherTrainer(dataclasses.replace(job, cluster=dataclasses.replace(job.cluster, zero_stage=stage)), worker, resident)
         first = trainer.train_epoch(0, None)["loss"]
-        states[stage] = trainer.state()
+        states[stage] = {name: tensor.detach().clone() for name, tensor in trainer.state().items()}
         found[stage] = [first, trainer.train_epoch(1, None)["loss"]]
         trainer.load_state(states[max(0, stage - 1)])  # of the stage before
         found[stage].append(trainer.train_epoch(1, None)["loss"])
