@@ -9,6 +9,9 @@ from .errors import InputError
 from .graph import Csr
 
 
+CACHED_SCORES = 1 << 22  # a block of 16 MiB stays near the caches, and its pages are touched once
+
+
 def top_k_of_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best columns of each row; equal scores go to the lower index.
 
@@ -55,7 +58,7 @@ def top_k(
         raise InputError(f"k={k} is larger than the catalog of {num_items} items; ask for at most {num_items}")
     budget = memory_mib * 2**20 // (4 * items.element_size())  # scores, their sort and the masks
     item_block = max(k, min(num_items, budget // 64))
-    user_block = max(1, budget // item_block)
+    user_block = max(1, min(budget, CACHED_SCORES) // item_block)
     users, transposed = users.detach(), items.detach().T
     buffer = users.new_empty(min(user_block, users.shape[0]) * item_block)  # one for all blocks: fresh pages cost as much as the product
     for start in range(0, users.shape[0], user_block):
