@@ -8,7 +8,6 @@ from torch import Tensor
 from .errors import InputError
 from .graph import Csr
 
-
 CACHED_SCORES = 1 << 22  # a block of 16 MiB stays near the caches, and its pages are touched once
 
 
