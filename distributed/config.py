@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass
 
-from ..core.errors import InputError
 from ..core.settings import check_bounds, setting
 
 
@@ -47,9 +46,3 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "labels")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises InputError with the message unless the condition holds."""
-    if not condition:
-        raise InputError(message)

@@ -1,6 +1,5 @@
 """What a Ray Train worker knows about itself, and the collectives that the training loops use."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,8 +118,3 @@ class _GatherRows(torch.autograd.Function):
         dist.all_reduce(total)
         start = sum(ctx.sizes[: ctx.rank])
         return total[start : start + ctx.sizes[ctx.rank]], None, None
-
-
-def limit_threads(threads: int) -> dict[str, str]:
-    """Environment variables that keep native thread pools at a stated size."""
-    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")} if os.name == "posix" else {}
