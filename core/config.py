@@ -83,8 +83,8 @@ class DistillationConfig:
     pair_weight: float = setting(1.0, "λ1, ranking distillation on pairs", ge=0)
     list_weight: float = setting(0.1, "λ2, modality-aware ranking distillation on lists", ge=0)
     embedding_weight: float = setting(0.1, "λ3, modality-aware embedding distillation", ge=0)
-    confident_weight: float = setting(1.0, "α, weight of KL over {positive, rest}", ge=0)
-    uncertain_weight: float = setting(1.0, "β, weight of KL over the negatives", ge=0)
+    confident_weight: float = setting(1.0, "α, weight of KL over {positive, rest}; with disentangle=false of the plain KL", ge=0)
+    uncertain_weight: float = setting(1.0, "β, weight of KL over the negatives; read with disentangle=true only", ge=0)
     embedding_power: float = setting(2.0, "γ of the scaled cosine error", ge=1)
     decoder: bool = setting(False, "learn a linear decoder per modality even where the sizes agree")
     regime: str = setting(
@@ -93,9 +93,9 @@ class DistillationConfig:
         choices=("rounds", "inline"),
     )
     rounds: int = setting(1, "rounds of labels; 1 is offline distillation with a fixed prompt", ge=1)
-    tuning_steps: int = setting(50, "prompt steps between two rounds", ge=0)
-    tuning_learning_rate: float = setting(1e-3, "Adam's step size for the prompt in stage 2", gt=0)
-    anchor_weight: float = setting(1.0, "λ_anchor, the teacher's own loss in the prompt's loss", ge=0)
+    tuning_steps: int = setting(50, "prompt steps between two rounds; read with rounds > 1 only", ge=0)
+    tuning_learning_rate: float = setting(1e-3, "Adam's step size for the prompt in stage 2; read where the prompt is tuned", gt=0)
+    anchor_weight: float = setting(1.0, "λ_anchor, the teacher's own loss in the prompt's loss; read where the prompt is tuned", ge=0)
 
     def __post_init__(self) -> None:
         check_bounds(self, "distill")

@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints the message alone, without a traceback.
     """
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on for a reason beyond its input: workers that failed too often, a cluster without room."""

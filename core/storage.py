@@ -214,22 +214,30 @@ def open_artifact(url: str, kind: str, cache_dir: str | None = None) -> tuple[Pa
     else:
         base = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / f"promptmm-cache-{os.getuid()}"
         folder = base / manifest_digest(manifest)[:24]
-        _download(url, folder, manifest)
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
+    wrong = _not_as_described(folder, manifest["files"])
+    if wrong and not is_local(url):
+        _download(url, folder, manifest, wrong)
+        wrong = _not_as_described(folder, {name: manifest["files"][name] for name in wrong})
+    for name in wrong:
+        if not (folder / name).is_file():
             raise InputError(f"{join(url, name)}: missing, though the manifest lists it; make the {kind} again")
-        if path.stat().st_size != expected["bytes"] or sha256_of(path) != expected["sha256"]:
-            raise InputError(f"{join(url, name)}: checksum does not match the manifest (truncated or changed); make the {kind} again")
+        raise InputError(f"{join(url, name)}: checksum does not match the manifest (truncated or changed); make the {kind} again")
     return folder, manifest
 
 
-def _download(url: str, folder: Path, manifest: dict) -> None:
+def _not_as_described(folder: Path, files: dict[str, dict]) -> list[str]:
+    """The names that are missing in `folder`, or of another size or checksum than listed."""
+
+    def is_right(path: Path, expected: dict) -> bool:
+        return path.is_file() and path.stat().st_size == expected["bytes"] and sha256_of(path) == expected["sha256"]
+
+    return [name for name, expected in files.items() if not is_right(folder / name, expected)]
+
+
+def _download(url: str, folder: Path, manifest: dict, names: list[str]) -> None:
     fs, path = filesystem(url)
-    for name, expected in manifest["files"].items():
+    for name in names:
         target = folder / name
-        if target.is_file() and target.stat().st_size == expected["bytes"]:
-            continue
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:

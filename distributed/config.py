@@ -20,7 +20,9 @@ class ClusterConfig:
     zero_stage: int = setting(0, "DeepSpeed ZeRO stage of reduction layers and prompt: 0, 1, 2 or 3", ge=0, le=3)
     max_failures: int = setting(3, "restarts of the workers after a failure, from the last checkpoint", ge=0)
     num_labelers: int = setting(1, "label processes of the materialisation, and of each worker's stream", ge=1)
-    start_timeout: float = setting(300.0, "longest wait for workers to get their resources, seconds", gt=0)
+    start_timeout: float = setting(
+        300.0, "longest wait for workers to get their resources, and of a student for a streamed block of labels, seconds", gt=0
+    )
     cache_dir: str | None = setting(None, "folder for local copies of remote artifacts; not set: the system's temporary folder")
 
     def __post_init__(self) -> None:

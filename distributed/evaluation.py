@@ -1,5 +1,7 @@
 """Sharded exact evaluation of finished vectors: Ray tasks rank a share of the users each, and their sums add up."""
 
+from typing import Any
+
 import numpy as np
 import ray
 import torch
@@ -9,6 +11,8 @@ from ..core.config import EvaluationConfig
 from ..core.graph import Csr
 from ..core.ranking import RankingMetrics, merge_rows, rank_users
 from ..graph_store.dataset import Dataset, open_dataset
+from .config import ClusterConfig
+from .launch import start_progress, watching
 
 
 def masks(dataset: Dataset, split: str) -> tuple[Csr, Csr]:
@@ -22,8 +26,9 @@ def masks(dataset: Dataset, split: str) -> tuple[Csr, Csr]:
 @ray.remote(num_cpus=1)
 def _evaluate_share(
     dataset_url: str, cache_dir: str | None, users: np.ndarray, items: np.ndarray, split: str, config: EvaluationConfig,
-    rank: int, world_size: int, threads: int,
+    rank: int, world_size: int, threads: int, lines: Any,
 ) -> list[np.ndarray]:  # fmt: skip
+    lines.start.remote()
     torch.set_num_threads(threads)
     held_out, exclude = masks(open_dataset(dataset_url, cache_dir), split)
     vectors = (torch.from_numpy(users.copy()), torch.from_numpy(items.copy()))
@@ -33,29 +38,34 @@ def _evaluate_share(
 
 def evaluate_vectors(
     dataset_url: str,
-    cache_dir: str | None,
     users: Tensor,
     items: Tensor,
     split: str,
     config: EvaluationConfig,
-    num_shards: int,
-    threads: int,
+    cluster: ClusterConfig,
 ) -> dict[str, float]:
     """Full-ranking metrics of a split.
 
     Args:
         users, items: Final vectors, float32, on the CPU.
         split: "validation" or "test".
-        num_shards: Tasks, each with its share of the users.
-        threads: torch threads of a task.
+        cluster: As many tasks as it has workers, each with its share of the users.
+
+    Raises:
+        RunError: the cluster had no room for a task within `cluster.start_timeout`.
     """
     user_ref, item_ref = ray.put(users.numpy()), ray.put(items.numpy())
-    tasks = [
-        _evaluate_share.remote(dataset_url, cache_dir, user_ref, item_ref, split, config, rank, num_shards, threads)
-        for rank in range(num_shards)
-    ]
+    lines, num_shards = start_progress(), cluster.num_workers
+    with watching(lines, cluster.start_timeout, "an evaluation task of 1 CPU"):
+        tasks = [
+            _evaluate_share.remote(
+                dataset_url, cluster.cache_dir, user_ref, item_ref, split, config, rank, num_shards, cluster.worker_threads, lines
+            )
+            for rank in range(num_shards)
+        ]
+        shares = ray.get(tasks)
     metrics = RankingMetrics(config.cutoffs, items.shape[0])
-    for states in ray.get(tasks):
+    for states in shares:
         for total, part in zip(metrics.states(), states):
             total += torch.from_numpy(part.copy())
     return metrics.compute()

@@ -9,6 +9,7 @@ shard of every step straight from the labelers: the same numbers, one execution 
 """
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +27,14 @@ from ..core.ranking import top_k
 from ..core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice
 from ..core.storage import filesystem, is_local, join, open_artifact, publish_manifest, remove, write_bytes
 from ..graph_store.dataset import open_dataset
+from .config import ClusterConfig
+from .launch import start_progress, watching
+from .prefetch import Prefetched
 from .teacher_artifact import read_revision
 
 FLOAT16_MAX = 65504.0
+LINE_SECONDS = 15.0
+BLOCKS_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -234,7 +240,8 @@ def write_block(labeler: Labeler, url: str, epoch: int, block: int) -> dict:
 class LabelWriter(Labeler):
     """A labeler that writes its blocks below a URL and returns what `write_block` says of them."""
 
-    def __init__(self, job: LabelJob, url: str) -> None:
+    def __init__(self, job: LabelJob, url: str, lines: Any) -> None:
+        lines.start.remote()
         super().__init__(job)
         self.url = url
 
@@ -253,14 +260,17 @@ def _blocks_of(job: LabelJob, epochs: range) -> Any:
     return ray.data.from_items(items, override_num_blocks=len(items))
 
 
-def materialise(job: LabelJob, run_url: str, epochs: int, num_labelers: int, metadata: dict) -> dict:
+def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig, metadata: dict) -> dict:
     """Writes labels/rev-<r>/ with a pool of label actors; returns the manifest's facts.
 
     Args:
         job: For whole steps (world size 1).
         epochs: Distinct epochs of labels.
-        num_labelers: Size of the pool.
+        cluster: Size of the pool, and the longest wait for it.
         metadata: Further facts for the manifest.
+
+    Raises:
+        RunError: the cluster had no room for a labeler within `cluster.start_timeout`.
     """
     import ray.data
 
@@ -268,14 +278,19 @@ def materialise(job: LabelJob, run_url: str, epochs: int, num_labelers: int, met
     remove(url)
     if not is_local(url):
         filesystem(url)  # a wrong URL fails here, before the work
-    written = (
-        _blocks_of(job, range(epochs))
-        .map_batches(
-            LabelWriter, fn_constructor_args=(job, url), batch_size=1, batch_format="pyarrow", num_cpus=1,
-            compute=ray.data.ActorPoolStrategy(size=num_labelers),
-        )
-        .take_all()
+    lines, written = start_progress(), []
+    blocks = _blocks_of(job, range(epochs)).map_batches(
+        LabelWriter, fn_constructor_args=(job, url, lines), batch_size=1, batch_format="pyarrow", num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=cluster.num_labelers),
     )  # fmt: skip
+    said = started = time.monotonic()
+    with watching(lines, cluster.start_timeout, f"{cluster.num_labelers} labelers of 1 CPU each"):
+        for row in blocks.iter_rows():
+            written.append(row)
+            now, total = time.monotonic(), epochs * job.num_blocks
+            if now - said >= LINE_SECONDS and len(written) < total:
+                said, rate = now, len(written) / (now - started)
+                print(f"[label] block {len(written)}/{total}, {rate:.1f} blocks/s, {(total - len(written)) / rate:.0f} s left", flush=True)
     return publish_labels(job, url, epochs, written, metadata)
 
 
@@ -323,23 +338,24 @@ class MaterialisedLabels:
 class StreamedLabels:
     """This worker's shard of every step, straight from a pool of labelers through one Ray Data execution over all remaining epochs."""
 
-    def __init__(self, job: LabelJob, modalities: list[str], epochs: range, num_labelers: int) -> None:
+    def __init__(self, job: LabelJob, modalities: list[str], epochs: range, cluster: ClusterConfig) -> None:
         import ray.data
 
         self.job, self.modalities = job, modalities
-        self._blocks: Iterator[pa.Table] = iter(())
+        self._blocks: Prefetched[pa.Table] | None = None
         if not epochs:  # a round that was finished before it was interrupted
             return
         stream = _blocks_of(job, epochs).map_batches(
             Labeler, fn_constructor_args=(job,), batch_size=1, batch_format="pyarrow", num_cpus=1,
-            compute=ray.data.ActorPoolStrategy(size=num_labelers),
+            compute=ray.data.ActorPoolStrategy(size=cluster.num_labelers),
         )  # fmt: skip
-        self._blocks = self._open(stream)
+        what = f"a block of labels from {cluster.num_labelers} labelers of 1 CPU each (cluster.start_timeout)"
+        self._blocks = Prefetched(self._open(stream), BLOCKS_AHEAD, cluster.start_timeout, what)
 
     @staticmethod
     def _open(stream: Any) -> Iterator[pa.Table]:
         # batch_size=None keeps the labelers' blocks; the order is that of the work items (preserve_order).
-        yield from stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        yield from stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
     def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
         """(step, this worker's labels of it); epochs must be asked for in order."""
@@ -347,6 +363,7 @@ class StreamedLabels:
         for block in range(self.job.num_blocks):
             sizes = self.job.step_sizes(block)
             if any(sizes):
+                assert self._blocks is not None, "epochs of the stream only"
                 labels = table_to_labels(next(self._blocks), self.modalities, self.job.revision, epoch, block)
             else:
                 labels = self._nothing()
@@ -362,7 +379,7 @@ class StreamedLabels:
 
     def close(self) -> None:
         """Ends the execution and its labelers."""
-        if hasattr(self._blocks, "close"):
+        if self._blocks is not None:
             self._blocks.close()
 
 

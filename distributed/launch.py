@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from ..core.errors import InputError
+from ..core.errors import InputError, RunError
 from ..core.storage import filesystem, is_local, join, local_path, remove
 from .config import ClusterConfig
 from .progress import ProgressLines
@@ -80,7 +80,7 @@ def watching(lines: Any, start_timeout: float, needs: str) -> Iterator[None]:
     """Prints the workers' lines while the block runs, and interrupts it where no worker has started in time.
 
     Raises:
-        RuntimeError: the cluster did not give the workers their resources within `start_timeout` seconds.
+        RunError: the cluster did not give the workers their resources within `start_timeout` seconds.
     """
     done, late = threading.Event(), threading.Event()
     deadline = time.monotonic() + start_timeout
@@ -108,7 +108,7 @@ def watching(lines: Any, start_timeout: float, needs: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if late.is_set():
-            raise RuntimeError(
+            raise RunError(
                 f"no worker started within cluster.start_timeout={start_timeout:.0f} seconds: the cluster has no room for {needs}; "
                 "add hosts, ask for fewer workers, or raise the timeout"
             ) from None
@@ -124,7 +124,7 @@ def fit(name: str, loop: Callable[[dict], None], arguments: dict, config: Cluste
     The loop resumes by itself from the checkpoints in the run's folder.
 
     Raises:
-        RuntimeError: the workers failed more often than allowed; the message holds the last failure.
+        RunError: the workers failed more often than allowed; the message holds the last failure.
     """
     import pyarrow.fs
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -194,4 +194,4 @@ def _explain(name: str, error: Exception) -> Exception:
     if isinstance(error, InputError):
         return error
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-    return RuntimeError(f"{name} failed on its workers: {failures[0]}")
+    return RunError(f"{name} failed on its workers: {failures[0]}")

@@ -176,7 +176,7 @@ class StudentTrainer:
         if self.revision is None or self.tuner is not None:
             return Examples(job, self.graph, self.worker, self.tuner)
         if self.job.labels.mode == "streamed":
-            return StreamedLabels(job, self.modalities, epochs, self.job.cluster.num_labelers)
+            return StreamedLabels(job, self.modalities, epochs, self.job.cluster)
         return MaterialisedLabels(self.job.run_url, job, self.modalities)
 
     def train_epoch(self, epoch: int, source: Any, recorder: Recorder | None) -> dict[str, float]:

@@ -16,6 +16,14 @@ from .config import SourceConfig
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
 
 
+def check_folder(config: SourceConfig) -> None:
+    """Raises InputError where the folder of the raw catalog is not there."""
+    if config.path is not None:
+        fs, path = filesystem(config.path)
+        if not fs.exists(path):
+            raise InputError(f"source.path={config.path}: no such folder")
+
+
 class Source:
     """The folder of a raw catalog, local or remote.
 
@@ -27,8 +35,7 @@ class Source:
     def __init__(self, config: SourceConfig, cache: Path) -> None:
         assert config.path is not None
         self.config, self._folder, self._cache = config, config.path, cache
-        if not self._exists(self._folder):
-            raise InputError(f"source.path={self._folder}: no such folder")
+        check_folder(config)
 
     def file(self, name: str, setting: str = "source.path") -> Path:
         """The local copy of a file (or folder of parts) that must be there; `setting` is what to check if not."""

@@ -5,7 +5,7 @@ import sys
 import warnings
 from typing import Any
 
-from ..core.errors import InputError
+from ..core.errors import InputError, RunError
 
 USAGE = """usage: promptmm VERB [RECIPE] [key=value ...]
        promptmm VERB --help
@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"promptmm: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"promptmm: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("promptmm: interrupted; the same command (without run.redo) goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED

@@ -8,6 +8,7 @@ from ..core.errors import InputError
 from ..core.storage import exists, join, read_json, remove, write_json
 from ..distributed.labels import labels_url
 from ..distributed.teacher_artifact import revision_url
+from ..graph_store.sources import check_folder
 from .settings import VERBS, Settings
 
 # What each verb leaves in the run's folder, beside its record.
@@ -99,6 +100,8 @@ def forget_from(settings: Settings) -> None:
     """Removes the results of `run.redo` and of every verb after it."""
     if settings.run.redo is None:
         return
+    if settings.run.redo == "prepare" and settings.source.format != "synthetic":
+        check_folder(settings.source)  # before anything is removed
     for verb in VERBS[VERBS.index(settings.run.redo) :]:
         for product in PRODUCTS[verb]:
             remove(join(settings.dir, product))
@@ -109,8 +112,9 @@ def forget_from(settings: Settings) -> None:
 
 def _forget_later_revisions(run_dir: str) -> None:
     """Removes what prompt-tuning made: every revision but the first, and its labels. Rounds are counted by the revisions there are."""
-    revision = 1
-    while exists(teacher := revision_url(join(run_dir, "teacher"), revision)):
+    last = 0
+    while exists(revision_url(join(run_dir, "teacher"), last + 1)):
+        last += 1
+    for revision in range(last, 0, -1):  # the last first: what an interruption leaves is still counted from the first
         remove(labels_url(run_dir, revision))
-        remove(teacher)
-        revision += 1
+        remove(revision_url(join(run_dir, "teacher"), revision))

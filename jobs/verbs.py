@@ -162,7 +162,7 @@ def _label_inputs(settings: Settings, dataset: Dataset) -> dict:
 
 def _write_labels(settings: Settings, dataset: Dataset, revision: int) -> dict:
     job = student_job(settings, dataset, revision).label_job()
-    facts = materialise(job, settings.dir, settings.labels.epochs, settings.cluster.num_labelers, {"teacher": teacher_digest(job)})
+    facts = materialise(job, settings.dir, settings.labels.epochs, settings.cluster, {"teacher": teacher_digest(job)})
     print(
         f"[label] revision {revision}: {facts['rows']:,} examples in {facts['epochs']} epochs, {facts['bytes'] / 2**20:.1f} MiB", flush=True
     )
@@ -299,13 +299,11 @@ def evaluate(settings: Settings) -> None:
 
 
 def _metrics(settings: Settings, dataset: Dataset, users: Any, items: Any) -> dict:
-    cluster, found = settings.cluster, {}
+    found = {}
     for split in ("validation", "test"):
         if dataset.has_split(split):
             url = join(settings.dir, "dataset")
-            found[split] = evaluate_vectors(
-                url, cluster.cache_dir, users, items, split, settings.evaluation, cluster.num_workers, cluster.worker_threads
-            )
+            found[split] = evaluate_vectors(url, users, items, split, settings.evaluation, settings.cluster)
     return found
 
 
@@ -472,6 +470,12 @@ def run_verb(verb: str, settings: Settings) -> None:
     if settings.run.redo not in (None, verb) and verb != "pipeline":
         raise InputError(f"run.redo={settings.run.redo}: {verb} does not do that verb again; use it with {settings.run.redo} or pipeline")
     forget_from(settings)
+    if "/working_dir_files/" in settings.dir:
+        print(
+            f"warning: run.dir={settings.dir} lies in Ray's copy of the working directory, which Ray removes in time; set run.dir to an "
+            "absolute folder or a URL that every host reaches",
+            flush=True,
+        )
     url = join(settings.dir, "config.yaml")
     before = read_bytes(url) if exists(url) else None
     write_bytes(url, _resolved(verb, settings, before))

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 SECONDS = 400
+START_SECONDS = 120
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHORT = [
     "source.synthetic_num_users=150", "source.synthetic_num_items=90", "teacher.dim=8", "student.dim=8",
@@ -73,10 +74,11 @@ def test_ray_job_submit(head, tmp_path):
         "--",
         *entry,
     ]
-    deadline = time.monotonic() + SECONDS
-    while True:  # the dashboard needs a few seconds
+    deadline = time.monotonic() + START_SECONDS
+    while True:  # the dashboard answers before the head's agent is registered, which takes what the machine has left
         done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=SECONDS)
-        if done.returncode == 0 or time.monotonic() > deadline - 300 or "Failed to connect" not in done.stdout + done.stderr:
+        accepted = "submitted successfully" in done.stdout + done.stderr
+        if accepted or time.monotonic() > deadline:
             break
         assert process.poll() is None, process.stdout.read()
         time.sleep(2)

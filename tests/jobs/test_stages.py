@@ -125,6 +125,14 @@ def test_redo_of_distill_forgets_what_prompt_tuning_made(settings):
     assert exists(join(settings.dir, "teacher", "rev-2"))
 
 
+def test_redo_of_prepare_removes_nothing_where_the_source_is_not_there(settings, tmp_path):
+    leave_everything(settings)
+    words = [f"run.dir={settings.dir}", "run.redo=prepare", "source.format=diffmm", f"source.path={tmp_path}/nowhere"]
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        forget_from(load_settings(None, words))
+    assert all(exists(join(settings.dir, product)) for verb in VERBS for product in PRODUCTS[verb])
+
+
 def test_without_redo_nothing_is_removed(settings):
     leave_everything(settings)
     forget_from(settings)

@@ -1,0 +1,35 @@
+"""A cluster without room ends in a clear error, whatever asked for the room."""
+
+import pytest
+import torch
+from promptmm.core.config import EvaluationConfig
+from promptmm.core.errors import RunError
+from promptmm.distributed.config import ClusterConfig
+from promptmm.distributed.evaluation import evaluate_vectors
+from promptmm.distributed.labels import LabelJob, materialise
+
+
+@pytest.fixture
+def full_cluster(ray_cluster):
+    """Every logical CPU is taken by an actor."""
+
+    @ray_cluster.remote
+    class Holder:
+        def holds(self) -> bool:
+            return True
+
+    count = int(ray_cluster.cluster_resources()["CPU"])
+    holders = [Holder.options(num_cpus=1).remote() for _ in range(count)]
+    ray_cluster.get([h.holds.remote() for h in holders], timeout=120)
+    yield
+    for holder in holders:
+        ray_cluster.kill(holder)
+
+
+def test_evaluation_and_labels(full_cluster, tiny_run):
+    cluster = ClusterConfig(start_timeout=2.0)
+    with pytest.raises(RunError, match=r"start_timeout=2 seconds: the cluster has no room for an evaluation task of 1 CPU"):
+        evaluate_vectors(f"{tiny_run}/dataset", torch.zeros(150, 4), torch.zeros(90, 4), "test", EvaluationConfig(), cluster)
+    job = LabelJob(f"{tiny_run}/dataset", f"{tiny_run}/teacher", 0, None, 256, 2, 1000, 0)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=r"start_timeout=2 seconds: the cluster has no room for 1 labelers of 1 CPU each"):
+        materialise(job, str(tiny_run), 1, cluster, {})
