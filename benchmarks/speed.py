@@ -3,9 +3,9 @@
     python benchmarks/speed.py --path DIR_OF_TIKTOK [--threads 2] [--repeats 3]
 
 The peer does what the published training does: it runs the teacher over the full graph in every student step (sparse COO products, dropout
-off so that both do the same work), takes every loss from it, and evaluates user by user in Python (in one process: the published
-pool of processes changes the machine, not the work). Model sizes, batch and candidates are the same on both sides. Medians over the repeats;
-the ratio is peer / ours.
+off so that both do the same work), takes every loss from it, and evaluates user by user in Python (in one process: the published pool of
+processes changes the machine, not the work). Model sizes, batch and candidates are the same on both sides. Medians over the repeats; the
+ratio is peer / ours.
 """
 
 import argparse
