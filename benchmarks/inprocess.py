@@ -48,7 +48,9 @@ def train_teacher(settings: Settings, dataset: Dataset, worker: Worker) -> None:
 def write_labels(settings: Settings, dataset: Dataset, epochs: int) -> StudentJob:
     """run.dir/labels/rev-0; returns the student's job."""
     job = student_job(settings, dataset, 0)
+    threads = torch.get_num_threads()
     labeler, url = Labeler(job.label_job()), labels_url(settings.dir, 0)
+    torch.set_num_threads(threads)  # a labeler takes one thread, and this process trains too
     written = [write_block(labeler, url, epoch, block) for epoch in range(epochs) for block in range(labeler.job.num_blocks)]
     publish_labels(labeler.job, url, epochs, written, {})
     return job
