@@ -1,6 +1,7 @@
 """The user-item graph in memory and its normalised propagation."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,13 @@ class Csr:
         pointers[1:] = torch.bincount(rows, minlength=num_rows).cumsum(0)
         return Csr(pointers, columns[order].contiguous(), num_columns)
 
+    def transpose(self) -> tuple["Csr", Tensor]:
+        """The transposed matrix, and the place of each of its edges in this one, int64 [num_edges]."""
+        order = torch.argsort(self.columns, stable=True)
+        pointers = torch.zeros(self.num_columns + 1, dtype=torch.int64, device=self.columns.device)
+        pointers[1:] = torch.bincount(self.columns, minlength=self.num_columns).cumsum(0)
+        return Csr(pointers, self.rows[order], self.num_rows), order
+
     def select(self, rows: Tensor) -> "Csr":
         """The given rows, int64 [n], as a matrix of n rows."""
         degrees = self.degrees[rows]
@@ -55,7 +63,7 @@ class Csr:
         return Csr(self.pointers.to(device), self.columns.to(device), self.num_columns)
 
 
-class _NeighbourSum(torch.autograd.Function):
+class NeighbourSum(torch.autograd.Function):
     """out[r] = Σ_{c in row r} w_rc x[c]; the backward pass is the same sum over the transposed rows.
 
     `embedding_bag` is the fastest exact gather-and-sum that torch has on a CPU (benchmarks/README.md), and runs on any device.
@@ -112,18 +120,54 @@ class BipartiteGraph:
     def to(self, device: torch.device | str) -> "BipartiteGraph":
         return BipartiteGraph(self.users.to(device), self.items.to(device), self.user_weights.to(device), self.item_weights.to(device))
 
-    def to_users(self, x: Tensor) -> Tensor:
-        """Ã x: [num_items, d] -> [num_users, d]."""
-        return _NeighbourSum.apply(x, self.users, self.user_weights, self.items, self.item_weights)
+    def to_users(self, x: Tensor, hop: int = 0) -> Tensor:
+        """Ã x: [num_items, d] -> [num_users, d], the same at every hop."""
+        return NeighbourSum.apply(x, self.users, self.user_weights, self.items, self.item_weights)
 
-    def to_items(self, x: Tensor) -> Tensor:
-        """Ã^T x: [num_users, d] -> [num_items, d]."""
-        return _NeighbourSum.apply(x, self.items, self.item_weights, self.users, self.user_weights)
+    def to_items(self, x: Tensor, hop: int = 0) -> Tensor:
+        """Ã^T x: [num_users, d] -> [num_items, d], the same at every hop."""
+        return NeighbourSum.apply(x, self.items, self.item_weights, self.users, self.user_weights)
 
-    def light_propagation(self, users: Tensor, items: Tensor, num_layers: int) -> tuple[Tensor, Tensor]:
-        """LightGCN: the mean of layers 0..num_layers (He et al. 2020, eq. 3-4)."""
-        user_sum, item_sum = users, items
-        for _ in range(num_layers):
-            users, items = self.to_users(items), self.to_items(users)
-            user_sum, item_sum = user_sum + users, item_sum + items
-        return user_sum / (num_layers + 1), item_sum / (num_layers + 1)
+    def users_at(self, x: Tensor, level: int) -> Tensor:
+        """The rows of users that a level needs: all of them."""
+        return x
+
+    def items_at(self, x: Tensor, level: int) -> Tensor:
+        """The rows of items that a level needs: all of them."""
+        return x
+
+
+class Propagation(Protocol):
+    """What models are computed on: the whole graph, or sampled blocks of it (`core/blocks.py`).
+
+    Level 0 holds the rows whose vectors are wanted, level h + 1 those that hop h reads. The whole graph has all rows at every level.
+    """
+
+    def to_users(self, x: Tensor, hop: int = 0) -> Tensor:
+        """Ã x: items at level hop + 1 (or deeper) -> users at level hop."""
+
+    def to_items(self, x: Tensor, hop: int = 0) -> Tensor:
+        """Ã^T x: users at level hop + 1 (or deeper) -> items at level hop."""
+
+    def users_at(self, x: Tensor, level: int) -> Tensor:
+        """The rows of users at a level, from those at the same or a deeper one."""
+
+    def items_at(self, x: Tensor, level: int) -> Tensor:
+        """The rows of items at a level, from those at the same or a deeper one."""
+
+
+def light_propagation(graph: Propagation, users: Tensor, items: Tensor, num_layers: int) -> tuple[Tensor, Tensor]:
+    """LightGCN: the mean of layers 0..num_layers (He et al. 2020, eq. 3-4).
+
+    Args:
+        graph: Where to propagate.
+        users, items: Layer 0, rows of level `num_layers` or deeper.
+
+    Returns:
+        User and item vectors, rows of level 0.
+    """
+    user_sum, item_sum = graph.users_at(users, 0), graph.items_at(items, 0)
+    for hop in reversed(range(num_layers)):
+        users, items = graph.to_users(items, hop), graph.to_items(users, hop)
+        user_sum, item_sum = user_sum + graph.users_at(users, 0), item_sum + graph.items_at(items, 0)
+    return user_sum / (num_layers + 1), item_sum / (num_layers + 1)

@@ -40,6 +40,37 @@ def random_uniform(*keys: int | Tensor) -> Tensor:
     return _shift_right(random_bits(*keys), 40).to(torch.float32) * 2.0**-24
 
 
+def random_normal(*keys: int | Tensor) -> Tensor:
+    """float32 standard normal values, one per element of the broadcast keys (the normal quantile of 53 random bits)."""
+    uniform = (_shift_right(random_bits(*keys), 11).double() + 0.5) * 2.0**-53
+    return torch.special.ndtri(uniform).float()
+
+
+def permuted(positions: Tensor, size: int, *keys: int) -> Tensor:
+    """Where a pseudo-random permutation of [0, size) sends each position, without making the permutation.
+
+    A balanced Feistel network of six rounds over the next power of four, walked until it lands inside (Black and Rogaway 2002).
+
+    Args:
+        positions: int64 in [0, size).
+        size: At most 2**62.
+        keys: Which permutation.
+    """
+    half = max(1, -(-(size - 1).bit_length() // 2))
+    mask = (1 << half) - 1
+    out, todo = positions.clone(), torch.arange(positions.numel(), device=positions.device)
+    values = positions.flatten()
+    while todo.numel():
+        left, right = values >> half, values & mask
+        for number in range(6):
+            left, right = right, left ^ (random_bits(*keys, number, right) & mask)
+        values = (left << half) | right
+        inside = values < size
+        out.view(-1)[todo[inside]] = values[inside]
+        todo, values = todo[~inside], values[~inside]
+    return out
+
+
 def random_below(bound: int | Tensor, *keys: int | Tensor) -> Tensor:
     """int64 in [0, bound), bound < 2**31, one per element of the broadcast keys."""
     return (_shift_right(random_bits(*keys), 33) * bound) >> 31

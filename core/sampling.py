@@ -5,21 +5,55 @@ from torch import Tensor
 
 from .errors import InputError
 from .graph import Csr
-from .random import derive_seed, random_below
+from .random import permuted, random_below
 
 # The first key of each independent random stream.
-STREAM_ORDER, STREAM_CANDIDATE, STREAM_TOP, STREAM_DROPOUT, STREAM_INITIAL, STREAM_TUNING = range(6)
+STREAM_ORDER, STREAM_CANDIDATE, STREAM_TOP, STREAM_DROPOUT, STREAM_INITIAL, STREAM_TUNING, STREAM_NEIGHBOUR, STREAM_DECAY = range(8)
 
 
-def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:
-    """The order in which an epoch visits the examples: int64 permutation [num_examples]."""
-    generator = torch.Generator().manual_seed(derive_seed(STREAM_ORDER, seed, epoch))
-    return torch.randperm(num_examples, generator=generator)
+def epoch_order(num_examples: int, seed: int, epoch: int, positions: slice | None = None) -> Tensor:
+    """The examples that an epoch visits at the given positions (all of them by default): int64.
+
+    The permutation is computed point by point, so a worker needs no memory for the rest of it.
+    """
+    wanted = positions or slice(0, num_examples)
+    return permuted(torch.arange(wanted.start, min(wanted.stop, num_examples)), num_examples, STREAM_ORDER, seed, epoch)
 
 
 def rank_slice(num_rows: int, rank: int, world_size: int) -> slice:
     """The rows of a global batch that a rank takes: contiguous, sizes differing by one at most."""
     return slice(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
+
+
+def sample_edges(pointers: Tensor, rows: Tensor, fan_out: int, *keys: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Up to `fan_out` distinct edges of each row, uniform without replacement (Floyd's algorithm), vectorised over the rows.
+
+    Args:
+        pointers: int64 [num_rows + 1], a CSR matrix.
+        rows: int64 [n], rows to sample; their order is kept.
+        fan_out: Edges a row; -1 takes all of them.
+        keys: Of the random draw: integers, or int64 tensors [n] that name the rows independently of how they are stored.
+
+    Returns:
+        Pointers int64 [n + 1] into the sampled edges, and the edges' places in the matrix, int64, ascending within a row.
+    """
+    first = pointers[rows]
+    degrees = pointers[rows + 1] - first
+    counts = degrees if fan_out < 0 else degrees.clamp(max=fan_out)
+    out = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    edges = torch.arange(int(out[-1]), device=rows.device) + torch.repeat_interleave(first - out[:-1], counts)
+    many = (degrees > counts).nonzero().squeeze(1)
+    if many.numel() and fan_out:
+        chosen = torch.empty(many.numel(), fan_out, dtype=torch.int64, device=rows.device)
+        own_keys = [key[many] if isinstance(key, Tensor) else key for key in keys]
+        for slot in range(fan_out):
+            last = degrees[many] - fan_out + slot
+            drawn = random_below(last + 1, *own_keys, slot)
+            taken = (chosen[:, :slot] == drawn[:, None]).any(1)
+            chosen[:, slot] = torch.where(taken, last, drawn)
+        places = out[many][:, None] + torch.arange(fan_out, device=rows.device)
+        edges[places] = first[many][:, None] + chosen.sort(1).values
+    return out, edges
 
 
 class UnseenItems:

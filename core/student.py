@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .config import StudentConfig
 from .errors import InputError
-from .graph import BipartiteGraph
+from .graph import BipartiteGraph, Propagation, light_propagation
 from .random import derive_seed
 from .sampling import STREAM_INITIAL
 from .teacher import IdTables
@@ -26,7 +26,11 @@ class Student(nn.Module):
 
     def vectors(self, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
         """Final vectors [num_users, d_S] and [num_items, d_S]."""
-        return graph.light_propagation(self.ids.user, self.ids.item, self.layers)
+        return self.propagate(graph, self.ids.user, self.ids.item)
+
+    def propagate(self, graph: Propagation, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Final vectors of the graph's level 0 from rows of the ID tables at level `layers` or deeper."""
+        return light_propagation(graph, users, items, self.layers)
 
     def rows(self, users: Tensor, items: list[Tensor]) -> list[Tensor]:
         """Layer-0 rows of the batch."""
@@ -40,13 +44,13 @@ class GcnStudent(Student):
         super().__init__(num_users, num_items, config, seed)
         self.maps = nn.ModuleList(nn.Linear(config.dim, config.dim) for _ in range(config.layers))
 
-    def vectors(self, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
-        users: Tensor = self.ids.user
-        items: Tensor = self.ids.item
-        user_sum, item_sum = users, items
-        for layer in self.maps:
-            users, items = (torch.tanh(layer(x)) for x in (graph.to_users(items) + users, graph.to_items(users) + items))
-            user_sum, item_sum = user_sum + users, item_sum + items
+    def propagate(self, graph: Propagation, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        user_sum, item_sum = graph.users_at(users, 0), graph.items_at(items, 0)
+        for hop, layer in zip(reversed(range(self.layers)), self.maps):
+            of_users, of_items = graph.to_users(items, hop), graph.to_items(users, hop)
+            users = torch.tanh(layer(of_users + graph.users_at(users, hop)))
+            items = torch.tanh(layer(of_items + graph.items_at(items, hop)))
+            user_sum, item_sum = user_sum + graph.users_at(users, 0), item_sum + graph.items_at(items, 0)
         return user_sum / (self.layers + 1), item_sum / (self.layers + 1)
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from .config import TeacherConfig
-from .graph import BipartiteGraph
+from .graph import Propagation, light_propagation
 from .losses import bpr_loss, l2_loss
-from .random import derive_seed, dropout
+from .random import derive_seed, dropout, random_normal
 from .sampling import STREAM_DROPOUT, STREAM_INITIAL
 from .scoring import candidate_scores
 
@@ -99,14 +99,16 @@ class FeatureReduction(nn.Module):
         rows: Tensor,
         features: dict[str, Tensor],
         dropout_keys: tuple[int, ...] | None,
+        ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Reduces one shard.
+        """Reduces some items.
 
         Args:
-            constants: The prompt's constants, whole.
-            rows: int64 [n], the shard's item indices.
+            constants: The prompt's constants; its tokens may be those of some users and items only.
+            rows: int64 [n], the items' rows in `constants.item_tokens`.
             features: Standardised features by modality, float32 [n, d_m].
             dropout_keys: Keys of the dropout masks, (seed, step); None in evaluation.
+            ids: int64 [n], the items' dataset indices, where `rows` are not.
 
         Returns:
             The prompt module's output and `reduced.<modality>` [n, d].
@@ -120,7 +122,7 @@ class FeatureReduction(nn.Module):
                 x = x + self.config.feature_prompt_weight * rownorm(own_prompt @ out[f"context.{modality}"])
             z = tower(x)
             if dropout_keys is not None:
-                z = dropout(z, self.config.dropout, STREAM_DROPOUT, *dropout_keys, number, rows[:, None])
+                z = dropout(z, self.config.dropout, STREAM_DROPOUT, *dropout_keys, number, (rows if ids is None else ids)[:, None])
             out[f"reduced.{modality}"] = z
         return out
 
@@ -141,9 +143,22 @@ class IdTables(nn.Module):
 
     def __init__(self, num_users: int, num_items: int, dim: int, init_scale: float, seed: int) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(derive_seed(STREAM_INITIAL, seed))
-        self.user = nn.Parameter(torch.randn(num_users, dim, generator=generator) * init_scale)
-        self.item = nn.Parameter(torch.randn(num_items, dim, generator=generator) * init_scale)
+        self.user = nn.Parameter(initial_rows("user", torch.arange(num_users), dim, init_scale, seed))
+        self.item = nn.Parameter(initial_rows("item", torch.arange(num_items), dim, init_scale, seed))
+
+
+def initial_rows(side: str, rows: Tensor, dim: int, init_scale: float, seed: int) -> Tensor:
+    """The seeded start of some rows of an ID table, normal with deviation `init_scale`, whatever holds the others.
+
+    Args:
+        side: "user" or "item".
+        rows: int64 [n], dataset indices.
+
+    Returns:
+        float32 [n, dim].
+    """
+    columns = torch.arange(dim, device=rows.device)
+    return init_scale * random_normal(STREAM_INITIAL, seed, ("user", "item").index(side), rows[:, None], columns)
 
 
 def build_reduction(dims: dict[str, int], config: TeacherConfig, seed: int) -> FeatureReduction:
@@ -179,35 +194,41 @@ class TeacherVectors:
         return TeacherVectors(self.user.detach(), self.item.detach(), modal[0], modal[1], prompts[0], prompts[1], modal[2])
 
 
+def num_hops(config: TeacherConfig) -> int:
+    """Hops that the teacher's vectors reach over the graph: L on the collaborative path, two for each round on a modality's."""
+    return max(config.layers, 2 * config.modality_layers)
+
+
 def teacher_vectors(
-    graph: BipartiteGraph,
+    graph: Propagation,
     user_ids: Tensor,
     item_ids: Tensor,
     prompt: dict[str, Tensor],
     reduced: dict[str, Tensor],
     config: TeacherConfig,
 ) -> TeacherVectors:
-    """Propagation and fusion (method.md 1.3 to 1.5), exact and layer by layer over the whole graph.
+    """Propagation and fusion (method.md 1.3 to 1.5), layer by layer; the vectors are those of the graph's level 0.
 
     Args:
-        graph: The train graph.
-        user_ids, item_ids: E_U and E_I.
-        prompt: Output of the prompt module.
-        reduced: z_m by modality, whole [num_items, d].
+        graph: The whole train graph, or sampled blocks of `num_hops(config)` hops.
+        user_ids, item_ids: Rows of E_U and E_I at level `config.layers` or deeper.
+        prompt: Output of the prompt module for the same rows; those of level 0 are enough where `config.id_prompt_weight` is 0.
+        reduced: z_m by modality, the items' rows at level 2 · modality_layers or deeper.
     """
     users, items = user_ids, item_ids
     if config.prompt and config.id_prompt_weight:
         users = users + config.id_prompt_weight * rownorm(prompt["user"])
         items = items + config.id_prompt_weight * rownorm(prompt["item"])
-    users, items = graph.light_propagation(users, items, config.layers)
+    users, items = light_propagation(graph, users, items, config.layers)
     modal_user, modal_item = {}, {}
     for modality, z in reduced.items():
-        for _ in range(config.modality_layers):
-            modal_user[modality] = graph.to_users(z)
-            z = modal_item[modality] = graph.to_items(modal_user[modality])
+        for hop in reversed(range(0, 2 * config.modality_layers, 2)):
+            of_users = graph.to_users(z, hop + 1)
+            z = modal_item[modality] = graph.to_items(of_users, hop)
+        modal_user[modality] = graph.users_at(of_users, 0)
         users = users + config.fusion_weight * rownorm(modal_user[modality])
         items = items + config.fusion_weight * rownorm(modal_item[modality])
-    p_user, p_item = (prompt["user"], prompt["item"]) if config.prompt else (None, None)
+    p_user, p_item = (graph.users_at(prompt["user"], 0), graph.items_at(prompt["item"], 0)) if config.prompt else (None, None)
     return TeacherVectors(users, items, modal_user, modal_item, p_user, p_item, reduced)
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from promptmm.core.random import derive_seed, dropout, random_below, random_bits, random_uniform
+from promptmm.core.random import derive_seed, dropout, permuted, random_below, random_bits, random_normal, random_uniform
 
 WORD = 2**64 - 1
 
@@ -126,3 +126,38 @@ def test_dropout_keeps_the_mean(probability):
 def test_no_dropout_is_the_identity():
     x = torch.randn(3, 4)
     assert dropout(x, 0.0, 1) is x
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 4097])
+def test_permuted_is_a_permutation(size):
+    positions = torch.arange(size)
+    out = permuted(positions, size, 3, 4)
+    assert torch.equal(out.sort().values, positions)
+    assert torch.equal(permuted(positions[size // 3 :], size, 3, 4), out[size // 3 :])
+    if size > 100:
+        assert not torch.equal(out, permuted(positions, size, 3, 5))
+        assert int((out == positions).sum()) < 10
+
+
+def test_permuted_mixes():
+    """Neighbours in the order are not neighbours in the catalog: mean distance near a third, rank correlation near 0."""
+    size = 50_000
+    out = permuted(torch.arange(size), size, 1).double()
+    assert float((out[1:] - out[:-1]).abs().mean()) == pytest.approx(size / 3, rel=0.02)
+    correlation = torch.corrcoef(torch.stack([out, torch.arange(size).double()]))[0, 1]
+    assert abs(float(correlation)) < 0.02
+
+
+def test_permuted_of_a_large_range_needs_no_memory_for_it():
+    size = 10**15
+    out = permuted(torch.tensor([0, 1, size - 1]), size, 9)
+    assert out.unique().numel() == 3
+    assert bool(((out >= 0) & (out < size)).all())
+
+
+def test_normal():
+    values = random_normal(7, torch.arange(200_000)).double()
+    assert float(values.mean()) == pytest.approx(0, abs=0.01)
+    assert float(values.std()) == pytest.approx(1, abs=0.01)
+    assert float((values**4).mean()) == pytest.approx(3, abs=0.1)
+    assert float(values.abs().max()) < 6

@@ -1,0 +1,186 @@
+"""Sampled blocks: the part of the train graph that a batch's vectors depend on, with weights that keep every sum unbiased.
+
+Level 0 holds the wanted users and items. Hop h reads level h + 1 and gives level h: every user at level h has up to `fan_out` of its
+items at level h + 1, every item of its users. A level's rows are a prefix of the next one's, so one list of users and one of items name
+all rows. Hops are sampled independently of each other, also for a node that several hops reach: the expectation of a product of
+sampled sums is then the product of the full ones (for what is linear; normalisations and losses after it are not).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .graph import BipartiteGraph, Csr, NeighbourSum
+from .sampling import STREAM_NEIGHBOUR, sample_edges
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Sampled neighbours of some nodes of one kind.
+
+    Attributes:
+        pointers: int64 [n + 1], a run of neighbours for every node, in the order asked for.
+        ids: int64 [edges], dataset indices of the neighbours (of the other kind).
+        weights: float32 [edges], Ã's entry times degree / sampled neighbours.
+    """
+
+    pointers: Tensor
+    ids: Tensor
+    weights: Tensor
+
+
+def sample_neighbours(pointers: Tensor, columns: Tensor, weights: Tensor, rows: Tensor, fan_out: int, *keys: int | Tensor) -> Neighbours:
+    """Samples rows of a CSR matrix with weights, and scales the weights by degree / sampled neighbours.
+
+    Args:
+        pointers, columns, weights: The matrix: int64 [num_rows + 1], ids of the neighbours [num_edges], float32 [num_edges].
+        rows: int64 [n].
+        fan_out: Neighbours a row, -1 for all.
+        keys: Of the random draw, as in `sample_edges`.
+    """
+    out, edges = sample_edges(pointers, rows, fan_out, *keys)
+    counts = out.diff()
+    scale = ((pointers[rows + 1] - pointers[rows]) / counts.clamp(min=1)).float()
+    return Neighbours(out, columns[edges].long(), weights[edges] * torch.repeat_interleave(scale, counts))
+
+
+def neighbour_keys(side: str, ids: Tensor, seed: int, step: int, hop: int) -> tuple[int | Tensor, ...]:
+    """The keys of the neighbours drawn for some nodes: a function of seed, step, hop and dataset index, wherever the nodes are stored.
+
+    Args:
+        side: "user" or "item".
+        ids: int64 [n], dataset indices.
+        step: Step since the start of training.
+    """
+    return STREAM_NEIGHBOUR, seed, step, hop, ("user", "item").index(side), ids
+
+
+def graph_sampler(graph: BipartiteGraph, fan_outs: list[int], seed: int, step: int) -> "Sampler":
+    """A sampler of a graph that is in memory.
+
+    Args:
+        fan_outs: Neighbours a row by hop, -1 for all.
+    """
+
+    def sample(users: Tensor, items: Tensor, hop: int) -> tuple[Neighbours, Neighbours]:
+        sides = (("user", graph.users, graph.user_weights, users), ("item", graph.items, graph.item_weights, items))
+        found = [
+            sample_neighbours(csr.pointers, csr.columns, weights, rows, fan_outs[hop], *neighbour_keys(side, rows, seed, step, hop))
+            for side, csr, weights, rows in sides
+        ]
+        return found[0], found[1]
+
+    return sample
+
+
+# (users, items, hop) -> neighbours of both: one request for a hop.
+Sampler = Callable[[Tensor, Tensor, int], tuple[Neighbours, Neighbours]]
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One direction of one hop: rows of a level from rows of the next one, and the transposed matrix for the backward pass."""
+
+    rows: Csr
+    weights: Tensor
+    back_rows: Csr
+    back_weights: Tensor
+
+    @staticmethod
+    def of(pointers: Tensor, positions: Tensor, weights: Tensor, num_columns: int) -> "Hop":
+        rows = Csr(pointers, positions, num_columns)
+        back_rows, order = rows.transpose()
+        return Hop(rows, weights, back_rows, weights[order])
+
+    def to(self, device: torch.device | str) -> "Hop":
+        return Hop(self.rows.to(device), self.weights.to(device), self.back_rows.to(device), self.back_weights.to(device))
+
+
+class _Nodes:
+    """Distinct ids in the order they were added, with a sorted index."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self.ids = ids
+        self._sorted, self._order = ids.sort()
+
+    def add(self, ids: Tensor) -> None:
+        """Appends the ids that are not there yet, ascending."""
+        unique = torch.unique(ids)
+        if self.ids.numel():
+            at = torch.searchsorted(self._sorted, unique).clamp(max=self.ids.numel() - 1)
+            unique = unique[self._sorted[at] != unique]
+        self.__init__(torch.cat([self.ids, unique]))  # type: ignore[misc]
+
+    def positions(self, ids: Tensor) -> Tensor:
+        """Where each id stands; all are there."""
+        return self._order[torch.searchsorted(self._sorted, ids)]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Hops over sampled neighbours; a `Propagation` whose vectors are those of level 0.
+
+    Attributes:
+        users, items: int64, dataset indices of all rows; a level's rows are the first `num_users[level]` and `num_items[level]`.
+        num_users, num_items: Rows by level, the number of hops + 1 entries.
+        users_of, items_of: By hop, the sums into users and into items.
+    """
+
+    users: Tensor
+    items: Tensor
+    num_users: list[int]
+    num_items: list[int]
+    users_of: list[Hop]
+    items_of: list[Hop]
+
+    @staticmethod
+    def sample(sampler: Sampler, users: Tensor, items: Tensor, num_hops: int) -> "Blocks":
+        """Samples hop after hop, one request each.
+
+        Args:
+            sampler: Gives the neighbours of a level's users and items; the fan-outs are its own.
+            users, items: int64, distinct dataset indices: level 0.
+            num_hops: Hops.
+        """
+        of_kind = {"user": _Nodes(users), "item": _Nodes(items)}
+        num_users, num_items = [users.numel()], [items.numel()]
+        found = []
+        for hop in range(num_hops):
+            to_users, to_items = sampler(of_kind["user"].ids, of_kind["item"].ids, hop)
+            of_kind["item"].add(to_users.ids)
+            of_kind["user"].add(to_items.ids)
+            found.append((to_users, to_items))
+            num_users.append(of_kind["user"].ids.numel())
+            num_items.append(of_kind["item"].ids.numel())
+        users_of = [Hop.of(u.pointers, of_kind["item"].positions(u.ids), u.weights, num_items[hop + 1]) for hop, (u, _) in enumerate(found)]
+        items_of = [Hop.of(i.pointers, of_kind["user"].positions(i.ids), i.weights, num_users[hop + 1]) for hop, (_, i) in enumerate(found)]
+        return Blocks(of_kind["user"].ids, of_kind["item"].ids, num_users, num_items, users_of, items_of)
+
+    def to_users(self, x: Tensor, hop: int = 0) -> Tensor:
+        """Items at level hop + 1 or deeper -> users at level hop."""
+        return _sum(self.users_of[hop], x[: self.num_items[hop + 1]])
+
+    def to_items(self, x: Tensor, hop: int = 0) -> Tensor:
+        """Users at level hop + 1 or deeper -> items at level hop."""
+        return _sum(self.items_of[hop], x[: self.num_users[hop + 1]])
+
+    def users_at(self, x: Tensor, level: int) -> Tensor:
+        """The users of a level, from those of the same or a deeper one."""
+        return x[: self.num_users[level]]
+
+    def items_at(self, x: Tensor, level: int) -> Tensor:
+        """The items of a level, from those of the same or a deeper one."""
+        return x[: self.num_items[level]]
+
+    def to(self, device: torch.device | str) -> "Blocks":
+        """The same blocks on a device; the lists of ids stay where they are."""
+        return Blocks(
+            self.users, self.items, self.num_users, self.num_items,
+            [h.to(device) for h in self.users_of], [h.to(device) for h in self.items_of],
+        )  # fmt: skip
+
+
+def _sum(hop: Hop, x: Tensor) -> Tensor:
+    return NeighbourSum.apply(x, hop.rows, hop.weights, hop.back_rows, hop.back_weights)
