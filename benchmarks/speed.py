@@ -19,9 +19,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from promptmm.core.ranking import evaluate
-from promptmm.distributed.labels import MaterialisedLabels
 from promptmm.distributed.prompt_tuning import PromptTuner
-from promptmm.distributed.student_training import Examples, StudentTrainer
+from promptmm.distributed.student_training import StudentTrainer
 from promptmm.distributed.teacher_artifact import write_revision
 from promptmm.distributed.teacher_training import TeacherJob, TeacherTrainer
 from promptmm.jobs.settings import load_settings
@@ -173,11 +172,11 @@ def run(folder: str, options) -> None:
     labelling = (time.perf_counter() - started) / epochs
 
     ours, count = StudentTrainer(job, worker, graph), iter(range(1_000_000))
-    stored = MaterialisedLabels(folder, job.label_job(worker), ours.modalities)
+    ours.open(range(1))  # the materialised labels
     inline = StudentTrainer(job, worker, graph)
     inline.tuner = PromptTuner(resident, trainer.engine.engine.module, weights["ids.user"], weights["ids.item"], distill)
     inline.tuner.reduction.requires_grad_(False).prompt.requires_grad_(True)
-    examples = Examples(job.label_job(), graph, worker, inline.tuner)
+    inline.open(range(1))
     peer = Peer(graph, resident.features)
     held_out, exclude = inprocess.masks(dataset, "test")
     users, items = ours.final_vectors()
@@ -188,8 +187,8 @@ def run(folder: str, options) -> None:
 
     what = f"{options.threads} threads, batch {BATCH}, d = {DIM}, {LAYERS} layers, {NEGATIVES} negatives a list"
     print(f"| {what} | peer, s | ours, s | ratio |\n|---|---:|---:|---:|")
-    compare("student epoch, materialised labels", peer.student_epoch, lambda: ours.train_epoch(next(count), stored, None))
-    compare("student epoch, inline (prompt tuned too)", peer.student_epoch, lambda: inline.train_epoch(next(count), examples, None))
+    compare("student epoch, materialised labels", peer.student_epoch, lambda: ours.train_epoch(next(count), None))
+    compare("student epoch, inline (prompt tuned too)", peer.student_epoch, lambda: inline.train_epoch(next(count), None))
     inline.tuner.reduction.requires_grad_(True)
     compare("teacher epoch", peer.teacher_epoch, lambda: trainer.train_epoch(next(count), None))
     num_users = int((held_out.degrees > 0).sum())

@@ -15,6 +15,8 @@ from torch import Tensor
 from .graph import BipartiteGraph, Csr, NeighbourSum
 from .sampling import STREAM_NEIGHBOUR, sample_edges
 
+USERS, ITEMS = 0, 1  # the sides of the graph
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -46,15 +48,15 @@ def sample_neighbours(pointers: Tensor, columns: Tensor, weights: Tensor, rows: 
     return Neighbours(out, columns[edges].long(), weights[edges] * torch.repeat_interleave(scale, counts))
 
 
-def neighbour_keys(side: str, ids: Tensor, seed: int, step: int, hop: int) -> tuple[int | Tensor, ...]:
+def neighbour_keys(sides: int | Tensor, ids: Tensor, seed: int, step: int, hop: int) -> tuple[int | Tensor, ...]:
     """The keys of the neighbours drawn for some nodes: a function of seed, step, hop and dataset index, wherever the nodes are stored.
 
     Args:
-        side: "user" or "item".
+        sides: USERS or ITEMS, for all nodes or one for each, int64 [n].
         ids: int64 [n], dataset indices.
         step: Step since the start of training.
     """
-    return STREAM_NEIGHBOUR, seed, step, hop, ("user", "item").index(side), ids
+    return STREAM_NEIGHBOUR, seed, step, hop, sides, ids
 
 
 def graph_sampler(graph: BipartiteGraph, fan_outs: list[int], seed: int, step: int) -> "Sampler":
@@ -65,7 +67,7 @@ def graph_sampler(graph: BipartiteGraph, fan_outs: list[int], seed: int, step: i
     """
 
     def sample(users: Tensor, items: Tensor, hop: int) -> tuple[Neighbours, Neighbours]:
-        sides = (("user", graph.users, graph.user_weights, users), ("item", graph.items, graph.item_weights, items))
+        sides = ((USERS, graph.users, graph.user_weights, users), (ITEMS, graph.items, graph.item_weights, items))
         found = [
             sample_neighbours(csr.pointers, csr.columns, weights, rows, fan_outs[hop], *neighbour_keys(side, rows, seed, step, hop))
             for side, csr, weights, rows in sides
@@ -180,6 +182,13 @@ class Blocks:
             self.users, self.items, self.num_users, self.num_items,
             [h.to(device) for h in self.users_of], [h.to(device) for h in self.items_of],
         )  # fmt: skip
+
+
+def append_distinct(ids: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct ids with those of `more` that are not among them behind, and where each of `more` stands; int64."""
+    nodes = _Nodes(ids)
+    nodes.add(more)
+    return nodes.ids, nodes.positions(more)
 
 
 def _sum(hop: Hop, x: Tensor) -> Tensor:

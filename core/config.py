@@ -51,6 +51,25 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class SamplingConfig:
+    """Neighbour blocks of the sampled engine; section `sampling`."""
+
+    fan_outs: list[int] = setting(
+        [10], "neighbours drawn a node, by hop from the batch outwards; -1: all of them; further hops take the last figure"
+    )
+    prefetch: int = setting(2, "batches of blocks made ahead in the background", ge=1)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "sampling")
+        if not self.fan_outs or any(n < 1 and n != -1 for n in self.fan_outs):
+            raise InputError(f"sampling.fan_outs={self.fan_outs}: name at least one fan-out, each at least 1, or -1 for all neighbours")
+
+    def fan_outs_of(self, hops: int) -> list[int]:
+        """A fan-out for every hop."""
+        return [self.fan_outs[min(hop, len(self.fan_outs) - 1)] for hop in range(hops)]
+
+
+@dataclass(frozen=True)
 class StudentConfig:
     """The lightweight student that ships (method.md 2)."""
 

@@ -38,6 +38,11 @@ class FeatureMoments:
             gram += chunk.T @ chunk
         return FeatureMoments(count, total, gram)
 
+    def add(self, other: "FeatureMoments") -> None:
+        """Adds another shard's moments, in place."""
+        for mine, theirs in zip(self.tensors(), other.tensors()):
+            mine += theirs
+
     def tensors(self) -> list[Tensor]:
         """The tensors to sum over shards."""
         return [self.count, self.total, self.gram]

@@ -14,7 +14,7 @@ class Csr:
 
     Attributes:
         pointers: int64 [num_rows + 1].
-        columns: int64 [num_edges], ascending within a row.
+        columns: int64 (int32 where memory-mapped) [num_edges], ascending within a row.
         num_columns: Number of columns.
     """
 
@@ -57,7 +57,7 @@ class Csr:
         pointers = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
         within = torch.arange(int(pointers[-1]), device=rows.device) - torch.repeat_interleave(pointers[:-1], degrees)
         start = torch.repeat_interleave(self.pointers[rows], degrees)
-        return Csr(pointers, self.columns[start + within], self.num_columns)
+        return Csr(pointers, self.columns[start + within].long(), self.num_columns)
 
     def to(self, device: torch.device | str) -> "Csr":
         return Csr(self.pointers.to(device), self.columns.to(device), self.num_columns)

@@ -169,9 +169,19 @@ def rank_users(
         memory_mib: Bound on one block of scores.
         rank, world_size: Which share.
     """
-    metrics = RankingMetrics(cutoffs, items.shape[0])
     mine = held_out.degrees.nonzero().squeeze(1)[rank::world_size]
-    users, held_out, exclude = users[mine], held_out.select(mine), exclude.select(mine)
+    return rank_rows(users[mine], items, held_out.select(mine), exclude.select(mine), cutoffs, memory_mib)
+
+
+def rank_rows(users: Tensor, items: Tensor, held_out: Csr, exclude: Csr, cutoffs: list[int], memory_mib: int = 256) -> RankingMetrics:
+    """Full-ranking metrics of some users, a row of each argument for each.
+
+    Args:
+        users: float [n, d]; items: float [num_items, d], which may be memory-mapped.
+        held_out, exclude: n rows; every row of `held_out` has an item.
+        cutoffs, memory_mib: As in `rank_users`.
+    """
+    metrics = RankingMetrics(cutoffs, items.shape[0])
     for rows, scores, ranked in top_k(users, items, max(cutoffs), exclude, memory_mib):
         ranked = torch.where(scores == -torch.inf, items.shape[0], ranked)
         metrics.update(ranked, held_out.select(torch.arange(rows.start, rows.stop, device=users.device)))

@@ -63,11 +63,12 @@ class UnseenItems:
     keys user * (I + 1) + c_j - j.
     """
 
-    def __init__(self, train: Csr) -> None:
-        """Args: train: the train items of every user, without duplicates."""
+    def __init__(self, train: Csr, ids: Tensor | None = None) -> None:
+        """Args: train: the train items of every user, without duplicates; ids: the users' indices, where they are not the rows."""
         degrees, self.num_items = train.degrees, train.num_columns
         if bool((degrees >= self.num_items).any()):
-            user = int((degrees >= self.num_items).nonzero()[0])
+            row = (degrees >= self.num_items).nonzero()[0]
+            user = int(row if ids is None else ids[row])
             raise InputError(f"user index {user} has seen all {self.num_items} items in train: there is no negative to learn from")
         rank_in_row = torch.arange(train.columns.numel(), device=train.columns.device) - train.pointers[:-1].repeat_interleave(degrees)
         self.keys = train.rows * (self.num_items + 1) + train.columns - rank_in_row

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,29 @@ def publish_manifest(url: str, kind: str, metadata: dict, files: dict[str, dict]
     write_json(join(url, MANIFEST), _manifest(kind, metadata, files))
 
 
+class ShardWriter:
+    """One writer's files of an artifact that several processes write together; `publish_manifest` completes it.
+
+    Attributes:
+        url: The artifact.
+        files: What was written, for the manifest.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.files: dict[str, dict] = {}
+
+    def clear(self) -> None:
+        """Removes an older artifact, its manifest first; one writer calls it before any writes."""
+        remove(join(self.url, MANIFEST))
+        remove(self.url)
+
+    def add(self, name: str, data: bytes) -> None:
+        """Writes one file."""
+        write_bytes(join(self.url, name), data)
+        self.files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
 def _manifest(kind: str, metadata: dict, files: dict[str, dict]) -> dict:
     return {"schema_version": SCHEMA_VERSION, "kind": kind, **metadata, "files": files}
 
@@ -200,10 +223,15 @@ def manifest_digest(manifest: dict) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def open_artifact(url: str, kind: str, cache_dir: str | None = None) -> tuple[Path, dict]:
+def open_artifact(
+    url: str, kind: str, cache_dir: str | None = None, wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[Path, dict]:
     """Verifies the artifact at `url` and returns a local folder that holds its files, and its manifest.
 
     A local artifact is used where it is; a remote one is downloaded once into `cache_dir` (the system's temporary folder by default).
+
+    Args:
+        wanted: Which files, by relative name; the others are neither fetched nor verified.
 
     Raises:
         InputError: the artifact is missing, or a file is missing, truncated or changed since it was written.
@@ -214,7 +242,7 @@ def open_artifact(url: str, kind: str, cache_dir: str | None = None) -> tuple[Pa
     else:
         base = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / f"promptmm-cache-{os.getuid()}"
         folder = base / manifest_digest(manifest)[:24]
-    wrong = _not_as_described(folder, manifest["files"])
+    wrong = _not_as_described(folder, {name: facts for name, facts in manifest["files"].items() if wanted(name)})
     if wrong and not is_local(url):
         _download(url, folder, manifest, wrong)
         wrong = _not_as_described(folder, {name: manifest["files"][name] for name in wrong})

@@ -1,7 +1,7 @@
 """The cumbersome multi-modal teacher (method.md 1)."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -187,6 +187,10 @@ class TeacherVectors:
     prompt_item: Tensor | None
     reduced: dict[str, Tensor]
 
+    def with_reduced(self, reduced: dict[str, Tensor]) -> "TeacherVectors":
+        """The same vectors with other rows of z_m."""
+        return replace(self, reduced=reduced)
+
     def detach(self) -> "TeacherVectors":
         """The same vectors without their graph of gradients."""
         prompts = [None if p is None else p.detach() for p in (self.prompt_user, self.prompt_item)]
@@ -241,6 +245,7 @@ def teacher_loss(
     negatives: Tensor,
     num_examples: float,
     config: TeacherConfig,
+    num_decayed: float | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the teacher's loss (method.md 1.6), each with its weight; their sum is the loss.
 
@@ -249,6 +254,7 @@ def teacher_loss(
         user_ids, item_ids: E_U and E_I.
         users, positives, negatives: int64 [batch].
         num_examples: Size of the global batch, where `users` is one shard of it: the shards' per-example terms add up to the mean.
+        num_decayed: Rows that the mean of the feature decay is over, where `vectors.reduced` is a shard of them.
     """
 
     pairs = torch.stack([positives, negatives], 1)
@@ -265,6 +271,7 @@ def teacher_loss(
         terms["prompt_bpr"] = config.prompt_loss_weight * bpr(vectors.prompt_user, vectors.prompt_item)
     terms["l2"] = config.l2 * l2_loss([user_ids[users], item_ids[positives], item_ids[negatives]], num_examples)
     if config.feature_decay:
-        decay = torch.stack([z.square().sum(1).mean() for z in vectors.reduced.values()]).sum()
+        count = num_decayed or next(iter(vectors.reduced.values())).shape[0]
+        decay = torch.stack([z.square().sum() for z in vectors.reduced.values()]).sum() / count
         terms["feature_decay"] = config.feature_decay * decay
     return terms

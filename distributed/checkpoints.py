@@ -1,13 +1,15 @@
 """Checkpoints of a training stage: complete or absent, found by the run's folder, the newest one first."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.errors import InputError
-from ..core.storage import filesystem, has_artifact, join, open_artifact, remove, write_artifact
+from ..core.storage import ShardWriter, filesystem, has_artifact, join, open_artifact, publish_manifest, remove, write_artifact
 
 KEEP = 2
 
@@ -52,18 +54,37 @@ class Checkpoints:
         for old in self._epochs()[:-KEEP]:
             remove(self._at(old))
 
+    def shard_writer(self, epoch: int) -> ShardWriter:
+        """For one worker's files of a checkpoint that all workers write; `publish` completes it."""
+        return ShardWriter(self._at(epoch))
+
+    def publish(self, epoch: int, state: dict[str, Any], files: dict[str, dict]) -> None:
+        """Completes a checkpoint of all workers' files and removes all but the newest two; rank 0 calls it."""
+        publish_manifest(self._at(epoch), "checkpoint", {"epoch": epoch, "state": state}, files)
+        for old in self._epochs()[:-KEEP]:
+            remove(self._at(old))
+
     def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and state of the newest complete checkpoint, or None."""
         from safetensors.torch import load_file
 
+        found = self.latest_shards(lambda name: True)
+        return None if found is None else (load_file(str(found[0] / "state.safetensors")), found[1])
+
+    def latest_shards(self, wanted: Callable[[str], bool]) -> tuple[Path, dict[str, Any]] | None:
+        """Local folder and state of the newest complete checkpoint, or None; the state's `files` are the names of its files.
+
+        Args:
+            wanted: Which files are fetched and verified.
+        """
         for epoch in reversed(self._epochs()):
             if has_artifact(self._at(epoch)):
                 try:
-                    folder, manifest = open_artifact(self._at(epoch), "checkpoint", self.cache_dir)
+                    folder, manifest = open_artifact(self._at(epoch), "checkpoint", self.cache_dir, wanted)
                 except InputError as error:  # damaged: the one before it loses less than starting again
                     print(f"checkpoint left out: {error}", flush=True)
                     continue
-                return load_file(str(folder / "state.safetensors")), manifest["state"]
+                return folder, {**manifest["state"], "files": [name for name in manifest["files"] if wanted(name)]}
         return None
 
     def clear(self) -> None:

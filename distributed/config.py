@@ -10,6 +10,11 @@ from ..core.settings import check_bounds, setting
 class ClusterConfig:
     """Ray cluster and Ray Train workers; section `cluster`."""
 
+    engine: str = setting(
+        "full",
+        "how the teacher trains: full keeps the whole graph in every worker, sampled draws neighbour blocks and shards tables and features",
+        choices=("full", "sampled"),
+    )
     address: str | None = setting(
         None,
         "address of a running Ray cluster ('auto' finds one); not set: RAY_ADDRESS, else an embedded one on this machine",

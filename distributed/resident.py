@@ -78,15 +78,15 @@ def load_resident(worker: Worker, service: Any, config: TeacherConfig) -> Reside
         service: The `GraphService` actor; rank 0 starts a fresh set of servers.
     """
     session = worker.share(ray.get(service.restart.remote(list(worker.nodes)), timeout=SERVICE_SECONDS) if worker.is_first else None)
-    structure = worker.share(_read_structure(service, session) if worker.is_first else None)
+    structure = worker.share(_read_structure(service, session, worker) if worker.is_first else None)
     users, items, num_users, num_items, original_items = structure
     shard = read_item_shard(session, original_items, worker.rank, list(worker.nodes))
     return build_resident(worker, config, BipartiteGraph.from_pairs(users, items, num_users, num_items), shard)
 
 
-def _read_structure(service: Any, session: dict) -> tuple[Tensor, Tensor, int, int, Tensor]:
+def _read_structure(service: Any, session: dict, worker: Worker) -> tuple[Tensor, Tensor, int, int, Tensor]:
     """Rank 0 alone is a DGL client, since hosts without a part of the graph cannot be; it checks what it read against the degrees."""
-    with connect(service, session) as client:
+    with connect(service, session, worker.rank, list(worker.nodes)) as client:
         users, items = client.train_pairs()
         degrees, found = (
             client.degrees(),

@@ -22,7 +22,7 @@ from .labels import LabelJob, MaterialisedLabels, StreamedLabels
 from .progress import Recorder, Selection
 from .prompt_tuning import PromptTuner, inline_candidates
 from .teacher_artifact import TeacherRevision, read_revision, write_revision
-from .teacher_training import Validation, report_epoch, resume, save, stage_url
+from .training import ReplicatedTrainer, Stage, Totals, Validation, stage_url, total_of
 from .worker import Worker
 
 
@@ -101,46 +101,20 @@ def train_student_loop(arguments: dict) -> None:
 
 
 def run_student(job: StudentJob, worker: Worker) -> None:
-    """Resumes, trains with validation and checkpoints up to the round's end, and writes the student at the last."""
-    optimizer_config = job.student.train
+    """Trains with validation and checkpoints up to the round's end, and writes the student at the last."""
     dataset = open_dataset(join(job.run_url, "dataset"), job.cluster.cache_dir)
     graph = train_graph(dataset).to(worker.device)
-    trainer = StudentTrainer(job, worker, graph)
-    validate = Validation.of(dataset, graph.users, job.evaluation, worker)
-    recorder = Recorder(stage_url(job.run_url, "student"), "student", job.lines)
-    selection = Selection(job.evaluation.select_by if validate else None, optimizer_config.patience)
-    checkpoints = Checkpoints(join(recorder.url, "checkpoints"), job.cluster.cache_dir)
-    best, first_epoch = resume(checkpoints, trainer, recorder, selection, worker)
-    selection.start_round(job.revision)
-    source = trainer.open_labels(range(first_epoch, job.stop_epoch))
-
-    epoch = first_epoch
-    while epoch < job.stop_epoch and not selection.should_stop:
-        started = time.monotonic()
-        row = trainer.train_epoch(epoch, source, recorder if worker.is_first else None)
-        row["seconds"] = time.monotonic() - started
-        if (epoch + 1) % optimizer_config.evaluate_every == 0 or epoch + 1 == job.stop_epoch:
-            metrics = None
-            if validate is not None:
-                metrics = validate(*trainer.final_vectors())
-                row.update({f"validation/{name}": value for name, value in metrics.items()})
-            if selection.observe(epoch, metrics):
-                best = trainer.weights()
-        if worker.is_first:
-            report_epoch(recorder, row, selection)
-        epoch += 1
-        if epoch % optimizer_config.checkpoint_every == 0:
-            save(checkpoints, epoch, trainer, best, recorder, selection, worker)
-    if isinstance(source, StreamedLabels):
-        source.close()
-
+    trainer = StudentTrainer(job, worker, graph, Validation.of(dataset, graph.users, job.evaluation, worker))
+    select_by = job.evaluation.select_by if dataset.has_split("validation") else None
+    stage = Stage("student", job.run_url, job.student.train, select_by, job.lines, job.cluster.cache_dir)
+    epochs = stage.train(trainer, job.stop_epoch, job.revision)
     if not job.is_last:  # the next round goes on from here
-        save(checkpoints, epoch, trainer, best, recorder, selection, worker)
+        stage.save(trainer, epochs)
     else:
-        trainer.load_weights(best)
-        trainer.write(selection)
+        trainer.load_weights(trainer.best)
+        trainer.write(stage.selection)
     if worker.is_first:
-        recorder.close()
+        stage.recorder.close()
     worker.barrier()
 
 
@@ -150,11 +124,12 @@ def train_graph(dataset: Dataset) -> BipartiteGraph:
     return BipartiteGraph.from_pairs(train.rows, train.columns, dataset.num_users, dataset.num_items)
 
 
-class StudentTrainer:
+class StudentTrainer(ReplicatedTrainer):
     """The student and its decoders with their optimizer, and the teacher's part: frozen vectors, a resident teacher or none."""
 
-    def __init__(self, job: StudentJob, worker: Worker, graph: BipartiteGraph) -> None:
-        self.job, self.worker, self.graph = job, worker, graph
+    def __init__(self, job: StudentJob, worker: Worker, graph: BipartiteGraph, validation: Validation | None = None) -> None:
+        self.job, self.worker, self.graph, self.validation = job, worker, graph, validation
+        self.source: MaterialisedLabels | StreamedLabels | Examples | None = None
         self.tuner: PromptTuner | None = None
         self.revision: TeacherRevision | None = None
         teacher_url, cache_dir = join(job.run_url, "teacher"), job.cluster.cache_dir
@@ -170,42 +145,41 @@ class StudentTrainer:
         self.trained = torch.nn.ModuleDict({"student": self.model, "decoders": self.decoders})
         self.optimizer = torch.optim.Adam(self.trained.parameters(), lr=job.student.train.learning_rate)
 
-    def open_labels(self, epochs: range) -> "MaterialisedLabels | StreamedLabels | Examples":
-        """Where the batches of these epochs come from."""
+    def open(self, epochs: range) -> None:
+        """Opens where the batches of these epochs come from."""
         job = self.job.label_job(self.worker)
         if self.revision is None or self.tuner is not None:
-            return Examples(job, self.graph, self.worker, self.tuner)
-        if self.job.labels.mode == "streamed":
-            return StreamedLabels(job, self.modalities, epochs, self.job.cluster)
-        return MaterialisedLabels(self.job.run_url, job, self.modalities)
+            self.source = Examples(job, self.graph, self.worker, self.tuner)
+        elif self.job.labels.mode == "streamed":
+            self.source = StreamedLabels(job, self.modalities, epochs, self.job.cluster)
+        else:
+            self.source = MaterialisedLabels(self.job.run_url, job, self.modalities)
 
-    def train_epoch(self, epoch: int, source: Any, recorder: Recorder | None) -> dict[str, float]:
+    def close(self) -> None:
+        """Ends a stream."""
+        if isinstance(self.source, StreamedLabels):
+            self.source.close()
+
+    def validate(self) -> dict[str, float] | None:
+        """Validation metrics, None without the split."""
+        return None if self.validation is None else self.validation(*self.final_vectors())
+
+    def train_epoch(self, epoch: int, recorder: Recorder | None) -> dict[str, float]:
         """One pass over the train interactions; returns the mean of every loss term and the share of time spent waiting for labels."""
+        assert self.source is not None, "open() comes first"
         config = self.job.student.train
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * config.lr_decay**epoch
-        job = self.job.label_job()
-        totals: dict[str, Tensor] = {}
-        loss_sum, waited = 0.0, 0.0
+        job, totals, waited = self.job.label_job(), Totals(self.worker), 0.0
         asked = started = time.monotonic()
-        for step, labels in source.epoch(epoch):
+        for step, labels in self.source.epoch(epoch):
             waited += time.monotonic() - asked
             num_examples = min(job.batch_size, job.num_examples - step * job.batch_size)
             terms = self.train_step(labels.to(self.worker.device), num_examples)
-            share = num_examples / job.num_examples
-            loss_sum += share * self.worker.check_finite(torch.stack(list(terms.values())).sum(), f"student epoch {epoch}, step {step}")
-            for name, value in terms.items():
-                totals[name] = totals.get(name, 0.0) + share * value.detach().double()
+            totals.add(terms, num_examples / job.num_examples, f"student epoch {epoch}, step {step}")
             if recorder is not None:
                 recorder.say_within_epoch(epoch, step + 1, job.num_steps, started)
             asked = time.monotonic()
-        means = {name: total.clone() for name, total in totals.items()}
-        self.worker.sum_(list(means.values()))
-        row = {
-            "epoch": epoch,
-            "loss": loss_sum,
-            **{f"loss/{k}": float(v) / self.worker.world_size for k, v in means.items()},
-        }
-        return {**row, "waiting": waited / max(time.monotonic() - started, 1e-9), "revision": self.job.revision}
+        return {**totals.row(epoch), "waiting": waited / max(time.monotonic() - started, 1e-9), "revision": self.job.revision}
 
     def train_step(self, labels: Labels, num_examples: int) -> dict[str, Tensor]:
         """Forward, backward and optimizer on this worker's share of a global batch; inline, the prompt takes its step too."""
@@ -221,7 +195,7 @@ class StudentTrainer:
             else:
                 terms.update(distillation_terms(scores, items, labels, unique, self._targets, self.decoders, share, self.job.config))
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
+        total_of(terms).backward()
         self.worker.average_gradients(self.trained)
         self.optimizer.step()
         if self.tuner is not None:

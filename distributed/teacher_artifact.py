@@ -1,6 +1,7 @@
 """The teacher artifact: weights, and for each revision of the prompt all vectors in shards.
 
-Layout: `weights.safetensors` (ID tables, reduction layers, prompt, standardisation), and `rev-<r>/` with `user-<s>.safetensors` and
+Layout: `weights.safetensors` (ID tables, reduction layers, prompt, standardisation; the sampled engine writes the ID tables beside it, as
+`ids-user-<s>.safetensors` and `ids-item-<s>.safetensors`), and `rev-<r>/` with `user-<s>.safetensors` and
 `item-<s>.safetensors`, each a range of rows with the tensors `final`, `modal.<modality>` and `prompt`, plus `prompt.safetensors`.
 """
 
@@ -11,20 +12,28 @@ from torch import Tensor
 
 from ..core.config import TeacherConfig, as_dict
 from ..core.errors import InputError
-from ..core.storage import join, manifest_digest, open_artifact, write_artifact
+from ..core.storage import join, manifest_digest, open_artifact, publish_manifest, write_artifact
 from ..core.teacher import TeacherVectors
 
 ROWS_A_SHARD = 1 << 18
+
+
+def _weight_facts(modalities: dict[str, int], config: TeacherConfig, metadata: dict) -> dict:
+    # A list, since a manifest's keys are sorted and the order of modalities is the model's.
+    return {"config": as_dict(config), "modalities": [[m, dim] for m, dim in modalities.items()], **metadata}
 
 
 def write_weights(url: str, tensors: dict[str, Tensor], modalities: dict[str, int], config: TeacherConfig, metadata: dict) -> None:
     """Writes teacher/: the trained weights, with `modalities` (d_m by name, in the model's order) and `metadata` in the manifest."""
     from safetensors.torch import save_file
 
-    # A list, since a manifest's keys are sorted and the order of modalities is the model's.
-    facts = {"config": as_dict(config), "modalities": [[m, dim] for m, dim in modalities.items()], **metadata}
-    with write_artifact(url, "teacher", facts) as folder:
+    with write_artifact(url, "teacher", _weight_facts(modalities, config, metadata)) as folder:
         save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, str(folder / "weights.safetensors"))
+
+
+def publish_weights(url: str, modalities: dict[str, int], config: TeacherConfig, metadata: dict, files: dict[str, dict]) -> None:
+    """Completes teacher/ from what several workers wrote: `weights.safetensors` and the ID tables in shards of rows."""
+    publish_manifest(url, "teacher", _weight_facts(modalities, config, metadata), files)
 
 
 def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tensor], dict]:
@@ -32,7 +41,12 @@ def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tens
     from safetensors.torch import load_file
 
     folder, manifest = open_artifact(url, "teacher", cache_dir)
-    return load_file(str(folder / "weights.safetensors")), manifest
+    weights = load_file(str(folder / "weights.safetensors"))
+    for side in ("user", "item"):
+        shards = [load_file(str(folder / name))[f"ids.{side}"] for name in sorted(manifest["files"]) if name.startswith(f"ids-{side}-")]
+        if shards:
+            weights[f"ids.{side}"] = torch.cat(shards)
+    return weights, manifest
 
 
 def revision_url(url: str, revision: int) -> str:
@@ -50,13 +64,22 @@ def write_revision(url: str, revision: int, vectors: TeacherVectors, prompt: dic
     }
     if vectors.prompt_user is not None and vectors.prompt_item is not None:
         sides["user"]["prompt"], sides["item"]["prompt"] = vectors.prompt_user, vectors.prompt_item
-    facts = {"revision": revision, "modalities": list(vectors.modal_item), "rows_a_shard": ROWS_A_SHARD, **metadata}
+    facts = _revision_facts(revision, list(vectors.modal_item), metadata)
     with write_artifact(revision_url(url, revision), "teacher-vectors", facts) as folder:
         save_file({k: t.detach().cpu().contiguous() for k, t in prompt.items()}, str(folder / "prompt.safetensors"))
         for side, tensors in sides.items():
             for shard, first in enumerate(range(0, tensors["final"].shape[0], ROWS_A_SHARD)):
                 rows = {k: t[first : first + ROWS_A_SHARD].detach().float().cpu().contiguous().clone() for k, t in tensors.items()}
                 save_file(rows, str(folder / f"{side}-{shard:05d}.safetensors"))
+
+
+def _revision_facts(revision: int, modalities: list[str], metadata: dict) -> dict:
+    return {"revision": revision, "modalities": modalities, "rows_a_shard": ROWS_A_SHARD, **metadata}
+
+
+def publish_revision(url: str, revision: int, modalities: list[str], metadata: dict, files: dict[str, dict]) -> None:
+    """Completes teacher/rev-<r>/ from the shards that several workers wrote."""
+    publish_manifest(revision_url(url, revision), "teacher-vectors", _revision_facts(revision, modalities, metadata), files)
 
 
 @dataclass(frozen=True)

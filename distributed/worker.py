@@ -47,6 +47,14 @@ class Worker:
         dist.broadcast_object_list(box, 0)
         return box[0]
 
+    def gather(self, value: dict) -> dict:
+        """All workers' dictionaries as one, on every rank."""
+        if self.world_size == 1:
+            return value
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value)
+        return {key: entry for part in found for key, entry in part.items()}
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
@@ -58,6 +66,14 @@ class Worker:
                 moved = tensor.to(self.device)
                 dist.all_reduce(moved)
                 tensor.copy_(moved)
+
+    def even_chunks(self, counts: list[int], rows: int = 16_384) -> list[list[Tensor]]:
+        """For each count the places 0..count in runs, as many runs on every worker and for every count; the last ones may be empty."""
+        longest = torch.tensor([max(counts)])
+        if self.world_size > 1:
+            dist.all_reduce(longest, dist.ReduceOp.MAX)
+        starts = range(0, max(1, int(longest)), rows)
+        return [[torch.arange(min(start, count), min(start + rows, count)) for start in starts] for count in counts]
 
     def average_gradients(self, module: nn.Module) -> None:
         """Averages the gradients of a replicated module over the workers, in one message."""

@@ -16,9 +16,10 @@ import ray
 import torch
 from torch import Tensor
 
+from ..core.graph import Csr
 from ..core.storage import MANIFEST, open_artifact, read_json
-from .partition import EDGE, GRAPH_NAME, ITEM, USER
-from .servers import CALL_SECONDS, dgl_environment, map_features, write_session_config
+from .partition import EDGE, GRAPH_NAME, ITEM, USER, map_features, mapped
+from .servers import CALL_SECONDS, dgl_environment, write_session_config
 
 WATCH_SECONDS = 1.0
 EDGES_A_REQUEST = 1 << 20
@@ -41,21 +42,42 @@ class ItemShard:
 
 
 class GraphClient:
-    """Reads one graph through DGL's distributed store; indices it takes and returns are the dataset's.
+    """One worker's connection to a graph through DGL's distributed store; indices it takes and returns are the dataset's.
 
     A client runs on a host that serves a part. With two or more hosts, requests for nodes and edges of other parts go through DGL's
     RPC to their server.
+
+    Attributes:
+        graph: DGL's DistGraph.
+        folder, manifest: The graph/ artifact on this host.
+        rank: This worker.
+        suffix: Ends the names of the session's tensors.
+        numbers: Which part holds a node, and where.
+        owners: Which worker owns a node's rows.
+        neighbours: Asks for neighbours.
+        lock: Held during calls into DGL's RPC, which is not safe to use from several threads.
     """
 
-    def __init__(self, graph: Any, session: dict, suffix: str) -> None:
-        self._graph, self._session, self._suffix = graph, session, suffix
-        self._here = Path(session["folder"])
-        self.manifest = read_json(str(self._here / MANIFEST))
+    def __init__(self, graph: Any, session: dict, folder: Path, rank: int, worker_nodes: list[str]) -> None:
+        from .embeddings import Owners
+        from .neighbours import NeighbourClient, NodeNumbers, PartStructure
+
+        self.graph, self.folder, self.rank, self.suffix = graph, folder, rank, f"_{session['session']}"
+        self.manifest = read_json(str(folder / MANIFEST))
         self.num_users, self.num_items = self.manifest["num_users"], self.manifest["num_items"]
+        self.numbers, self.lock = NodeNumbers(folder), threading.Lock()
+        part_nodes = [node for node, _ in session["locations"]]
+        self.owners = Owners(self.numbers, part_nodes, worker_nodes)
+        self.local_parts = {
+            part: PartStructure.of(graph.local_partition, folder / f"part{part}", self.numbers.num_users(part))
+            for part, node in enumerate(part_nodes)
+            if node == worker_nodes[rank]
+        }
+        self.neighbours = NeighbourClient(self.numbers, self.local_parts, self.lock)
 
     def _node_data(self, kind: str, name: str) -> Tensor:
         count = self.num_users if kind == USER else self.num_items
-        return self._graph.nodes[kind].data[name + self._suffix][torch.arange(count)]
+        return self.graph.nodes[kind].data[name + self.suffix][torch.arange(count)]
 
     def degrees(self) -> tuple[Tensor, Tensor]:
         """Train degrees of users and items, int64 [num_users] and [num_items]."""
@@ -69,16 +91,21 @@ class GraphClient:
 
     def train_pairs(self) -> tuple[Tensor, Tensor]:
         """All train interactions, int64 [num_edges] each, sorted by user, then item: the order does not depend on the partition."""
-        num_edges = self._graph.num_edges(EDGE)
+        num_edges = self.graph.num_edges(EDGE)
         users, items = [], []
         for first in range(0, num_edges, EDGES_A_REQUEST):
-            u, i = self._graph.find_edges(torch.arange(first, min(first + EDGES_A_REQUEST, num_edges)), etype=EDGE)
+            u, i = self.graph.find_edges(torch.arange(first, min(first + EDGES_A_REQUEST, num_edges)), etype=EDGE)
             users.append(u)
             items.append(i)
         user = self._node_data(USER, "orig")[torch.cat(users)]
         item = self._node_data(ITEM, "orig")[torch.cat(items)]
         order = torch.argsort(user * self.num_items + item)
         return user[order], item[order]
+
+    def train_rows(self) -> Csr:
+        """Train items of every user by dataset index, memory-mapped: what examples and negatives are drawn from."""
+        folder = self.folder / "examples"
+        return Csr(mapped(folder / "pointers.i64", "<i8"), mapped(folder / "items.i32", "<i4"), self.num_items)
 
     def original_items(self) -> Tensor:
         """The dataset index of every item in the parts' order, int64 [num_items]."""
@@ -124,7 +151,7 @@ def read_item_shard(session: dict, original_items: Tensor, rank: int, nodes_of_r
 
 
 @contextlib.contextmanager
-def connect(service: Any, session: dict) -> Iterator[GraphClient]:
+def connect(service: Any, session: dict, rank: int, worker_nodes: list[str]) -> Iterator[GraphClient]:
     """Connects this worker to a session's servers, and leaves together with its peers when the block ends without an error.
 
     A watchdog asks for dead servers every second and ends the process (exit code 13) when there is one: DGL's calls would hang for ever.
@@ -133,6 +160,8 @@ def connect(service: Any, session: dict) -> Iterator[GraphClient]:
     Args:
         service: The `GraphService` actor.
         session: What its `restart` returned, the same on every worker.
+        rank: This worker.
+        worker_nodes: Ray node id of every rank.
     """
     os.environ["DGLBACKEND"] = "pytorch"
     folder = _local_folder(session)
@@ -141,6 +170,9 @@ def connect(service: Any, session: dict) -> Iterator[GraphClient]:
     import dgl
     import dgl.distributed
 
+    from .neighbours import register
+
+    register()
     config = write_session_config(folder, [], session["session"], workdir)
     os.environ.update(dgl_environment(config, session["num_clients"]), DGL_ROLE="client", DGL_IP_CONFIG=str(workdir / "ip_config.txt"))
     done = threading.Event()
@@ -148,10 +180,10 @@ def connect(service: Any, session: dict) -> Iterator[GraphClient]:
     dgl.distributed.initialize(str(workdir / "ip_config.txt"))
     atexit.unregister(dgl.distributed.exit_client)  # at exit it would wait at a barrier for peers that may be dead
     graph = dgl.distributed.DistGraph(f"{GRAPH_NAME}_{session['session']}")
-    client = GraphClient(graph, {**session, "folder": str(folder)}, f"_{session['session']}")
+    client = GraphClient(graph, session, folder, rank, worker_nodes)
     try:
         yield client
-        del client._graph, graph
+        del client.graph, graph
         done.set()
         dgl.distributed.exit_client()
     finally:

@@ -71,7 +71,11 @@ class GraphConfig:
     """How the train graph is cut into parts."""
 
     num_parts: int = setting(1, "parts of the graph, one graph server each", ge=1)
-    method: str = setting("metis", "how nodes are assigned to parts: few cut edges, or at random", choices=("metis", "random"))
+    method: str = setting(
+        "metis",
+        "how nodes are assigned to parts: metis cuts few edges and needs the graph in memory; hash spreads, range keeps the source's order",
+        choices=("metis", "hash", "range"),
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self, "graph")

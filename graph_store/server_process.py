@@ -8,6 +8,9 @@ def main() -> None:
     os.environ.setdefault("DGLBACKEND", "pytorch")
     import dgl
 
+    from .neighbours import register
+
+    register()
     dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])  # never returns in the server role
 
 

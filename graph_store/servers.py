@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..core.errors import InputError
 from ..core.storage import open_artifact
-from .partition import GRAPH_NAME
+from .partition import GRAPH_NAME, map_features
 
 STOP_SECONDS = 10.0
 CALL_SECONDS = 60.0
@@ -145,15 +145,6 @@ def sweep_shared_memory(session: str) -> list[str]:
     return [path.name for path in leaked]
 
 
-def map_features(folder: Path, manifest: dict, part: int, modality: str) -> tuple[np.ndarray, np.ndarray]:
-    """A part's raw feature rows, memory-mapped [n, dim], and their presence, bool [n]."""
-    info = manifest["modalities"][modality]
-    base = folder / f"part{part}" / "features"
-    present = np.fromfile(base / f"{modality}.present", dtype=np.uint8).astype(bool)
-    rows = np.memmap(base / f"{modality}.rows", dtype=info["dtype"], mode="r", shape=(len(present), info["dim"])) if len(present) else None
-    return (np.zeros((0, info["dim"]), info["dtype"]) if rows is None else rows), present
-
-
 def dgl_environment(config: Path, num_clients: int) -> dict[str, str]:
     """DGL_* variables that server and client share."""
     return {
@@ -177,14 +168,16 @@ class GraphService:
         self.servers: list[Any] = []
         self.pids: list[int] = []
 
-    def restart(self, worker_nodes: list[str]) -> dict:
+    def restart(self, worker_nodes: list[str], num_clients: int = 1) -> dict:
         """Stops what runs, starts one server for each part, and returns what clients need to connect.
 
         Args:
-            worker_nodes: Ray node id of every worker; parts go to their hosts first, part 0 to the first worker's, which is the client.
+            worker_nodes: Ray node id of every worker; parts go to their hosts first, part 0 to the first worker's.
+            num_clients: 1, rank 0 alone, or all workers.
 
         Raises:
-            InputError: there are fewer hosts than parts (two parts on one host would share DGL's shared memory).
+            InputError: there are fewer hosts than parts (two parts on one host would share DGL's shared memory), or a client's host
+                would have no part (DGL's clients run beside a server).
         """
         self.stop()
         others = sorted((n["NodeManagerAddress"], n["NodeID"]) for n in ray.nodes() if n["Alive"])
@@ -194,7 +187,11 @@ class GraphService:
                 f"graph.num_parts={self.num_parts} needs {self.num_parts} hosts, one for each part, and the Ray cluster has {len(hosts)}; "
                 f"partition again with graph.num_parts={len(hosts)} or add hosts"
             )
-        num_clients = 1
+        if num_clients > 1 and len(set(worker_nodes)) > self.num_parts:
+            raise InputError(
+                f"graph.num_parts={self.num_parts}: with cluster.engine=sampled every worker's host serves a part, and the workers run on "
+                f"{len(set(worker_nodes))} hosts; partition again with graph.num_parts={len(set(worker_nodes))}, or use fewer hosts"
+            )
         session = uuid.uuid4().hex[:10]
         self.servers = [
             GraphServer.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(  # type: ignore[attr-defined]

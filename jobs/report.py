@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from ..core.storage import exists, join, read_bytes, write_bytes
-from ..distributed.teacher_training import stage_url
+from ..distributed.training import stage_url
 
 
 def read_history(run_dir: str, stage: str) -> list[dict]:

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..core.config import DistillationConfig, EvaluationConfig, StudentConfig, TeacherConfig
+from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig
 from ..core.errors import InputError
 from ..core.settings import check_bounds, setting
 from ..core.storage import is_local, local_path
@@ -54,6 +54,7 @@ class Settings:
     run: RunConfig = RunConfig()
     source: SourceConfig = SourceConfig()
     teacher: TeacherConfig = TeacherConfig()
+    sampling: SamplingConfig = SamplingConfig()
     labels: LabelConfig = LabelConfig()
     student: StudentConfig = StudentConfig()
     distill: DistillationConfig = DistillationConfig()
@@ -237,8 +238,8 @@ def _plain(value: Any) -> str:
 SECTIONS: dict[str, tuple[str, ...]] = {
     "prepare": ("run", "source", "evaluation"),
     "partition": ("run", "graph", "cluster"),
-    "plan": ("run", "teacher", "student", "distill", "labels", "graph", "cluster"),
-    "train-teacher": ("run", "teacher", "evaluation", "cluster"),
+    "plan": ("run", "teacher", "sampling", "student", "distill", "labels", "graph", "cluster"),
+    "train-teacher": ("run", "teacher", "sampling", "evaluation", "cluster"),
     "label": ("run", "labels", "distill", "student", "cluster"),
     "distill": ("run", "student", "distill", "labels", "evaluation", "cluster"),
     "evaluate": ("run", "evaluation", "cluster"),

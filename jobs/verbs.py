@@ -4,7 +4,7 @@ from typing import Any
 
 import psutil
 
-from ..core.config import as_dict
+from ..core.config import SamplingConfig, as_dict
 from ..core.errors import InputError
 from ..core.serving import Recommendation, load_student, write_bundle
 from ..core.storage import exists, join, manifest_digest, open_artifact, read_bytes, read_json, read_manifest, write_bytes, write_json
@@ -14,7 +14,8 @@ from ..distributed.launch import fit, ray_session, start_progress
 from ..distributed.prompt_tuning import tune_prompt_loop
 from ..distributed.student_training import StudentJob, train_student_loop
 from ..distributed.teacher_artifact import read_revision
-from ..distributed.teacher_training import TeacherJob, stage_url, train_teacher_loop
+from ..distributed.teacher_training import TeacherJob, train_teacher_loop
+from ..distributed.training import stage_url
 from ..graph_store.dataset import Dataset, open_dataset, write_dataset
 from ..graph_store.formats import load_catalog
 from ..graph_store.partition import partition as write_partition
@@ -83,9 +84,16 @@ def _available_memory(settings: Settings) -> int | None:
     return psutil.virtual_memory().total if embedded else None
 
 
+def _sampling(settings: Settings) -> SamplingConfig | None:
+    """The blocks' settings where the engine samples, else None."""
+    return settings.sampling if settings.cluster.engine == "sampled" else None
+
+
 def _teacher_inputs(settings: Settings, dataset: Dataset) -> dict:
     return {
         "teacher": as_dict(settings.teacher),
+        "engine": settings.cluster.engine,
+        "sampling": _sampling(settings) and {"fan_outs": settings.sampling.fan_outs},
         "select_by": settings.evaluation.select_by if dataset.has_split("validation") else None,
         "run": {"seed": settings.run.seed},
         "dataset": dataset.digest,
@@ -116,7 +124,7 @@ def train_teacher(settings: Settings) -> None:
             try:
                 job = TeacherJob(
                     settings.dir, settings.teacher, settings.evaluation, settings.cluster, settings.run.seed, service, lines,
-                    {"dataset": dataset.digest},
+                    {"dataset": dataset.digest}, _sampling(settings),
                 )  # fmt: skip
                 fit("train-teacher", train_teacher_loop, {"job": job}, settings.cluster, settings.dir, lines)
             finally:

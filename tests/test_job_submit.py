@@ -42,6 +42,7 @@ def head():
     }
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}",
              "--num-cpus=6", "--disable-usage-stats", f"--ray-client-server-port={free_port()}", f"--temp-dir={temporary}",
+             f"--dashboard-agent-listen-port={free_port()}",  # another cluster on this machine may hold the default
              "--object-store-memory=200000000"]  # fmt: skip
     process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     started = psutil.Process(process.pid)

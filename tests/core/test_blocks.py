@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from promptmm.core.blocks import Blocks, graph_sampler, neighbour_keys, sample_neighbours
+from promptmm.core.blocks import ITEMS, USERS, Blocks, graph_sampler, neighbour_keys, sample_neighbours
 from promptmm.core.config import StudentConfig, TeacherConfig
 from promptmm.core.graph import BipartiteGraph, light_propagation
 from promptmm.core.random import random_bits
@@ -115,11 +115,9 @@ def test_small_fan_outs_are_unbiased(graph):
 
 def test_draws_depend_on_the_node_not_on_its_place(graph):
     rows = torch.arange(NUM_USERS)
-    whole = sample_neighbours(
-        graph.users.pointers, graph.users.columns, graph.user_weights, rows, 3, *neighbour_keys("user", rows, 1, 2, 0)
-    )
+    whole = sample_neighbours(graph.users.pointers, graph.users.columns, graph.user_weights, rows, 3, *neighbour_keys(USERS, rows, 1, 2, 0))
     some = torch.tensor([30, 2, 11])
-    part = sample_neighbours(graph.users.pointers, graph.users.columns, graph.user_weights, some, 3, *neighbour_keys("user", some, 1, 2, 0))
+    part = sample_neighbours(graph.users.pointers, graph.users.columns, graph.user_weights, some, 3, *neighbour_keys(USERS, some, 1, 2, 0))
     for place, row in enumerate(some.tolist()):
         mine, all_of_it = slice(*part.pointers[place : place + 2].tolist()), slice(*whole.pointers[row : row + 2].tolist())
         assert torch.equal(part.ids[mine], whole.ids[all_of_it])
@@ -159,4 +157,4 @@ def test_no_seed_of_one_kind(graph):
 
 def test_keys_differ_by_side():
     ids = torch.tensor([4])
-    assert not torch.equal(random_bits(*neighbour_keys("user", ids, 1, 2, 0)), random_bits(*neighbour_keys("item", ids, 1, 2, 0)))
+    assert not torch.equal(random_bits(*neighbour_keys(USERS, ids, 1, 2, 0)), random_bits(*neighbour_keys(ITEMS, ids, 1, 2, 0)))

@@ -94,7 +94,7 @@ def test_other_students_distil_too(taught_run, tiny_settings, overrides):
 
     settings, dataset = tiny_settings(taught_run, *overrides), open_dataset(str(taught_run / "dataset"))
     trainer = StudentTrainer(student_job(settings, dataset, 0), Worker(0, 1, torch.device("cpu"), ("here",)), train_graph(dataset))
-    source = trainer.open_labels(range(3))
-    losses = [trainer.train_epoch(epoch, source, None)["loss"] for epoch in range(3)]
+    trainer.open(range(3))
+    losses = [trainer.train_epoch(epoch, None)["loss"] for epoch in range(3)]
     assert losses[2] < losses[1] < losses[0]
     assert trainer.final_vectors()[0].shape == (150, settings.student.dim)

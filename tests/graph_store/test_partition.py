@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from promptmm.core.errors import InputError
+from promptmm.core.graph import BipartiteGraph
 from promptmm.graph_store.config import GraphConfig, SourceConfig
 from promptmm.graph_store.dataset import open_dataset, write_dataset
 from promptmm.graph_store.formats import load_catalog
-from promptmm.graph_store.partition import partition
-from promptmm.graph_store.servers import map_features
+from promptmm.graph_store.partition import map_features, partition
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def dataset(tmp_path_factory):
     return open_dataset(url)
 
 
-@pytest.mark.parametrize(("num_parts", "method"), [(1, "metis"), (2, "metis"), (3, "random")])
+@pytest.mark.parametrize(("num_parts", "method"), [(1, "metis"), (2, "metis"), (3, "hash"), (2, "range")])
 def test_parts_hold_every_item_once_with_its_own_features(dataset, tmp_path, num_parts, method):
     from dgl.data.utils import load_tensors
 
@@ -40,3 +41,53 @@ def test_parts_hold_every_item_once_with_its_own_features(dataset, tmp_path, num
 def test_more_parts_than_items_is_refused(dataset, tmp_path):
     with pytest.raises(InputError, match=r"graph\.num_parts=81 is more than"):
         partition(dataset, str(tmp_path / "graph"), GraphConfig(num_parts=81))
+
+
+@pytest.mark.parametrize(("num_parts", "method"), [(1, "metis"), (2, "metis"), (3, "hash")])
+def test_parts_are_dgls_and_hold_every_edge_in_a_fixed_order(dataset, tmp_path, monkeypatch, num_parts, method):
+    """DGL's own checks pass, and a row's neighbours and weights are the same whatever the cut."""
+    import dgl
+    import promptmm.graph_store.partition as module
+
+    monkeypatch.setattr(module, "SORT_PAIRS", 300)  # several buckets
+    monkeypatch.setenv("DGL_DIST_DEBUG", "1")
+    folder = tmp_path / "graph"
+    partition(dataset, str(folder), GraphConfig(num_parts=num_parts, method=method))
+    whole = BipartiteGraph.from_pairs(*map(torch.from_numpy, dataset.interactions("train")), dataset.num_users, dataset.num_items)
+    new = {kind: np.fromfile(folder / "nodes" / f"{kind}.i64", "<i8") for kind in ("user", "item")}
+    assert sorted(np.concatenate(list(new.values()))) == list(range(dataset.num_users + dataset.num_items))
+    found = 0
+    for part in range(num_parts):
+        graph, data, _, book, *_ = dgl.distributed.load_partition(str(folder / "promptmm.json"), part)
+        original = np.fromfile(folder / f"part{part}" / "orig.i64", "<i8")
+        weights = torch.from_numpy(np.fromfile(folder / f"part{part}" / "weights.f32", "<f4"))
+        pointers, columns, edges = graph.adj_tensors("csc")
+        assert torch.equal(edges, torch.arange(graph.num_edges()))
+        kinds, ids = book.map_to_per_ntype(graph.ndata[dgl.NID])
+        row = 0
+        for kind, csr, expected in (("user", whole.users, whole.user_weights), ("item", whole.items, whole.item_weights)):
+            for node in data[f"{kind}/orig"].tolist():
+                assert original[row] == node
+                assert new[kind][node] == graph.ndata[dgl.NID][row]
+                mine, theirs = slice(pointers[row], pointers[row + 1]), slice(csr.pointers[node], csr.pointers[node + 1])
+                assert original[columns[mine]].tolist() == csr.columns[theirs].tolist()
+                assert (kinds[columns[mine]] == ("item", "user").index(kind)).all()
+                assert torch.equal(weights[mine], expected[theirs])
+                row += 1
+        found += graph.num_edges()
+        assert ids.numel() == len(original)
+    assert found == 2 * whole.users.columns.numel()
+
+
+def test_examples_are_the_train_rows(dataset, tmp_path):
+    partition(dataset, str(tmp_path / "graph"), GraphConfig())
+    csr = dataset.csr("train")
+    assert np.fromfile(tmp_path / "graph" / "examples" / "pointers.i64", "<i8").tolist() == csr.pointers.tolist()
+    assert np.fromfile(tmp_path / "graph" / "examples" / "items.i32", "<i4").tolist() == csr.columns.tolist()
+    assert not list((tmp_path / "graph").glob(".*"))
+
+
+def test_range_balances_edges(dataset, tmp_path):
+    partition(dataset, str(tmp_path / "graph"), GraphConfig(num_parts=4, method="range"))
+    sizes = [(tmp_path / "graph" / f"part{part}" / "weights.f32").stat().st_size // 4 for part in range(4)]
+    assert max(sizes) < 1.3 * sum(sizes) / 4

@@ -1,0 +1,218 @@
+"""Tables with a row for every user or item, sharded over the parts: DGL's distributed tensors, with one owner for each row.
+
+A part's rows lie in its server's shared memory. They are owned by the workers on its host, in equal runs, or by one worker elsewhere
+where its host has none; only the owner writes a row, so no two workers ever update the same one. Owners read and write rows of their own
+host in place; `ShardedTable.pull` reads any row from anywhere.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .neighbours import NodeNumbers
+from .partition import KINDS, map_features, mapped
+
+if TYPE_CHECKING:
+    from .client import GraphClient
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of one part's nodes of one kind, and its owner.
+
+    Attributes:
+        part: The part.
+        begin, end: Places among the part's nodes of that kind.
+        rank: The worker that owns it.
+    """
+
+    part: int
+    begin: int
+    end: int
+    rank: int
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+
+class Owners:
+    """Which worker owns which user and item.
+
+    Args:
+        numbers: Where nodes are.
+        part_nodes: Ray node id of every part's host.
+        worker_nodes: Ray node id of every rank.
+    """
+
+    def __init__(self, numbers: NodeNumbers, part_nodes: list[str], worker_nodes: list[str]) -> None:
+        self.numbers, self.pieces = numbers, ([], [])  # type: ignore[var-annotated]
+        starts, ranks, firsts = ([], []), ([], []), ([], [])  # type: ignore[var-annotated]
+        owned = [[0] * len(worker_nodes) for _ in KINDS]
+        for part, node in enumerate(part_nodes):
+            here = [rank for rank, n in enumerate(worker_nodes) if n == node] or [part % len(worker_nodes)]
+            for side in range(len(KINDS)):
+                first, last = numbers.starts[2 * part + side : 2 * part + side + 2].tolist()
+                for place, rank in enumerate(here):
+                    begin, end = ((last - first) * k // len(here) for k in (place, place + 1))
+                    if begin == end:
+                        continue
+                    self.pieces[side].append(Piece(part, begin, end, rank))
+                    starts[side].append(first + begin)
+                    ranks[side].append(rank)
+                    firsts[side].append(owned[side][rank])
+                    owned[side][rank] += end - begin
+        self._starts, self._ranks, self._firsts = ([torch.tensor(x) for x in each] for each in (starts, ranks, firsts))
+
+    def find(self, side: int, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The owner of each node and its place among all that the owner owns, int64 [n] each.
+
+        Args:
+            side: USERS or ITEMS.
+            ids: int64 [n], dataset indices.
+        """
+        numbers = self.numbers.new[side][ids]
+        piece = torch.searchsorted(self._starts[side], numbers, right=True) - 1
+        return self._ranks[side][piece], self._firsts[side][piece] + numbers - self._starts[side][piece]
+
+    def own(self, side: int, rank: int) -> list[Piece]:
+        """A worker's pieces, in the order of its places."""
+        return [piece for piece in self.pieces[side] if piece.rank == rank]
+
+    def own_ids(self, side: int, rank: int, folder: Path) -> Tensor:
+        """Dataset indices of what a worker owns, int64, memory-mapped where it is one piece.
+
+        Args:
+            folder: The graph/ artifact.
+        """
+        found = [torch.zeros(0, dtype=torch.int64)]
+        for piece in self.own(side, rank):
+            first = self.numbers.num_users(piece.part) if side else 0
+            found.append(mapped(folder / f"part{piece.part}" / "orig.i64", "<i8")[first + piece.begin : first + piece.end])
+        return found[1] if len(found) == 2 else torch.cat(found)
+
+
+class OwnFeatures:
+    """Raw rows of one modality for the items that a worker owns, memory-mapped from the parts.
+
+    Args:
+        pieces: The worker's pieces of the items.
+        folder, manifest: The graph/ artifact.
+        modality: Which one.
+    """
+
+    def __init__(self, pieces: list[Piece], folder: Path, manifest: dict, modality: str) -> None:
+        info, found = manifest["modalities"][modality], [map_features(folder, manifest, p.part, modality) for p in pieces]
+        self.dim = info["dim"]
+        self._rows = [torch.from_numpy(rows[p.begin : p.end]) for p, (rows, _) in zip(pieces, found)]
+        self._present = [torch.from_numpy(present[p.begin : p.end]) for p, (_, present) in zip(pieces, found)]
+        self._dtype = getattr(torch, info["dtype"])
+        self._ends = torch.tensor([0, *map(len, pieces)]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [n, dim] in the stored type and presence, bool [n].
+
+        Args:
+            places: int64 [n], places among the items that the worker owns.
+        """
+        if len(self._rows) == 1:
+            return self._rows[0][places], self._present[0][places]
+        rows, present = torch.zeros(places.numel(), self.dim, dtype=self._dtype), torch.zeros(places.numel(), dtype=torch.bool)
+        which = torch.searchsorted(self._ends, places, right=True) - 1
+        for piece, (own_rows, own_present) in enumerate(zip(self._rows, self._present)):
+            chosen = (which == piece).nonzero().squeeze(1)
+            within = places[chosen] - self._ends[piece]
+            rows[chosen], present[chosen] = own_rows[within], own_present[within]
+        return rows, present
+
+
+class ShardedTable:
+    """One table over all users or items.
+
+    Args:
+        client: The worker's `GraphClient`.
+        side: USERS or ITEMS.
+        name: Unique within the session; creating a table is a collective call.
+        dim: Columns, float32.
+    """
+
+    def __init__(self, client: "GraphClient", side: int, name: str, dim: int) -> None:
+        from dgl.distributed import DistTensor
+
+        self._client, self.side, self.dim = client, side, dim
+        numbers, policy = client.numbers, client.graph.get_node_partition_policy(KINDS[side])
+        with client.lock:  # persistent: a tensor's destructor would wait for the other clients
+            self._tensor = DistTensor(
+                (policy.get_size(), dim), torch.float32, name + client.suffix, part_policy=policy, init_func=zeros, persistent=True
+            )
+        sizes = [int(numbers.starts[2 * p + side + 1] - numbers.starts[2 * p + side]) for p in range(numbers.num_parts)]
+        self._type_starts = torch.tensor([0, *sizes]).cumsum(0)
+        self._shards: list[Tensor | Piece] = []
+        for piece in client.owners.own(side, client.rank):
+            if piece.part in client.local_parts:
+                self._shards.append(self._tensor.local_partition[piece.begin : piece.end])
+            else:
+                self._shards.append(piece)
+        self._ends = torch.tensor([len(shard) for shard in self._shards]).cumsum(0)
+
+    def __len__(self) -> int:
+        """Rows that this worker owns."""
+        return int(self._ends[-1]) if len(self._shards) else 0
+
+    def read(self, places: Tensor) -> Tensor:
+        """Own rows, float32 [n, dim].
+
+        Args:
+            places: int64 [n], places among the rows that this worker owns.
+        """
+        if len(self._shards) == 1 and isinstance(self._shards[0], Tensor):
+            return self._shards[0][places]
+        out = torch.empty(places.numel(), self.dim)
+        for shard, chosen, within in self._split(places):
+            out[chosen] = shard[within] if isinstance(shard, Tensor) else self._remote_read(shard, within)
+        return out
+
+    def write(self, places: Tensor, rows: Tensor) -> None:
+        """Sets own rows; places as in `read`."""
+        if len(self._shards) == 1 and isinstance(self._shards[0], Tensor):
+            self._shards[0].index_copy_(0, places, rows)
+            return
+        for shard, chosen, within in self._split(places):
+            if isinstance(shard, Tensor):
+                shard.index_copy_(0, within, rows[chosen])
+            else:
+                with self._client.lock:
+                    self._tensor[self._type_starts[shard.part] + shard.begin + within] = rows[chosen]
+
+    def pull(self, ids: Tensor) -> Tensor:
+        """Rows of any nodes by dataset index, float32 [n, dim]."""
+        numbers = self._client.numbers
+        parts, local = numbers.locate(self.side, ids)
+        places = self._type_starts[parts] + local
+        if self.side:
+            places -= (numbers.starts[1::2] - numbers.starts[:-1:2])[parts]
+        with self._client.lock:
+            return self._tensor[places]
+
+    def _split(self, places: Tensor) -> list[tuple]:
+        which = torch.searchsorted(self._ends, places, right=True)
+        found = []
+        for number, shard in enumerate(self._shards):
+            chosen = (which == number).nonzero().squeeze(1)
+            if chosen.numel():
+                found.append((shard, chosen, places[chosen] - (self._ends[number] - len(shard))))
+        return found
+
+    def _remote_read(self, piece: Piece, within: Tensor) -> Tensor:
+        with self._client.lock:
+            return self._tensor[self._type_starts[piece.part] + piece.begin + within]
+
+
+def zeros(shape: tuple, dtype: torch.dtype) -> Tensor:
+    """Rows of a new table; the servers import it by name."""
+    return torch.zeros(shape, dtype=dtype)
