@@ -82,6 +82,7 @@ def distillation_terms(
     decoders: Decoders,
     num_examples: float,
     config: DistillationConfig,
+    num_unique: float | None = None,
 ) -> dict[str, Tensor]:
     """λ1 L_pair, λ2 L_list and λ3 L_emb, the terms that teacher and student share (method.md 3 and 4).
 
@@ -92,6 +93,7 @@ def distillation_terms(
         unique_items: int64 [n], the unique positive items of the global batch.
         targets: From item indices to the teacher's vectors M_m^I by modality.
         num_examples: Size of the global batch.
+        num_unique: Items that the embedding loss is the mean over, where `unique_items` are a shard of them.
     """
     assert labels.scores is not None
     assert labels.modal_scores is not None
@@ -112,7 +114,7 @@ def distillation_terms(
         )
     if config.embedding_weight:
         decoded = decoders(student_items[unique_items])
-        terms["embedding"] = config.embedding_weight * embedding_loss(decoded, targets(unique_items), config.embedding_power)
+        terms["embedding"] = config.embedding_weight * embedding_loss(decoded, targets(unique_items), config.embedding_power, num_unique)
     return terms
 
 

@@ -88,14 +88,15 @@ def list_loss(
     return temperature**2 * divergence.sum() / num_examples
 
 
-def embedding_loss(student_items: list[Tensor], targets: list[Tensor], power: float) -> Tensor:
+def embedding_loss(student_items: list[Tensor], targets: list[Tensor], power: float, num_items: float | None = None) -> Tensor:
     """Modality-aware embedding distillation: mean_{m,i} (1 - cos(D_m e^S_i, M_m^I[i]))^γ (method.md 3.3).
 
     Args:
         student_items: Per modality the decoded student vectors [n, d] of the batch's unique positive items.
         targets: Per modality the teacher's item vectors [n, d].
         power: γ, at least 1.
+        num_items: Items that the mean is over, where these are a shard of them.
     """
     errors = [1 - F.cosine_similarity(s, t, dim=1) for s, t in zip(student_items, targets)]
     # A cosine may exceed 1 by a rounding error, where a fractional power is not defined.
-    return torch.stack([error.clamp(min=0).pow(power).mean() for error in errors]).mean()
+    return torch.stack([error.clamp(min=0).pow(power).sum() for error in errors]).mean() / (num_items or errors[0].numel())

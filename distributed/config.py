@@ -12,7 +12,7 @@ class ClusterConfig:
 
     engine: str = setting(
         "full",
-        "how the teacher trains: full keeps the whole graph in every worker, sampled draws neighbour blocks and shards tables and features",
+        "full: graph and tables whole in every worker; sampled: neighbour blocks, tables and features sharded over the workers",
         choices=("full", "sampled"),
     )
     address: str | None = setting(

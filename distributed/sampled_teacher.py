@@ -1,11 +1,8 @@
-"""The sampled engine's teacher: neighbour blocks, sharded ID tables, and features reduced where they live.
+"""The sampled engine's teacher: neighbour blocks around the batch, and features reduced where they live.
 
-A step on every worker: blocks around its share of the batch (made in the background); the ids of their input rows go to the rows' owners;
-owners read ID rows from their shared memory and reduce feature rows of their own shard under the current weights; d-sized rows come
-back, gradients return the same way, and owners update the ID rows that were touched.
+Owners of items reduce the feature rows of their own shard under the current weights; d-sized z_m travel, with their gradients.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,20 +13,16 @@ from ..core.blocks import ITEMS, USERS, Blocks, append_distinct
 from ..core.config import SamplingConfig, TeacherConfig
 from ..core.features import FeatureMoments, Standardisation, principal_axes
 from ..core.random import random_below
-from ..core.sampling import STREAM_DECAY, UnseenItems, epoch_order, rank_slice
-from ..core.teacher import PromptConstants, build_reduction, initial_rows, num_hops, rownorm, teacher_loss, teacher_vectors
+from ..core.sampling import STREAM_DECAY, rank_slice
+from ..core.teacher import PromptConstants, build_reduction, num_hops, rownorm, teacher_loss, teacher_vectors
 from ..graph_store.client import GraphClient
 from ..graph_store.embeddings import OwnFeatures, ShardedTable
+from .checkpoints import with_prefix
 from .deepspeed_engine import ReductionEngine
-from .exchange import RowExchange, Traffic
 from .layerwise import add_to, chunks, propagate
-from .prefetch import Prefetched
-from .progress import Recorder
-from .sparse_adam import AdamTable
-from .training import Totals, total_of
+from .sampled import SampledModel, ServedRows
+from .training import total_of
 from .worker import Worker
-
-BATCH_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ class ShardedFeatures:
         )
 
 
-class SampledTeacher:
+class SampledTeacher(SampledModel):
     """The teacher's weights on one worker, and its training step.
 
     Args:
@@ -136,38 +129,22 @@ class SampledTeacher:
         seed: Seed of everything random.
     """
 
+    stage = "teacher"
+
     def __init__(
         self, client: GraphClient, worker: Worker, config: TeacherConfig, sampling: SamplingConfig, zero_stage: int, seed: int
     ) -> None:
-        self.client, self.worker, self.config, self.sampling, self.seed = client, worker, config, sampling, seed
-        self.train = client.train_rows()
-        self.own_ids = [client.owners.own_ids(side, worker.rank, client.folder) for side in (USERS, ITEMS)]
-        self.ids = [AdamTable(client, side, f"ids_{side}", config.dim) for side in (USERS, ITEMS)]
-        for side, name in ((USERS, "user"), (ITEMS, "item")):
-            for places in chunks(self.own_ids[side].numel()):
-                rows = initial_rows(name, self.own_ids[side][places], config.dim, config.init_scale, seed)
-                self.ids[side].tables["weight"].write(places, rows)
+        super().__init__(client, worker, sampling, config.train, config.dim, config.init_scale, seed)
+        self.config = config
         self.sharded = ShardedFeatures.of(client, worker, self.own_ids, config.dim)
         reduction = build_reduction({m: own.dim for m, own in self.sharded.features.items()}, config, seed).to(worker.device)
         reduction.prompt.requires_grad_(config.prompt)
         nothing = torch.zeros(0, dtype=torch.int64)
-        self.engine = ReductionEngine(
-            reduction, config.reduction_learning_rate, zero_stage, worker, self._reduction_inputs(nothing, nothing, None)
-        )
-        self.traffic, self.num_steps_taken = Traffic(), 0
+        example = self.reduction_inputs(nothing, nothing, None)
+        self.engine = ReductionEngine(reduction, config.reduction_learning_rate, zero_stage, worker, example)
         self.uses_prompt = config.prompt and bool(config.id_prompt_weight or config.prompt_loss_weight)
 
-    @property
-    def num_examples(self) -> int:
-        """Train interactions."""
-        return self.train.columns.numel()
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of an epoch."""
-        return -(-self.num_examples // self.config.train.batch_size)
-
-    def _reduction_inputs(self, users: Tensor, items: Tensor, dropout_keys: tuple[int, ...] | None) -> tuple:
+    def reduction_inputs(self, users: Tensor, items: Tensor, dropout_keys: tuple[int, ...] | None) -> tuple:
         """Arguments of `FeatureReduction.forward` for own users and items, by place."""
         device = self.worker.device
         rows = torch.arange(items.numel(), device=device)
@@ -175,25 +152,19 @@ class SampledTeacher:
         return self.sharded.constants(users, items, device), rows, features, dropout_keys, self.own_ids[ITEMS][items].to(device)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """This worker's share of every step; reads the graph, not the weights, so it runs ahead in the background."""
+        """This worker's share of every step."""
         for step in range(self.num_steps):
             yield self.batch(epoch, step)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """This worker's share of one step."""
-        config, worker, size = self.config, self.worker, self.config.train.batch_size
-        total = min(size, self.num_examples - step * size)
-        mine = rank_slice(total, worker.rank, worker.world_size)
-        examples = epoch_order(self.num_examples, self.seed, epoch, slice(step * size + mine.start, step * size + mine.stop))
-        users = torch.searchsorted(self.train.pointers, examples, right=True) - 1
-        positives = self.train.columns[examples].long()
-        seeds, user_rows = torch.unique(users, return_inverse=True)
-        negatives = UnseenItems(self.train.select(seeds), seeds).draw(user_rows, examples, 1, self.seed, epoch)[:, 0]
+        total, examples, users, positives = self.examples(epoch, step)
+        negatives = self.unseen(users, examples, 1, epoch)[:, 0]
+        user_seeds, user_rows = torch.unique(users, return_inverse=True)
         item_seeds, item_rows = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
-        number = epoch * self.num_steps + step
-        hops = num_hops(config)
+        number, hops = epoch * self.num_steps + step, num_hops(self.config)
         sampler = self.client.neighbours.sampler(self.sampling.fan_outs_of(hops), self.seed, number)
-        blocks = Blocks.sample(sampler, seeds, item_seeds, hops)
+        blocks = Blocks.sample(sampler, user_seeds, item_seeds, hops)
         decayed, num_decayed = self._decayed(number)
         items, decayed_rows = append_distinct(blocks.items, decayed)
         count = examples.numel()
@@ -213,16 +184,12 @@ class SampledTeacher:
             return slots, total
         return random_below(self.client.num_items, STREAM_DECAY, self.seed, number, slots), total
 
-    def loss_terms(self, batch: Batch, epoch: int) -> tuple[dict[str, Tensor], "list[ServedRows]"]:
-        """The loss terms of this worker's share, and the ID rows that it serves, as leaves of the graph of gradients; collective."""
+    def loss_terms(self, batch: Batch, epoch: int) -> tuple[dict[str, Tensor], list[ServedRows]]:
+        """The loss terms of this worker's share, and the ID rows that it serves; collective."""
         config, device = self.config, self.worker.device
-        exchanges = [
-            RowExchange(self.worker, self.client.owners, side, ids, self.traffic)
-            for side, ids in ((USERS, batch.blocks.users), (ITEMS, batch.items))
-        ]
-        served = [ServedRows(x.served, table.read(x.served).to(device).requires_grad_()) for x, table in zip(exchanges, self.ids)]
+        exchanges, served = self.exchange(batch.blocks.users, batch.items)
         keys = (self.seed, epoch * self.num_steps + batch.step)
-        out = self.engine(*self._reduction_inputs(exchanges[USERS].served, exchanges[ITEMS].served, keys))
+        out = self.engine(*self.reduction_inputs(exchanges[USERS].served, exchanges[ITEMS].served, keys))
         names = list(self.sharded.features)
         answers = [[served[USERS].rows], [served[ITEMS].rows, *(out[f"reduced.{m}"] for m in names)]]
         if self.uses_prompt:
@@ -230,14 +197,11 @@ class SampledTeacher:
             answers[ITEMS].append(out["item"])
         users, items = (x.gather(torch.cat(rows, 1)).split(config.dim, 1) for x, rows in zip(exchanges, answers))
         reduced = dict(zip(names, items[1 : 1 + len(names)]))
-        prompt = {"user": users[-1], "item": items[-1]}
-        blocks = batch.blocks.to(device)
-        vectors = teacher_vectors(blocks, users[0], items[0], prompt, reduced, config)
+        vectors = teacher_vectors(batch.blocks.to(device), users[0], items[0], {"user": users[-1], "item": items[-1]}, reduced, config)
         decayed = batch.decayed.to(device)
         vectors = vectors.with_reduced({m: z[decayed] for m, z in reduced.items()})
-        share = batch.size / self.worker.world_size
+        share, num_decayed = batch.size / self.worker.world_size, batch.num_decayed / self.worker.world_size
         triples = batch.users.to(device), batch.positives.to(device), batch.negatives.to(device)
-        num_decayed = batch.num_decayed / self.worker.world_size
         terms = teacher_loss(vectors, users[0], items[0], triples[0], triples[1], triples[2], share, config, num_decayed)
         return terms, served
 
@@ -246,46 +210,28 @@ class SampledTeacher:
         terms, served = self.loss_terms(batch, epoch)
         self.engine.backward(total_of(terms))
         self.engine.step()
-        self.num_steps_taken += 1
-        for table, rows in zip(self.ids, served):
-            if rows.rows.grad is not None:
-                grad = rows.rows.grad.cpu() / self.worker.world_size
-                table.step(rows.places, grad, learning_rate, self.num_steps_taken)
+        self.update(served, learning_rate)
         return terms
 
-    def train_epoch(self, epoch: int, recorder: Recorder | None) -> dict[str, float]:
-        """One pass over the train interactions."""
-        config = self.config
-        decay = config.train.lr_decay**epoch
-        self.engine.learning_rate = config.reduction_learning_rate * decay
-        what = "a batch of neighbour blocks from the graph servers"
-        batches = Prefetched(self.batches(epoch), self.sampling.prefetch, BATCH_SECONDS, what)
-        totals, waited = Totals(self.worker), 0.0
-        asked = started = time.monotonic()
-        try:
-            for batch in batches:
-                waited += time.monotonic() - asked
-                terms = self.train_step(batch, epoch, config.train.learning_rate * decay)
-                totals.add(terms, batch.size / self.num_examples, f"teacher epoch {epoch}, step {batch.step}")
-                if recorder is not None:
-                    recorder.say_within_epoch(epoch, batch.step + 1, self.num_steps, started)
-                asked = time.monotonic()
-        finally:
-            batches.close()
-        return {**totals.row(epoch), "waiting": waited / max(time.monotonic() - started, 1e-9)}
+    def decay_rates(self, factor: float) -> None:
+        """Scales the engine's learning rate."""
+        self.engine.learning_rate = self.config.reduction_learning_rate * factor
 
+    def dense_weights(self) -> dict[str, Tensor]:
+        """Reduction layers and prompt."""
+        return self.engine.weights()
 
-@dataclass(frozen=True)
-class ServedRows:
-    """ID rows that this worker serves in a step.
+    def load_dense_weights(self, weights: dict[str, Tensor]) -> None:
+        """Restores them; the optimizer's state stays."""
+        self.engine.load({**self.engine.state(), **with_prefix("weight.", weights)})
 
-    Attributes:
-        places: int64 [n], among its own rows.
-        rows: float32 [n, d], a leaf whose gradient is the sum over all workers' losses.
-    """
+    def dense_state(self) -> dict[str, Tensor]:
+        """The engine's state."""
+        return self.engine.state()
 
-    places: Tensor
-    rows: Tensor
+    def load_dense_state(self, state: dict[str, Tensor]) -> None:
+        """Restores it, written at any world size and ZeRO stage."""
+        self.engine.load(state)
 
 
 class TeacherTables:
@@ -336,7 +282,7 @@ class TeacherTables:
         teacher, config = self.teacher, self.teacher.config
         counts = [len(table) for table in self.final]
         for users, items in zip(*teacher.worker.even_chunks(counts)):
-            out = teacher.engine(*teacher._reduction_inputs(users, items, None))
+            out = teacher.engine(*teacher.reduction_inputs(users, items, None))
             for side, (places, name) in enumerate(((users, "user"), (items, "item"))):
                 rows = teacher.ids[side].read(places)
                 if self.prompt is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.config import DistillationConfig, EvaluationConfig, StudentConfig, as_dict
+from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, as_dict
 from ..core.distillation import Decoders, Labels, distillation_terms, student_terms
 from ..core.graph import BipartiteGraph
 from ..core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice
@@ -41,6 +41,7 @@ class StudentJob:
         service: The `GraphService` actor where the teacher is resident, else None.
         lines: The `ProgressLines` actor.
         lineage: Checksums of what the student is made from.
+        sampling: Neighbour blocks of the sampled engine; None for the full one.
     """
 
     run_url: str
@@ -57,6 +58,7 @@ class StudentJob:
     service: Any
     lines: Any
     lineage: dict = field(default_factory=dict)
+    sampling: SamplingConfig | None = None
 
     def label_job(self, worker: Worker | None = None) -> LabelJob:
         """The labels of this job: of whole steps, or of one worker's shard."""
@@ -97,7 +99,13 @@ class Examples:
 def train_student_loop(arguments: dict) -> None:
     """The loop of one Ray Train worker."""
     job: StudentJob = arguments["job"]
-    run_student(job, Worker.current(job.cluster.use_gpu, job.cluster.worker_threads))
+    worker = Worker.current(job.cluster.use_gpu, job.cluster.worker_threads)
+    if job.sampling is not None:
+        from .sampled_student import run_sampled_student
+
+        run_sampled_student(job, worker)
+    else:
+        run_student(job, worker)
 
 
 def run_student(job: StudentJob, worker: Worker) -> None:
@@ -105,8 +113,7 @@ def run_student(job: StudentJob, worker: Worker) -> None:
     dataset = open_dataset(join(job.run_url, "dataset"), job.cluster.cache_dir)
     graph = train_graph(dataset).to(worker.device)
     trainer = StudentTrainer(job, worker, graph, Validation.of(dataset, graph.users, job.evaluation, worker))
-    select_by = job.evaluation.select_by if dataset.has_split("validation") else None
-    stage = Stage("student", job.run_url, job.student.train, select_by, job.lines, job.cluster.cache_dir)
+    stage = student_stage(job, dataset)
     epochs = stage.train(trainer, job.stop_epoch, job.revision)
     if not job.is_last:  # the next round goes on from here
         stage.save(trainer, epochs)
@@ -116,6 +123,25 @@ def run_student(job: StudentJob, worker: Worker) -> None:
     if worker.is_first:
         stage.recorder.close()
     worker.barrier()
+
+
+def student_stage(job: StudentJob, dataset: Dataset) -> Stage:
+    """The stage's recorder, selection and checkpoints."""
+    select_by = job.evaluation.select_by if dataset.has_split("validation") else None
+    return Stage("student", job.run_url, job.student.train, select_by, job.lines, job.cluster.cache_dir)
+
+
+def student_facts(job: StudentJob, selection: Selection, num_parameters: int) -> dict:
+    """What the trained student's manifest says."""
+    return {
+        "best_epoch": selection.best_epoch,
+        "selected_by": selection.metric,
+        "num_parameters": num_parameters,
+        "config": as_dict(job.student),
+        "distillation": as_dict(job.config),
+        "seed": job.seed,
+        "lineage": job.lineage,
+    }
 
 
 def train_graph(dataset: Dataset) -> BipartiteGraph:
@@ -254,15 +280,7 @@ class StudentTrainer(ReplicatedTrainer):
                 )
         if not self.worker.is_first:
             return
-        facts = {
-            "best_epoch": selection.best_epoch,
-            "selected_by": selection.metric,
-            "num_parameters": sum(p.numel() for p in self.model.parameters()),
-            "config": as_dict(self.job.student),
-            "distillation": as_dict(self.job.config),
-            "seed": self.job.seed,
-            "lineage": self.job.lineage,
-        }
+        facts = student_facts(self.job, selection, sum(p.numel() for p in self.model.parameters()))
         with write_artifact(join(stage_url(self.job.run_url, "student"), "model"), "student-model", facts) as folder:
             vectors_out = {"user": users, "item": items}
             save_file(

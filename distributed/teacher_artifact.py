@@ -83,6 +83,41 @@ def publish_revision(url: str, revision: int, modalities: list[str], metadata: d
 
 
 @dataclass(frozen=True)
+class RowShards:
+    """A table in shards of `ROWS_A_SHARD` rows, memory-mapped: float32 [n, dim] rows by index.
+
+    Attributes:
+        shards: The shards, in order.
+    """
+
+    shards: list[Tensor]
+
+    @property
+    def dim(self) -> int:
+        """Columns."""
+        return self.shards[0].shape[1]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Rows by index, int64 [n]."""
+        if len(self.shards) == 1:
+            return self.shards[0][rows]
+        out, which = torch.empty(rows.numel(), self.dim), rows // ROWS_A_SHARD
+        for number in torch.unique(which).tolist():
+            chosen = (which == number).nonzero().squeeze(1)
+            out[chosen] = self.shards[number][rows[chosen] - number * ROWS_A_SHARD]
+        return out
+
+
+def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> dict[str, RowShards]:
+    """M_m^I of a revision by modality, memory-mapped: the targets of the embedding loss."""
+    from safetensors.torch import load_file
+
+    folder, manifest = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir, lambda name: name.startswith("item-"))
+    shards = [load_file(str(path)) for path in sorted(folder.glob("item-*.safetensors"))]
+    return {m: RowShards([shard[f"modal.{m}"] for shard in shards]) for m in manifest["modalities"]}
+
+
+@dataclass(frozen=True)
 class TeacherRevision:
     """A revision's vectors, read-only and memory-mapped where there is one shard, with its prompt weights and checksum."""
 

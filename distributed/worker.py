@@ -106,6 +106,16 @@ class Worker:
         dist.all_gather_object(gathered, values.cpu())
         return torch.unique(torch.cat(gathered)).to(values.device)
 
+    def first_to_name(self, values: Tensor) -> tuple[Tensor, int]:
+        """This worker's share of the unique values over all workers: those that no lower rank has; and how many there are in all."""
+        own = torch.unique(values)
+        if self.world_size == 1:
+            return own, own.numel()
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, own.cpu())
+        lower = torch.cat([own.new_zeros(0), *gathered[: self.rank]])
+        return own[~torch.isin(own, lower)], torch.unique(torch.cat(gathered)).numel()
+
     def check_finite(self, loss: Tensor, where: str) -> float:
         """The loss averaged over the workers; raises FloatingPointError on every worker where it is not finite."""
         value = loss.detach().clone().double()[None]

@@ -315,7 +315,7 @@ def map_features(folder: Path, manifest: dict, part: int, modality: str) -> tupl
     info = manifest["modalities"][modality]
     base = folder / f"part{part}" / "features"
     present = np.fromfile(base / f"{modality}.present", dtype=np.uint8).astype(bool)
-    rows = np.memmap(base / f"{modality}.rows", dtype=info["dtype"], mode="r", shape=(len(present), info["dim"])) if len(present) else None
+    rows = np.memmap(base / f"{modality}.rows", dtype=info["dtype"], mode="c", shape=(len(present), info["dim"])) if len(present) else None
     return (np.zeros((0, info["dim"]), info["dtype"]) if rows is None else rows), present
 
 

@@ -71,6 +71,16 @@ class Settings:
                 f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: there is no prompt to tune with teacher.prompt=false; "
                 "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
             )
+        if self.cluster.engine == "sampled":
+            if distill.use_teacher and tunes:
+                raise InputError(
+                    f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student keeps the teacher "
+                    "whole in every worker; set cluster.engine=full, or distill.regime=rounds and distill.rounds=1"
+                )
+            if student.warm_start or student.kind == "mlp":
+                raise InputError(
+                    "student.warm_start and student.kind=mlp read the teacher's vectors whole in every worker; set cluster.engine=full"
+                )
         if distill.regime == "inline" and self.labels.mode == "streamed":
             raise InputError("labels.mode=streamed has no meaning with distill.regime=inline: labels are made in the student's worker")
         if not distill.use_teacher and (student.warm_start or student.kind == "mlp"):
@@ -241,7 +251,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "plan": ("run", "teacher", "sampling", "student", "distill", "labels", "graph", "cluster"),
     "train-teacher": ("run", "teacher", "sampling", "evaluation", "cluster"),
     "label": ("run", "labels", "distill", "student", "cluster"),
-    "distill": ("run", "student", "distill", "labels", "evaluation", "cluster"),
+    "distill": ("run", "student", "distill", "labels", "sampling", "evaluation", "cluster"),
     "evaluate": ("run", "evaluation", "cluster"),
     "export": ("run", "cluster"),
     "recommend": ("run", "recommend", "cluster"),

@@ -89,11 +89,15 @@ def _sampling(settings: Settings) -> SamplingConfig | None:
     return settings.sampling if settings.cluster.engine == "sampled" else None
 
 
+def _engine(settings: Settings) -> dict:
+    """What of the engine decides a result."""
+    return {"engine": settings.cluster.engine, **({"fan_outs": settings.sampling.fan_outs} if _sampling(settings) else {})}
+
+
 def _teacher_inputs(settings: Settings, dataset: Dataset) -> dict:
     return {
         "teacher": as_dict(settings.teacher),
-        "engine": settings.cluster.engine,
-        "sampling": _sampling(settings) and {"fan_outs": settings.sampling.fan_outs},
+        "engine": _engine(settings),
         "select_by": settings.evaluation.select_by if dataset.has_split("validation") else None,
         "run": {"seed": settings.run.seed},
         "dataset": dataset.digest,
@@ -150,7 +154,8 @@ def student_job(settings: Settings, dataset: Dataset, revision: int, **more: Any
     import dataclasses
 
     distill = dataclasses.replace(settings.distill, use_teacher=has_teacher(settings, dataset))
-    values: dict[str, Any] = {"stop_epoch": settings.student.train.epochs, "is_last": True, "service": None, "lines": None, **more}
+    values: dict[str, Any] = {"stop_epoch": settings.student.train.epochs, "is_last": True, "service": None, "lines": None}
+    values |= {"sampling": _sampling(settings), **more}
     return StudentJob(
         settings.dir, settings.student, distill, settings.labels, settings.evaluation, settings.cluster, settings.run.seed,
         dataset.manifest["num_interactions"]["train"], revision, **values,
@@ -218,7 +223,10 @@ def distill(settings: Settings) -> None:
             require_done(settings.dir, "label", "distill")
             lineage["labels"] = manifest_digest(read_manifest(labels_url(settings.dir, 0), "labels"))
         lineage["teacher"] = read_revision(join(settings.dir, "teacher"), 0, settings.cluster.cache_dir).digest
+    if _sampling(settings) is not None:
+        require_done(settings.dir, "partition", "distill")
     made_with = {
+        "engine": _engine(settings),
         "student": as_dict(settings.student),
         "distill": as_dict(settings.distill) if taught else {"use_teacher": settings.distill.use_teacher},
         "labels": as_dict(settings.labels) if taught else None,
@@ -244,7 +252,7 @@ def _run_rounds(settings: Settings, dataset: Dataset, lineage: dict) -> None:
 
     taught, epochs, rounds = has_teacher(settings, dataset), settings.student.train.epochs, settings.distill.rounds
     rounds = rounds if taught else 1
-    needs_graph = taught and (settings.distill.regime == "inline" or rounds > 1)
+    needs_graph = _sampling(settings) is not None or (taught and (settings.distill.regime == "inline" or rounds > 1))
     lines = start_progress()
     service = start_service(join(settings.dir, "graph"), settings.cluster.cache_dir) if needs_graph else None
     first = _rounds_done(settings, rounds)
@@ -438,7 +446,7 @@ def pipeline(settings: Settings) -> None:
     if unknown:
         raise InputError(f"recommend.users: the catalog has no users {', '.join(unknown[:20])}")
     taught = has_teacher(settings, dataset)
-    if taught:
+    if taught or _sampling(settings) is not None:
         partition(settings)
     plan(settings)
     with ray_session(settings.cluster):

@@ -1,7 +1,8 @@
-"""Two hosts, two parts of the graph: the same teacher as on one, and a killed graph server is survived."""
+"""Two hosts, two parts of the graph: the same teacher as on one, with both engines, and a killed graph server is survived."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 import hosts as simulated
@@ -79,9 +82,18 @@ def prepared(tmp_path_factory):
     return folders
 
 
-def train(hosts, folder: Path, parts: int) -> list[str]:
-    words = [*PROMPTMM, "train-teacher", *SETTINGS, f"run.dir={folder}", f"graph.num_parts={parts}"]
-    return hosts.command(0, [*words, "cluster.num_workers=2", f"cluster.address={hosts.address(0)}:6379"])
+def train(hosts, folder: Path, parts: int, *more: str, workers: int = 2) -> list[str]:
+    words = [*PROMPTMM, "train-teacher", *SETTINGS, f"run.dir={folder}", f"graph.num_parts={parts}", *more]
+    return hosts.command(0, [*words, f"cluster.num_workers={workers}", f"cluster.address={hosts.address(0)}:6379"])
+
+
+SAMPLED = ("cluster.engine=sampled", "sampling.fan_outs=[3, 2]")
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    """A run after `partition`, under another name."""
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("teacher", "training", "train-teacher.json"))
+    return target
 
 
 def graph_servers() -> list[psutil.Process]:
@@ -93,20 +105,43 @@ def test_two_parts_on_two_hosts_train_the_same_teacher(cluster, prepared, enviro
         call(*train(cluster, folder, parts), env=environment)
     assert len(losses(prepared[2])) == 3
     assert losses(prepared[2]) == pytest.approx(losses(prepared[1]), rel=2e-5)
-    leaked = [path.name for host in (0, 1) for path in cluster.shm(host).iterdir() if "promptmm" in path.name or "kvdata" in path.name]
-    assert leaked == []
+    assert leaked_segments(cluster) == []
 
 
-def test_a_killed_graph_server_is_survived(cluster, prepared, environment, tmp_path):
-    import shutil
+@pytest.fixture(scope="module")
+def sampled(cluster, prepared, environment, tmp_path_factory):
+    """The sampled engine's teacher: two parts on two hosts with a worker each."""
+    folder = copy_of(prepared[2], tmp_path_factory.mktemp("sampled") / "run")
+    call(*train(cluster, folder, 2, *SAMPLED), env=environment)
+    return folder
 
-    folder = tmp_path / "killed"
-    shutil.copytree(prepared[2], folder)
-    for leftover in ("teacher", "training", "stages/train-teacher.json"):
-        path = folder / leftover
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+def test_the_sampled_engine_on_two_hosts_trains_as_on_one(cluster, prepared, sampled, environment, tmp_path):
+    """Two parts and two workers against one part and one worker: the same neighbours are drawn, so the losses are the same to 2e-5."""
+    alone = copy_of(prepared[1], tmp_path / "alone")
+    call(*train(cluster, alone, 1, *SAMPLED, workers=1), env=environment)
+    assert len(losses(sampled)) == 3
+    assert losses(sampled) == pytest.approx(losses(alone), rel=2e-5)
+    one, two = (load_file(folder / "teacher" / "rev-0" / "item-00000.safetensors") for folder in (alone, sampled))
+    assert set(one) == set(two)
+    for name, x in one.items():
+        torch.testing.assert_close(two[name], x, rtol=1e-3, atol=1e-4)
+    rows = [json.loads(line) for line in (sampled / "training" / "teacher" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["mib_sent"] > 0 for row in rows)
+    assert leaked_segments(cluster) == []
+
+
+def leaked_segments(cluster) -> list[str]:
+    return [path.name for host in (0, 1) for path in cluster.shm(host).iterdir() if "promptmm" in path.name or "kvdata" in path.name]
+
+
+def test_a_killed_graph_server_is_survived(cluster, prepared, sampled, environment, tmp_path):
+    """The sampled engine needs its servers in every step: a new set of servers and workers goes on from the last checkpoint."""
+    folder = copy_of(prepared[2], tmp_path / "killed")
     mine = {pid for host in (0, 1) for pid in cluster.pids(host)}
-    process = subprocess.Popen(train(cluster, folder, 2), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        train(cluster, folder, 2, *SAMPLED), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     deadline, victims = time.monotonic() + SECONDS, []
     while len(victims) < 2 and time.monotonic() < deadline and process.poll() is None:
         victims = [p for p in graph_servers() if p.pid in {pid for host in (0, 1) for pid in cluster.pids(host)} - mine]
@@ -115,7 +150,7 @@ def test_a_killed_graph_server_is_survived(cluster, prepared, environment, tmp_p
     victims[1].kill()
     output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, output
-    assert losses(folder) == pytest.approx(losses(prepared[2]), rel=2e-5)
+    assert losses(folder) == pytest.approx(losses(sampled), rel=2e-5)
     assert graph_servers() == [] or not {p.pid for p in graph_servers()} & {p.pid for p in victims}
 
 

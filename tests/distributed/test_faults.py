@@ -17,8 +17,8 @@ LONG = ["teacher.train.epochs=40", "student.train.epochs=40", "teacher.train.pat
 LONG += ["teacher.train.checkpoint_every=2", "student.train.checkpoint_every=2", "source.synthetic_num_users=150"]
 
 
-def start(verb: str, folder: Path) -> subprocess.Popen:
-    words = [sys.executable, "-m", "promptmm.jobs.cli", verb, str(folder / "config.yaml"), *LONG, f"run.dir={folder}"]
+def start(verb: str, folder: Path, *more: str) -> subprocess.Popen:
+    words = [sys.executable, "-m", "promptmm.jobs.cli", verb, str(folder / "config.yaml"), *LONG, *more, f"run.dir={folder}"]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
@@ -84,6 +84,23 @@ def test_a_killed_teacher_worker_changes_nothing(undisturbed, fork_run):
     assert process.returncode == 0, output
     assert "resuming after epoch" in output
     assert vectors(folder, "teacher") == vectors(undisturbed, "teacher")
+    assert_gone(seen)
+    assert {name for name in set(os.listdir("/dev/shm")) - segments if "promptmm" in name or "kvdata" in name} == set()
+
+
+def test_a_killed_worker_of_the_sampled_engine_changes_nothing(ray_cluster, fork_run, tiny_settings):
+    """Its rows, their optimizer state and the neighbours drawn are those of the run without a failure, bit for bit."""
+    sampled = ["cluster.engine=sampled", "sampling.fan_outs=[3]"]
+    whole, folder, segments = fork_run("whole"), fork_run("killed"), set(os.listdir("/dev/shm"))
+    run_verb("train-teacher", tiny_settings(whole, *LONG, *sampled))
+    process = start("train-teacher", folder, *sampled)
+    wait_for_epochs(folder, "teacher", 7, process)
+    seen = descendants(process)
+    train_workers(seen)[0].kill()
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "resuming after epoch" in output
+    assert vectors(folder, "teacher") == vectors(whole, "teacher")
     assert_gone(seen)
     assert {name for name in set(os.listdir("/dev/shm")) - segments if "promptmm" in name or "kvdata" in name} == set()
 
