@@ -1,6 +1,7 @@
 """The stages of a run in one process, without Ray: the same trainers, loops and artifacts, for benchmarks on a small machine."""
 
 import os
+from pathlib import Path
 
 import torch
 from promptmm.distributed.config import ClusterConfig
@@ -10,9 +11,10 @@ from promptmm.distributed.resident import ResidentTeacher, build_resident
 from promptmm.distributed.student_training import StudentJob, run_student, train_graph
 from promptmm.distributed.teacher_training import TeacherJob, run_teacher
 from promptmm.distributed.worker import Worker
-from promptmm.graph_store.client import ItemShard
+from promptmm.graph_store.client import GraphClient, ItemShard
 from promptmm.graph_store.dataset import Dataset, open_dataset, write_dataset
 from promptmm.graph_store.formats import load_catalog
+from promptmm.graph_store.partition import partition
 from promptmm.jobs.settings import Settings
 from promptmm.jobs.verbs import student_job
 
@@ -37,6 +39,17 @@ def resident_teacher(settings: Settings, dataset: Dataset, worker: Worker) -> Re
     loaded = {m: dataset.features(m) for m in dataset.modalities}
     rows, present = {m: x for m, (x, _) in loaded.items()}, {m: torch.from_numpy(p) for m, (_, p) in loaded.items()}
     return build_resident(worker, settings.teacher, train_graph(dataset), ItemShard(torch.arange(dataset.num_items), rows, present))
+
+
+def standalone_client(settings: Settings, dataset: Dataset) -> GraphClient:
+    """run.dir/graph in DGL's standalone store: one part, no servers; once in a process, with DGL_DIST_MODE=standalone."""
+    import dgl.distributed
+
+    folder = Path(settings.dir) / "graph"
+    partition(dataset, str(folder), settings.graph)
+    dgl.distributed.initialize(None)
+    graph = dgl.distributed.DistGraph("promptmm", part_config=str(folder / "promptmm.json"))
+    return GraphClient(graph, {"session": "alone", "locations": [("here", str(folder))]}, folder, 0, ["here"])
 
 
 def train_teacher(settings: Settings, dataset: Dataset, worker: Worker) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import logging
+import os
+import sys
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ class ReductionEngine:
             worker: This worker.
             example: Arguments of one forward pass; it is run once with zero gradients so that Adam's state exists.
         """
+        use_own_extension_cache()
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -155,8 +158,15 @@ class ReductionEngine:
             set_state(parameter, value, moment)
 
 
+def use_own_extension_cache() -> None:
+    """Keeps what DeepSpeed compiles in this Python environment: several that share the user's cache compile it in turns."""
+    if os.access(sys.prefix, os.W_OK):
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
+
+
 def compile_collective() -> None:
-    """Compiles DeepSpeed's shared-memory collective for CPUs, once for a machine; needs a C++ compiler."""
+    """Compiles DeepSpeed's shared-memory collective for CPUs, once for an environment; needs a C++ compiler."""
+    use_own_extension_cache()
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
     ShareMemCommBuilder().load(verbose=False)

@@ -13,7 +13,7 @@ from ..core.scoring import candidate_scores
 from ..core.storage import join, write_artifact
 from ..core.student import Student, build_student
 from ..graph_store.client import GraphClient, connect
-from ..graph_store.dataset import open_dataset
+from ..graph_store.dataset import Dataset, open_dataset
 from ..graph_store.embeddings import ShardedTable
 from .checkpoints import adam_state, load_adam_state
 from .labels import LabelJob, MaterialisedLabels, StreamedLabels
@@ -208,16 +208,21 @@ def run_sampled_student(job: StudentJob, worker: Worker) -> None:
     if worker.is_first:
         session = ray.get(job.service.restart.remote(nodes, worker.world_size), timeout=SERVICE_SECONDS)
     with connect(job.service, worker.share(session), worker.rank, nodes) as client:
-        student = SampledStudent(job, worker, client)
-        tables = StudentTables(student)
-        validation = ShardedValidation.of(dataset, worker, student.train, job.student.dim, job.evaluation)
-        trainer, stage = SampledStudentTrainer(student, tables.final, tables.infer, validation), student_stage(job, dataset)
-        stage.train(trainer, job.stop_epoch, job.revision)
-        trainer.restore_best()
-        if worker.is_first:
-            write_student(job, trainer, stage.selection)
-            stage.recorder.close()
-        worker.barrier()
+        train_sampled_student(job, worker, client, dataset)
+
+
+def train_sampled_student(job: StudentJob, worker: Worker, client: GraphClient, dataset: Dataset) -> None:
+    """The same with a connection to the graph."""
+    student = SampledStudent(job, worker, client)
+    tables = StudentTables(student)
+    validation = ShardedValidation.of(dataset, worker, student.train, job.student.dim, job.evaluation)
+    trainer, stage = SampledStudentTrainer(student, tables.final, tables.infer, validation), student_stage(job, dataset)
+    stage.train(trainer, job.stop_epoch, job.revision)
+    trainer.restore_best()
+    if worker.is_first:
+        write_student(job, trainer, stage.selection)
+        stage.recorder.close()
+    worker.barrier()
 
 
 class SampledStudentTrainer(SampledTrainer):

@@ -28,14 +28,19 @@ def run_sampled_teacher(job: TeacherJob, worker: Worker) -> None:
     if worker.is_first:
         session = ray.get(job.service.restart.remote(nodes, worker.world_size), timeout=SERVICE_SECONDS)
     with connect(job.service, worker.share(session), worker.rank, nodes) as client:
-        trainer = SampledTeacherTrainer(job, worker, client, dataset)
-        stage = teacher_stage(job, dataset)
-        stage.train(trainer, job.config.train.epochs)
-        trainer.write(stage.selection)
-        if worker.is_first:
-            stage.recorder.say(f"best epoch {stage.selection.best_epoch}; vectors of {client.num_items:,} items written")
-            stage.recorder.close()
-        worker.barrier()
+        train_sampled_teacher(job, worker, client, dataset)
+
+
+def train_sampled_teacher(job: TeacherJob, worker: Worker, client: GraphClient, dataset: Dataset) -> None:
+    """The same with a connection to the graph."""
+    trainer = SampledTeacherTrainer(job, worker, client, dataset)
+    stage = teacher_stage(job, dataset)
+    stage.train(trainer, job.config.train.epochs)
+    trainer.write(stage.selection)
+    if worker.is_first:
+        stage.recorder.say(f"best epoch {stage.selection.best_epoch}; vectors of {client.num_items:,} items written")
+        stage.recorder.close()
+    worker.barrier()
 
 
 class SampledTeacherTrainer(SampledTrainer):

@@ -6,7 +6,7 @@ import time
 
 
 def main() -> None:
-    """Builds DeepSpeed's shared-memory collective into torch's extension cache; a no-op when it is there."""
+    """Builds DeepSpeed's shared-memory collective into this environment; a no-op when it is there."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     started = time.monotonic()
     from .deepspeed_engine import compile_collective
