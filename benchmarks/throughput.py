@@ -1,6 +1,6 @@
 """Steps a second of the sampled teacher on two hosts, beside DGL's own way, in one run.
 
-    sudo python benchmarks/throughput.py [--users 40000] [--items 20000] [--dim 1024] [--batch 1024] [--fan-out 10] [--steps 30] [--repeats 3]
+    sudo python benchmarks/throughput.py [--users 40000] [--items 20000] [--dim 1024] [--batch 1024] [--fan-out 10] [--repeats 3]
 
 Two hosts are simulated with network namespaces (root, iproute2), one part of the graph, one DGL server and one worker with one torch thread
 on each. The peer is DGL's own way: DistEdgeDataLoader with a NeighborSampler and a Uniform negative sampler, raw float32 feature rows
@@ -235,6 +235,11 @@ def measure(role: str, hosts, options) -> dict:
     for name in ("users", "items", "dim", "batch", "fan_out", "steps"):
         words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1", "DGLBACKEND": "pytorch"}
+    if role == "ours":  # as our workers run
+        from promptmm.distributed.config import ClusterConfig
+        from promptmm.distributed.launch import worker_environment
+
+        environment.update(worker_environment(ClusterConfig()))
     running = [
         subprocess.Popen(
             hosts.command(rank, [*words, "--rank", str(rank)]), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -288,9 +293,8 @@ def main() -> None:
     def median(role: str, name: str) -> float:
         return statistics.median(run[name] for run in found[role])
 
-    print(
-        f"| {options.dim}-d features, d = {DIM}, batch {options.batch}, fan-out {options.fan_out}, two hops, two hosts | DGL's way | ours | ratio |"
-    )
+    what = f"{options.dim}-d features, d = {DIM}, batch {options.batch}, fan-out {options.fan_out}, two hops, two hosts"
+    print(f"| {what} | DGL's way | ours | ratio |")
     print("|---|---:|---:|---:|")
     rates = [1 / median(role, "seconds") for role in ("dgl", "ours")]
     print(f"| steps a second | {rates[0]:.2f} | {rates[1]:.2f} | {rates[1] / rates[0]:.1f} |")

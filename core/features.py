@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -92,6 +93,13 @@ class Standardisation:
         standard = rows.to(dtype).sub_(self.mean.to(dtype)) if rows.dtype != dtype else rows - self.mean.to(dtype)
         return standard.mul_(self.scale.to(dtype)).mul_(present[:, None]).to(torch.float32)
 
+    def rows(self, rows: Tensor, present: Tensor, device: torch.device | str = "cpu") -> "RawRows | Tensor":
+        """The same for the first reduction layer, which standardises as it multiplies; float32 rows where that would lose digits."""
+        if not self.is_centred:
+            return self.apply(rows, present).to(device)
+        tensors = (x.to(device, torch.float32, non_blocking=True) for x in (rows, present, self.mean, self.scale))
+        return RawRows(*tensors)
+
     @functools.cached_property
     def is_centred(self) -> bool:
         """Whether every column's mean is at most 64 of its standard deviations; a row of unit norm has deviations of 1 / sqrt(dim)."""
@@ -104,6 +112,27 @@ class Standardisation:
             chunk = slice(start, start + chunk_rows)
             total += ((rows[chunk].to(torch.float64) - self.mean) * self.scale)[present[chunk]].norm(dim=1).sum()
         return total
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Rows that are standardised where they are multiplied: x_i = present_i (row_i - mean) * scale.
+
+    Attributes:
+        rows: float32 [n, dim], raw.
+        present: float32 [n], 1 or 0.
+        mean, scale: float32 [dim].
+    """
+
+    rows: Tensor
+    present: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def linear(self, weight: Tensor) -> Tensor:
+        """x W^T [n, out] without making x; weight: [out, dim]."""
+        scaled = weight * self.scale
+        return (F.linear(self.rows, scaled) - scaled @ self.mean) * self.present[:, None]
 
 
 def principal_axes(moments: FeatureMoments, standardisation: Standardisation, num_components: int) -> Tensor:

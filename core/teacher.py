@@ -1,12 +1,15 @@
 """The cumbersome multi-modal teacher (method.md 1)."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import TeacherConfig
+from .features import RawRows
 from .graph import Propagation, light_propagation
 from .losses import bpr_loss, l2_loss
 from .random import derive_seed, dropout, random_normal
@@ -91,13 +94,13 @@ class FeatureReduction(nn.Module):
         super().__init__()
         self.config = config
         self.prompt = PromptModule(config.dim)
-        self.towers = nn.ModuleDict({f"of_{modality}": _tower(dim, config) for modality, dim in dims.items()})
+        self.towers = nn.ModuleDict({f"of_{modality}": Tower(dim, config) for modality, dim in dims.items()})
 
     def forward(
         self,
         constants: PromptConstants,
         rows: Tensor,
-        features: dict[str, Tensor],
+        features: Mapping[str, Tensor | RawRows],
         dropout_keys: tuple[int, ...] | None,
         ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
@@ -106,7 +109,7 @@ class FeatureReduction(nn.Module):
         Args:
             constants: The prompt's constants; its tokens may be those of some users and items only.
             rows: int64 [n], the items' rows in `constants.item_tokens`.
-            features: Standardised features by modality, float32 [n, d_m].
+            features: Features by modality [n, d_m]: standardised, float32, or raw with their standardisation.
             dropout_keys: Keys of the dropout masks, (seed, step); None in evaluation.
             ids: int64 [n], the items' dataset indices, where `rows` are not.
 
@@ -117,25 +120,54 @@ class FeatureReduction(nn.Module):
         own_prompt = out["item"][rows]
         for number, (name, tower) in enumerate(self.towers.items()):
             modality = name.removeprefix("of_")  # a module may not be called "type" or "values"; a modality may
-            x = features[modality]
-            if self.config.prompt and self.config.feature_prompt_weight:
-                x = x + self.config.feature_prompt_weight * rownorm(own_prompt @ out[f"context.{modality}"])
-            z = tower(x)
+            guided = self.config.prompt and self.config.feature_prompt_weight
+            prompt = (own_prompt, out[f"context.{modality}"], self.config.feature_prompt_weight) if guided else None
+            z = tower(features[modality], prompt)
             if dropout_keys is not None:
                 z = dropout(z, self.config.dropout, STREAM_DROPOUT, *dropout_keys, number, (rows if ids is None else ids)[:, None])
             out[f"reduced.{modality}"] = z
         return out
 
 
-def _tower(dim: int, config: TeacherConfig) -> nn.Module:
-    sizes = [dim, *config.hidden, config.dim]
-    layers: list[nn.Module] = []
-    for inner, outer in itertools.pairwise(sizes):
-        linear = nn.Linear(inner, outer)
-        nn.init.xavier_uniform_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers[:-1])
+class GuidedLinear(nn.Linear):
+    """The first reduction layer, W (x + λ_f rownorm(p C)) + b, without making a [n, d_m] matrix but the features themselves.
+
+    With p the soft prompts [n, d] and C the context [d, d_m]: W (p C)^T is p (C W^T)^T, and |p_i C|² is p_i (C C^T) p_i^T, so the prompt
+    costs O(n d²) in place of O(n d d_m). A row whose p C is zero gets none of it.
+    """
+
+    def forward(self, features: Tensor | RawRows, prompt: tuple[Tensor, Tensor, float] | None = None) -> Tensor:
+        """[n, out] from the features and (p, C, λ_f)."""
+        x = features.linear(self.weight) if isinstance(features, RawRows) else F.linear(features, self.weight)
+        if prompt is not None:
+            rows, context, weight = prompt
+            squares = ((rows @ (context @ context.T)) * rows).sum(1, keepdim=True)
+            positive = squares > 0
+            inverse = torch.where(positive, torch.where(positive, squares, 1.0).rsqrt(), 0.0)
+            x = x + weight * inverse * (rows @ (context @ self.weight.T))
+        return x + self.bias
+
+
+class Tower(nn.Sequential):
+    """A modality's reduction tower R_m: a guided linear layer, then LeakyReLU and linear layers."""
+
+    def __init__(self, dim: int, config: TeacherConfig) -> None:
+        sizes = [dim, *config.hidden, config.dim]
+        layers: list[nn.Module] = []
+        for number, (inner, outer) in enumerate(itertools.pairwise(sizes)):
+            linear = nn.Linear(inner, outer) if number else GuidedLinear(inner, outer)
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+            layers += [linear, nn.LeakyReLU(0.2)]
+        super().__init__(*layers[:-1])
+
+    def forward(self, features: Tensor | RawRows, prompt: tuple[Tensor, Tensor, float] | None = None) -> Tensor:
+        """[n, d] from the features and the prompt's part, as in `GuidedLinear`."""
+        first, *others = self
+        x = first(features, prompt)
+        for layer in others:
+            x = layer(x)
+        return x
 
 
 class IdTables(nn.Module):

@@ -21,6 +21,7 @@ from .progress import ProgressLines
 POLL_SECONDS = 0.5
 CALL_SECONDS = 60.0
 LOOPBACK = "127.0.0.2"
+START_ATTEMPTS = 3
 
 
 def worker_environment(config: ClusterConfig) -> dict[str, str]:
@@ -30,7 +31,10 @@ def worker_environment(config: ClusterConfig) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-        "OMP_WAIT_POLICY": "passive",  # spinning threads ruin each other where cores are shared,
+        "OMP_WAIT_POLICY": "passive",  # spinning threads ruin each other where cores are shared
+        # Large temporaries come from the heap and stay there: fresh pages for each cost as much as the work on them.
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     }
     if not config.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
@@ -58,16 +62,34 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
         if sys.platform == "linux":  # all of 127/8 is loopback; Ray replaces 127.0.0.1 itself by a reachable address
             options["_node_ip_address"] = LOOPBACK
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    try:
-        ray.init(address=address, runtime_env={"env_vars": worker_environment(config)}, **options)
-    except ConnectionError as error:
-        raise InputError(
-            f"cluster.address={address}: no Ray cluster answers there ({error}); start one or leave the setting out"
-        ) from error
+    _start_ray(address, {"runtime_env": {"env_vars": worker_environment(config)}, **options})
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_ray(address: str, options: dict[str, Any]) -> None:
+    """`ray.init`; an embedded cluster that a busy machine did not start within Ray's own 30 seconds is tried again.
+
+    Raises:
+        InputError: no cluster answers at the address.
+        RunError: this machine is too busy to start one.
+    """
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(address=address, **options)
+            return
+        except ConnectionError as error:
+            raise InputError(
+                f"cluster.address={address}: no Ray cluster answers there ({error}); start one or leave the setting out"
+            ) from error
+        except Exception as error:  # Ray raises a plain one
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if attempt + 1 == START_ATTEMPTS:
+                raise RunError(f"Ray did not start in {START_ATTEMPTS} attempts: the machine is too busy ({error})") from error
 
 
 def start_progress() -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.blocks import ITEMS, USERS, Blocks, append_distinct
 from ..core.config import SamplingConfig, TeacherConfig
-from ..core.features import FeatureMoments, Standardisation, principal_axes
+from ..core.features import FeatureMoments, RawRows, Standardisation, principal_axes
 from ..core.random import random_below
 from ..core.sampling import STREAM_DECAY, rank_slice
 from ..core.teacher import PromptConstants, build_reduction, num_hops, rownorm, teacher_loss, teacher_vectors
@@ -67,9 +67,9 @@ class ShardedFeatures:
     column_sums: dict[str, Tensor]
     tokens: list[ShardedTable]
 
-    def rows(self, places: Tensor) -> dict[str, Tensor]:
-        """Standardised rows of own items by modality, float32 [n, d_m]."""
-        return {m: self.standardisation[m].apply(*own.read(places)) for m, own in self.features.items()}
+    def rows(self, places: Tensor, device: torch.device) -> dict[str, Tensor | RawRows]:
+        """Rows of own items by modality [n, d_m], as the first reduction layer takes them."""
+        return {m: self.standardisation[m].rows(*own.read(places), device) for m, own in self.features.items()}
 
     def constants(self, users: Tensor, items: Tensor, device: torch.device) -> PromptConstants:
         """The prompt's constants with the tokens of own users and items, by place."""
@@ -148,7 +148,7 @@ class SampledTeacher(SampledModel):
         """Arguments of `FeatureReduction.forward` for own users and items, by place."""
         device = self.worker.device
         rows = torch.arange(items.numel(), device=device)
-        features = {m: x.to(device, non_blocking=True) for m, x in self.sharded.rows(items).items()}
+        features = self.sharded.rows(items, device)
         return self.sharded.constants(users, items, device), rows, features, dropout_keys, self.own_ids[ITEMS][items].to(device)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
