@@ -58,6 +58,7 @@ class SamplingConfig:
         [10], "neighbours drawn a node, by hop from the batch outwards; -1: all of them; further hops take the last figure"
     )
     prefetch: int = setting(2, "batches of blocks made ahead in the background", ge=1)
+    keep_mib: int = setting(256, "raw feature rows that a step keeps for its backward pass, MiB; beyond it they are read again", ge=0)
 
     def __post_init__(self) -> None:
         check_bounds(self, "sampling")

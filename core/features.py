@@ -1,11 +1,13 @@
 """Raw modality features: streamed column statistics, standardisation and exact PCA (method.md, notation and 1.1)."""
 
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+PRODUCT_ROWS = 512  # a run of 1,024-d rows is 2 MiB
 
 
 @dataclass
@@ -93,12 +95,11 @@ class Standardisation:
         standard = rows.to(dtype).sub_(self.mean.to(dtype)) if rows.dtype != dtype else rows - self.mean.to(dtype)
         return standard.mul_(self.scale.to(dtype)).mul_(present[:, None]).to(torch.float32)
 
-    def rows(self, rows: Tensor, present: Tensor, device: torch.device | str = "cpu") -> "RawRows | Tensor":
-        """The same for the first reduction layer, which standardises as it multiplies; float32 rows where that would lose digits."""
+    def lazily(self, read: "RowReader", places: Tensor, device: torch.device | str = "cpu", keep: bool = False) -> "LazyRows | Tensor":
+        """The same for the first reduction layer, which reads and standardises as it multiplies; float32 rows where that loses digits."""
         if not self.is_centred:
-            return self.apply(rows, present).to(device)
-        tensors = (x.to(device, torch.float32, non_blocking=True) for x in (rows, present, self.mean, self.scale))
-        return RawRows(*tensors)
+            return self.apply(*read(places)).to(device)
+        return LazyRows(read, places, self.mean.to(device, torch.float32), self.scale.to(device, torch.float32), keep)
 
     @functools.cached_property
     def is_centred(self) -> bool:
@@ -114,25 +115,61 @@ class Standardisation:
         return total
 
 
+# places, int64 [n] -> raw rows [n, dim] and presence, bool [n]
+RowReader = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
-class RawRows:
-    """Rows that are standardised where they are multiplied: x_i = present_i (row_i - mean) * scale.
+class LazyRows:
+    """Rows x_i = present_i (row_i - mean) * scale that are read, and standardised, where they are multiplied.
 
     Attributes:
-        rows: float32 [n, dim], raw.
-        present: float32 [n], 1 or 0.
-        mean, scale: float32 [dim].
+        read: Reads raw rows.
+        places: int64 [n], which.
+        mean, scale: float32 [dim], on the device of the product.
+        keep: Hold the raw rows for the backward pass; else it reads them again.
     """
 
-    rows: Tensor
-    present: Tensor
+    read: RowReader
+    places: Tensor
     mean: Tensor
     scale: Tensor
+    keep: bool = False
 
     def linear(self, weight: Tensor) -> Tensor:
-        """x W^T [n, out] without making x; weight: [out, dim]."""
+        """x W^T [n, out]; weight: [out, dim]."""
         scaled = weight * self.scale
-        return (F.linear(self.rows, scaled) - scaled @ self.mean) * self.present[:, None]
+        out, present = _ReadAndMultiply.apply(scaled, self)
+        return (out - scaled @ self.mean) * present[:, None]
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Runs of rows that fit the caches: where they stand, raw float32 rows and their presence."""
+        for first in range(0, self.places.numel(), PRODUCT_ROWS):
+            here = slice(first, first + PRODUCT_ROWS)
+            rows, present = self.read(self.places[here])
+            yield here, rows.to(self.mean.device, torch.float32, non_blocking=True), present.to(self.mean.device)
+
+
+class _ReadAndMultiply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight: Tensor, lazy: LazyRows) -> tuple[Tensor, Tensor]:
+        ctx.lazy, ctx.kept = lazy, []
+        out = weight.new_empty(lazy.places.numel(), weight.shape[0])
+        present = weight.new_empty(lazy.places.numel())
+        for here, rows, is_present in lazy.chunks():
+            torch.mm(rows, weight.T, out=out[here])
+            if lazy.keep:
+                ctx.kept.append((here, rows))
+            present[here] = is_present.to(present.dtype)
+        ctx.mark_non_differentiable(present)
+        return out, present
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        total = grad.new_zeros(grad.shape[1], ctx.lazy.mean.numel())
+        for here, rows in ctx.kept or ((here, rows) for here, rows, _ in ctx.lazy.chunks()):
+            total.addmm_(grad[here].T, rows)
+        return total, None
 
 
 def principal_axes(moments: FeatureMoments, standardisation: Standardisation, num_components: int) -> Tensor:

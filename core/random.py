@@ -76,6 +76,16 @@ def random_below(bound: int | Tensor, *keys: int | Tensor) -> Tensor:
     return (_shift_right(random_bits(*keys), 33) * bound) >> 31
 
 
+def below(bound: Tensor, bits: Tensor) -> Tensor:
+    """`random_below` from its bits."""
+    return (_shift_right(bits, 33) * bound) >> 31
+
+
+def further_bits(bits: Tensor, key: int | Tensor) -> Tensor:
+    """`random_bits(*keys, key)` from `random_bits(*keys)`: what many draws share is mixed once."""
+    return _mix(bits ^ torch.as_tensor(key, dtype=torch.int64, device=bits.device))
+
+
 def derive_seed(*keys: int) -> int:
     """A seed for a torch.Generator, in [0, 2**63)."""
     return int(_shift_right(random_bits(*keys), 1))

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .graph import Csr
-from .random import permuted, random_below
+from .random import below, further_bits, permuted, random_below, random_bits
 
 # The first key of each independent random stream.
 STREAM_ORDER, STREAM_CANDIDATE, STREAM_TOP, STREAM_DROPOUT, STREAM_INITIAL, STREAM_TUNING, STREAM_NEIGHBOUR, STREAM_DECAY = range(8)
@@ -45,10 +45,11 @@ def sample_edges(pointers: Tensor, rows: Tensor, fan_out: int, *keys: int | Tens
     many = (degrees > counts).nonzero().squeeze(1)
     if many.numel() and fan_out:
         chosen = torch.empty(many.numel(), fan_out, dtype=torch.int64, device=rows.device)
-        own_keys = [key[many] if isinstance(key, Tensor) else key for key in keys]
+        own_keys = random_bits(*(key[many] if isinstance(key, Tensor) else key for key in keys))
+        bits = further_bits(own_keys.expand(many.numel())[:, None], torch.arange(fan_out, device=rows.device))
         for slot in range(fan_out):
             last = degrees[many] - fan_out + slot
-            drawn = random_below(last + 1, *own_keys, slot)
+            drawn = below(last + 1, bits[:, slot])
             taken = (chosen[:, :slot] == drawn[:, None]).any(1)
             chosen[:, slot] = torch.where(taken, last, drawn)
         places = out[many][:, None] + torch.arange(fan_out, device=rows.device)

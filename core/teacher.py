@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import TeacherConfig
-from .features import RawRows
+from .features import LazyRows
 from .graph import Propagation, light_propagation
 from .losses import bpr_loss, l2_loss
 from .random import derive_seed, dropout, random_normal
@@ -100,7 +100,7 @@ class FeatureReduction(nn.Module):
         self,
         constants: PromptConstants,
         rows: Tensor,
-        features: Mapping[str, Tensor | RawRows],
+        features: Mapping[str, Tensor | LazyRows],
         dropout_keys: tuple[int, ...] | None,
         ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
@@ -109,7 +109,7 @@ class FeatureReduction(nn.Module):
         Args:
             constants: The prompt's constants; its tokens may be those of some users and items only.
             rows: int64 [n], the items' rows in `constants.item_tokens`.
-            features: Features by modality [n, d_m]: standardised, float32, or raw with their standardisation.
+            features: Features by modality [n, d_m]: standardised, float32, or read and standardised as they are multiplied.
             dropout_keys: Keys of the dropout masks, (seed, step); None in evaluation.
             ids: int64 [n], the items' dataset indices, where `rows` are not.
 
@@ -136,9 +136,9 @@ class GuidedLinear(nn.Linear):
     costs O(n d²) in place of O(n d d_m). A row whose p C is zero gets none of it.
     """
 
-    def forward(self, features: Tensor | RawRows, prompt: tuple[Tensor, Tensor, float] | None = None) -> Tensor:
+    def forward(self, features: Tensor | LazyRows, prompt: tuple[Tensor, Tensor, float] | None = None) -> Tensor:
         """[n, out] from the features and (p, C, λ_f)."""
-        x = features.linear(self.weight) if isinstance(features, RawRows) else F.linear(features, self.weight)
+        x = features.linear(self.weight) if isinstance(features, LazyRows) else F.linear(features, self.weight)
         if prompt is not None:
             rows, context, weight = prompt
             squares = ((rows @ (context @ context.T)) * rows).sum(1, keepdim=True)
@@ -161,7 +161,7 @@ class Tower(nn.Sequential):
             layers += [linear, nn.LeakyReLU(0.2)]
         super().__init__(*layers[:-1])
 
-    def forward(self, features: Tensor | RawRows, prompt: tuple[Tensor, Tensor, float] | None = None) -> Tensor:
+    def forward(self, features: Tensor | LazyRows, prompt: tuple[Tensor, Tensor, float] | None = None) -> Tensor:
         """[n, d] from the features and the prompt's part, as in `GuidedLinear`."""
         first, *others = self
         x = first(features, prompt)

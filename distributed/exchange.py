@@ -1,6 +1,11 @@
-"""Rows that other workers own: ids go out by all-to-all, rows come back, and gradients travel the same way back to the owners."""
+"""Rows that other workers own: ids go out by all-to-all, rows come back, and gradients travel the same way back to the owners.
+
+Ids are exchanged in the background, with the batches, through a process group of their own: all workers make the same batches in the same
+order, so their background threads meet there as their main threads meet in the default group.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,14 +29,14 @@ class Traffic:
 
 
 class RowExchange:
-    """One request for rows of some users or items, to whoever owns them; building it is a collective call.
+    """One request for rows of some users or items, to whoever owns them; building it is a collective call of the group.
 
     Attributes:
         served: Places among this worker's own rows that any worker asked for, int64, distinct.
     """
 
-    def __init__(self, worker: Worker, owners: Owners, side: int, ids: Tensor, traffic: Traffic) -> None:
-        """Args: ids: int64 [n], distinct dataset indices."""
+    def __init__(self, worker: Worker, owners: Owners, side: int, ids: Tensor, traffic: Traffic, group: Any = None) -> None:
+        """Args: ids: int64 [n], distinct dataset indices; group: for the ids, the default one where not given."""
         self._worker, self._traffic = worker, traffic
         ranks, places = owners.find(side, ids)
         if worker.world_size == 1:
@@ -41,9 +46,9 @@ class RowExchange:
         self._order = torch.empty_like(order)
         self._order[order] = torch.arange(order.numel())
         self._wanted = torch.bincount(ranks, minlength=worker.world_size).tolist()
-        self._asked = _swap_counts(self._wanted)
+        self._asked = _swap_counts(self._wanted, group)
         traffic.count(places, self._wanted, worker.rank)
-        received = _swap(places[order], self._wanted, self._asked, worker)
+        received = _swap(places[order], self._wanted, self._asked, group)
         self.served, self._inverse = torch.unique(received, return_inverse=True)
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -64,16 +69,16 @@ class RowExchange:
         return back[self._order.to(rows.device)]
 
 
-def _swap_counts(counts: list[int]) -> list[int]:
+def _swap_counts(counts: list[int], group: Any) -> list[int]:
     """How many rows each worker sends to this one."""
     received = torch.zeros(len(counts), dtype=torch.int64)
-    dist.all_to_all_single(received, torch.tensor(counts))
+    dist.all_to_all_single(received, torch.tensor(counts), group=group)
     return received.tolist()
 
 
-def _swap(rows: Tensor, send: list[int], receive: list[int], worker: Worker) -> Tensor:
+def _swap(rows: Tensor, send: list[int], receive: list[int], group: Any = None) -> Tensor:
     out = rows.new_empty(sum(receive), *rows.shape[1:])
-    dist.all_to_all_single(out, rows.contiguous(), receive, send)
+    dist.all_to_all_single(out, rows.contiguous(), receive, send, group=group)
     return out
 
 
@@ -82,10 +87,10 @@ class _SwapRows(torch.autograd.Function):
     def forward(ctx, rows: Tensor, send: list[int], receive: list[int], worker: Worker, traffic: Traffic) -> Tensor:
         ctx.counts, ctx.worker, ctx.traffic = (send, receive), worker, traffic
         traffic.count(rows, send, worker.rank)
-        return _swap(rows, send, receive, worker)
+        return _swap(rows, send, receive)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         send, receive = ctx.counts
         ctx.traffic.count(grad, receive, ctx.worker.rank)
-        return _swap(grad, receive, send, ctx.worker), None, None, None, None
+        return _swap(grad, receive, send), None, None, None, None

@@ -79,6 +79,7 @@ class SampledModel:
                 rows = initial_rows(SIDE_NAMES[side], self.own_ids[side][places], dim, init_scale, seed)
                 self.ids[side].tables["weight"].write(places, rows)
         self.traffic, self.num_steps_taken = Traffic(), 0
+        self.group = worker.new_group()  # of the threads that make batches
 
     @property
     def num_examples(self) -> int:
@@ -104,12 +105,15 @@ class SampledModel:
         distinct, rows = torch.unique(users, return_inverse=True)
         return UnseenItems(self.train.select(distinct), distinct).draw(rows, examples, count, self.seed, epoch)
 
-    def exchange(self, users: Tensor, items: Tensor) -> tuple[list[RowExchange], list[ServedRows]]:
-        """Asks for the rows of some users and items; what this worker serves to all is read as leaves for gradients. Collective."""
-        owners, worker = self.client.owners, self.worker
-        exchanges = [RowExchange(worker, owners, side, ids, self.traffic) for side, ids in ((USERS, users), (ITEMS, items))]
-        rows = (table.read(x.served).to(worker.device).requires_grad_() for x, table in zip(exchanges, self.ids))
-        return exchanges, [ServedRows(x.served, r) for x, r in zip(exchanges, rows)]
+    def ask(self, users: Tensor, items: Tensor) -> list[RowExchange]:
+        """Asks for the rows of some users and items; collective in the background's group."""
+        owners = self.client.owners
+        return [RowExchange(self.worker, owners, side, ids, self.traffic, self.group) for side, ids in ((USERS, users), (ITEMS, items))]
+
+    def serve(self, exchanges: list[RowExchange]) -> list[ServedRows]:
+        """The ID rows that this worker serves to all, as leaves for gradients."""
+        rows = (table.read(x.served).to(self.worker.device).requires_grad_() for x, table in zip(exchanges, self.ids))
+        return [ServedRows(x.served, r) for x, r in zip(exchanges, rows)]
 
     def update(self, served: list[ServedRows], learning_rate: float) -> None:
         """Sparse Adam on the served rows, with the gradient of the mean loss."""

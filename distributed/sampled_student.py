@@ -16,6 +16,7 @@ from ..graph_store.client import GraphClient, connect
 from ..graph_store.dataset import Dataset, open_dataset
 from ..graph_store.embeddings import ShardedTable
 from .checkpoints import adam_state, load_adam_state
+from .exchange import RowExchange
 from .labels import LabelJob, MaterialisedLabels, StreamedLabels
 from .layerwise import add_to, chunks, neighbour_sums, propagate
 from .progress import Selection
@@ -36,12 +37,14 @@ class StudentBatch:
         size: Of the global batch.
         labels: With users and candidates as rows of the blocks' level 0.
         blocks: Around the share's users and candidates.
+        exchanges: For the rows of the blocks' users and items.
     """
 
     step: int
     size: int
     labels: Labels
     blocks: Blocks
+    exchanges: list[RowExchange]
 
 
 class SampledStudent(SampledModel):
@@ -97,12 +100,13 @@ class SampledStudent(SampledModel):
             sampler = self.client.neighbours.sampler(self.sampling.fan_outs_of(hops), self.seed, number)
             blocks = Blocks.sample(sampler, users, items, hops)
             size = min(self.train_config.batch_size, self.num_examples - step * self.train_config.batch_size)
-            yield StudentBatch(step, size, Labels(user_rows, item_rows, labels.scores, labels.modal_scores), blocks)
+            local = Labels(user_rows, item_rows, labels.scores, labels.modal_scores)
+            yield StudentBatch(step, size, local, blocks, self.ask(blocks.users, blocks.items))
 
     def loss_terms(self, batch: StudentBatch) -> tuple[dict[str, Tensor], list[ServedRows]]:
         """The loss terms of this worker's share, and the ID rows that it serves; collective."""
         device = self.worker.device
-        exchanges, served = self.exchange(batch.blocks.users, batch.blocks.items)
+        exchanges, served = batch.exchanges, self.serve(batch.exchanges)
         users, items = (x.gather(rows.rows) for x, rows in zip(exchanges, served))
         labels, share = batch.labels.to(device), batch.size / self.worker.world_size
         final_users, final_items = self.model.propagate(batch.blocks.to(device), users, items)

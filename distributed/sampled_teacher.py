@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.blocks import ITEMS, USERS, Blocks, append_distinct
 from ..core.config import SamplingConfig, TeacherConfig
-from ..core.features import FeatureMoments, RawRows, Standardisation, principal_axes
+from ..core.features import FeatureMoments, LazyRows, Standardisation, principal_axes
 from ..core.random import random_below
 from ..core.sampling import STREAM_DECAY, rank_slice
 from ..core.teacher import PromptConstants, build_reduction, num_hops, rownorm, teacher_loss, teacher_vectors
@@ -19,6 +19,7 @@ from ..graph_store.client import GraphClient
 from ..graph_store.embeddings import OwnFeatures, ShardedTable
 from .checkpoints import with_prefix
 from .deepspeed_engine import ReductionEngine
+from .exchange import RowExchange
 from .layerwise import add_to, chunks, propagate
 from .sampled import SampledModel, ServedRows
 from .training import total_of
@@ -37,6 +38,7 @@ class Batch:
         items: int64, dataset indices of all items whose rows are needed: the blocks', then further ones for the feature decay.
         decayed: int64, rows of `items` that the feature decay is taken over.
         num_decayed: Of the global batch.
+        exchanges: For the rows of the blocks' users and of `items`.
     """
 
     step: int
@@ -48,6 +50,7 @@ class Batch:
     items: Tensor
     decayed: Tensor
     num_decayed: int
+    exchanges: list[RowExchange]
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ class ShardedFeatures:
     column_sums: dict[str, Tensor]
     tokens: list[ShardedTable]
 
-    def rows(self, places: Tensor, device: torch.device) -> dict[str, Tensor | RawRows]:
-        """Rows of own items by modality [n, d_m], as the first reduction layer takes them."""
-        return {m: self.standardisation[m].rows(*own.read(places), device) for m, own in self.features.items()}
+    def rows(self, places: Tensor, device: torch.device, keep_bytes: int) -> dict[str, Tensor | LazyRows]:
+        """Rows of own items by modality [n, d_m], for the first reduction layer; kept for its backward pass up to `keep_bytes`."""
+        keep = torch.is_grad_enabled() and 4 * places.numel() * sum(own.dim for own in self.features.values()) <= keep_bytes
+        return {m: self.standardisation[m].lazily(own.read, places, device, keep) for m, own in self.features.items()}
 
     def constants(self, users: Tensor, items: Tensor, device: torch.device) -> PromptConstants:
         """The prompt's constants with the tokens of own users and items, by place."""
@@ -148,7 +152,7 @@ class SampledTeacher(SampledModel):
         """Arguments of `FeatureReduction.forward` for own users and items, by place."""
         device = self.worker.device
         rows = torch.arange(items.numel(), device=device)
-        features = self.sharded.rows(items, device)
+        features = self.sharded.rows(items, device, self.sampling.keep_mib * 2**20)
         return self.sharded.constants(users, items, device), rows, features, dropout_keys, self.own_ids[ITEMS][items].to(device)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -157,7 +161,7 @@ class SampledTeacher(SampledModel):
             yield self.batch(epoch, step)
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """This worker's share of one step."""
+        """This worker's share of one step; collective in the background's group."""
         total, examples, users, positives = self.examples(epoch, step)
         negatives = self.unseen(users, examples, 1, epoch)[:, 0]
         user_seeds, user_rows = torch.unique(users, return_inverse=True)
@@ -168,7 +172,8 @@ class SampledTeacher(SampledModel):
         decayed, num_decayed = self._decayed(number)
         items, decayed_rows = append_distinct(blocks.items, decayed)
         count = examples.numel()
-        return Batch(step, total, blocks, user_rows, item_rows[:count], item_rows[count:], items, decayed_rows, num_decayed)
+        exchanges = self.ask(blocks.users, items)
+        return Batch(step, total, blocks, user_rows, item_rows[:count], item_rows[count:], items, decayed_rows, num_decayed, exchanges)
 
     def _decayed(self, number: int) -> tuple[Tensor, int]:
         """This worker's share of the items that a step's feature decay is taken over, drawn uniformly, and how many there are in all.
@@ -187,7 +192,7 @@ class SampledTeacher(SampledModel):
     def loss_terms(self, batch: Batch, epoch: int) -> tuple[dict[str, Tensor], list[ServedRows]]:
         """The loss terms of this worker's share, and the ID rows that it serves; collective."""
         config, device = self.config, self.worker.device
-        exchanges, served = self.exchange(batch.blocks.users, batch.items)
+        exchanges, served = batch.exchanges, self.serve(batch.exchanges)
         keys = (self.seed, epoch * self.num_steps + batch.step)
         out = self.engine(*self.reduction_inputs(exchanges[USERS].served, exchanges[ITEMS].served, keys))
         names = list(self.sharded.features)

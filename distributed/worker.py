@@ -39,6 +39,10 @@ class Worker:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def new_group(self) -> Any:
+        """A further process group over all workers, on the CPU, for a thread of its own; None with one worker. Collective."""
+        return dist.new_group(backend="gloo") if self.world_size > 1 else None
+
     def share(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         if self.world_size == 1:

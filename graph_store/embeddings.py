@@ -121,7 +121,7 @@ class OwnFeatures:
             places: int64 [n], places among the items that the worker owns.
         """
         if len(self._rows) == 1:
-            return self._rows[0][places], self._present[0][places]
+            return torch.index_select(self._rows[0], 0, places), torch.index_select(self._present[0], 0, places)
         rows, present = torch.zeros(places.numel(), self.dim, dtype=self._dtype), torch.zeros(places.numel(), dtype=torch.bool)
         which = torch.searchsorted(self._ends, places, right=True) - 1
         for piece, (own_rows, own_present) in enumerate(zip(self._rows, self._present)):
@@ -171,7 +171,7 @@ class ShardedTable:
             places: int64 [n], places among the rows that this worker owns.
         """
         if len(self._shards) == 1 and isinstance(self._shards[0], Tensor):
-            return self._shards[0][places]
+            return torch.index_select(self._shards[0], 0, places)
         out = torch.empty(places.numel(), self.dim)
         for shard, chosen, within in self._split(places):
             out[chosen] = shard[within] if isinstance(shard, Tensor) else self._remote_read(shard, within)

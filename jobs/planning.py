@@ -94,7 +94,8 @@ def _sampled_needs(settings: Settings, dataset: Dataset) -> list[Need]:
             "rows with gradients": 4 * rows + 2 * hops * (users + items) * dim * FLOAT,
         }
         if features:
-            found["features being reduced"] = min(items, -(-dataset.num_items // workers)) * features * (8 + 2 * FLOAT)
+            kept = min(items, -(-dataset.num_items // workers)) * features * FLOAT
+            found["raw features kept"] = kept if kept <= settings.sampling.keep_mib * 2**20 else 0
         needs.append(Need(name, found, setting))
 
     def shared(name: str, tables: int, dim: int) -> None:

@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from promptmm.core.random import derive_seed, dropout, permuted, random_below, random_bits, random_normal, random_uniform
+from promptmm.core.random import (
+    below,
+    derive_seed,
+    dropout,
+    further_bits,
+    permuted,
+    random_below,
+    random_bits,
+    random_normal,
+    random_uniform,
+)
 
 WORD = 2**64 - 1
 
@@ -161,3 +171,10 @@ def test_normal():
     assert float(values.std()) == pytest.approx(1, abs=0.01)
     assert float((values**4).mean()) == pytest.approx(3, abs=0.1)
     assert float(values.abs().max()) < 6
+
+
+def test_shared_keys_may_be_mixed_once():
+    rows, slots, bound = torch.arange(5), torch.arange(3), torch.tensor(100)
+    bits = further_bits(random_bits(7, rows)[:, None], slots)
+    assert torch.equal(bits, random_bits(7, rows[:, None], slots))
+    assert torch.equal(below(bound, bits), random_below(bound, 7, rows[:, None], slots))
