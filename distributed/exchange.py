@@ -42,13 +42,11 @@ class RowExchange:
         if worker.world_size == 1:
             self.served = places
             return
-        order = torch.argsort(ranks, stable=True)
-        self._order = torch.empty_like(order)
-        self._order[order] = torch.arange(order.numel())
+        self._order = torch.argsort(ranks, stable=True)  # as the owners answer
         self._wanted = torch.bincount(ranks, minlength=worker.world_size).tolist()
         self._asked = _swap_counts(self._wanted, group)
         traffic.count(places, self._wanted, worker.rank)
-        received = _swap(places[order], self._wanted, self._asked, group)
+        received = _swap(places[self._order], self._wanted, self._asked, group)
         self.served, self._inverse = torch.unique(received, return_inverse=True)
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -65,8 +63,7 @@ class RowExchange:
         if self._worker.world_size == 1:
             return rows
         answers = F.embedding(self._inverse.to(rows.device), rows)
-        back = _SwapRows.apply(answers, self._asked, self._wanted, self._worker, self._traffic)
-        return back[self._order.to(rows.device)]
+        return _SwapRows.apply(answers, self._asked, self._wanted, self._order.to(rows.device), self._worker, self._traffic)
 
 
 def _swap_counts(counts: list[int], group: Any) -> list[int]:
@@ -84,13 +81,14 @@ def _swap(rows: Tensor, send: list[int], receive: list[int], group: Any = None) 
 
 class _SwapRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, send: list[int], receive: list[int], worker: Worker, traffic: Traffic) -> Tensor:
-        ctx.counts, ctx.worker, ctx.traffic = (send, receive), worker, traffic
+    def forward(ctx, rows: Tensor, send: list[int], receive: list[int], order: Tensor, worker: Worker, traffic: Traffic) -> Tensor:
+        ctx.counts, ctx.order, ctx.worker, ctx.traffic = (send, receive), order, worker, traffic
         traffic.count(rows, send, worker.rank)
-        return _swap(rows, send, receive)
+        out = rows.new_empty(order.numel(), rows.shape[1])
+        return out.index_copy_(0, order, _swap(rows, send, receive))
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         send, receive = ctx.counts
         ctx.traffic.count(grad, receive, ctx.worker.rank)
-        return _swap(grad, receive, send), None, None, None, None
+        return _swap(grad.index_select(0, ctx.order), receive, send), None, None, None, None, None
