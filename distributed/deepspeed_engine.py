@@ -1,10 +1,12 @@
 """The one module that touches DeepSpeed: the engine of reduction layers and prompt."""
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
 import sys
+import time
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from .worker import Worker
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+STALE_SECONDS = 600.0  # a compilation takes about one minute
 
 
 class ReductionEngine:
@@ -32,7 +35,7 @@ class ReductionEngine:
             worker: This worker.
             example: Arguments of one forward pass; it is run once with zero gradients so that Adam's state exists.
         """
-        use_own_extension_cache()
+        prepare_extensions()
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -158,15 +161,38 @@ class ReductionEngine:
             set_state(parameter, value, moment)
 
 
-def use_own_extension_cache() -> None:
-    """Keeps what DeepSpeed compiles in this Python environment: several that share the user's cache compile it in turns."""
+def prepare_extensions() -> None:
+    """Finds what DeepSpeed compiled for this Python environment and torch, so that it does not start ninja in every process.
+
+    The cache is the environment's own: several that share the user's compile in turns. The environment's ninja comes first on the path:
+    another version of ninja does not read its log, and compiles again. And a module that is there is loaded directly: torch's loader
+    would wait for ever for the lock of a process that was killed while it compiled.
+    """
+    from deepspeed.ops.op_builder.builder import OpBuilder
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    tools = os.path.dirname(sys.executable)
+    if tools not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([tools, os.environ.get("PATH", "")])
     if os.access(sys.prefix, os.W_OK):
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions", torch.__version__))
+    name = ShareMemCommBuilder.NAME
+    folder = os.path.join(os.environ.get("TORCH_EXTENSIONS_DIR", ""), name)
+    built, lock = os.path.join(folder, f"{name}.so"), os.path.join(folder, "lock")
+    if os.path.exists(lock) and time.time() - os.path.getmtime(lock) > STALE_SECONDS:
+        os.unlink(lock)
+    if name not in OpBuilder._loaded_ops and os.path.exists(built) and not os.path.exists(lock):
+        spec = importlib.util.spec_from_file_location(name, built)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        OpBuilder._loaded_ops[name] = module
 
 
 def compile_collective() -> None:
     """Compiles DeepSpeed's shared-memory collective for CPUs, once for an environment; needs a C++ compiler."""
-    use_own_extension_cache()
+    prepare_extensions()
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
     ShareMemCommBuilder().load(verbose=False)

@@ -117,11 +117,16 @@ def sampled(cluster, prepared, environment, tmp_path_factory):
 
 
 def test_the_sampled_engine_on_two_hosts_trains_as_on_one(cluster, prepared, sampled, environment, tmp_path):
-    """Two parts and two workers against one part and one worker: the same neighbours are drawn, so the losses are the same to 2e-5."""
-    alone = copy_of(prepared[1], tmp_path / "alone")
+    """Two parts and two workers, one part and one worker, and two parts with one worker, who owns the other host's rows too.
+
+    The same neighbours are drawn, so the losses are the same to 2e-5.
+    """
+    alone, fewer = copy_of(prepared[1], tmp_path / "alone"), copy_of(prepared[2], tmp_path / "fewer")
     call(*train(cluster, alone, 1, *SAMPLED, workers=1), env=environment)
+    call(*train(cluster, fewer, 2, *SAMPLED, workers=1), env=environment)
     assert len(losses(sampled)) == 3
     assert losses(sampled) == pytest.approx(losses(alone), rel=2e-5)
+    assert losses(fewer) == pytest.approx(losses(alone), rel=2e-5)
     one, two = (load_file(folder / "teacher" / "rev-0" / "item-00000.safetensors") for folder in (alone, sampled))
     assert set(one) == set(two)
     for name, x in one.items():

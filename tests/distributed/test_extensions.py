@@ -1,0 +1,34 @@
+"""What DeepSpeed compiled is loaded without compiling or waiting again."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = """
+from promptmm.distributed.deepspeed_engine import prepare_extensions
+from deepspeed.ops.op_builder.builder import OpBuilder
+prepare_extensions()
+print("LOADED", sorted(OpBuilder._loaded_ops))
+"""
+
+
+@pytest.mark.parametrize("age", [None, 0, 3600], ids=["no lock", "being compiled", "the lock of a process killed an hour ago"])
+def test_a_compiled_module_is_loaded_directly(tmp_path, age):
+    source = Path(sys.prefix) / "torch_extensions" / torch.__version__ / "deepspeed_shm_comm"
+    if not source.exists():
+        pytest.skip("nothing is compiled yet: run python -m promptmm.distributed.warm_up")
+    shutil.copytree(source, tmp_path / "deepspeed_shm_comm", ignore=shutil.ignore_patterns("lock"))
+    lock = tmp_path / "deepspeed_shm_comm" / "lock"
+    if age is not None:
+        lock.touch()
+        os.utime(lock, (lock.stat().st_mtime - age,) * 2)
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"LOADED {[] if age == 0 else ['deepspeed_shm_comm']}" in done.stdout
+    assert lock.exists() == (age == 0)
