@@ -8,6 +8,7 @@ from typing import TypeVar
 from ..core.errors import RunError
 
 Value = TypeVar("Value")
+CLOSE_SECONDS = 10.0
 
 
 class Prefetched(Iterator[Value]):
@@ -70,11 +71,11 @@ class Prefetched(Iterator[Value]):
         return value
 
     def close(self) -> None:
-        """Ends the thread and closes the source; what waits is dropped."""
+        """Drops what waits, and ends the thread, which closes the source."""
         self._closed.set()
         while True:
             try:
                 self._queue.get_nowait()
             except queue.Empty:
                 break
-        self._thread.join(self._timeout)
+        self._thread.join(CLOSE_SECONDS)  # it may wait for a peer that is gone; it ends with the process then
