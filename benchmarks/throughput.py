@@ -228,6 +228,9 @@ def free_port() -> int:
 
 def measure(role: str, hosts, options) -> dict:
     """One run of one side; what its first worker measured."""
+    from promptmm.distributed.config import ClusterConfig
+    from promptmm.distributed.launch import worker_environment
+
     session = f"{role}{os.urandom(3).hex()}"
     servers = ",".join(f"{hosts.address(h)} {30_100 + h}" for h in range(2))
     words = [sys.executable, "-W", "ignore", __file__, "--role", role, "--session", session, "--servers", servers]
@@ -235,11 +238,7 @@ def measure(role: str, hosts, options) -> dict:
     for name in ("users", "items", "dim", "batch", "fan_out", "steps"):
         words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1", "DGLBACKEND": "pytorch"}
-    if role == "ours":  # as our workers run
-        from promptmm.distributed.config import ClusterConfig
-        from promptmm.distributed.launch import worker_environment
-
-        environment.update(worker_environment(ClusterConfig()))
+    environment.update(worker_environment(ClusterConfig()))  # allocator and threads, both sides alike
     running = [
         subprocess.Popen(
             hosts.command(rank, [*words, "--rank", str(rank)]), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

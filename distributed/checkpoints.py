@@ -68,24 +68,28 @@ class Checkpoints:
         """Tensors and state of the newest complete checkpoint, or None."""
         from safetensors.torch import load_file
 
-        found = self.latest_shards(lambda name: True)
-        return None if found is None else (load_file(str(found[0] / "state.safetensors")), found[1])
+        found = self.complete(lambda name: True)
+        if not found:
+            return None
+        folder, state = found[max(found)]
+        return load_file(str(folder / "state.safetensors")), state
 
-    def latest_shards(self, wanted: Callable[[str], bool]) -> tuple[Path, dict[str, Any]] | None:
-        """Local folder and state of the newest complete checkpoint, or None; the state's `files` are the names of its files.
+    def complete(self, wanted: Callable[[str], bool]) -> dict[int, tuple[Path, dict[str, Any]]]:
+        """Local folder and state of every complete checkpoint by epoch; a state's `files` are the names of its files.
 
         Args:
             wanted: Which files are fetched and verified.
         """
-        for epoch in reversed(self._epochs()):
+        found = {}
+        for epoch in self._epochs():
             if has_artifact(self._at(epoch)):
                 try:
                     folder, manifest = open_artifact(self._at(epoch), "checkpoint", self.cache_dir, wanted)
                 except InputError as error:  # damaged: the one before it loses less than starting again
                     print(f"checkpoint left out: {error}", flush=True)
                     continue
-                return folder, {**manifest["state"], "files": [name for name in manifest["files"] if wanted(name)]}
-        return None
+                found[epoch] = folder, {**manifest["state"], "files": [name for name in manifest["files"] if wanted(name)]}
+        return found
 
     def clear(self) -> None:
         """Removes every checkpoint."""

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from .worker import Worker
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-STALE_SECONDS = 600.0  # a compilation takes about one minute
+STALE_SECONDS = 300.0  # a compilation takes about one minute
 
 
 class ReductionEngine:
@@ -176,18 +177,26 @@ def prepare_extensions() -> None:
         os.environ["PATH"] = os.pathsep.join([tools, os.environ.get("PATH", "")])
     if os.access(sys.prefix, os.W_OK):
         os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions", torch.__version__))
-    name = ShareMemCommBuilder.NAME
-    folder = os.path.join(os.environ.get("TORCH_EXTENSIONS_DIR", ""), name)
-    built, lock = os.path.join(folder, f"{name}.so"), os.path.join(folder, "lock")
-    if os.path.exists(lock) and time.time() - os.path.getmtime(lock) > STALE_SECONDS:
-        os.unlink(lock)
-    if name not in OpBuilder._loaded_ops and os.path.exists(built) and not os.path.exists(lock):
+    cache, name = os.environ.get("TORCH_EXTENSIONS_DIR"), ShareMemCommBuilder.NAME
+    if cache is None or name in OpBuilder._loaded_ops:
+        return
+    built, lock = Path(cache, name, f"{name}.so"), Path(cache, name, "lock")
+    with contextlib.suppress(FileNotFoundError):
+        while time.time() - lock.stat().st_mtime < STALE_SECONDS:  # another process compiles, or was killed while it did
+            time.sleep(0.5)
+        lock.unlink()
+    if not built.exists():
+        return
+    try:
         spec = importlib.util.spec_from_file_location(name, built)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        OpBuilder._loaded_ops[name] = module
+    except ImportError:  # cut short, or of another torch: DeepSpeed compiles it again
+        built.unlink(missing_ok=True)
+        return
+    OpBuilder._loaded_ops[name] = module
 
 
 def compile_collective() -> None:

@@ -125,10 +125,10 @@ class Labeler:
     def labels(self, epoch: int, block: int) -> Labels:
         """This shard's labels of a block, float32 scores."""
         job, rows = self.job, []
-        order = epoch_order(job.num_examples, job.seed, epoch)
         for step in range(block * job.steps_a_block, min((block + 1) * job.steps_a_block, job.num_steps)):
-            batch = order[step * job.batch_size : (step + 1) * job.batch_size]
-            rows.append(batch[rank_slice(batch.numel(), job.rank, job.world_size)])
+            first = step * job.batch_size
+            mine = rank_slice(min(job.batch_size, job.num_examples - first), job.rank, job.world_size)
+            rows.append(epoch_order(job.num_examples, job.seed, epoch, slice(first + mine.start, first + mine.stop)))
         examples = torch.cat(rows)
         users, config = self.users[examples], job.config
         candidates = candidate_lists(

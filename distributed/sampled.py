@@ -82,6 +82,11 @@ class SampledModel:
         self.group = worker.new_group()  # of the threads that make batches
 
     @property
+    def batch_seconds(self) -> float:
+        """Longest wait for a batch."""
+        return BATCH_SECONDS
+
+    @property
     def num_examples(self) -> int:
         """Train interactions."""
         return self.train.columns.numel()
@@ -121,7 +126,8 @@ class SampledModel:
         for table, rows in zip(self.ids, served):
             if rows.rows.grad is not None and rows.places.numel():
                 grad = rows.rows.grad.cpu() / self.worker.world_size
-                table.step(rows.places, grad, learning_rate, self.num_steps_taken)
+                touched = grad.any(1)  # served also for the feature decay, or at levels that only the features need
+                table.step(rows.places[touched], grad[touched], learning_rate, self.num_steps_taken)
 
     def batches(self, epoch: int) -> Iterator[Any]:
         """This worker's share of every step; reads the graph, not the weights, so it runs ahead in the background."""
@@ -156,7 +162,7 @@ class SampledModel:
         decay, sent = self.train_config.lr_decay**epoch, self.traffic.sent
         self.decay_rates(decay)
         what = "a batch of neighbour blocks from the graph servers"
-        batches = Prefetched(self.batches(epoch), self.sampling.prefetch, BATCH_SECONDS, what)
+        batches = Prefetched(self.batches(epoch), self.sampling.prefetch, self.batch_seconds, what)
         totals, waited = Totals(self.worker), 0.0
         asked = started = time.monotonic()
         try:
@@ -237,12 +243,14 @@ class SampledTrainer:
         self.worker.barrier()
 
     def load(self, checkpoints: Checkpoints) -> dict | None:
-        """Every worker reads what overlaps its own rows, whoever wrote it."""
-        found = checkpoints.latest_shards(self._wants)
-        if found is None:
+        """Every worker reads what overlaps its own rows, whoever wrote it, from the newest checkpoint that all of them find complete."""
+        found = checkpoints.complete(self._wants)
+        of_ranks = self.worker.gather({self.worker.rank: set(found)})
+        common = set.intersection(*of_ranks.values())
+        if not common:
             self.keep()
             return None
-        folder, facts = found
+        folder, facts = found[max(common)]
         for table in self.model.ids:
             for first, piece in self._pieces(table):
                 for name in facts["files"]:

@@ -69,6 +69,11 @@ class SampledStudent(SampledModel):
         self.optimizer = torch.optim.Adam(self.trained.parameters(), lr=config.train.learning_rate)
         self.source: MaterialisedLabels | StreamedLabels | None = None
 
+    @property
+    def batch_seconds(self) -> float:
+        """Longest wait for a batch; a stream of labels has a deadline of its own."""
+        return super().batch_seconds + self.job.cluster.start_timeout
+
     def open(self, epochs: range) -> None:
         """Opens the labels of these epochs."""
         job: LabelJob = self.job.label_job(self.worker)

@@ -158,7 +158,7 @@ class ShardedTable:
                 self._shards.append(self._tensor.local_partition[piece.begin : piece.end])
             else:
                 self._shards.append(piece)
-        self._ends = torch.tensor([len(shard) for shard in self._shards]).cumsum(0)
+        self._ends = torch.tensor([len(shard) for shard in self._shards], dtype=torch.int64).cumsum(0)
 
     def __len__(self) -> int:
         """Rows that this worker owns."""
@@ -187,10 +187,14 @@ class ShardedTable:
                 shard.index_copy_(0, within, rows[chosen])
             else:
                 with self._client.lock:
-                    self._tensor[self._type_starts[shard.part] + shard.begin + within] = rows[chosen]
+                    numbers = self._type_starts[shard.part] + shard.begin + within
+                    self._tensor[numbers] = rows[chosen]  # returns before the server has them
+                    self._tensor[numbers[:1]]  # answered after them: then a barrier makes them visible to all
 
     def pull(self, ids: Tensor) -> Tensor:
         """Rows of any nodes by dataset index, float32 [n, dim]."""
+        if not ids.numel():
+            return torch.zeros(0, self.dim)
         numbers = self._client.numbers
         parts, local = numbers.locate(self.side, ids)
         places = self._type_starts[parts] + local
