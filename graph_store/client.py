@@ -54,6 +54,7 @@ class GraphClient:
         suffix: Ends the names of the session's tensors.
         numbers: Which part holds a node, and where.
         owners: Which worker owns a node's rows.
+        unattended_parts: Parts whose host runs no worker.
         neighbours: Asks for neighbours.
         lock: Held during calls into DGL's RPC, which is not safe to use from several threads.
     """
@@ -73,6 +74,7 @@ class GraphClient:
             for part, node in enumerate(part_nodes)
             if node == worker_nodes[rank]
         }
+        self.unattended_parts = [part for part, node in enumerate(part_nodes) if node not in worker_nodes]
         self.neighbours = NeighbourClient(self.numbers, self.local_parts, self.lock)
 
     def _node_data(self, kind: str, name: str) -> Tensor:

@@ -7,12 +7,12 @@ host in place; `ShardedTable.pull` reads any row from anywhere.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .neighbours import NodeNumbers
+from .neighbours import REPLY_SECONDS, NodeNumbers
 from .partition import KINDS, map_features, mapped
 
 if TYPE_CHECKING:
@@ -146,6 +146,9 @@ class ShardedTable:
 
         self._client, self.side, self.dim = client, side, dim
         numbers, policy = client.numbers, client.graph.get_node_partition_policy(KINDS[side])
+        if client.rank == 0:
+            for part in client.unattended_parts:  # DGL makes a tensor on the hosts of its clients only
+                self._make_on(part, policy, name + client.suffix, dim)
         with client.lock:  # persistent: a tensor's destructor would wait for the other clients
             self._tensor = DistTensor(
                 (policy.get_size(), dim), torch.float32, name + client.suffix, part_policy=policy, init_func=zeros, persistent=True
@@ -159,6 +162,17 @@ class ShardedTable:
             else:
                 self._shards.append(piece)
         self._ends = torch.tensor([len(shard) for shard in self._shards], dtype=torch.int64).cumsum(0)
+
+    def _make_on(self, part: int, policy: Any, name: str, dim: int) -> None:
+        from dgl.distributed import kvstore, rpc
+
+        numbers = self._client.numbers
+        rows = int(numbers.starts[2 * part + self.side + 1] - numbers.starts[2 * part + self.side])
+        full_name = str(policy.get_data_name(f"{name}_{rpc.get_group_id()}"))  # as DistTensor names it
+        request = kvstore.InitDataRequest(full_name, (rows, dim), "float32", policy.policy_str, zeros)
+        with self._client.lock:
+            rpc.send_request(part, request)
+            rpc.recv_response(int(REPLY_SECONDS * 1000))
 
     def __len__(self) -> int:
         """Rows that this worker owns."""

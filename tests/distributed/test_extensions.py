@@ -31,7 +31,7 @@ def test_a_compiled_module_is_loaded_directly(tmp_path, age):
     process = subprocess.Popen([sys.executable, "-c", SCRIPT], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if age == 0:
         with pytest.raises(subprocess.TimeoutExpired):  # it waits for the other process
-            process.wait(20)
+            process.wait(10)
         lock.unlink()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
