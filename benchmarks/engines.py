@@ -1,6 +1,6 @@
 """The sampled engine's teacher and student beside the full engine's, over seeds, on a real data set.
 
-    python benchmarks/engines.py --path DIR_OF_TIKTOK --out engines.json [--seeds 0 1 2 3 4] [--fan-outs 10] [--threads 2]
+    python benchmarks/engines.py --path DIR_OF_TIKTOK --out engines.json [--seeds 0 1 2 3 4] [--fan-outs [100]] [--threads 2] [--set key=value ...]
 
 In one process a seed and engine, with the trainers of the pipeline; the sampled engine's graph store is DGL's standalone one. Every run
 selects its epoch on validation; test is read once, at its end. Results are added to the file as they come, and what is there is not run
@@ -33,7 +33,7 @@ def cell(options) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         words = [f"source.path={options.path}", f"run.dir={folder}", f"run.seed={options.seeds[0]}", f"cluster.engine={options.cell}"]
-        settings = load_settings(options.recipe, [*words, f"sampling.fan_outs={options.fan_outs}"])
+        settings = load_settings(options.recipe, [*words, f"sampling.fan_outs={options.fan_outs}", *options.set])
         worker = inprocess.start(options.threads)
         dataset, seconds = inprocess.prepare(settings), []
         client = inprocess.standalone_client(settings, dataset) if options.cell == "sampled" else None
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--out")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--fan-outs", default="[10]")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of both engines")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cell", choices=("full", "sampled"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -89,7 +90,7 @@ def main() -> None:
             if name in cells:
                 continue
             words = [sys.executable, __file__, "--path", options.path, "--recipe", options.recipe, "--fan-outs", options.fan_outs]
-            words += ["--threads", str(options.threads), "--cell", engine, "--seeds", str(seed)]
+            words += ["--threads", str(options.threads), "--cell", engine, "--seeds", str(seed), "--set", *options.set]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(done.stdout + done.stderr)

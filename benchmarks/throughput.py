@@ -27,7 +27,7 @@ NODES = ["host0", "host1"]
 
 def make_graph(folder: Path, options) -> None:
     """A catalog with popular items and one modality, cut in two."""
-    from promptmm.graph_store.catalog import Catalog
+    from promptmm.graph_store.catalog import Catalog, ids_of
     from promptmm.graph_store.config import GraphConfig
     from promptmm.graph_store.dataset import open_dataset, write_dataset
     from promptmm.graph_store.partition import partition
@@ -37,7 +37,7 @@ def make_graph(folder: Path, options) -> None:
     items = random.choice(options.items, (options.users, 12), p=popularity / popularity.sum())
     users = np.repeat(np.arange(options.users), 12)
     rows = random.standard_normal((options.items, options.dim), dtype=np.float32)
-    names = [[f"{kind}{n}" for n in range(count)] for kind, count in (("u", options.users), ("i", options.items))]
+    names = [ids_of([f"{kind}{n}" for n in range(count)]) for kind, count in (("u", options.users), ("i", options.items))]
     catalog = Catalog(names[0], names[1], {"train": (users, items.ravel())}, {"text": (rows, np.ones(options.items, bool))})
     write_dataset(str(folder / "dataset"), catalog, {})
     partition(open_dataset(str(folder / "dataset")), str(folder / "graph"), GraphConfig(num_parts=2, method="metis"))

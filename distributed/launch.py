@@ -111,12 +111,12 @@ def watching(lines: Any, start_timeout: float, needs: str) -> Iterator[None]:
         started = False
         while True:
             last = done.wait(POLL_SECONDS)
-            if not started and not late.is_set() and time.monotonic() > deadline:
-                started = ray.get(lines.has_started.remote(), timeout=CALL_SECONDS)
-                if not started and not last:
-                    late.set()
-                    _thread.interrupt_main()
             try:
+                if not started and not late.is_set() and time.monotonic() > deadline:
+                    started = ray.get(lines.has_started.remote(), timeout=CALL_SECONDS)
+                    if not started and not last:
+                        late.set()
+                        _thread.interrupt_main()
                 for line in ray.get(lines.drain.remote(), timeout=10):
                     print(line, flush=True)
             except (ray.exceptions.RayError, TimeoutError):
@@ -124,6 +124,14 @@ def watching(lines: Any, start_timeout: float, needs: str) -> Iterator[None]:
             if last:
                 return
 
+    def interrupt(signum: int, frame: Any) -> None:
+        if late.is_set():
+            raise KeyboardInterrupt
+
+    # A shell starts what it puts in the background with SIGINT ignored: then `interrupt_main` would do nothing.
+    deaf = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if deaf:
+        signal.signal(signal.SIGINT, interrupt)
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
     try:
@@ -138,6 +146,8 @@ def watching(lines: Any, start_timeout: float, needs: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join(timeout=15)
+        if deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def fit(name: str, loop: Callable[[dict], None], arguments: dict, config: ClusterConfig, run_url: str, lines: Any) -> None:

@@ -1,16 +1,39 @@
-"""A whole catalog in memory, as every source format yields it, and the checks it must pass."""
+"""A whole catalog, as every source format yields it, and the checks it must pass.
+
+Interactions and features may lie in scratch files; only ids, and some entries for every user or item, are in memory.
+"""
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..core.errors import InputError
+from .config import SourceConfig
 
 SPLITS = ("train", "validation", "test")
 CHUNK_ROWS = 8192  # feature rows checked or written at a time
+CHUNK_PAIRS = 1 << 20  # interactions checked or copied at a time
 
-Pairs = tuple[np.ndarray, np.ndarray]  # users [n] int64, items [n] int64
+Pairs = tuple[np.ndarray, np.ndarray]  # users [n] and items [n], integers; may be memory-mapped
+
+
+@dataclass(frozen=True)
+class Unsplit:
+    """Interactions of a source that has no split of its own; they are split per user as they are written (`splits.py`).
+
+    Attributes:
+        pairs: Users [n] and items [n].
+        config: `split`, `train_ratio`, `validation_ratio` and `seed`.
+        times: [n] numbers, for `split="time"`.
+    """
+
+    pairs: Pairs
+    config: SourceConfig
+    times: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -18,14 +41,14 @@ class Catalog:
     """Users, items, interactions and features, by dense index.
 
     Attributes:
-        user_ids, item_ids: Raw ids; the position is the dense index.
-        splits: (users [n], items [n]) int64 by split; a split that the source does not have is absent.
+        user_ids, item_ids: Raw ids, strings; the position is the dense index.
+        interactions: Pairs by split (a split that the source does not have is absent), or pairs without a split.
         features: (rows [num_items, dim], present [num_items] bool) by modality; rows may be memory-mapped.
     """
 
-    user_ids: list[str]
-    item_ids: list[str]
-    splits: dict[str, Pairs]
+    user_ids: pa.Array
+    item_ids: pa.Array
+    interactions: dict[str, Pairs] | Unsplit
     features: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
@@ -36,32 +59,60 @@ class Catalog:
     def num_items(self) -> int:
         return len(self.item_ids)
 
+    def rows(self) -> Iterator[np.ndarray]:
+        """All interactions in chunks: structured arrays of user, item, label (index of SPLITS; -1: none yet) and, where there are, time."""
+        if isinstance(self.interactions, Unsplit):
+            yield from _records(self.interactions.pairs, -1, self.interactions.times)
+        else:
+            for split, pairs in self.interactions.items():
+                yield from _records(pairs, SPLITS.index(split), None)
+
+
+def ids_of(names: Sequence[str]) -> pa.Array:
+    """Raw ids as a column."""
+    return pa.array(names, pa.large_string())
+
+
+def _records(pairs: Pairs, label: int, times: np.ndarray | None) -> Iterator[np.ndarray]:
+    fields = [("user", "<i4"), ("item", "<i4"), ("label", "i1")]
+    dtype = np.dtype(fields if times is None else [*fields, ("time", times.dtype)])
+    for start in range(0, len(pairs[0]), CHUNK_PAIRS):
+        chunk = slice(start, start + CHUNK_PAIRS)
+        records = np.empty(len(pairs[0][chunk]), dtype)
+        records["user"], records["item"], records["label"] = pairs[0][chunk], pairs[1][chunk], label
+        if times is not None:
+            records["time"] = times[chunk]
+        yield records
+
 
 def check_catalog(catalog: Catalog) -> None:
-    """Checks ids, splits and the features' shapes (their values are checked as they are written).
+    """Checks ids, interactions and the features' shapes; pairs in two splits and feature values are found as they are written.
 
     Raises:
         InputError: with the id, split, row or modality, and what to do.
     """
     for what, ids in (("user", catalog.user_ids), ("item", catalog.item_ids)):
-        if len(set(ids)) != len(ids):
-            seen: set[str] = set()
-            twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        if pc.count_distinct(ids).as_py() != len(ids):
+            counts = pc.value_counts(ids)
+            twice = counts.field(0).filter(pc.greater(counts.field(1), 1))[0].as_py()
             raise InputError(f"{what} id {twice!r} occurs twice; ids must be unique")
-    if unknown := set(catalog.splits) - set(SPLITS):
-        raise InputError(f"unknown split {min(unknown)!r}; expected {', '.join(SPLITS)}")
-    if "train" not in catalog.splits:
-        raise InputError("the catalog has no train split; nothing can be learned without one")
     if max(catalog.num_users, catalog.num_items) > np.iinfo(np.int32).max:
         raise InputError(f"{max(catalog.num_users, catalog.num_items)} users or items are more than fit an int32 index")
-    for split, (users, items) in catalog.splits.items():
+    if isinstance(catalog.interactions, Unsplit):
+        named = {"the interactions": catalog.interactions.pairs}
+    else:
+        if unknown := set(catalog.interactions) - set(SPLITS):
+            raise InputError(f"unknown split {min(unknown)!r}; expected {', '.join(SPLITS)}")
+        if "train" not in catalog.interactions:
+            raise InputError("the catalog has no train split; nothing can be learned without one")
+        named = {f"split {split!r}": pairs for split, pairs in catalog.interactions.items()}
+    for name, (users, items) in named.items():
         if len(users) == 0:
-            raise InputError(f"split {split!r} is empty; leave it out of the source or give it interactions")
+            raise InputError(f"{name} is empty; leave it out of the source or give it interactions")
         if users.shape != items.shape:
-            raise InputError(f"split {split!r}: {len(users)} users for {len(items)} items; expected pairs")
-        _check_range(split, "user", users, catalog.num_users)
-        _check_range(split, "item", items, catalog.num_items)
-    _check_disjoint(catalog)
+            raise InputError(f"{name}: {len(users)} users for {len(items)} items; expected pairs")
+        _check_range(name, "user", users, catalog.num_users)
+        _check_range(name, "item", items, catalog.num_items)
     for modality, (rows, present) in catalog.features.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", modality):
             raise InputError(f"modality {modality!r}: use letters, digits, - and _ only in the names of source.modalities")
@@ -70,32 +121,24 @@ def check_catalog(catalog: Catalog) -> None:
             raise InputError(f"modality {modality!r}: the mask of present rows must have {catalog.num_items} entries")
 
 
-def _check_range(split: str, what: str, index: np.ndarray, count: int) -> None:
-    bad = np.flatnonzero((index < 0) | (index >= count))
-    if len(bad):
+def _check_range(name: str, what: str, index: np.ndarray, count: int) -> None:
+    first, number = None, 0
+    for start in range(0, len(index), CHUNK_PAIRS):
+        chunk = index[start : start + CHUNK_PAIRS]
+        bad = np.flatnonzero((chunk < 0) | (chunk >= count))
+        number += len(bad)
+        if len(bad) and first is None:
+            first = start + int(bad[0])
+    if first is not None:
         raise InputError(
-            f"split {split!r}, row {bad[0]}: {what} {index[bad[0]]} is out of range, the catalog has {count} {what}s "
-            f"(0 to {count - 1}); {len(bad)} such rows"
+            f"{name}, row {first}: {what} {index[first]} is out of range, the catalog has {count} {what}s (0 to {count - 1}); "
+            f"{number} such rows"
         )
 
 
 def pair_keys(users: np.ndarray, items: np.ndarray, num_items: int) -> np.ndarray:
     """One int64 per pair, ordered as (user, item)."""
     return users * np.int64(num_items) + items
-
-
-def _check_disjoint(catalog: Catalog) -> None:
-    keys = {split: np.unique(pair_keys(*pairs, catalog.num_items)) for split, pairs in catalog.splits.items()}
-    names = list(keys)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            both = np.intersect1d(keys[first], keys[second], assume_unique=True)
-            if len(both):
-                user, item = divmod(int(both[0]), catalog.num_items)
-                raise InputError(
-                    f"user {catalog.user_ids[user]!r} and item {catalog.item_ids[item]!r} are a pair in both {first} "
-                    f"and {second} ({len(both)} such pairs); keep each pair in one split"
-                )
 
 
 def check_rows(modality: str, where: str, rows: np.ndarray, num_items: int) -> None:
@@ -125,10 +168,3 @@ def check_finite(modality: str, where: str, rows: np.ndarray, present: np.ndarra
 def stored_dtype(rows: np.ndarray) -> np.dtype:
     """The type in which a modality is kept: float16 as it is, everything else as float32."""
     return np.dtype(np.float16 if rows.dtype == np.float16 else np.float32)
-
-
-def merge_duplicates(pairs: Pairs, num_items: int) -> tuple[Pairs, int]:
-    """The distinct pairs ordered by (user, item), and how many repeats were dropped."""
-    keys = np.unique(pair_keys(*pairs, num_items))
-    users, items = np.divmod(keys, np.int64(num_items))
-    return (users, items), len(pairs[0]) - len(keys)

@@ -13,7 +13,9 @@ class SourceConfig:
     """Where the raw catalog comes from, and how it is split where the source has no split of its own."""
 
     format: str = setting("synthetic", "format of the raw catalog", choices=FORMATS)
-    path: str | None = setting(None, "folder (path or URL) of the raw catalog; every format but synthetic needs it")
+    path: str | None = setting(
+        None, "folder (path or URL) of the raw catalog; every format but synthetic needs it; generate writes one there"
+    )
     modalities: dict[str, str] | None = setting(
         None,
         "modality name -> feature file, relative to source.path or absolute; not set: every *_feat.npy there is; {}: none",
@@ -41,9 +43,15 @@ class SourceConfig:
     )
     train_ratio: float = setting(0.8, "share of a user's interactions that train, where the source has no split", gt=0, le=1)
     validation_ratio: float = setting(0.1, "share that validates; the rest tests", ge=0, lt=1)
+    memory_mib: int = setting(1024, "memory of prepare for interactions that it indexes and sorts, MiB, beside the raw ids", ge=16)
     seed: int = setting(0, "seed of the random split and of the synthetic catalog", ge=0)
     synthetic_num_users: int = setting(3000, "users in the synthetic catalog", ge=10)
     synthetic_num_items: int = setting(2000, "items in the synthetic catalog", ge=20)
+    synthetic_dims: dict[str, int] | None = setting(
+        None,
+        "modality name -> dimension in the synthetic catalog; with three or more the last is noise; "
+        "not set: visual 128, textual 96, acoustic 64",
+    )
     synthetic_interactions_per_user: float = setting(20.0, "mean interactions of a synthetic user", ge=1)
     synthetic_num_clusters: int = setting(40, "clusters of taste in the synthetic catalog", ge=1)
     synthetic_taste: float = setting(6.0, "logits between the taste's best items and a random one; 0: popularity alone decides", ge=0)
@@ -60,6 +68,8 @@ class SourceConfig:
                 f"source.train_ratio={self.train_ratio} and source.validation_ratio={self.validation_ratio} "
                 "add up to more than 1; lower one of them"
             )
+        if self.synthetic_dims is not None and any(dim < 1 for dim in self.synthetic_dims.values()):
+            raise InputError(f"source.synthetic_dims={self.synthetic_dims}: every dimension must be at least 1")
         if self.format == "synthetic" and self.modalities:
             raise InputError("source.modalities: the synthetic catalog brings its own; leave it out, or set it to {} for none")
         if self.format == "synthetic" and self.split == "time":

@@ -18,9 +18,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ..core.errors import InputError
-from .catalog import Catalog, Pairs
+from .catalog import Catalog, Pairs, Unsplit
 from .config import SourceConfig
 from .safe_pickle import load_matrix
 from .sources import Source, check_npy, load_npy
@@ -34,6 +35,17 @@ _SPARSE_IDS = 1_000_000  # ids beyond this must be about as many as the interact
 _DENSE = "this format numbers users and items 0, 1, 2, ...; use source.format=parquet for other ids"
 
 Split = tuple[Path, Pairs]  # where it was read from, for messages
+
+
+PREPARE_MIB = 512  # of prepare beside source.memory_mib and the ids: the interpreter, its libraries and their buffers
+ID_BYTES = 200  # of memory for a user or item while ids are sorted and looked up, ids of up to about 16 characters
+
+
+def memory_bound(config: SourceConfig) -> str:
+    """What memory `prepare` takes at the most, in words; mapped files do not count."""
+    if config.format in ("promptmm", "diffmm", "lightgcn"):
+        return f"source.format={config.format} is read whole: all interactions in memory"
+    return f"at most {config.memory_mib + PREPARE_MIB:,} MiB of memory and {ID_BYTES} bytes for every user and item"
 
 
 def load_catalog(config: SourceConfig) -> Catalog:
@@ -53,9 +65,9 @@ def load_catalog(config: SourceConfig) -> Catalog:
         return _indexed_catalog(source, *loader(source))
 
 
-def _mmrec(source: Source) -> tuple[dict[str, Split], None]:
-    path, splits = mmrec_interactions(source)
-    return {split: (path, pairs) for split, pairs in splits.items()}, None
+def _mmrec(source: Source) -> tuple[dict[str, Split] | tuple[Path, Unsplit], None]:
+    path, found = mmrec_interactions(source)
+    return ((path, found) if isinstance(found, Unsplit) else {split: (path, pairs) for split, pairs in found.items()}), None
 
 
 def _promptmm(source: Source) -> tuple[dict[str, Split], tuple[int, int] | None]:
@@ -121,12 +133,13 @@ def _concatenate(arrays: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *arrays])
 
 
-def _indexed_catalog(source: Source, splits: dict[str, Split], shape: tuple[int, int] | None) -> Catalog:
+def _indexed_catalog(source: Source, found: dict[str, Split] | tuple[Path, Unsplit], shape: tuple[int, int] | None) -> Catalog:
     """The catalog of a source whose ids are dense indices already.
 
     Without a declared `shape`, the ids in use tell how many users there are, and the feature files (or else the ids)
     how many items: an item at the end that nobody interacted with is normal.
     """
+    splits = found if isinstance(found, dict) else {"interactions": (found[0], found[1].pairs)}
     for path, (users, _) in splits.values():
         if len(users) == 0:
             raise InputError(f"{path}: no interactions in it; the file is empty")
@@ -143,9 +156,9 @@ def _indexed_catalog(source: Source, splits: dict[str, Split], shape: tuple[int,
         check_npy(modality, path, rows, shape[1])
     present = np.ones(shape[1], bool)
     return Catalog(
-        [str(user) for user in range(shape[0])],
-        [str(item) for item in range(shape[1])],
-        {split: pairs for split, (_, pairs) in splits.items()},
+        pa.array(range(shape[0])).cast(pa.large_string()),
+        pa.array(range(shape[1])).cast(pa.large_string()),
+        {split: pairs for split, (_, pairs) in found.items()} if isinstance(found, dict) else found[1],
         {modality: (rows, present) for modality, (_, rows) in features.items()},
     )
 

@@ -1,6 +1,9 @@
 """Files of a raw catalog: found, fetched if remote, and opened with messages a person can act on."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -83,23 +86,65 @@ def check_npy(modality: str, path: Path, rows: np.ndarray, num_items: int) -> No
         check_finite(modality, str(path), chunk, np.ones(len(chunk), bool), start)
 
 
-def read_table(path: Path, text_columns: list[str]) -> pa.Table:
-    """A Parquet file, a folder of Parquet files, or a file of comma- or tab-separated values.
+class TableFile:
+    """A Parquet file, a folder of Parquet files, or a file of comma- or tab-separated values, read in pieces.
 
     Args:
         path: .csv, .tsv, .inter, anything else is Parquet.
         text_columns: Columns that are text in CSV whatever they look like ("007" is not 7).
     """
-    try:
-        if path.suffix not in _DELIMITERS:
-            return pyarrow.dataset.dataset(path, format="parquet").to_table()
-        return pyarrow.csv.read_csv(
-            path,
-            parse_options=pyarrow.csv.ParseOptions(delimiter=_DELIMITERS[path.suffix]),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string())),
-        )
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
+
+    def __init__(self, path: Path, text_columns: Sequence[str] = ()) -> None:
+        self.path = path
+        with self._reading():
+            self._dataset = pyarrow.dataset.dataset(path, format=_format(path, text_columns))
+            self.column_names, self.schema = self._dataset.schema.names, self._dataset.schema
+
+    def pieces(self, columns: Sequence[str], rows: int) -> Iterator[tuple[int, pa.Table]]:
+        """Some columns, about `rows` rows (or one batch of the file) at a time, each with the number of its first row.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        held: list[pa.RecordBatch] = []
+        first = count = 0
+        with self._reading():
+            batches = self._dataset.to_batches(columns=list(columns), batch_size=min(rows, _BATCH_ROWS), **_READAHEAD)
+            for batch in batches:
+                held.append(batch)
+                count += batch.num_rows
+                if count >= rows:
+                    yield first, pa.Table.from_batches(held)
+                    first, count, held = first + count, 0, []
+            if count:
+                yield first, pa.Table.from_batches(held)
+
+    def column(self, name: str) -> pa.Table:
+        """One column, whole."""
+        with self._reading():
+            return self._dataset.to_table(columns=[name])
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(self.path, error) from error
+
+
+_BATCH_ROWS = 1 << 17
+_READAHEAD = {"batch_readahead": 1, "fragment_readahead": 1}
+_CSV_BLOCK = 64 << 20  # bytes; a column's type is read off the first
+
+
+def _format(path: Path, text_columns: Sequence[str]) -> Any:
+    if path.suffix not in _DELIMITERS:
+        return pyarrow.dataset.ParquetFileFormat()
+    return pyarrow.dataset.CsvFileFormat(
+        parse_options=pyarrow.csv.ParseOptions(delimiter=_DELIMITERS[path.suffix]),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string())),
+        read_options=pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK),
+    )
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
@@ -113,8 +158,8 @@ def require_column(path: Path, names: list[str], column: str, setting: str) -> N
         raise InputError(f"{path}: no column {column!r}, it has {', '.join(names)}; name the right one in {setting}")
 
 
-def id_column(path: Path, table: pa.Table, column: str, setting: str) -> pa.Array:
-    """A column of raw ids as strings, without gaps."""
+def id_column(path: Path, table: pa.Table, column: str, setting: str, first_row: int = 0) -> pa.Array:
+    """A column of raw ids as strings, without gaps; `first_row` is the number of the table's first row, for the message."""
     require_column(path, table.column_names, column, setting)
     values = table[column].combine_chunks()
     if isinstance(values, pa.ChunkedArray):  # pyarrow < 17 on an empty column
@@ -124,8 +169,9 @@ def id_column(path: Path, table: pa.Table, column: str, setting: str) -> pa.Arra
     kind = values.type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise InputError(f"{path}: column {column!r} holds {kind}; ids must be integers or strings")
-    ids = values.cast(pa.string())
+    ids = values.cast(pa.large_string())
     empty = pc.fill_null(pc.equal(ids, ""), True).to_numpy(zero_copy_only=False)
     if empty.any():
-        raise InputError(f"{path}, row {np.flatnonzero(empty)[0]}: no id in column {column!r}; fill it in or drop the row")
+        row = first_row + int(np.flatnonzero(empty)[0])
+        raise InputError(f"{path}, row {row}: no id in column {column!r}; fill it in or drop the row")
     return ids

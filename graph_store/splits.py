@@ -2,46 +2,39 @@
 
 import numpy as np
 
-from ..core.errors import InputError
-from .catalog import SPLITS, Pairs, pair_keys
+from .catalog import pair_keys
 from .config import SourceConfig
 
 
-def split_interactions(
-    users: np.ndarray, items: np.ndarray, config: SourceConfig, timestamps: np.ndarray | None = None
-) -> dict[str, Pairs]:
-    """Splits every user's interactions into train, validation and test; a split that gets none is absent.
+def split_labels(
+    users: np.ndarray, items: np.ndarray, config: SourceConfig, rng: np.random.Generator, timestamps: np.ndarray | None = None
+) -> np.ndarray:
+    """Splits every user's interactions into train (0), validation (1) and test (2).
 
     A user's shares are rounded to whole interactions and train keeps at least one: at 80/10/10, a user of fewer than
-    five is all train. Repeats of a pair stay together, at the time of the first. The order of the rows does not matter.
+    five is all train. Repeats of a pair stay together, at the time of the first. The order of the rows does not matter. Runs of users,
+    ascending, may be split one after the other with the same generator: the labels are those of all users at once.
 
     Args:
-        users, items: Dense indices, [n] int64.
-        config: `split`, `train_ratio`, `validation_ratio` and `seed`.
-        timestamps: [n] numbers, for `split="time"`.
+        users, items: Dense indices, integers [n]; all rows of the users among them.
+        config: `train_ratio` and `validation_ratio`.
+        rng: Of the random split.
+        timestamps: [n] numbers, to hold out a user's latest; None holds out at random.
 
-    Raises:
-        InputError: `split="time"` without timestamps.
+    Returns:
+        int8 [n].
     """
     keys, first, inverse = _distinct(users, items, timestamps)
-    if config.split == "random":
-        order_in_user = np.random.default_rng(config.seed).random(len(keys))
-    elif timestamps is None:
-        raise InputError(
-            "source.split=time: the source has no timestamps; name their column in source.timestamp_column or set source.split=random"
-        )
-    else:
-        order_in_user = timestamps[first]
-    pair_users = users[first]
+    order_in_user = rng.random(len(keys)) if timestamps is None else timestamps[first]
+    pair_users = users[first] - users.min()
     order = np.lexsort((keys, order_in_user, pair_users))
     counts = np.bincount(pair_users)
     rank = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each pair among its user's, in `order`
     num_train, num_validation = _shares(counts, config)
     user = pair_users[order]
-    labels = np.empty(len(keys), np.int64)
-    labels[order] = (rank >= num_train[user]).astype(int) + (rank >= (num_train + num_validation)[user])
-    by_row = labels[inverse]
-    return {name: (users[by_row == label], items[by_row == label]) for label, name in enumerate(SPLITS) if (by_row == label).any()}
+    labels = np.empty(len(keys), np.int8)
+    labels[order] = (rank >= num_train[user]).astype(np.int8) + (rank >= (num_train + num_validation)[user])
+    return labels[inverse]
 
 
 def _distinct(users: np.ndarray, items: np.ndarray, timestamps: np.ndarray | None) -> tuple[np.ndarray, ...]:

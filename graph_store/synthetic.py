@@ -1,95 +1,200 @@
-"""A generated catalog with clustered tastes, popularity by a power law, and content that tells about taste.
+"""A generated catalog of any size with clustered tastes, popularity by a power law, and content that tells about taste.
 
-Users and items have latent vectors t_u, t_i around the centres of clusters. User u picks item i with probability
-proportional to
+Users and items have latent vectors t_u, t_i around the centres m_c of clusters. User u picks item i, the r-th most popular of its cluster,
+with probability proportional to
 
-    exp(taste * cos(t_u, t_i)) * rank_i ** -popularity
+    exp(taste * cos(t_u, t_i)) * r ** -popularity
 
-without replacement. Two modalities are noisy linear maps of the item's latent vector, one is pure noise; they come at
+without replacement, by importance resampling: of a few proposals from exp(taste * cos(t_u, m_c)) * r ** -popularity, which need no sum
+over the items, one is taken with weights exp(taste * (cos(t_u, t_i) - cos(t_u, m_c))). A pick costs the same whatever the catalog's size.
+Modalities are noisy linear maps of the item's latent vector; where there are three or more, the last is pure noise. They come at
 different raw scales, as extracted features do. Many items have few interactions, so content helps.
+
+Everything is made in blocks of users and items, each from a generator of its own, so a catalog needs a few bytes of memory an item.
 """
 
-import numpy as np
+from collections.abc import Iterator
+from pathlib import Path
 
-from .catalog import Catalog
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..core.storage import write_artifact
+from .catalog import CHUNK_ROWS, Catalog, Unsplit
 from .config import SourceConfig
-from .splits import split_interactions
+from .external import Spool, scratch_rows
 
 _LATENT_DIM = 16
-_USER_BLOCK = 1024  # users whose preferences are in memory at a time: [1024, num_items] float32
-_MODALITIES = {
-    "visual": (128, 4.0, True),
-    "textual": (96, 0.1, True),
-    "acoustic": (64, 30.0, False),
-}  # dim, scale, informative
+_SPREAD = 0.5 / np.sqrt(_LATENT_DIM)  # of latent vectors around their centre
+_USER_BLOCK = 8192
+_PROPOSALS = 4
+_ROUNDS = 20  # of draws until a user has enough distinct items
+_SIGMA = 0.7  # of the log of a user's number of interactions
+_DIMS = {"visual": 128, "textual": 96, "acoustic": 64}
+_SCALES = (4.0, 0.1, 30.0)
+_MODEL, _ITEMS, _USERS, _FEATURES = range(4)  # streams of random numbers
+
+
+class Synthetic:
+    """The catalog that `config.synthetic_*` and `config.seed` describe.
+
+    Attributes:
+        dims: Modality name -> dimension.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self.config, self.num_users, self.num_items = config, config.synthetic_num_users, config.synthetic_num_items
+        self.dims = {} if config.modalities == {} else config.synthetic_dims or _DIMS
+        rng = self._rng(_MODEL)
+        clusters = min(config.synthetic_num_clusters, self.num_items)
+        self._centres = _unit(rng.standard_normal((clusters, _LATENT_DIM)))
+        sizes = rng.multinomial(self.num_items - clusters, np.full(clusters, 1 / clusters)) + 1
+        self._ends = np.cumsum(sizes)
+        self._starts, self._sizes = self._ends - sizes, sizes
+        # A cluster's items by popularity are the items of its slots, in order.
+        self._item_of_slot = rng.permutation(self.num_items).astype(np.int32)
+        slot_of_item = np.empty(self.num_items, np.int32)
+        slot_of_item[self._item_of_slot] = np.arange(self.num_items, dtype=np.int32)
+        self._latents = scratch_rows(self.num_items, _LATENT_DIM, np.float32)
+        for start, stop in _blocks(self.num_items, CHUNK_ROWS):
+            cluster = np.searchsorted(self._ends, slot_of_item[start:stop], side="right")
+            noise = self._rng(_ITEMS, start).standard_normal((stop - start, _LATENT_DIM))
+            self._latents[start:stop] = _unit(self._centres[cluster] + _SPREAD * noise)
+
+    def interactions(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Distinct users and items, int64 [n] each, a block of users at a time, ascending by user."""
+        for start, stop in _blocks(self.num_users, _USER_BLOCK):
+            rng, config = self._rng(_USERS, start), self.config
+            latents = self._user_latents(rng, stop - start)
+            mean = np.log(config.synthetic_interactions_per_user) - _SIGMA**2 / 2
+            wanted = np.clip(np.rint(rng.lognormal(mean, _SIGMA, stop - start)), 1, self.num_items // 2).astype(np.int64)
+            found = np.zeros(0, np.int64)  # keys of distinct pairs
+            for _ in range(_ROUNDS):
+                missing = wanted - np.bincount(found // self.num_items, minlength=stop - start)
+                if not missing.any():
+                    break
+                users = np.repeat(np.arange(stop - start), np.where(missing > 0, missing + missing // 4 + 1, 0))
+                keys = users * np.int64(self.num_items) + self._draw(rng, latents, users)
+                distinct, first = np.unique(keys, return_index=True)
+                new = ~np.isin(distinct, found, assume_unique=True)
+                distinct = distinct[new][np.argsort(first[new])]  # in the order they were drawn, so ascending by user
+                owners = distinct // self.num_items
+                counts = np.bincount(owners, minlength=stop - start)
+                rank = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+                found = np.concatenate([found, distinct[rank < missing[owners]]])
+            users, items = np.divmod(np.sort(found), np.int64(self.num_items))
+            yield users + start, items
+
+    def features(self, modality: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows [n, dim] float16 and present [n], a block of items at a time."""
+        number, dim = list(self.dims).index(modality), self.dims[modality]
+        informative, scale = number < 2 or number + 1 < len(self.dims), _SCALES[number % len(_SCALES)]
+        rng = self._rng(_FEATURES, number)
+        signal_map, offset = rng.standard_normal((_LATENT_DIM, dim), np.float32), rng.standard_normal(dim, np.float32)
+        for start, stop in _blocks(self.num_items, CHUNK_ROWS):
+            rng = self._rng(_FEATURES, number, start)
+            rows = rng.standard_normal((stop - start, dim), np.float32)
+            if informative:  # the signal has unit variance: the latents have unit length
+                rows = self._latents[start:stop] @ signal_map + np.float32(self.config.synthetic_noise) * rows
+            present = rng.random(stop - start) >= self.config.synthetic_missing
+            yield np.where(present[:, None], scale * (rows + offset), 0).astype(np.float16), present  # raw features are not centred
+
+    def _rng(self, *keys: int) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, 0x70726F6D, *keys])
+
+    def _user_latents(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Unit vectors [count, _LATENT_DIM]; a user mixes two clusters."""
+        first, second = rng.integers(len(self._centres), size=(2, count))
+        share = rng.uniform(0.5, 1.0, (count, 1))
+        mixed = _unit(share * self._centres[first] + (1 - share) * self._centres[second])
+        return _unit(mixed + _SPREAD * rng.standard_normal(mixed.shape))
+
+    def _draw(self, rng: np.random.Generator, latents: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """One item for every entry of `users` (rows of `latents`, ascending), int64."""
+        config, power = self.config, 1 - self.config.synthetic_popularity
+        near = config.synthetic_taste * (latents @ self._centres.T)
+        mass = np.log1p(self._sizes) if power == 0 else ((self._sizes + 1.0) ** power - 1) / power
+        chances = np.exp(near - near.max(1, keepdims=True)).astype(np.float64) * mass
+        chances /= chances.sum(1, keepdims=True)
+        steps = (np.cumsum(chances, 1) + np.arange(len(latents))[:, None]).ravel()  # one ascending array: row r lies in (r, r + 1]
+        rows = np.repeat(users, _PROPOSALS)
+        cluster = np.searchsorted(steps, rng.random(len(rows)) + rows, side="right") - rows * len(self._centres)
+        cluster = np.clip(cluster, 0, len(self._centres) - 1)
+        most, share = self._sizes[cluster] + 1.0, rng.random(len(rows))
+        # The inverse of the distribution function of a density r ** -popularity on [1, size + 1)
+        place = most**share if power == 0 else (1 + share * (most**power - 1)) ** (1 / power)
+        slots = self._starts[cluster] + np.clip(place.astype(np.int64) - 1, 0, self._sizes[cluster] - 1)
+        items = self._item_of_slot[slots]
+        closer = config.synthetic_taste * np.einsum("nd,nd->n", latents[rows], self._latents[items]) - near[rows, cluster]
+        # The largest of log-weight plus Gumbel noise is a draw with those weights.
+        best = (closer - np.log(rng.standard_exponential(len(rows)))).reshape(-1, _PROPOSALS).argmax(1)
+        return items.reshape(-1, _PROPOSALS)[np.arange(len(users)), best].astype(np.int64)
 
 
 def synthetic_catalog(config: SourceConfig) -> Catalog:
-    """Generates the catalog that `config.synthetic_*` and `config.seed` describe."""
-    rng = np.random.default_rng([config.seed, 0x70726F6D])
-    user_latents, item_latents = _latents(rng, config)
-    users, items = _interactions(rng, config, user_latents, item_latents)
-    modalities = _MODALITIES if config.modalities is None else {}
-    return Catalog(
-        [f"u{user}" for user in range(config.synthetic_num_users)],
-        [f"i{item}" for item in range(config.synthetic_num_items)],
-        split_interactions(users, items, config),
-        {name: _features(rng, item_latents, *kind, config) for name, kind in modalities.items()},
-    )
+    """Generates a catalog; interactions and features lie in scratch files."""
+    made, users, items = Synthetic(config), Spool(np.int32), Spool(np.int32)
+    for some_users, some_items in made.interactions():
+        users.append(some_users)
+        items.append(some_items)
+    features = {}
+    for modality, dim in made.dims.items():
+        rows, present = scratch_rows(made.num_items, dim, np.float16), np.zeros(made.num_items, bool)
+        for (start, stop), (some_rows, some_present) in zip(_blocks(made.num_items, CHUNK_ROWS), made.features(modality)):
+            rows[start:stop], present[start:stop] = some_rows, some_present
+        features[modality] = (rows, present)
+    return Catalog(_ids("u", 0, made.num_users), _ids("i", 0, made.num_items), Unsplit((users.array(), items.array()), config), features)
+
+
+def write_synthetic(config: SourceConfig, url: str) -> dict:
+    """Generates a catalog as a raw one: the Parquet files that `source.format=parquet` reads, written a block at a time.
+
+    Args:
+        url: The folder; a catalog that is there is replaced.
+
+    Returns:
+        Counts of users, items and interactions, and the file of every modality.
+    """
+    made = Synthetic(config)
+    files = {modality: f"{modality}.parquet" for modality in made.dims}
+    facts: dict = {"num_users": made.num_users, "num_items": made.num_items, "num_interactions": 0, "modalities": files}
+    with write_artifact(url, "catalog", facts) as folder:
+        schema = pa.schema({"user": pa.string(), "item": pa.string()})
+        with pq.ParquetWriter(folder / "interactions.parquet", schema, compression="zstd") as writer:
+            for users, items in made.interactions():
+                facts["num_interactions"] += len(users)
+                writer.write_table(pa.table({"user": _names("u", users), "item": _names("i", items)}, schema))
+        with pq.ParquetWriter(folder / "items.parquet", pa.schema({"item": pa.string()})) as writer:
+            for start, stop in _blocks(made.num_items, _USER_BLOCK * 16):
+                writer.write_table(pa.table({"item": _ids("i", start, stop)}))
+        for modality, dim in made.dims.items():
+            _write_features(made, folder / files[modality], modality, dim)
+    return facts
+
+
+def _write_features(made: Synthetic, path: Path, modality: str, dim: int) -> None:
+    schema = pa.schema({"item": pa.string(), "vector": pa.list_(pa.float16(), dim)})
+    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
+        for (start, stop), (rows, present) in zip(_blocks(made.num_items, CHUNK_ROWS), made.features(modality)):
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dim, mask=pa.array(~present))
+            writer.write_table(pa.table({"item": _ids("i", start, stop), "vector": vectors}, schema))
+
+
+def _blocks(count: int, size: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _ids(letter: str, start: int, stop: int) -> pa.Array:
+    return _names(letter, np.arange(start, stop))
+
+
+def _names(letter: str, numbers: np.ndarray) -> pa.Array:
+    """Raw ids such as u17, strings."""
+    import pyarrow.compute as pc
+
+    return pc.binary_join_element_wise(letter, pa.array(numbers).cast(pa.string()), "")
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _latents(rng: np.random.Generator, config: SourceConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors [num_users, _LATENT_DIM] and [num_items, _LATENT_DIM]; a user mixes two clusters."""
-    clusters, num_users, num_items = (
-        config.synthetic_num_clusters,
-        config.synthetic_num_users,
-        config.synthetic_num_items,
-    )
-    centres = _unit(rng.standard_normal((clusters, _LATENT_DIM)))
-    first, second = rng.integers(clusters, size=(2, num_users))
-    share = rng.uniform(0.5, 1.0, (num_users, 1))
-    spread = 0.5 / np.sqrt(_LATENT_DIM)
-    users = share * centres[first] + (1 - share) * centres[second]
-    items = centres[rng.integers(clusters, size=num_items)]
-    return tuple(_unit(side + spread * rng.standard_normal(side.shape)) for side in (users, items))  # type: ignore[return-value]
-
-
-def _interactions(
-    rng: np.random.Generator, config: SourceConfig, user_latents: np.ndarray, item_latents: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws every user's items without replacement (Gumbel top-k); how many is log-normal, so some users have few."""
-    num_users, num_items = len(user_latents), len(item_latents)
-    popularity = -config.synthetic_popularity * np.log1p(rng.permutation(num_items)).astype(np.float32)
-    sigma = 0.7
-    counts = rng.lognormal(np.log(config.synthetic_interactions_per_user) - sigma**2 / 2, sigma, num_users)
-    counts = np.clip(np.rint(counts), 1, num_items // 2).astype(np.int64)
-    users, items = [], []
-    for start in range(0, num_users, _USER_BLOCK):
-        stop = min(start + _USER_BLOCK, num_users)
-        logits = config.synthetic_taste * (user_latents[start:stop] @ item_latents.T) + popularity
-        logits += rng.gumbel(size=logits.shape).astype(np.float32)
-        most = int(counts[start:stop].max())
-        best = np.argpartition(-logits, most, axis=1)[:, :most]
-        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(logits, best, 1), axis=1, kind="stable"), 1)
-        taken = np.arange(most) < counts[start:stop, None]
-        users.append(np.nonzero(taken)[0] + start)
-        items.append(best[taken].astype(np.int64))
-    return np.concatenate(users), np.concatenate(items)
-
-
-def _features(
-    rng: np.random.Generator, item_latents: np.ndarray, dim: int, scale: float, informative: bool, config: SourceConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [num_items, dim] float16 and present [num_items]."""
-    num_items = len(item_latents)
-    rows = rng.standard_normal((num_items, dim))
-    if informative:
-        signal = item_latents @ rng.standard_normal((_LATENT_DIM, dim))  # unit variance: the latents have unit length
-        rows = signal + config.synthetic_noise * rows
-    offset = rng.standard_normal(dim)  # raw features are not centred
-    present = rng.random(num_items) >= config.synthetic_missing
-    return np.where(present[:, None], scale * (rows + offset), 0).astype(np.float16), present

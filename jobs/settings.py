@@ -246,6 +246,7 @@ def _plain(value: Any) -> str:
 
 
 SECTIONS: dict[str, tuple[str, ...]] = {
+    "generate": ("source",),
     "prepare": ("run", "source", "evaluation"),
     "partition": ("run", "graph", "cluster"),
     "plan": ("run", "teacher", "sampling", "student", "distill", "labels", "graph", "cluster"),

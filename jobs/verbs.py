@@ -17,8 +17,9 @@ from ..distributed.teacher_artifact import read_revision
 from ..distributed.teacher_training import TeacherJob, train_teacher_loop
 from ..distributed.training import stage_url
 from ..graph_store.dataset import Dataset, open_dataset, write_dataset
-from ..graph_store.formats import load_catalog
+from ..graph_store.formats import load_catalog, memory_bound
 from ..graph_store.partition import partition as write_partition
+from ..graph_store.synthetic import write_synthetic
 from . import planning, report
 from .settings import SECTIONS, Settings
 from .stages import forget_from, read_record, require_done, run_stage
@@ -37,15 +38,30 @@ def _need_shared_storage(settings: Settings, verb: str) -> None:
         )
 
 
+def generate(settings: Settings) -> None:
+    """Writes the synthetic catalog that source.synthetic_* describes to source.path, as Parquet, at any size."""
+    config = settings.source
+    if config.path is None or config.format != "synthetic":
+        raise InputError("generate needs source.format=synthetic, and the catalog's folder in source.path")
+    facts = write_synthetic(config, config.path)
+    counts = f"{facts['num_users']:,} users, {facts['num_items']:,} items, {facts['num_interactions']:,} interactions"
+    print(f"[generate] {counts} in {config.path}", flush=True)
+    files = ", ".join(f"{modality}: {file}" for modality, file in facts["modalities"].items())
+    print(f"[generate] next: promptmm prepare source.format=parquet source.path={config.path} source.modalities='{{{files}}}'", flush=True)
+
+
 def prepare(settings: Settings) -> None:
     """The raw catalog -> dataset/."""
 
+    source = {name: value for name, value in as_dict(settings.source).items() if name != "memory_mib"}
+
     def make() -> dict:
-        manifest = write_dataset(join(settings.dir, "dataset"), load_catalog(settings.source), as_dict(settings.source))
+        print(f"[prepare] {memory_bound(settings.source)}", flush=True)
+        manifest = write_dataset(join(settings.dir, "dataset"), load_catalog(settings.source), source, settings.source.memory_mib)
         settings.evaluation.check_catalog(manifest["num_items"])
         return {k: v for k, v in manifest.items() if k not in ("files", "source")}
 
-    record = run_stage(settings, "prepare", {"source": as_dict(settings.source)}, make)
+    record = run_stage(settings, "prepare", {"source": source}, make)
     facts = record["result"]
     counts = ", ".join(f"{split} {n:,}" for split, n in facts["num_interactions"].items())
     print(f"[prepare] {facts['num_users']:,} users, {facts['num_items']:,} items, interactions: {counts}", flush=True)
@@ -468,6 +484,7 @@ def pipeline(settings: Settings) -> None:
 
 
 VERB_FUNCTIONS = {
+    "generate": generate,
     "prepare": prepare,
     "partition": partition,
     "plan": plan,
@@ -482,7 +499,10 @@ VERB_FUNCTIONS = {
 
 
 def run_verb(verb: str, settings: Settings) -> None:
-    """Saves the resolved configuration, forgets what `run.redo` names, and runs the verb."""
+    """Saves the resolved configuration, forgets what `run.redo` names, and runs the verb; `generate` is not part of a run."""
+    if verb == "generate":
+        generate(settings)
+        return
     if settings.run.redo not in (None, verb) and verb != "pipeline":
         raise InputError(f"run.redo={settings.run.redo}: {verb} does not do that verb again; use it with {settings.run.redo} or pipeline")
     forget_from(settings)

@@ -1,5 +1,7 @@
 """A cluster without room ends in a clear error, whatever asked for the room."""
 
+import signal
+
 import pytest
 import torch
 from promptmm.core.config import EvaluationConfig
@@ -26,7 +28,15 @@ def full_cluster(ray_cluster):
         ray_cluster.kill(holder)
 
 
-def test_evaluation_and_labels(full_cluster, tiny_run):
+@pytest.fixture(params=["interrupts", "in the background"])
+def sigint(request):
+    """A shell starts what it puts in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler if request.param == "interrupts" else signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_evaluation_and_labels(full_cluster, tiny_run, sigint):
     cluster = ClusterConfig(start_timeout=2.0)
     with pytest.raises(RunError, match=r"start_timeout=2 seconds: the cluster has no room for an evaluation task of 1 CPU"):
         evaluate_vectors(f"{tiny_run}/dataset", torch.zeros(150, 4), torch.zeros(90, 4), "test", EvaluationConfig(), cluster)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from promptmm.graph_store.catalog import Catalog
+from promptmm.graph_store.catalog import Catalog, ids_of
 
 NUM_USERS, NUM_ITEMS = 4, 6
 SPLITS = {
@@ -25,8 +25,8 @@ VISUAL = np.arange(NUM_ITEMS * 3, dtype=np.float16).reshape(NUM_ITEMS, 3)
 def small() -> Catalog:
     """A catalog of 4 users and 6 items with one modality."""
     return Catalog(
-        [str(user) for user in range(NUM_USERS)],
-        [str(item) for item in range(NUM_ITEMS)],
+        ids_of([str(user) for user in range(NUM_USERS)]),
+        ids_of([str(item) for item in range(NUM_ITEMS)]),
         {split: (np.array(users), np.array(items)) for split, (users, items) in SPLITS.items()},
         {"visual": (VISUAL, np.ones(NUM_ITEMS, bool))},
     )

@@ -4,8 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from promptmm.core.errors import InputError
 from promptmm.graph_store import dataset as dataset_module
-from promptmm.graph_store.dataset import Catalog, ModalityInfo, open_dataset, write_dataset
+from promptmm.graph_store.catalog import Catalog, Unsplit, ids_of
+from promptmm.graph_store.config import SourceConfig
+from promptmm.graph_store.dataset import ModalityInfo, open_dataset, write_dataset
 
 
 def test_round_trip(tmp_path, small):
@@ -15,8 +18,8 @@ def test_round_trip(tmp_path, small):
     assert manifest == dataset.manifest
     assert manifest["source"] == {"format": "test"}
     assert (dataset.num_users, dataset.num_items) == (4, 6)
-    assert dataset.user_ids() == small.user_ids
-    assert dataset.item_ids() == small.item_ids
+    assert dataset.user_ids() == small.user_ids.to_pylist()
+    assert dataset.item_ids() == small.item_ids.to_pylist()
     assert dataset.modalities == {"visual": ModalityInfo(3, "float16", 0)}
     users, items = dataset.interactions("test")
     assert users.dtype == items.dtype == np.int64
@@ -26,7 +29,7 @@ def test_round_trip(tmp_path, small):
 
 def test_duplicates_are_merged_counted_and_pairs_sorted(tmp_path, small):
     pairs = np.array([3, 0, 3, 0, 0]), np.array([1, 4, 1, 2, 4])
-    manifest = write_dataset(str(tmp_path / "d"), dataclasses.replace(small, splits={"train": pairs}), {})
+    manifest = write_dataset(str(tmp_path / "d"), dataclasses.replace(small, interactions={"train": pairs}), {})
     users, items = open_dataset(str(tmp_path / "d")).interactions("train")
     assert list(zip(users, items)) == [(0, 2), (0, 4), (3, 1)]
     assert manifest["duplicates_merged"] == {"train": 2, "validation": 0, "test": 0}
@@ -34,7 +37,7 @@ def test_duplicates_are_merged_counted_and_pairs_sorted(tmp_path, small):
 
 
 def test_an_absent_split_is_empty(tmp_path, small):
-    write_dataset(str(tmp_path / "d"), dataclasses.replace(small, splits={"train": small.splits["train"]}), {})
+    write_dataset(str(tmp_path / "d"), dataclasses.replace(small, interactions={"train": small.interactions["train"]}), {})
     dataset = open_dataset(str(tmp_path / "d"))
     assert dataset.has_split("train")
     assert not dataset.has_split("validation")
@@ -49,7 +52,9 @@ def test_features_of_several_files_and_chunks(tmp_path, monkeypatch, dtype):
     rows, present = (100 * rng.standard_normal((21, 5))).astype(dtype), rng.random(21) > 0.3
     if dtype != "int64":
         rows[~present] = np.nan  # whatever stands in a missing row does not matter
-    catalog = Catalog(["u"], [str(i) for i in range(21)], {"train": (np.zeros(1, int), np.zeros(1, int))}, {"text": (rows, present)})
+    catalog = Catalog(
+        ids_of(["u"]), ids_of([str(i) for i in range(21)]), {"train": (np.zeros(1, int), np.zeros(1, int))}, {"text": (rows, present)}
+    )
     url = str(tmp_path / "dataset")
     manifest = write_dataset(url, catalog, {})
     dataset = open_dataset(url)
@@ -78,3 +83,38 @@ def test_a_remote_dataset_is_read_through_the_cache(tmp_path, small):
     dataset = open_dataset("memory://datasets/small", cache_dir=str(tmp_path))
     np.testing.assert_array_equal(dataset.features("visual")[0], small.features["visual"][0])
     assert dataset.folder.is_relative_to(tmp_path)
+
+
+def random_pairs(count: int = 3000) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    return rng.integers(0, 40, count), rng.integers(0, 60, count)
+
+
+@pytest.mark.parametrize("kind", ["random", "time"])
+def test_more_interactions_than_memory_holds_are_split_and_sorted_alike(tmp_path, monkeypatch, kind):
+    pairs, times = random_pairs(), np.random.default_rng(6).integers(0, 1000, 3000)
+    source = SourceConfig(split=kind, format="parquet", path="x", seed=3)
+    catalog = Catalog(ids_of(list(map(str, range(40)))), ids_of(list(map(str, range(60)))), Unsplit(pairs, source, times))
+    whole = write_dataset(str(tmp_path / "whole"), catalog, {})
+    monkeypatch.setattr(dataset_module, "PAIR_BYTES", 2**20 // 100)  # 100 pairs a MiB
+    parts = write_dataset(str(tmp_path / "parts"), catalog, {}, memory_mib=1)
+    assert sum(whole["num_interactions"].values()) + sum(whole["duplicates_merged"].values()) == 3000
+    for fact in ("num_interactions", "duplicates_merged", "users_without_train", "items_without_train"):
+        assert whole[fact] == parts[fact]
+    for split in ("train", "validation", "test"):
+        for mine, theirs in zip(
+            open_dataset(str(tmp_path / "whole")).interactions(split), open_dataset(str(tmp_path / "parts")).interactions(split)
+        ):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_pair_in_two_splits_is_found_in_any_run(tmp_path, monkeypatch):
+    users, items = random_pairs()
+    train = items < 50
+    splits = {"train": (users[train], items[train]), "test": (np.append(users[~train], 39), np.append(items[~train], 3))}
+    splits["train"] = (np.append(splits["train"][0], 39), np.append(splits["train"][1], 3))
+    monkeypatch.setattr(dataset_module, "PAIR_BYTES", 2**20 // 100)
+    catalog = Catalog(ids_of(list(map(str, range(40)))), ids_of(list(map(str, range(60)))), splits)
+    with pytest.raises(InputError, match=r"user '39' and item '3' are a pair in both train and test \(1 such pairs\)"):
+        write_dataset(str(tmp_path / "d"), catalog, {}, memory_mib=1)
+    assert not (tmp_path / "d").exists()

@@ -1,28 +1,48 @@
 """Every source format yields the same catalog, on small files and on the real ones."""
 
 import json
-import time
 
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from promptmm.core.errors import InputError
+from promptmm.graph_store import sources, tables
+from promptmm.graph_store.catalog import SPLITS
 from promptmm.graph_store.config import SourceConfig
 from promptmm.graph_store.dataset import open_dataset, write_dataset
 from promptmm.graph_store.formats import load_catalog
 from promptmm.graph_store.safe_pickle import load_matrix
-from promptmm.graph_store.splits import split_interactions
+from promptmm.graph_store.splits import split_labels
+from promptmm.graph_store.synthetic import write_synthetic
+
+
+def pairs_of(catalog, split=None):
+    """(user, item, label) of every interaction, ordered; or the pairs of one split."""
+    records = np.concatenate(list(catalog.rows()))
+    if split is not None:
+        records = records[records["label"] == SPLITS.index(split)]
+        return records["user"], records["item"]
+    return np.sort(records)
+
+
+def split_by_label(users, items, config):
+    labels = split_labels(users, items, config, np.random.default_rng(config.seed))
+    return {name: (users[labels == label], items[labels == label]) for label, name in enumerate(SPLITS) if (labels == label).any()}
+
+
+def written(config, folder):
+    """The dataset of a source."""
+    write_dataset(str(folder), load_catalog(config), {})
+    return open_dataset(str(folder))
 
 
 def assert_same(left, right):
-    assert left.user_ids == right.user_ids
-    assert left.item_ids == right.item_ids
-    assert left.splits.keys() == right.splits.keys()
-    for split, (users, items) in left.splits.items():
-        expected = right.splits[split]
-        for column, other in zip((users, items), expected):
-            np.testing.assert_array_equal(column[np.lexsort((items, users))], other[np.lexsort(expected[::-1])])
+    assert left.user_ids.equals(right.user_ids)
+    assert left.item_ids.equals(right.item_ids)
+    np.testing.assert_array_equal(pairs_of(left), pairs_of(right))
     assert left.features.keys() == right.features.keys()
     for modality, (rows, present) in left.features.items():
         np.testing.assert_array_equal(rows, right.features[modality][0])
@@ -58,7 +78,7 @@ def test_matrices_of_every_kind_and_pickle_protocol(tmp_path, save_matrix, small
     save_matrix(tmp_path / "matrix.pkl", "train", kind, protocol)
     matrix = load_matrix(tmp_path / "matrix.pkl")
     assert matrix.shape == (small.num_users, small.num_items)
-    assert sorted(zip(matrix.rows, matrix.columns)) == sorted(zip(*small.splits["train"]))
+    assert sorted(zip(matrix.rows, matrix.columns)) == sorted(zip(*pairs_of(small, "train")))
 
 
 def test_promptmm_without_matrix_and_items_at_the_end_that_nobody_took(write_source):
@@ -71,14 +91,14 @@ def test_promptmm_without_matrix_and_items_at_the_end_that_nobody_took(write_sou
 def test_lightgcn_without_validation(write_source):
     folder = write_source("lightgcn")
     (folder / "valid.txt").unlink()
-    assert set(load_catalog(SourceConfig(format="lightgcn", path=str(folder))).splits) == {"train", "test"}
+    assert set(load_catalog(SourceConfig(format="lightgcn", path=str(folder))).interactions) == {"train", "test"}
 
 
 def test_csv_keeps_raw_ids_as_they_are(tmp_path):
     (tmp_path / "interactions.csv").write_text("user,item,split\n007,b,train\n7,a,train\n")
     catalog = load_catalog(SourceConfig(format="parquet", path=str(tmp_path)))
-    assert catalog.user_ids == ["007", "7"]
-    assert catalog.item_ids == ["a", "b"]
+    assert catalog.user_ids.to_pylist() == ["007", "7"]
+    assert catalog.item_ids.to_pylist() == ["a", "b"]
 
 
 def test_parquet_items_of_feature_files_and_missing_rows(tmp_path):
@@ -97,7 +117,7 @@ def test_parquet_items_of_feature_files_and_missing_rows(tmp_path):
             vector_column="v",
         )
     )
-    assert catalog.item_ids == ["x", "y", "z"]
+    assert catalog.item_ids.to_pylist() == ["x", "y", "z"]
     rows, present = catalog.features["textual"]
     np.testing.assert_array_equal(rows, [[5, 6], [0, 0], [1, 2]])
     np.testing.assert_array_equal(present, [True, False, True])
@@ -108,41 +128,41 @@ def test_a_folder_of_parquet_parts(tmp_path):
     for part, user in enumerate(["a", "b"]):
         table = pa.table({"user": [user], "item": ["x"], "split": ["train"]})
         pq.write_table(table, tmp_path / "interactions.parquet" / f"part-{part}.parquet")
-    assert load_catalog(SourceConfig(format="parquet", path=str(tmp_path))).user_ids == ["a", "b"]
+    assert load_catalog(SourceConfig(format="parquet", path=str(tmp_path))).user_ids.to_pylist() == ["a", "b"]
 
 
 def test_random_split_is_80_10_10_a_user_and_independent_of_the_row_order():
     rng = np.random.default_rng(0)
     users, items = np.repeat(np.arange(50), 20), np.concatenate([rng.permutation(100)[:20] for _ in range(50)])
-    splits = split_interactions(users, items, SourceConfig(seed=3))
+    splits = split_by_label(users, items, SourceConfig(seed=3))
     assert [np.unique(np.bincount(splits[s][0])).tolist() for s in ("train", "validation", "test")] == [[16], [2], [2]]
     order = rng.permutation(len(users))
-    again = split_interactions(users[order], items[order], SourceConfig(seed=3))
-    other = split_interactions(users, items, SourceConfig(seed=4))
+    again = split_by_label(users[order], items[order], SourceConfig(seed=3))
+    other = split_by_label(users, items, SourceConfig(seed=4))
     assert all(set(zip(*splits[s])) == set(zip(*again[s])) for s in splits)
     assert any(set(zip(*splits[s])) != set(zip(*other[s])) for s in splits)
 
 
 def test_users_with_few_interactions_stay_in_train():
-    splits = split_interactions(np.array([0, 0, 0, 2]), np.array([0, 1, 2, 0]), SourceConfig())
+    splits = split_by_label(np.array([0, 0, 0, 2]), np.array([0, 1, 2, 0]), SourceConfig())
     assert set(splits) == {"train"}
     skewed = SourceConfig(train_ratio=0.1, validation_ratio=0.45)
-    assert set(split_interactions(np.array([0, 0]), np.array([0, 1]), skewed)) == {"train", "validation"}
+    assert set(split_by_label(np.array([0, 0]), np.array([0, 1]), skewed)) == {"train", "validation"}
 
 
 def test_time_split_puts_the_latest_last_and_repeats_together(tmp_path):
     rows = [f"u,{item},{10 - item}" for item in range(10)] + ["u,9,99"]  # item 9 first at time 1, again at 99
     (tmp_path / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]))
-    catalog = load_catalog(SourceConfig(format="parquet", path=str(tmp_path), split="time"))
-    assert catalog.splits["test"][1].tolist() == [0]
-    assert catalog.splits["validation"][1].tolist() == [1]
-    assert sorted(catalog.splits["train"][1].tolist()) == [2, 3, 4, 5, 6, 7, 8, 9, 9]
+    dataset = written(SourceConfig(format="parquet", path=str(tmp_path), split="time"), tmp_path / "dataset")
+    raw = dict(enumerate(dataset.item_ids()))
+    assert [raw[item] for item in dataset.interactions("test")[1]] == ["0"]
+    assert [raw[item] for item in dataset.interactions("validation")[1]] == ["1"]
+    assert sorted(raw[item] for item in dataset.interactions("train")[1]) == ["2", "3", "4", "5", "6", "7", "8", "9"]
+    assert dataset.manifest["duplicates_merged"]["train"] == 1
 
 
-def test_synthetic_is_seeded_and_its_content_tells_about_taste():
-    start = time.perf_counter()
+def test_synthetic_is_seeded_and_its_content_tells_about_taste(tmp_path):
     catalog = load_catalog(SourceConfig())
-    assert time.perf_counter() - start < 20
     assert (catalog.num_users, catalog.num_items) == (3000, 2000)
     assert {m: (rows.shape[1], rows.dtype.name) for m, (rows, _) in catalog.features.items()} == {
         "visual": (128, "float16"),
@@ -150,8 +170,9 @@ def test_synthetic_is_seeded_and_its_content_tells_about_taste():
         "acoustic": (64, "float16"),
     }
     assert_same(catalog, load_catalog(SourceConfig()))
-    train_users, train_items = catalog.splits["train"]
-    users, items = catalog.splits["test"]
+    dataset = written(SourceConfig(), tmp_path / "dataset")
+    train_users, train_items = dataset.interactions("train")
+    users, items = dataset.interactions("test")
     lift = {}
     for modality, (rows, present) in catalog.features.items():
         assert 0 < (~present).mean() < 0.1
@@ -165,6 +186,48 @@ def test_synthetic_is_seeded_and_its_content_tells_about_taste():
     assert lift["textual"] > 0.2
     assert abs(lift["acoustic"]) < 0.05
     assert load_catalog(SourceConfig(modalities={}, synthetic_num_users=50, synthetic_num_items=40)).features == {}
+
+
+def test_synthetic_popularity_follows_its_power_law():
+    config = SourceConfig(synthetic_taste=0.0, synthetic_num_clusters=1, synthetic_popularity=0.6, modalities={})
+    users, items = load_catalog(config).interactions.pairs
+    counts = np.sort(np.bincount(items, minlength=2000))[::-1]
+    assert len(users) == pytest.approx(3000 * 20, rel=0.03)
+    share = counts[:100].sum() / counts.sum()  # of a density r ** -0.6 on [1, 2001): (101 ** 0.4 - 1) / (2001 ** 0.4 - 1)
+    assert share == pytest.approx((101**0.4 - 1) / (2001**0.4 - 1), abs=0.03)
+    assert len(np.unique(users * 2000 + items)) == len(users)
+
+
+def test_a_catalog_written_as_parquet_is_the_generated_one(tmp_path):
+    settings = {"synthetic_num_users": 90, "synthetic_num_items": 70, "synthetic_dims": {"cover": 5, "sound": 3}, "seed": 4}
+    made = load_catalog(SourceConfig(**settings))
+    facts = write_synthetic(SourceConfig(**settings, path=str(tmp_path / "raw")), str(tmp_path / "raw"))
+    assert (facts["num_users"], facts["num_items"], facts["num_interactions"]) == (90, 70, len(made.interactions.pairs[0]))
+    read = load_catalog(SourceConfig(format="parquet", path=str(tmp_path / "raw"), modalities=facts["modalities"]))
+    user, item = (ids.to_pylist() for ids in (made.user_ids, made.item_ids))
+    user_of, item_of = ({name: place for place, name in enumerate(ids.to_pylist())} for ids in (read.user_ids, read.item_ids))
+    expected = {(user_of[user[u]], item_of[item[i]]) for u, i in zip(*made.interactions.pairs)}
+    assert set(zip(*(x.tolist() for x in read.interactions.pairs))) == expected
+    order = [item_of[name] for name in item]
+    for modality, (rows, present) in made.features.items():
+        np.testing.assert_array_equal(read.features[modality][0][order], rows)
+        np.testing.assert_array_equal(read.features[modality][1][order], present)
+
+
+@pytest.mark.parametrize("name", ["interactions.parquet", "interactions.csv"])
+def test_tables_are_read_in_pieces(tmp_path, monkeypatch, name):
+    rng = np.random.default_rng(0)
+    table = pa.table({"user": [f"u{n}" for n in rng.integers(0, 30, 500)], "item": [f"i{n}" for n in rng.integers(0, 40, 500)]})
+    write = pq.write_table if name.endswith("parquet") else pa.csv.write_csv
+    write(table, tmp_path / name)
+    whole = load_catalog(SourceConfig(format="parquet", path=str(tmp_path)))
+    monkeypatch.setattr(tables, "ROW_BYTES", 2**20)  # 16 rows in 16 MiB
+    monkeypatch.setattr(sources, "_BATCH_ROWS", 16)
+    assert_same(load_catalog(SourceConfig(format="parquet", path=str(tmp_path), memory_mib=16)), whole)
+    gone = table.set_column(0, "user", pa.array([*table["user"].to_pylist()[:450], None, *table["user"].to_pylist()[451:]]))
+    write(gone, tmp_path / name)
+    with pytest.raises(InputError, match="row 450: no id in column 'user'"):
+        load_catalog(SourceConfig(format="parquet", path=str(tmp_path), memory_mib=16))
 
 
 def test_tiktok_is_the_same_from_diffmm_and_mmrec(real_data, tmp_path):

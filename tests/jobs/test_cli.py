@@ -57,7 +57,7 @@ def test_help_of_a_verb_lists_its_settings(command, verb):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train"], "unknown verb 'train'; the verbs are prepare, partition, plan, train-teacher"),
+        (["train"], "unknown verb 'train'; the verbs are generate, prepare, partition, plan, train-teacher"),
         (["prepare", "dmeo"], "recipe 'dmeo': no such file"),
         (["prepare", "demo", "tiktok"], "'tiktok': expected key=value"),
         (["prepare", "demo", "techer.dim=8"], "unknown setting techer.dim; did you mean teacher.dim?"),
@@ -103,7 +103,7 @@ def test_verbs_of_one_process_on_any_storage(command, tiny, run_dir):
     words = (tiny, f"run.dir={run_dir}")
     prepared = command("prepare", *words)
     assert prepared.code == 0
-    assert "120 users, 80 items, interactions: test 147, train 1,105, validation 147" in prepared.out
+    assert "120 users, 80 items, interactions: test 156, train 1,203, validation 156" in prepared.out
     assert "visual: 128-d float16" in prepared.out
     assert command("partition", *words).code == 0
     planned = command("plan", *words)

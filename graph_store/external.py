@@ -1,0 +1,80 @@
+"""Work on more rows than memory holds: arrays that grow on disk, and rows grouped by a key in runs that fit."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+
+class Spool:
+    """A one-dimensional array that grows on disk, in a file without a name: it is gone with the last array that maps it.
+
+    Args:
+        dtype: Of the entries.
+    """
+
+    def __init__(self, dtype: DTypeLike) -> None:
+        self._dtype = np.dtype(dtype)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object
+
+    def append(self, values: np.ndarray) -> None:
+        """Adds entries, converted to the spool's type."""
+        self._file.write(np.ascontiguousarray(values, self._dtype).data)
+
+    def array(self) -> np.ndarray:
+        """All entries [n], memory-mapped, read-only."""
+        self._file.flush()
+        return np.memmap(self._file, self._dtype, "r") if self._file.tell() else np.zeros(0, self._dtype)
+
+
+def scratch_rows(count: int, dim: int, dtype: DTypeLike) -> np.ndarray:
+    """A matrix [count, dim] of zeros in a file without a name: its pages count as cache, not as this process's memory."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the mapping keeps it
+    return np.memmap(file, dtype, "w+", shape=(count, dim)) if count * dim else np.zeros((count, dim), dtype)
+
+
+def key_runs(counts: np.ndarray, most: int) -> np.ndarray:
+    """Cuts keys 0..n into runs of about equally many rows, at most about `most`; one key alone may have more.
+
+    Args:
+        counts: Rows of every key, int64 [n].
+
+    Returns:
+        int64: the last key + 1 of every run but the last.
+    """
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    num_runs = max(1, -(-total // most))
+    return np.unique(np.searchsorted(ends, np.arange(1, num_runs) * (total / num_runs), side="right"))
+
+
+def grouped(chunks: Iterable[np.ndarray], key: str, counts: np.ndarray, most: int) -> Iterator[np.ndarray]:
+    """Rows grouped by runs of a key, through files where they are more than `most`.
+
+    Args:
+        chunks: Structured arrays of one type, in any order of the key.
+        key: The field.
+        counts: Rows of every key, int64 [n].
+        most: Rows in memory at a time, about.
+
+    Yields:
+        All rows of the first keys, then of the next ones, ...; within a run in the order they came.
+    """
+    bounds = key_runs(counts, most)
+    if not len(bounds):
+        yield np.concatenate(list(chunks))
+        return
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(len(bounds) + 1)]
+        for chunk in chunks:
+            runs = np.searchsorted(bounds, chunk[key], side="right")
+            chunk, runs = (chunk[order := np.argsort(runs, kind="stable")], runs[order]) if len(chunk) else (chunk, runs)
+            cuts = np.searchsorted(runs, np.arange(len(files) + 1))
+            for file, first, last in zip(files, cuts, cuts[1:]):
+                file.write(chunk[first:last].data)
+            dtype = chunk.dtype
+        for file in files:
+            file.seek(0)
+            yield np.frombuffer(file.read(), dtype)
