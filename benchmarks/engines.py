@@ -1,6 +1,7 @@
 """The sampled engine's teacher and student beside the full engine's, over seeds, on a real data set.
 
-    python benchmarks/engines.py --path DIR_OF_TIKTOK --out engines.json [--seeds 0 1 2 3 4] [--fan-outs [100]] [--threads 2] [--set key=value ...]
+    python benchmarks/engines.py --path DIR_OF_TIKTOK --out engines.json [--seeds 0 1 2 3 4] [--fan-outs [100]] \\
+        [--threads 2] [--set key=value ...]
 
 In one process a seed and engine, with the trainers of the pipeline; the sampled engine's graph store is DGL's standalone one. Every run
 selects its epoch on validation; test is read once, at its end. Results are added to the file as they come, and what is there is not run

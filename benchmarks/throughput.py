@@ -10,19 +10,14 @@ reduction layer with its propagation, BPR on both), fan-outs, global batch and p
 
 import argparse
 import json
-import os
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+import two_hosts
 
 DIM, LEARNING_RATE = 32, 0.01
-NODES = ["host0", "host1"]
 
 
 def make_graph(folder: Path, options) -> None:
@@ -43,67 +38,17 @@ def make_graph(folder: Path, options) -> None:
     partition(open_dataset(str(folder / "dataset")), str(folder / "graph"), GraphConfig(num_parts=2, method="metis"))
 
 
-def session_config(folder: Path, part: int, name: str, target: Path, with_features: bool) -> Path:
-    """The session's DGL configuration on one host; the peer keeps feature rows in its servers."""
+def add_features(graph: Path, target: Path, part: int) -> None:
+    """The peer keeps feature rows in its servers."""
     import torch
     from dgl.data.utils import load_tensors, save_tensors
     from promptmm.graph_store.partition import map_features
-    from promptmm.graph_store.servers import write_session_config
 
-    path = write_session_config(folder, [part], name, target)
-    if with_features:
-        file = str(target / f"node_feats_{part}.dgl")
-        rows, _ = map_features(folder, json.loads((folder / "manifest.json").read_text()), part, "text")
-        save_tensors(file, {**load_tensors(file), f"item/text_{name}": torch.from_numpy(np.array(rows))})
-    return path
-
-
-def host(options) -> None:
-    """A host's process: its server in the background, its worker here."""
-    from promptmm.graph_store.servers import dgl_environment
-
-    folder, rank = Path(options.folder), options.rank
-    with tempfile.TemporaryDirectory() as target:
-        config = session_config(folder / "graph", rank, options.session, Path(target), options.role == "dgl")
-        (Path(target) / "ip_config.txt").write_text(options.servers.replace(",", "\n") + "\n")
-        os.environ.update(dgl_environment(config, 2), DGL_IP_CONFIG=str(Path(target) / "ip_config.txt"))
-        roles = {**os.environ, "DGL_ROLE": "server", "DGL_SERVER_ID": str(rank)}
-        with open(folder / f"server-{options.role}-{rank}.log", "wb") as log:
-            words = [sys.executable, "-m", "promptmm.graph_store.server_process"]
-            server = subprocess.Popen(words, env=roles, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            worker(options, rank)
-        finally:
-            server.terminate()
-            server.wait(20)
-
-
-def worker(options, rank: int) -> None:
-    """Connects, trains, and prints what it measured."""
-    os.environ.update(DGL_ROLE="client", LOCAL_RANK="0", RANK=str(rank), WORLD_SIZE="2", DS_ACCELERATOR="cpu")
-    import dgl
-    import torch
-    import torch.distributed as dist
-    from promptmm.graph_store.neighbours import register
-
-    register()
-    torch.set_num_threads(1)
-    dgl.distributed.initialize(os.environ["DGL_IP_CONFIG"])
-    dist.init_process_group("gloo", init_method=f"tcp://{options.master}", rank=rank, world_size=2)
-    graph = dgl.distributed.DistGraph(f"promptmm_{options.session}")
-    steps = (ours if options.role == "ours" else dgls)(options, graph, rank)
-    times, facts = [], {}
-    for number in range(options.steps + 3):
-        dist.barrier()
-        started = time.perf_counter()
-        facts = next(steps)
-        dist.barrier()
-        if number >= 3:
-            times.append(time.perf_counter() - started)
-    if rank == 0:
-        print("RESULT " + json.dumps({"seconds": statistics.median(times), "total": sum(times), **facts}), flush=True)
-    dist.barrier()
-    os._exit(0)  # DGL's exit waits for peers; the servers are ended by their hosts
+    file = str(target / f"node_feats_{part}.dgl")
+    data = load_tensors(file)
+    session = next(name for name in data if name.startswith("item/degree_")).removeprefix("item/degree_")
+    rows, _ = map_features(graph, json.loads((graph / "manifest.json").read_text()), part, "text")
+    save_tensors(file, {**data, f"item/text_{session}": torch.from_numpy(np.array(rows))})
 
 
 def ours(options, graph, rank: int):
@@ -113,17 +58,14 @@ def ours(options, graph, rank: int):
     from promptmm.distributed.prefetch import Prefetched
     from promptmm.distributed.sampled_teacher import SampledTeacher
     from promptmm.distributed.worker import Worker
-    from promptmm.graph_store.client import GraphClient
 
-    folder = Path(options.folder) / "graph"
-    session = {"session": options.session, "locations": [(node, str(folder)) for node in NODES]}
-    client = GraphClient(graph, session, folder, rank, NODES)
+    client = two_hosts.client_of(options, graph, rank)
     config = TeacherConfig(
         dim=DIM, layers=2, dropout=0.0, prompt=False, feature_decay=0.0, feature_loss_weight=1.0, fusion_weight=1.0,
         train=OptimizerConfig(batch_size=options.batch, learning_rate=LEARNING_RATE),
     )  # fmt: skip
     sampling = SamplingConfig(fan_outs=[options.fan_out])
-    teacher = SampledTeacher(client, Worker(rank, 2, torch.device("cpu"), tuple(NODES)), config, sampling, 0, 0)
+    teacher = SampledTeacher(client, Worker(rank, 2, torch.device("cpu"), tuple(two_hosts.NODES)), config, sampling, 0, 0)
     asked, count = 0, 0
     for epoch in range(10**6):
         for batch in Prefetched(teacher.batches(epoch), 2, 60.0, "a batch"):
@@ -220,42 +162,6 @@ def dgls(options, graph, rank: int):
             yield {"remote_items": asked / count, "feature_bytes": 4 * options.dim * asked / count}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def measure(role: str, hosts, options) -> dict:
-    """One run of one side; what its first worker measured."""
-    from promptmm.distributed.config import ClusterConfig
-    from promptmm.distributed.launch import worker_environment
-
-    session = f"{role}{os.urandom(3).hex()}"
-    servers = ",".join(f"{hosts.address(h)} {30_100 + h}" for h in range(2))
-    words = [sys.executable, "-W", "ignore", __file__, "--role", role, "--session", session, "--servers", servers]
-    words += ["--master", f"{hosts.address(0)}:{free_port()}", "--folder", options.folder]
-    for name in ("users", "items", "dim", "batch", "fan_out", "steps"):
-        words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1", "DGLBACKEND": "pytorch"}
-    environment.update(worker_environment(ClusterConfig()))  # allocator and threads, both sides alike
-    running = [
-        subprocess.Popen(
-            hosts.command(rank, [*words, "--rank", str(rank)]), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        output = [process.communicate(timeout=400)[0] for process in running]
-    finally:
-        for rank in range(2):
-            for pid in hosts.pids(rank):
-                os.kill(pid, 9)
-    if "RESULT " not in output[0]:
-        raise SystemExit(f"{role} failed:\n{output[0][-3000:]}\n{output[1][-3000:]}")
-    return json.loads(output[0].split("RESULT ")[1].splitlines()[0])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (
@@ -268,25 +174,22 @@ def main() -> None:
         ("repeats", 3),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
-    for name in ("role", "session", "servers", "master", "folder"):
-        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
-    parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
+    two_hosts.add_arguments(parser)
     options = parser.parse_args()
     if options.role:
-        host(options)
+        side = ours if options.role == "ours" else dgls
+        prepare = add_features if options.role == "dgl" else None
+        two_hosts.serve_and_work(options, lambda graph, rank: side(options, graph, rank), prepare)
         return
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-    import hosts as simulated
-
-    if simulated.why_not():
-        raise SystemExit(simulated.why_not())
-    with tempfile.TemporaryDirectory() as folder, simulated.simulated_hosts(2, Path(folder)) as hosts:
-        options.folder = folder
+    with tempfile.TemporaryDirectory() as folder, two_hosts.simulated().simulated_hosts(2, Path(folder)) as hosts:
         make_graph(Path(folder), options)
+        words = [
+            word for name in ("dim", "batch", "fan_out", "steps") for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))
+        ]
         found: dict[str, list[dict]] = {"dgl": [], "ours": []}
         for _ in range(options.repeats):
             for role in found:
-                found[role].append(measure(role, hosts, options))
+                found[role].append(two_hosts.run(__file__, role, hosts, folder, words)[0])
                 print(f"# {role}: {found[role][-1]}", flush=True)
 
     def median(role: str, name: str) -> float:

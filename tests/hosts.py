@@ -31,6 +31,7 @@ class Hosts:
     net: int
     folder: Path
     count: int
+    shm_gib: int = 4
 
     def address(self, host: int) -> str:
         return f"10.79.{self.net}.{host + 1}"
@@ -51,7 +52,7 @@ class Hosts:
             sh("ip", "-n", name, "link", "set", "lo", "up")
             shm = self.shm(host)
             shm.mkdir(parents=True)
-            sh("mount", "-t", "tmpfs", "-o", "size=4g", "tmpfs", str(shm))
+            sh("mount", "-t", "tmpfs", "-o", f"size={self.shm_gib}g", "tmpfs", str(shm))
 
     def shm(self, host: int) -> Path:
         """The host's /dev/shm, as this machine sees it."""
@@ -81,9 +82,9 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def simulated_hosts(count: int, folder: Path) -> Iterator[Hosts]:
+def simulated_hosts(count: int, folder: Path, shm_gib: int = 4) -> Iterator[Hosts]:
     """Brings hosts up, and down with everything that runs on them."""
-    hosts = Hosts(f"pm{os.getpid() % 10_000}", os.getpid() % 250, folder, count)
+    hosts = Hosts(f"pm{os.getpid() % 10_000}", os.getpid() % 250, folder, count, shm_gib)
     try:
         hosts.up()
         yield hosts
