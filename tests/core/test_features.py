@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from promptmm.core import features
 from promptmm.core.features import FeatureMoments, Standardisation, principal_axes
 
 
@@ -23,7 +24,9 @@ def fit(rows, present):
     return moments, columns.with_mean_row_norm(columns.sum_of_row_norms(rows, present) / moments.count.clamp(min=1))
 
 
-def test_moments_of_shards_and_chunks_add_up():
+@pytest.mark.parametrize("columns", [1, 4, 512])
+def test_moments_of_shards_and_chunks_add_up(monkeypatch, columns):
+    monkeypatch.setattr(features, "GRAM_COLUMNS", columns)
     rows, present = correlated(0, 53, 6), mask(1, 53)
     rows[~present] = torch.nan  # whatever stands in a missing row does not matter
     whole = FeatureMoments.of(rows, present)
