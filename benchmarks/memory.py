@@ -2,6 +2,7 @@
 
 import resource
 import subprocess
+import threading
 import time
 
 KINDS = ("RssAnon", "RssShmem", "RssFile")
@@ -15,6 +16,23 @@ def resident(pid: int | str = "self") -> dict[str, float]:
             return {word[0][:-1]: int(word[1]) / 1024 for word in words if word and word[0][:-1] in KINDS}
     except (FileNotFoundError, ProcessLookupError):
         return {}
+
+
+class Peak:
+    """The largest anonymous memory of this process since this object was made, MiB, sampled at 20 Hz by a thread.
+
+    Attributes:
+        anonymous: So far.
+    """
+
+    def __init__(self) -> None:
+        self.anonymous = 0.0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            self.anonymous = max(self.anonymous, resident()["RssAnon"])
+            time.sleep(0.05)
 
 
 def run_measured(words: list[str], **more) -> dict[str, float]:

@@ -46,26 +46,25 @@ def steps(options, graph, rank: int):
     from promptmm.distributed.sampled_teacher import SampledTeacher
     from promptmm.distributed.worker import Worker
 
-    started = time.perf_counter()
+    started, peak = time.perf_counter(), memory.Peak()
     client = two_hosts.client_of(options, graph, rank)
     train = OptimizerConfig(batch_size=options.batch, learning_rate=0.01)
     config = TeacherConfig(dim=options.dim, layers=2, feature_decay=0.0, train=train)
     worker = Worker(rank, 2, torch.device("cpu"), tuple(two_hosts.NODES))
     teacher = SampledTeacher(client, worker, config, SamplingConfig(fan_outs=[options.fan_out]), 0, 0)
-    setup, rows, count, peak = time.perf_counter() - started, 0, 0, 0.0
-    base = memory.resident()["RssAnon"]
+    setup, rows, count = time.perf_counter() - started, 0, 0
     for epoch in range(10**6):
         for batch in Prefetched(teacher.batches(epoch), 2, 60.0, "a batch"):
             teacher.train_step(batch, epoch, 0.01)
             rows, count = rows + sum(x.places.numel() for x in teacher.serve(batch.exchanges)), count + 1
-            peak = max(peak, memory.resident()["RssAnon"])
+            now = memory.resident()
             yield {
                 "setup_seconds": setup,
                 "rows": rows / count,
                 "mib_sent": teacher.traffic.sent / count / 2**20,
-                "anonymous_before_mib": base,
-                "anonymous_peak_mib": peak,
-                "shared_mib": memory.resident()["RssShmem"],
+                "anonymous_peak_mib": peak.anonymous,
+                "shared_mib": now["RssShmem"],
+                "mapped_mib": now["RssFile"],
             }
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.graph import Csr
 from ..core.storage import MANIFEST, open_artifact, read_json
-from .partition import EDGE, GRAPH_NAME, ITEM, USER, map_features, mapped
+from .partition import EDGE, GRAPH_NAME, ITEM, USER, files_of, map_features, mapped
 from .servers import CALL_SECONDS, dgl_environment, write_session_config
 
 WATCH_SECONDS = 1.0
@@ -166,7 +166,7 @@ def connect(service: Any, session: dict, rank: int, worker_nodes: list[str]) -> 
         worker_nodes: Ray node id of every rank.
     """
     os.environ["DGLBACKEND"] = "pytorch"
-    folder = _local_folder(session)
+    folder = _local_folder(session, rank, worker_nodes)
     workdir = Path(tempfile.mkdtemp(prefix=f"promptmm-{session['session']}-client-"))
     (workdir / "ip_config.txt").write_text(session["ip_config"])
     import dgl
@@ -193,12 +193,15 @@ def connect(service: Any, session: dict, rank: int, worker_nodes: list[str]) -> 
         shutil.rmtree(workdir, ignore_errors=True)
 
 
-def _local_folder(session: dict) -> Path:
-    """The artifact's folder on this host: its server's copy, or a shared file system's."""
-    here = ray.get_runtime_context().get_node_id()
-    by_node = dict(session["locations"])
-    folder = Path(by_node.get(here, session["locations"][0][1]))
-    return folder if folder.is_dir() else open_artifact(session["graph_url"], "graph", session["cache_dir"])[0]
+def _local_folder(session: dict, rank: int = 0, worker_nodes: Sequence[str] = ()) -> Path:
+    """The artifact's folder on this host, its server's copy or a shared file system's, with the parts that the rank owns rows of."""
+    here, part_nodes = ray.get_runtime_context().get_node_id(), [node for node, _ in session["locations"]]
+    folder = Path(dict(session["locations"]).get(here, session["locations"][0][1]))
+    # A part whose host runs no worker is another host's, as `Owners` says.
+    foreign = [p for p, node in enumerate(part_nodes) if worker_nodes and node not in worker_nodes and p % len(worker_nodes) == rank]
+    if folder.is_dir() and all((folder / f"part{part}").is_dir() for part in foreign):
+        return folder
+    return open_artifact(session["graph_url"], "graph", session["cache_dir"], files_of(foreign))[0]
 
 
 def _watch(service: Any, done: threading.Event) -> None:

@@ -18,7 +18,8 @@ interactions and features are streamed.
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -303,6 +304,16 @@ def _write_features(dataset: Dataset, folder: Path, modality: str, parts: np.nda
                 own = parts[start : start + len(rows)] == part
                 row_file.write(np.ascontiguousarray(rows[own]).tobytes())
                 present_file.write(present[own].astype(np.uint8).tobytes())
+
+
+def files_of(parts: Collection[int]) -> Callable[[str], bool]:
+    """Which files of graph/ a host needs that serves, or owns rows of, some parts: theirs, and what belongs to no part."""
+
+    def wanted(name: str) -> bool:
+        found = re.match(r"part(\d+)/", name)
+        return found is None or int(found[1]) in parts
+
+    return wanted
 
 
 def map_array(path: Path, dtype: str) -> np.ndarray:

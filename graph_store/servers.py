@@ -30,11 +30,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..core.errors import InputError
-from ..core.storage import open_artifact
-from .partition import GRAPH_NAME, map_features
+from ..core.storage import open_artifact, read_manifest
+from .partition import GRAPH_NAME, files_of, map_features
 
 STOP_SECONDS = 10.0
 CALL_SECONDS = 60.0
+FETCH_BYTES_A_SECOND = 10 << 20  # the slowest store that is waited for
 
 
 def _die_with_parent() -> None:
@@ -72,11 +73,19 @@ class GraphServer:
     """Owns the DGL server process of one part, and reads that part's feature rows for workers on other hosts."""
 
     def __init__(self, graph_url: str, part: int, cache_dir: str | None) -> None:
-        self.folder, self.manifest = open_artifact(graph_url, "graph", cache_dir)
-        self.part = part
+        self.graph_url, self.part, self.cache_dir = graph_url, part, cache_dir
+        self.folder, self.manifest = Path(), {}  # type: ignore[var-annotated]
         self.process: subprocess.Popen | None = None
         self.workdir: Path | None = None
         self.session = ""
+
+    def fetch(self) -> None:
+        """Verifies this part's files, and fetches them first where graph/ is remote.
+
+        Raises:
+            InputError: a file is missing or not as the manifest says.
+        """
+        self.folder, self.manifest = open_artifact(self.graph_url, "graph", self.cache_dir, files_of([self.part]))
 
     def address(self) -> str:
         """`ip port` of a free port on this host's cluster interface."""
@@ -163,8 +172,9 @@ def dgl_environment(config: Path, num_clients: int) -> dict[str, str]:
 class GraphService:
     """Supervisor of one graph's servers: a fresh set for every attempt."""
 
-    def __init__(self, graph_url: str, num_parts: int, cache_dir: str | None) -> None:
-        self.graph_url, self.num_parts, self.cache_dir = graph_url, num_parts, cache_dir
+    def __init__(self, graph_url: str, manifest: dict, cache_dir: str | None) -> None:
+        self.graph_url, self.num_parts, self.cache_dir = graph_url, manifest["num_parts"], cache_dir
+        self.fetch_seconds = CALL_SECONDS + sum(file["bytes"] for file in manifest["files"].values()) / FETCH_BYTES_A_SECOND
         self.servers: list[Any] = []
         self.pids: list[int] = []
 
@@ -199,6 +209,7 @@ class GraphService:
             )
             for part, node in enumerate(hosts[: self.num_parts])
         ]
+        ray.get([s.fetch.remote() for s in self.servers], timeout=self.fetch_seconds)
         ip_config = "\n".join(ray.get([s.address.remote() for s in self.servers], timeout=CALL_SECONDS)) + "\n"
         starts = [s.start.remote(session, ip_config, num_clients) for s in self.servers]
         self.pids = ray.get(starts, timeout=CALL_SECONDS)
@@ -240,8 +251,8 @@ class GraphService:
 
 
 def start_service(graph_url: str, cache_dir: str | None = None) -> Any:
-    """Verifies a graph/ artifact and creates its supervisor, on the driver's node."""
-    _, manifest = open_artifact(graph_url, "graph", cache_dir)
+    """Creates the supervisor of a graph/ artifact, on the driver's node; every server fetches and verifies its own part."""
+    manifest = read_manifest(graph_url, "graph")
     strategy = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = GraphService
-    return actor.options(scheduling_strategy=strategy).remote(graph_url, manifest["num_parts"], cache_dir)
+    return actor.options(scheduling_strategy=strategy).remote(graph_url, manifest, cache_dir)

@@ -5,10 +5,11 @@ import pytest
 import torch
 from promptmm.core.errors import InputError
 from promptmm.core.graph import BipartiteGraph
+from promptmm.core.storage import open_artifact
 from promptmm.graph_store.config import GraphConfig, SourceConfig
 from promptmm.graph_store.dataset import open_dataset, write_dataset
 from promptmm.graph_store.formats import load_catalog
-from promptmm.graph_store.partition import map_features, partition
+from promptmm.graph_store.partition import files_of, map_features, partition
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +92,15 @@ def test_range_balances_edges(dataset, tmp_path):
     partition(dataset, str(tmp_path / "graph"), GraphConfig(num_parts=4, method="range"))
     sizes = [(tmp_path / "graph" / f"part{part}" / "weights.f32").stat().st_size // 4 for part in range(4)]
     assert max(sizes) < 1.3 * sum(sizes) / 4
+
+
+def test_a_host_fetches_its_own_part_only(tmp_path):
+    url = str(tmp_path / "d")
+    write_dataset(url, load_catalog(SourceConfig(synthetic_num_users=120, synthetic_num_items=80)), {})
+    partition(open_dataset(url), "memory://two-parts/graph", GraphConfig(num_parts=2, method="hash"))
+    folder, manifest = open_artifact("memory://two-parts/graph", "graph", str(tmp_path / "cache"), files_of([1]))
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"manifest.json"}
+    assert there == {name for name in manifest["files"] if not name.startswith("part0/")}
+    assert any(name.startswith("part0/") for name in manifest["files"])
+    folder, _ = open_artifact("memory://two-parts/graph", "graph", str(tmp_path / "cache"), files_of([0]))
+    assert (folder / "part0" / "graph.dgl").is_file()
