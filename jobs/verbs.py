@@ -9,11 +9,11 @@ from ..core.errors import InputError
 from ..core.serving import Recommendation, load_student, write_bundle
 from ..core.storage import exists, join, manifest_digest, open_artifact, read_bytes, read_json, read_manifest, write_bytes, write_json
 from ..distributed.evaluation import evaluate_vectors
-from ..distributed.labels import labels_url, materialise, teacher_digest
+from ..distributed.labels import labels_url, materialise
 from ..distributed.launch import fit, ray_session, start_progress
 from ..distributed.prompt_tuning import tune_prompt_loop
 from ..distributed.student_training import StudentJob, train_student_loop
-from ..distributed.teacher_artifact import read_revision
+from ..distributed.teacher_artifact import read_revision, revision_digest, revision_url
 from ..distributed.teacher_training import TeacherJob, train_teacher_loop
 from ..distributed.training import stage_url
 from ..graph_store.dataset import Dataset, open_dataset, write_dataset
@@ -91,7 +91,11 @@ def _sampling(settings: Settings) -> SamplingConfig | None:
 
 def _engine(settings: Settings) -> dict:
     """What of the engine decides a result."""
-    return {"engine": settings.cluster.engine, **({"fan_outs": settings.sampling.fan_outs} if _sampling(settings) else {})}
+    sampling = _sampling(settings)
+    if sampling is None:
+        return {"engine": "full"}
+    excluded = {"exclude_seed_edges": True} if sampling.exclude_seed_edges else {}
+    return {"engine": "sampled", "fan_outs": sampling.fan_outs, **excluded}
 
 
 def _teacher_inputs(settings: Settings, dataset: Dataset) -> dict:
@@ -169,13 +173,14 @@ def _label_inputs(settings: Settings, dataset: Dataset) -> dict:
         "distill": {k: distill[k] for k in ("num_uniform", "num_top", "top_depth")},
         "student": {"train": {"batch_size": settings.student.train.batch_size}},
         "run": {"seed": settings.run.seed},
-        "teacher": read_revision(join(settings.dir, "teacher"), 0, settings.cluster.cache_dir).digest,
+        "teacher": revision_digest(join(settings.dir, "teacher"), 0),
     }
 
 
 def _write_labels(settings: Settings, dataset: Dataset, revision: int) -> dict:
     job = student_job(settings, dataset, revision).label_job()
-    facts = materialise(job, settings.dir, settings.labels.epochs, settings.cluster, {"teacher": teacher_digest(job)})
+    lineage = {"teacher": revision_digest(job.teacher_url, revision)}
+    facts = materialise(job, settings.dir, settings.labels.epochs, settings.cluster, lineage)
     print(
         f"[label] revision {revision}: {facts['rows']:,} examples in {facts['epochs']} epochs, {facts['bytes'] / 2**20:.1f} MiB", flush=True
     )
@@ -222,7 +227,7 @@ def distill(settings: Settings) -> None:
         if _is_materialised(settings):
             require_done(settings.dir, "label", "distill")
             lineage["labels"] = manifest_digest(read_manifest(labels_url(settings.dir, 0), "labels"))
-        lineage["teacher"] = read_revision(join(settings.dir, "teacher"), 0, settings.cluster.cache_dir).digest
+        lineage["teacher"] = revision_digest(join(settings.dir, "teacher"), 0)
     if _sampling(settings) is not None:
         require_done(settings.dir, "partition", "distill")
     made_with = {
@@ -282,7 +287,6 @@ def _run_rounds(settings: Settings, dataset: Dataset, lineage: dict) -> None:
 def _rounds_done(settings: Settings, rounds: int) -> int:
     """Rounds whose tuning has left its revision; they are not repeated when a run resumes."""
     from ..core.storage import has_artifact
-    from ..distributed.teacher_artifact import revision_url
 
     done = 0
     while done + 1 < rounds and has_artifact(revision_url(join(settings.dir, "teacher"), done + 1)):
