@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import psutil
-
 from ..core.config import SamplingConfig, as_dict
 from ..core.errors import InputError
 from ..core.serving import Recommendation, load_student, write_bundle
@@ -71,17 +69,19 @@ def plan(settings: Settings) -> None:
     require_done(settings.dir, "prepare", "plan")
     dataset = _dataset(settings)
     settings.evaluation.check_catalog(dataset.num_items)
-    made = planning.make_plan(settings, dataset, _available_memory(settings))
+    choice = planning.engine_of(settings, dataset, "plan")
+    made = planning.make_plan(settings, dataset, planning.available_memory(settings), choice)
     write_json(join(settings.dir, "plan.json"), made)
     print(planning.describe_plan(made), flush=True)
 
 
-def _available_memory(settings: Settings) -> int | None:
-    """Memory of this machine for an embedded cluster; a real cluster's hosts may not be up before work is asked for."""
-    import os
-
-    embedded = settings.cluster.address is None and "RAY_ADDRESS" not in os.environ
-    return psutil.virtual_memory().total if embedded else None
+def _with_engine(settings: Settings, dataset: Dataset, verb: str) -> Settings:
+    """The settings with the run's engine in place of `cluster.engine=auto`, which it says."""
+    if settings.cluster.engine != "auto":
+        return settings
+    choice = planning.engine_of(settings, dataset, verb)
+    print(f"[{verb}] engine: {choice.engine} ({choice.reason})", flush=True)
+    return planning.with_engine(settings, choice)
 
 
 def _sampling(settings: Settings) -> SamplingConfig | None:
@@ -120,6 +120,7 @@ def train_teacher(settings: Settings) -> None:
         )
     if manifest_dataset(settings) != dataset.digest:
         raise InputError(f"{settings.dir}/graph was made from another dataset/; add run.redo=partition")
+    settings = _with_engine(settings, dataset, "train-teacher")
     made_with = _teacher_inputs(settings, dataset)
 
     def make() -> dict:
@@ -221,7 +222,7 @@ def distill(settings: Settings) -> None:
         raise InputError("student.warm_start and student.kind=mlp start from a teacher, and the dataset has no modality to train one from")
     if settings.distill.use_teacher and not taught:
         print("[distill] the dataset has no modality, so there is no teacher: the student trains alone", flush=True)
-    lineage = {"dataset": dataset.digest}
+    settings, lineage = _with_engine(settings, dataset, "distill"), {"dataset": dataset.digest}
     if taught:
         require_done(settings.dir, "train-teacher", "distill")
         if _is_materialised(settings):
@@ -450,7 +451,7 @@ def pipeline(settings: Settings) -> None:
     if unknown:
         raise InputError(f"recommend.users: the catalog has no users {', '.join(unknown[:20])}")
     taught = has_teacher(settings, dataset)
-    if taught or _sampling(settings) is not None:
+    if taught or planning.engine_of(settings, dataset, "distill").engine == "sampled":
         partition(settings)
     plan(settings)
     with ray_session(settings.cluster):
