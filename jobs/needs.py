@@ -275,6 +275,18 @@ def validation_bytes(sizes: Sizes, dim: int, workers: int) -> float:
     return users * dim * FLOAT + 6 * INDEX * sizes.edges * users / sizes.users + SCORE_BYTES if sizes.held_out else 0
 
 
+def mapped_files(settings: Settings, sizes: Sizes, dim: int) -> float:
+    """Files that a worker reads all the time: examples, its part's structure, node numbers, features, and the items it validates with."""
+    structure = (2 * sizes.edges * FLOAT + sizes.nodes * INDEX) / settings.graph.num_parts
+    examples = sizes.edges * 4 + sizes.users * INDEX + sizes.nodes * INDEX
+    return (
+        structure
+        + examples
+        + sizes.items / settings.cluster.num_workers * sizes.stored
+        + (sizes.items * dim * FLOAT if sizes.held_out else 0)
+    )
+
+
 def teacher_seeds(settings: Settings) -> Seeds:
     """Of one worker's blocks in the teacher's step."""
     batch = -(-settings.teacher.train.batch_size // settings.cluster.num_workers)

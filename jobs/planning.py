@@ -20,6 +20,7 @@ from .needs import BASE, GIB, MIB, Need, Sizes
 from .settings import Settings
 from .stages import differences, read_record
 
+AROUND = ("driver", "Ray")  # what an embedded run has on its machine beside its roles
 Blocks = Callable[[Seeds, list[int]], BlockSizes]
 
 
@@ -69,57 +70,69 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Blocks, most: Blocks) ->
     """
     taught, sampled, embedded = needs.wants_teacher(settings, sizes), settings.cluster.engine == "sampled", is_embedded(settings)
     cluster, distill = settings.cluster, settings.distill
+    # On a cluster the full engine's workers are spread, one a host; the sampled engine has a host for every part.
     workers = cluster.num_workers if embedded else -(-cluster.num_workers // settings.graph.num_parts) if sampled else 1
-    labelers = cluster.num_labelers if embedded else 1
-    around = (
-        tuple((Need(role, BASE[role], {}, "all the time", 0, BASE[role], "cluster.host_memory"), 1) for role in ("driver", "Ray"))
-        if embedded
-        else ()
-    )
+    labeler = needs.labeler(settings, sizes), cluster.num_labelers if embedded else 1
+    streamed, inline = settings.labels.mode == "streamed", distill.regime == "inline"
     stages = []
 
-    def worker(name: str, moments: Callable, setting: str) -> Need:
-        bound = Need.of(name, "worker", moments(settings, sizes, most), setting).total
-        return Need.of(name, "worker", moments(settings, sizes, blocks), setting, bound=bound)
-
-    def server(of_stage: str, tables: int, dim: int) -> tuple[Need, int]:
-        need = needs.graph_server(settings, sizes, tables if sampled else 0, dim)
-        return replace(need, role=f"graph server ({of_stage})") if sampled else need, 1
+    def add(name: str, *roles: tuple[Need, int]) -> None:
+        around = [Need(role, BASE[role], {}, "all the time", 0, BASE[role], "") for role in AROUND] if embedded else []
+        stages.append(Stage(name, (*roles, *((need, 1) for need in around))))
 
     if taught:
-        need = (
-            worker("teacher worker", needs.sampled_teacher, "sampling.fan_outs, teacher.train.batch_size or teacher.dim")
-            if sampled
-            else needs.full_teacher(settings, sizes)
-        )
-        beside = server("train-teacher", needs.teacher_tables(settings, sizes), settings.teacher.dim)
-        stages.append(Stage("train-teacher", ((need, workers), beside, *around)))
-    labels = ((needs.labeler(settings, sizes), labelers),) if taught and distill.regime == "rounds" else ()
-    streamed = settings.labels.mode == "streamed"
-    if labels and not streamed:
-        stages.append(Stage("label", (*labels, *around)))
-    student = (
-        worker("student worker", needs.sampled_student, "sampling.fan_outs, student.train.batch_size or student.dim")
-        if sampled
-        else needs.full_student(settings, sizes)
-    )
-    served: tuple = ()
-    if taught and distill.regime == "inline":
-        parts = {**student.parts, **needs.inline_teacher(settings, sizes)}
-        student = replace(student, parts=parts, bound=student.base + sum(parts.values()))
-        served = (server("distill", 0, 0),)
-    elif sampled:
-        served = (server("distill", needs.STUDENT_TABLES, settings.student.dim),)
-    if labels and streamed:
-        served = (*served, (labels[0][0], labels[0][1] * workers))
-    stages.append(Stage("distill", ((student, workers), *served, *around)))
+        teacher = _teacher_worker(settings, sizes, blocks, most)
+        tables = needs.teacher_tables(settings, sizes) if sampled else 0
+        add("train-teacher", (teacher, workers), (_server("train-teacher", settings, sizes, tables, settings.teacher.dim), 1))
+    if taught and not inline and not streamed:
+        add("label", labeler)
+    beside = []
+    if sampled or (taught and inline):
+        beside.append((_server("distill", settings, sizes, needs.STUDENT_TABLES if sampled else 0, settings.student.dim), 1))
+    if taught and not inline and streamed:
+        beside.append((labeler[0], labeler[1] * workers))
+    add("distill", (_student_worker(settings, sizes, blocks, most, taught and inline), workers), *beside)
     if taught and distill.rounds > 1:
         tuner = replace(needs.full_teacher(settings, sizes), role="prompt tuner")
-        stages.append(Stage("tune-prompt", ((tuner, workers), server("tune-prompt", 0, 0), *around)))
+        add("tune-prompt", (tuner, workers), (_server("tune-prompt", settings, sizes, 0, settings.teacher.dim), 1))
     for name, dim in (("teacher", settings.teacher.dim), ("student", settings.student.dim)):
         if name == "student" or taught:
-            stages.append(Stage(f"evaluate ({name})", ((needs.evaluator(settings, sizes, dim, name), workers), *around)))
+            add(f"evaluate ({name})", (needs.evaluator(settings, sizes, dim, name), workers))
     return stages
+
+
+def _server(stage: str, settings: Settings, sizes: Sizes, tables: int, dim: int) -> Need:
+    need = needs.graph_server(settings, sizes, tables, dim)
+    return replace(need, role=f"graph server ({stage})") if tables else need
+
+
+def _teacher_worker(settings: Settings, sizes: Sizes, blocks: Blocks, most: Blocks) -> Need:
+    if settings.cluster.engine == "full":
+        return needs.full_teacher(settings, sizes)
+    moments = [needs.sampled_teacher(settings, sizes, estimate) for estimate in (blocks, most)]
+    mapped, setting = (
+        needs.mapped_files(settings, sizes, settings.teacher.dim),
+        "sampling.fan_outs, teacher.train.batch_size or teacher.dim",
+    )
+    return _with_bound("teacher worker", moments, setting, mapped)
+
+
+def _student_worker(settings: Settings, sizes: Sizes, blocks: Blocks, most: Blocks, with_teacher: bool) -> Need:
+    if settings.cluster.engine == "full":
+        need = needs.full_student(settings, sizes)
+        parts = {**need.parts, **(needs.inline_teacher(settings, sizes) if with_teacher else {})}
+        return replace(need, parts=parts, bound=need.base + sum(parts.values()))
+    moments = [needs.sampled_student(settings, sizes, estimate) for estimate in (blocks, most)]
+    mapped, setting = (
+        needs.mapped_files(settings, sizes, settings.student.dim),
+        "sampling.fan_outs, student.train.batch_size or student.dim",
+    )
+    return _with_bound("student worker", moments, setting, mapped)
+
+
+def _with_bound(role: str, moments: list, setting: str, mapped: float) -> Need:
+    found, bound = (Need.of(role, "worker", each, setting, mapped) for each in moments)
+    return replace(found, bound=bound.total)
 
 
 def choose_engine(settings: Settings, dataset: Dataset, available: int | None) -> Choice:
@@ -133,7 +146,8 @@ def choose_engine(settings: Settings, dataset: Dataset, available: int | None) -
     if available is None:
         return Choice("full", "the memory of the cluster's hosts is not known; cluster.host_memory says it")
     full = replace(settings, cluster=replace(settings.cluster, engine="full"))
-    most_of = max(stages_of(full, Sizes.of(dataset), _no_blocks, _no_blocks), key=lambda stage: stage.total)
+    stages = [s for s in stages_of(full, Sizes.of(dataset), _no_blocks, _no_blocks) if s.name in ("train-teacher", "distill")]
+    most_of = max(stages, key=lambda stage: stage.total)
     needed = f"the full engine needs {most_of.total / GIB:.1f} GiB in {most_of.name}, and a host has {available / GIB:.1f} GiB"
     return Choice("full" if most_of.total <= available else "sampled", needed)
 
@@ -152,7 +166,7 @@ def engine_of(settings: Settings, dataset: Dataset, verb: str) -> Choice:
         return choose_engine(settings, dataset, None)
     for stage in sorted(("train-teacher", "distill"), key=lambda stage: stage != verb):
         record = read_record(settings.dir, stage)
-        if record is not None:
+        if record is not None and "engine" in record["made_with"]:  # version 0.1.0 wrote none
             return Choice(record["made_with"]["engine"]["engine"], f"{stage} was started here with it")
     url = join(settings.dir, "plan.json")
     if verb != "plan" and exists(url):
@@ -247,7 +261,7 @@ def _refuse(stages: list[Stage], available: int | None) -> None:
         return
     for stage in stages:
         for need, _ in stage.roles:
-            if need.total > available:
+            if need.parts and need.total > available:
                 part, size = max(need.parts.items(), key=lambda p: p[1])
                 raise InputError(
                     f"plan: a {need.role} needs {need.total / GIB:.1f} GiB and the smallest host has {available / GIB:.1f} GiB; most of it "
@@ -255,7 +269,7 @@ def _refuse(stages: list[Stage], available: int | None) -> None:
                 )
     for stage in stages:
         if stage.total > available:
-            need, count = max(stage.roles, key=lambda role: role[0].total * role[1])
+            need, count = max((role for role in stage.roles if role[0].parts), key=lambda role: role[0].total * role[1])
             raise InputError(
                 f"plan: {stage.name} needs {stage.total / GIB:.1f} GiB on one host, which has {available / GIB:.1f} GiB; most of it is "
                 f"{count} x {need.role} ({need.total / GIB:.1f} GiB each). Change {need.setting}, or run on more or larger hosts"
@@ -290,6 +304,6 @@ def describe_plan(plan: dict) -> str:
         lines.append(f"{name:<28} at least {1e3 * step['seconds_at_least']:.1f} ms ({limit}); sends, MiB: {sent}")
     lines.append(f"{'labels':<28} {mib(plan['label_bytes_an_epoch'])} MiB an epoch")
     for modality, ratio in plan["raw_row_ratios"].items():
-        dearer = "; d-sized rows with their gradients cost more than raw rows would" if ratio < 1 else ""
-        lines.append(f"{modality}: raw rows are d_m / 2d = {ratio:.2f} of what travels in their place{dearer}")
+        dearer = "; reduced rows cost more than raw rows would" if ratio < 1 else ""
+        lines.append(f"{modality}: a raw row has d_m / 2d = {ratio:.2f} times the numbers of a reduced row with its gradient{dearer}")
     return "\n".join(lines)

@@ -191,9 +191,9 @@ def sampled_teacher_step(settings: Settings, sizes: Sizes, blocks: BlockSizes) -
     sums = blocks.edges * (config.layers + len(sizes.dims) * config.modality_layers) / num_hops(config)
     return _costs(
         sent,
-        _reduction_work(settings, sizes, items),
+        _reduction_work(settings, sizes, items / workers),  # at least: workers ask an owner for the same rows in part
         _propagation_work(sums, blocks.asked, config.dim),
-        _adam((blocks.users + items) * config.dim + parameters),
+        _adam((blocks.users + items) / workers * config.dim + parameters),
     )
 
 
@@ -205,7 +205,10 @@ def sampled_student_step(settings: Settings, sizes: Sizes, blocks: BlockSizes) -
     sent = _exchange(settings, blocks, rows, rows * config.dim)
     sent["gradients of replicated weights"] = reduced_everywhere(_maps(settings, sizes), workers)
     return _costs(
-        sent, _propagation_work(blocks.edges, blocks.asked, config.dim), (3 * scores, 2 * scores * FLOAT), _adam(rows * config.dim)
+        sent,
+        _propagation_work(blocks.edges, blocks.asked, config.dim),
+        (3 * scores, 2 * scores * FLOAT),
+        _adam(rows / workers * config.dim),
     )
 
 

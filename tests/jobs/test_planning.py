@@ -177,7 +177,7 @@ def test_rows_that_cost_more_than_raw_ones_are_said(dataset):
     lines = describe_plan(plan).splitlines()
     for modality, dim in dims.items():
         line = next(line for line in lines if line.startswith(f"{modality}: "))
-        assert ("cost more than raw rows" in line) == (dim < 128)
+        assert ("reduced rows cost more than raw rows" in line) == (dim < 128)
 
 
 # The engine
