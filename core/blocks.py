@@ -81,6 +81,31 @@ def graph_sampler(graph: BipartiteGraph, fan_outs: list[int], seed: int, step: i
 Sampler = Callable[[Tensor, Tensor, int], tuple[Neighbours, Neighbours]]
 
 
+def without_pairs(sampler: Sampler, users: Tensor, items: Tensor, num_items: int) -> Sampler:
+    """A sampler whose neighbours leave out some pairs, in both directions.
+
+    A neighbour is drawn with the same probability whether others are left out or not, so the remaining weights stay as they are, and a
+    sum is unbiased for Ã with the pairs' entries at zero. The degrees in Ã are those of the whole graph, as at inference.
+
+    Args:
+        users, items: int64 [n], the pairs' dataset indices.
+    """
+    excluded = torch.unique(users * num_items + items)
+
+    def keep(found: Neighbours, keys: Tensor) -> Neighbours:
+        kept = ~torch.isin(keys, excluded)
+        before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        return Neighbours(before[found.pointers], found.ids[kept], found.weights[kept])
+
+    def sample(users: Tensor, items: Tensor, hop: int) -> tuple[Neighbours, Neighbours]:
+        of_users, of_items = sampler(users, items, hop)
+        user_keys = torch.repeat_interleave(users, of_users.pointers.diff()) * num_items + of_users.ids
+        item_keys = of_items.ids * num_items + torch.repeat_interleave(items, of_items.pointers.diff())
+        return keep(of_users, user_keys), keep(of_items, item_keys)
+
+    return sample
+
+
 @dataclass(frozen=True)
 class Hop:
     """One direction of one hop: rows of a level from rows of the next one, and the transposed matrix for the backward pass."""

@@ -57,6 +57,9 @@ class SamplingConfig:
     fan_outs: list[int] = setting(
         [10], "neighbours drawn a node, by hop from the batch outwards; -1: all of them; further hops take the last figure"
     )
+    exclude_seed_edges: bool = setting(
+        False, "leave the batch's own positive pairs out of its blocks, in both directions; false: they stay, as in the full engine"
+    )
     prefetch: int = setting(2, "batches of blocks made ahead in the background", ge=1)
     keep_mib: int = setting(256, "raw feature rows that a step keeps for its backward pass, MiB; beyond it they are read again", ge=0)
 

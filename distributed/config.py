@@ -11,9 +11,10 @@ class ClusterConfig:
     """Ray cluster and Ray Train workers; section `cluster`."""
 
     engine: str = setting(
-        "full",
-        "full: graph and tables whole in every worker; sampled: neighbour blocks, tables and features sharded over the workers",
-        choices=("full", "sampled"),
+        "auto",
+        "full: graph and tables whole in every worker; sampled: neighbour blocks, tables and features sharded over the workers; "
+        "auto: full where it fits the hosts' memory (see plan), and what a run was started with stays",
+        choices=("auto", "full", "sampled"),
     )
     address: str | None = setting(
         None,
@@ -27,6 +28,16 @@ class ClusterConfig:
     num_labelers: int = setting(1, "label processes of the materialisation, and of each worker's stream", ge=1)
     start_timeout: float = setting(
         300.0, "longest wait for workers to get their resources, and of a student for a streamed block of labels, seconds", gt=0
+    )
+    host_memory: float | None = setting(
+        None,
+        "memory of the smallest host that runs workers, GiB; not set: this machine's without a Ray cluster's address, else not known",
+        gt=0,
+    )
+    network_rate: float = setting(10.0, "network of a host, Gbit/s; for plan's bounds on the time of a step", gt=0)
+    memory_rate: float | None = setting(None, "memory bandwidth of a worker, GB/s, for the same; not set: measured where plan runs", gt=0)
+    compute_rate: float | None = setting(
+        None, "float32 multiply-adds of a worker, 10^9/s, for the same; not set: measured where plan runs", gt=0
     )
     cache_dir: str | None = setting(None, "folder for local copies of remote artifacts; not set: the system's temporary folder")
 

@@ -321,10 +321,14 @@ class MaterialisedLabels:
             if self.manifest[name] != expected:
                 raise InputError(f"{labels_url(run_url, job.revision)}: {name} {self.manifest[name]}, {expected} expected; run label again")
 
+    def written_epoch(self, epoch: int) -> int:
+        """Whose labels an epoch takes, in that one's order."""
+        return epoch % self.manifest["epochs"]
+
     def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
         """(step, this worker's labels of it) for every step of an epoch."""
         whole = LabelJob(**{**self.job.__dict__, "rank": 0, "world_size": 1, "steps_a_block": self.manifest["steps_a_block"]})
-        source, step = epoch % self.manifest["epochs"], 0
+        source, step = self.written_epoch(epoch), 0
         for block in range(whole.num_blocks):
             with pa.memory_map(str(self.folder / _block_name(source, block))) as file:
                 labels = table_to_labels(pa.ipc.open_file(file).read_all(), self.modalities, self.job.revision, source, block)
@@ -381,8 +385,3 @@ class StreamedLabels:
         """Ends the execution and its labelers."""
         if self._blocks is not None:
             self._blocks.close()
-
-
-def teacher_digest(job: LabelJob) -> str:
-    """Checksum of the revision that the labels come from."""
-    return read_revision(job.teacher_url, job.revision, job.cache_dir).digest

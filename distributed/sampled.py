@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..core.blocks import ITEMS, USERS
+from ..core.blocks import ITEMS, USERS, Blocks, without_pairs
 from ..core.config import EvaluationConfig, OptimizerConfig, SamplingConfig
 from ..core.graph import Csr
 from ..core.ranking import rank_rows
@@ -96,14 +96,32 @@ class SampledModel:
         """Steps of an epoch."""
         return -(-self.num_examples // self.train_config.batch_size)
 
-    def examples(self, epoch: int, step: int) -> tuple[int, Tensor, Tensor, Tensor]:
-        """Size of the global batch, and this worker's share: example indices, users and positives, int64 dataset indices."""
-        size, worker = self.train_config.batch_size, self.worker
-        total = min(size, self.num_examples - step * size)
-        mine = rank_slice(total, worker.rank, worker.world_size)
-        examples = epoch_order(self.num_examples, self.seed, epoch, slice(step * size + mine.start, step * size + mine.stop))
+    def size_of(self, step: int) -> int:
+        """Examples in a step's global batch."""
+        return min(self.train_config.batch_size, self.num_examples - step * self.train_config.batch_size)
+
+    def examples(self, epoch: int, step: int, share: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Some of a step's examples: their indices, users and positives, int64 dataset indices."""
+        first = step * self.train_config.batch_size
+        examples = epoch_order(self.num_examples, self.seed, epoch, slice(first + share.start, first + share.stop))
         users = torch.searchsorted(self.train.pointers, examples, right=True) - 1
-        return total, examples, users, self.train.columns[examples].long()
+        return examples, users, self.train.columns[examples].long()
+
+    def share_of(self, step: int) -> slice:
+        """This worker's share of a step's global batch."""
+        return rank_slice(self.size_of(step), self.worker.rank, self.worker.world_size)
+
+    def blocks(self, users: Tensor, items: Tensor, num_hops: int, epoch: int, step: int, examples_epoch: int) -> Blocks:
+        """Blocks around some users and items, int64 distinct dataset indices.
+
+        Args:
+            examples_epoch: Whose order the step's examples are in; the draws are those of `epoch`.
+        """
+        sampler = self.client.neighbours.sampler(self.sampling.fan_outs_of(num_hops), self.seed, epoch * self.num_steps + step)
+        if self.sampling.exclude_seed_edges:  # of the whole batch: what a worker sees does not depend on how many there are
+            _, seed_users, positives = self.examples(examples_epoch, step, slice(0, self.size_of(step)))
+            sampler = without_pairs(sampler, seed_users, positives, self.train.num_columns)
+        return Blocks.sample(sampler, users, items, num_hops)
 
     def unseen(self, users: Tensor, examples: Tensor, count: int, epoch: int) -> Tensor:
         """Uniform items that the users have not seen, int64 [n, count]; drawn from the users' own rows."""

@@ -92,21 +92,19 @@ class SampledStudent(SampledModel):
             yield from self.source.epoch(epoch)
             return
         for step in range(self.num_steps):
-            _, examples, users, positives = self.examples(epoch, step)
+            examples, users, positives = self.examples(epoch, step, self.share_of(step))
             yield step, Labels(users, torch.cat([positives[:, None], self.unseen(users, examples, 1, epoch)], 1))
 
     def batches(self, epoch: int) -> Iterator[StudentBatch]:
         """This worker's share of every step."""
+        examples_epoch = self.source.written_epoch(epoch) if isinstance(self.source, MaterialisedLabels) else epoch
         for step, labels in self._labels(epoch):
             labels = labels.to("cpu")
             users, user_rows = torch.unique(labels.users, return_inverse=True)
             items, item_rows = torch.unique(labels.candidates, return_inverse=True)
-            number, hops = epoch * self.num_steps + step, self.model.layers
-            sampler = self.client.neighbours.sampler(self.sampling.fan_outs_of(hops), self.seed, number)
-            blocks = Blocks.sample(sampler, users, items, hops)
-            size = min(self.train_config.batch_size, self.num_examples - step * self.train_config.batch_size)
+            blocks = self.blocks(users, items, self.model.layers, epoch, step, examples_epoch)
             local = Labels(user_rows, item_rows, labels.scores, labels.modal_scores)
-            yield StudentBatch(step, size, local, blocks, self.ask(blocks.users, blocks.items))
+            yield StudentBatch(step, self.size_of(step), local, blocks, self.ask(blocks.users, blocks.items))
 
     def loss_terms(self, batch: StudentBatch) -> tuple[dict[str, Tensor], list[ServedRows]]:
         """The loss terms of this worker's share, and the ID rows that it serves; collective."""

@@ -162,18 +162,17 @@ class SampledTeacher(SampledModel):
 
     def batch(self, epoch: int, step: int) -> Batch:
         """This worker's share of one step; collective in the background's group."""
-        total, examples, users, positives = self.examples(epoch, step)
+        examples, users, positives = self.examples(epoch, step, self.share_of(step))
         negatives = self.unseen(users, examples, 1, epoch)[:, 0]
         user_seeds, user_rows = torch.unique(users, return_inverse=True)
         item_seeds, item_rows = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
-        number, hops = epoch * self.num_steps + step, num_hops(self.config)
-        sampler = self.client.neighbours.sampler(self.sampling.fan_outs_of(hops), self.seed, number)
-        blocks = Blocks.sample(sampler, user_seeds, item_seeds, hops)
-        decayed, num_decayed = self._decayed(number)
+        blocks = self.blocks(user_seeds, item_seeds, num_hops(self.config), epoch, step, epoch)
+        decayed, num_decayed = self._decayed(epoch * self.num_steps + step)
         items, decayed_rows = append_distinct(blocks.items, decayed)
         count = examples.numel()
         exchanges = self.ask(blocks.users, items)
-        return Batch(step, total, blocks, user_rows, item_rows[:count], item_rows[count:], items, decayed_rows, num_decayed, exchanges)
+        rows = user_rows, item_rows[:count], item_rows[count:]
+        return Batch(step, self.size_of(step), blocks, *rows, items, decayed_rows, num_decayed, exchanges)
 
     def _decayed(self, number: int) -> tuple[Tensor, int]:
         """This worker's share of the items that a step's feature decay is taken over, drawn uniformly, and how many there are in all.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.config import TeacherConfig, as_dict
 from ..core.errors import InputError
-from ..core.storage import join, manifest_digest, open_artifact, publish_manifest, write_artifact
+from ..core.storage import join, manifest_digest, open_artifact, publish_manifest, read_manifest, write_artifact
 from ..core.teacher import TeacherVectors
 
 ROWS_A_SHARD = 1 << 18
@@ -52,6 +52,11 @@ def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tens
 def revision_url(url: str, revision: int) -> str:
     """Where a revision's vectors are."""
     return join(url, f"rev-{revision}")
+
+
+def revision_digest(url: str, revision: int) -> str:
+    """A revision's checksum, from its manifest alone: who reads the vectors verifies them."""
+    return manifest_digest(read_manifest(revision_url(url, revision), "teacher-vectors"))
 
 
 def write_revision(url: str, revision: int, vectors: TeacherVectors, prompt: dict[str, Tensor], metadata: dict) -> None:
@@ -119,12 +124,11 @@ def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> di
 
 @dataclass(frozen=True)
 class TeacherRevision:
-    """A revision's vectors, read-only and memory-mapped where there is one shard, with its prompt weights and checksum."""
+    """A revision's vectors, read-only and memory-mapped where there is one shard, with its prompt weights."""
 
     revision: int
     vectors: TeacherVectors
     prompt: dict[str, Tensor]
-    digest: str
 
 
 def read_revision(url: str, revision: int, cache_dir: str | None = None) -> TeacherRevision:
@@ -154,4 +158,4 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None) -> Teac
         item.get("prompt"),
         {},
     )
-    return TeacherRevision(revision, vectors, load_file(str(folder / "prompt.safetensors")), manifest_digest(manifest))
+    return TeacherRevision(revision, vectors, load_file(str(folder / "prompt.safetensors")))

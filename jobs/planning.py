@@ -1,197 +1,309 @@
-"""`plan`: what each role will need, from the dataset's manifest and the settings, before anything expensive starts."""
+"""`plan`: what each role and host will need, what a step sends and how long it takes at least, and which engine fits; before anything
+expensive starts."""
 
-import itertools
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from ..core.config import TeacherConfig
-from ..core.errors import InputError
-from ..graph_store.dataset import Dataset
-from .settings import Settings
+import psutil
 
-FLOAT = 4
-GIB = 2**30
+from ..core.config import as_dict
+from ..core.errors import InputError
+from ..core.storage import exists, join, read_json
+from ..core.teacher import num_hops
+from ..graph_store.dataset import Dataset
+from . import block_sizes, needs, step_costs
+from .block_sizes import BlockSizes, Seeds
+from .needs import BASE, GIB, MIB, Need, Sizes
+from .settings import Settings
+from .stages import differences, read_record
+
+AROUND = ("driver", "Ray")  # what an embedded run has on its machine beside its roles
+Blocks = Callable[[Seeds, list[int]], BlockSizes]
 
 
 @dataclass(frozen=True)
-class Need:
-    """Bytes of one role: what it holds for good, and its name."""
+class Stage:
+    """What is alive at the same time on the fullest host: every role with its number of processes."""
 
-    role: str
-    parts: dict[str, int]
-    setting: str
+    name: str
+    roles: tuple[tuple[Need, int], ...]
 
     @property
     def total(self) -> int:
-        return sum(self.parts.values())
+        return sum(need.total * count for need, count in self.roles)
 
 
-def needs_of(settings: Settings, dataset: Dataset) -> list[Need]:
-    """Memory of every role, from counts alone. Activations count the vectors that one step keeps for its backward pass."""
-    users, items = dataset.num_users, dataset.num_items
-    edges = dataset.manifest["num_interactions"]["train"]
-    workers, nodes = settings.cluster.num_workers, users + items
-    structure = 2 * edges * 8 + (nodes + 2) * 8 + edges * 16  # both directions, pointers, and the examples
-    needs = [Need("graph server", {"structure": (4 * edges * 8 + nodes * 40) // settings.graph.num_parts}, "graph.num_parts")]
-    if settings.cluster.engine == "sampled":
-        return [*needs, *_sampled_needs(settings, dataset)]
-    if settings.distill.use_teacher and dataset.modalities:
-        needs.append(Need("teacher worker", _teacher_worker(settings, dataset, structure), "cluster.num_workers or teacher.dim"))
-    student = settings.student
-    parts = {"structure": structure, "tables and Adam": 4 * nodes * student.dim * FLOAT}
-    parts["activations"] = (3 + 4 * student.layers) * nodes * student.dim * FLOAT
-    width = 1 + settings.distill.num_candidates
-    count = max(1, len(dataset.modalities))
-    if settings.distill.use_teacher and dataset.modalities:
-        parts["embedding targets"] = count * items * settings.teacher.dim * FLOAT
-        parts["candidate vectors of a step"] = 3 * student.train.batch_size // workers * width * student.dim * FLOAT
-        needs.append(_labeler(settings, dataset, structure))
-    needs.append(Need("student worker", parts, "student.dim or student.train.batch_size"))
-    return needs
+@dataclass(frozen=True)
+class Choice:
+    """An engine, and why."""
+
+    engine: str
+    reason: str
 
 
-def _labeler(settings: Settings, dataset: Dataset, structure: int) -> Need:
-    nodes, dim, count = dataset.num_users + dataset.num_items, settings.teacher.dim, len(dataset.modalities)
-    width, block_rows = 1 + settings.distill.num_candidates, max(settings.labels.block_rows, settings.student.train.batch_size)
-    block = block_rows * (4 + width * (4 + 2 + 2 * count))
-    vectors = (2 + 2 * count) * nodes * dim * FLOAT // 2
-    parts = {
-        "teacher vectors": vectors,
-        "structure": structure,
-        "scoring a block": 3 * block_rows * width * dim * FLOAT,
-        "block": 2 * block,
-    }
-    return Need("labeler", parts, "labels.block_rows or distill.num_uniform")
+def is_embedded(settings: Settings) -> bool:
+    """Whether the whole run shares this machine."""
+    import os
+
+    return settings.cluster.address is None and "RAY_ADDRESS" not in os.environ
 
 
-def block_rows_of(settings: Settings, dataset: Dataset, seeds: tuple[int, int], hops: int) -> tuple[int, int, int]:
-    """Upper bounds for one worker's blocks: users and items at the deepest level, and edges of all hops in both directions.
+def available_memory(settings: Settings) -> int | None:
+    """Bytes of memory of the smallest host that runs workers; None for a cluster whose hosts may not be up before work is asked for."""
+    if settings.cluster.host_memory is not None:
+        return int(settings.cluster.host_memory * GIB)
+    if not is_embedded(settings):
+        return None
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    limits = [int(text) for text in ([limit.read_text().strip()] if limit.exists() else []) if text.isdigit()]
+    return min([psutil.virtual_memory().total, *limits])
+
+
+def stages_of(settings: Settings, sizes: Sizes, blocks: Blocks, most: Blocks) -> list[Stage]:
+    """The stages of a run with a chosen engine, and what each of them runs on the fullest host.
 
     Args:
-        seeds: Users and items at level 0.
+        blocks, most: Sizes of one worker's blocks, expected and at most.
     """
-    (users, items), edges = seeds, 0
-    for fan_out in settings.sampling.fan_outs_of(hops):
-        drawn = [dataset.manifest["num_interactions"]["train"] if fan_out < 0 else n * fan_out for n in (users, items)]
-        drawn = [min(d, dataset.manifest["num_interactions"]["train"]) for d in drawn]
-        edges += sum(drawn)
-        users, items = min(dataset.num_users, users + drawn[1]), min(dataset.num_items, items + drawn[0])
-    return users, items, edges
+    taught, sampled, embedded = needs.wants_teacher(settings, sizes), settings.cluster.engine == "sampled", is_embedded(settings)
+    cluster, distill = settings.cluster, settings.distill
+    # On a cluster the full engine's workers are spread, one a host; the sampled engine has a host for every part.
+    workers = cluster.num_workers if embedded else -(-cluster.num_workers // settings.graph.num_parts) if sampled else 1
+    labeler = needs.labeler(settings, sizes), cluster.num_labelers if embedded else 1
+    streamed, inline = settings.labels.mode == "streamed", distill.regime == "inline"
+    stages = []
+
+    def add(name: str, *roles: tuple[Need, int]) -> None:
+        around = [Need(role, BASE[role], {}, "all the time", 0, BASE[role], "") for role in AROUND] if embedded else []
+        stages.append(Stage(name, (*roles, *((need, 1) for need in around))))
+
+    if taught:
+        teacher = _teacher_worker(settings, sizes, blocks, most)
+        tables = needs.teacher_tables(settings, sizes) if sampled else 0
+        add("train-teacher", (teacher, workers), (_server("train-teacher", settings, sizes, tables, settings.teacher.dim), 1))
+    if taught and not inline and not streamed:
+        add("label", labeler)
+    beside = []
+    if sampled or (taught and inline):
+        beside.append((_server("distill", settings, sizes, needs.STUDENT_TABLES if sampled else 0, settings.student.dim), 1))
+    if taught and not inline and streamed:
+        beside.append((labeler[0], labeler[1] * workers))
+    add("distill", (_student_worker(settings, sizes, blocks, most, taught and inline), workers), *beside)
+    if taught and distill.rounds > 1:
+        tuner = replace(needs.full_teacher(settings, sizes), role="prompt tuner")
+        add("tune-prompt", (tuner, workers), (_server("tune-prompt", settings, sizes, 0, settings.teacher.dim), 1))
+    for name, dim in (("teacher", settings.teacher.dim), ("student", settings.student.dim)):
+        if name == "student" or taught:
+            add(f"evaluate ({name})", (needs.evaluator(settings, sizes, dim, name), workers))
+    return stages
 
 
-def _sampled_needs(settings: Settings, dataset: Dataset) -> list[Need]:
-    """The sampled engine: what a part's host shares among its workers, and what each worker adds for the batches in flight."""
-    parts, workers, count = settings.graph.num_parts, settings.cluster.num_workers, len(dataset.modalities)
-    nodes, teacher, student = dataset.num_users + dataset.num_items, settings.teacher, settings.student
-    in_flight = 1 + settings.sampling.prefetch
-    needs = []
-
-    def worker(name: str, seeds: tuple[int, int], hops: int, width: int, dim: int, features: int, setting: str) -> None:
-        users, items, edges = block_rows_of(settings, dataset, seeds, hops)
-        rows = (users + items) * width * dim * FLOAT
-        found = {
-            "blocks in flight": in_flight * (edges * 2 * 12 + (users + items) * 8),
-            "rows with gradients": 4 * rows + 2 * hops * (users + items) * dim * FLOAT,
-        }
-        if features:
-            kept = min(items, -(-dataset.num_items // workers)) * features * FLOAT
-            found["raw features kept"] = kept if kept <= settings.sampling.keep_mib * 2**20 else 0
-        needs.append(Need(name, found, setting))
-
-    def shared(name: str, tables: int, dim: int) -> None:
-        needs.append(Need(name, {"tables": tables * nodes * dim * FLOAT // parts}, "graph.num_parts"))
-
-    if settings.distill.use_teacher and count:
-        from ..core.teacher import num_hops
-
-        batch = -(-teacher.train.batch_size // workers)
-        shared("teacher tables of a part", 4 + 1 + 3 + count + teacher.prompt, teacher.dim)
-        width = sum(m.dim for m in dataset.modalities.values())
-        worker("teacher worker", (batch, 2 * batch), num_hops(teacher), 2 + count, teacher.dim, width, "sampling.fan_outs")
-        structure = 2 * dataset.manifest["num_interactions"]["train"] * 8 + (nodes + 2) * 8
-        needs.append(_labeler(settings, dataset, structure))
-    batch = -(-student.train.batch_size // workers)
-    candidates = 1 + (settings.distill.num_candidates if settings.distill.use_teacher and count else 1)
-    shared("student tables of a part", 4 + 3, student.dim)
-    hops = 0 if student.kind == "mf" else student.layers
-    worker("student worker", (batch, batch * candidates), hops, 1, student.dim, 0, "sampling.fan_outs")
-    return needs
+def _server(stage: str, settings: Settings, sizes: Sizes, tables: int, dim: int) -> Need:
+    need = needs.graph_server(settings, sizes, tables, dim)
+    return replace(need, role=f"graph server ({stage})") if tables else need
 
 
-def _teacher_worker(settings: Settings, dataset: Dataset, structure: int) -> dict[str, int]:
-    config: TeacherConfig = settings.teacher
-    users, items, workers = dataset.num_users, dataset.num_items, settings.cluster.num_workers
-    nodes, width = users + items, sum(m.dim for m in dataset.modalities.values())
-    count = len(dataset.modalities)
-    towers = tower_parameters(config, [m.dim for m in dataset.modalities.values()])
-    shards = workers if settings.cluster.zero_stage else 1
-    vectors = 3 + 4 * config.layers + 4 * count * (config.modality_layers + 1)
-    return {
-        "structure": structure,
-        "ID tables and Adam": 4 * nodes * config.dim * FLOAT,
-        "reduction layers, prompt and Adam": 2 * towers * FLOAT + 2 * towers * FLOAT // shards,
-        "features of its shard": items // workers * width * FLOAT * 3,
-        "prompt constants": nodes * config.dim * FLOAT + count * config.dim * width * FLOAT,
-        "activations": vectors * nodes * config.dim * FLOAT,
-    }
+def _teacher_worker(settings: Settings, sizes: Sizes, blocks: Blocks, most: Blocks) -> Need:
+    if settings.cluster.engine == "full":
+        return needs.full_teacher(settings, sizes)
+    moments = [needs.sampled_teacher(settings, sizes, estimate) for estimate in (blocks, most)]
+    mapped, setting = (
+        needs.mapped_files(settings, sizes, settings.teacher.dim),
+        "sampling.fan_outs, teacher.train.batch_size or teacher.dim",
+    )
+    return _with_bound("teacher worker", moments, setting, mapped)
 
 
-def tower_parameters(config: TeacherConfig, dims: list[int]) -> int:
-    """Parameters of reduction layers and prompt."""
-    sizes = [[dim, *config.hidden, config.dim] for dim in dims]
-    return sum(a * b + b for s in sizes for a, b in itertools.pairwise(s)) + 2 * (config.dim**2 + config.dim)
+def _student_worker(settings: Settings, sizes: Sizes, blocks: Blocks, most: Blocks, with_teacher: bool) -> Need:
+    if settings.cluster.engine == "full":
+        need = needs.full_student(settings, sizes)
+        parts = {**need.parts, **(needs.inline_teacher(settings, sizes) if with_teacher else {})}
+        return replace(need, parts=parts, bound=need.base + sum(parts.values()))
+    moments = [needs.sampled_student(settings, sizes, estimate) for estimate in (blocks, most)]
+    mapped, setting = (
+        needs.mapped_files(settings, sizes, settings.student.dim),
+        "sampling.fan_outs, student.train.batch_size or student.dim",
+    )
+    return _with_bound("student worker", moments, setting, mapped)
 
 
-def make_plan(settings: Settings, dataset: Dataset, available: int | None) -> dict:
-    """The plan: engine, memory of every role and bytes between workers in a step.
+def _with_bound(role: str, moments: list, setting: str, mapped: float) -> Need:
+    found, bound = (Need.of(role, "worker", each, setting, mapped) for each in moments)
+    return replace(found, bound=bound.total)
+
+
+def choose_engine(settings: Settings, dataset: Dataset, available: int | None) -> Choice:
+    """As set; with auto full where structure, features, tables and activations fit, else sampled, or the one that the settings need."""
+    if settings.cluster.engine != "auto":
+        return Choice(settings.cluster.engine, f"cluster.engine={settings.cluster.engine}")
+    if settings.needs_full_engine is not None:
+        return Choice("full", f"{settings.needs_full_engine} keeps the teacher whole in every worker")
+    if settings.sampling.exclude_seed_edges:
+        return Choice("sampled", "sampling.exclude_seed_edges=true is a setting of neighbour blocks")
+    if available is None:
+        return Choice("full", "the memory of the cluster's hosts is not known; cluster.host_memory says it")
+    full = replace(settings, cluster=replace(settings.cluster, engine="full"))
+    stages = [s for s in stages_of(full, Sizes.of(dataset), _no_blocks, _no_blocks) if s.name in ("train-teacher", "distill")]
+    most_of = max(stages, key=lambda stage: stage.total)
+    needed = f"the full engine needs {most_of.total / GIB:.1f} GiB in {most_of.name}, and a host has {available / GIB:.1f} GiB"
+    return Choice("full" if most_of.total <= available else "sampled", needed)
+
+
+def _no_blocks(seeds: Seeds, fan_outs: list[int]) -> BlockSizes:
+    raise AssertionError("the full engine has no blocks")
+
+
+def engine_of(settings: Settings, dataset: Dataset, verb: str) -> Choice:
+    """The engine of a run: as set, else what a stage was started with here, else what plan chose for these settings, else chosen now.
+
+    Args:
+        verb: A stage's own start comes first; plan chooses anew where no stage has started.
+    """
+    if settings.cluster.engine != "auto":
+        return choose_engine(settings, dataset, None)
+    for stage in sorted(("train-teacher", "distill"), key=lambda stage: stage != verb):
+        record = read_record(settings.dir, stage)
+        if record is not None and "engine" in record["made_with"]:  # version 0.1.0 wrote none
+            return Choice(record["made_with"]["engine"]["engine"], f"{stage} was started here with it")
+    url = join(settings.dir, "plan.json")
+    if verb != "plan" and exists(url):
+        plan = read_json(url)
+        if not differences(plan.get("made_with"), _made_with(settings, dataset)):
+            return Choice(plan["engine"], plan["reason"])
+    return choose_engine(settings, dataset, available_memory(settings))
+
+
+def with_engine(settings: Settings, choice: Choice) -> Settings:
+    """The settings with the chosen engine in place of `auto`."""
+    return replace(settings, cluster=replace(settings.cluster, engine=choice.engine))
+
+
+def _made_with(settings: Settings, dataset: Dataset) -> dict:
+    """What a choice of the engine depends on."""
+    sections = ("teacher", "student", "distill", "labels", "sampling", "graph")
+    cluster = {name: getattr(settings.cluster, name) for name in ("engine", "num_workers", "num_labelers", "zero_stage", "host_memory")}
+    return {"dataset": dataset.digest, "cluster": cluster, **{name: as_dict(getattr(settings, name)) for name in sections}}
+
+
+def make_plan(settings: Settings, dataset: Dataset, available: int | None, choice: Choice | None = None) -> dict:
+    """The plan: engine, memory of every role and host, bytes that a worker sends in a step, and bounds on its time.
 
     Args:
         available: Bytes of memory of the smallest host that runs workers, None where it is not known yet (an idle autoscaled cluster).
+        choice: The engine where it is known already.
 
     Raises:
-        InputError: a role needs more than that; the message gives the largest number and the setting that changes it.
+        InputError: a role, or what shares a host, needs more than that; the message has the largest number and the setting that changes it.
     """
-    needs, workers = needs_of(settings, dataset), settings.cluster.num_workers
-    count, dim = len(dataset.modalities), settings.teacher.dim
-    nodes = dataset.num_users + dataset.num_items
-    if workers == 1:
-        exchanged = 0
-    elif settings.cluster.engine == "sampled":
-        from ..core.teacher import num_hops
+    choice = choice or choose_engine(settings, dataset, available)
+    asked, settings, sizes = settings, with_engine(settings, choice), Sizes.of(dataset)
 
-        batch = -(-settings.teacher.train.batch_size // workers)
-        users, items, _ = block_rows_of(settings, dataset, (batch, 2 * batch), num_hops(settings.teacher))
-        widths = users * (1 + settings.teacher.prompt) + items * (1 + settings.teacher.prompt + count)
-        exchanged = (workers - 1) * (2 * widths * dim * FLOAT + (users + items) * 8)
-    else:
-        exchanged = 4 * count * dataset.num_items * dim * FLOAT + 2 * nodes * dim * FLOAT
-    plan: dict[str, Any] = {
-        "engine": settings.cluster.engine,
+    @functools.cache
+    def cached(seeds: Seeds, fan_outs: tuple[int, ...]) -> BlockSizes:
+        return block_sizes.expected(dataset, seeds, fan_outs)
+
+    def blocks(seeds: Seeds, fan_outs: list[int]) -> BlockSizes:
+        return cached(seeds, tuple(fan_outs))
+
+    stages = stages_of(settings, sizes, blocks, lambda seeds, fan_outs: block_sizes.most(dataset, seeds, fan_outs))
+    _refuse(stages, available)
+    count, labelled = len(sizes.dims), needs.wants_teacher(settings, sizes)
+    rates = step_costs.Rates.of(settings.cluster)
+    return {
+        "engine": choice.engine,
+        "reason": choice.reason,
+        "made_with": _made_with(asked, dataset),
         "available_bytes": available,
-        "roles": {need.role: {"bytes": need.total, "parts": need.parts} for need in needs},
-        "bytes_between_workers_a_step": exchanged,
-        "label_bytes_an_epoch": dataset.manifest["num_interactions"]["train"]
-        * (16 + (1 + settings.distill.num_candidates) * (4 + 2 + 2 * count))
-        if count and settings.distill.use_teacher
-        else 0,
+        "roles": {need.role: _describe(need) for stage in stages for need, _ in stage.roles},
+        "hosts": {stage.name: {"bytes": stage.total, "processes": {n.role: c for n, c in stage.roles}} for stage in stages},
+        "rates": {"memory": rates.memory, "multiply_adds": rates.compute, "network": rates.network},
+        "steps": {name: _describe_step(costs, rates) for name, costs in _steps(settings, sizes, blocks, labelled).items()},
+        "label_bytes_an_epoch": sizes.edges * needs.label_row(settings, sizes) if labelled else 0,
+        "raw_row_ratios": step_costs.raw_row_ratios(settings, dataset) if labelled and count else {},
     }
-    for need in needs:
-        if available is not None and need.total > available:
-            part, size = max(need.parts.items(), key=lambda p: p[1])
+
+
+def _describe(need: Need) -> dict:
+    return {
+        "bytes": need.total, "at_most_bytes": need.bound, "mapped_bytes": need.mapped, "base_bytes": need.base, "moment": need.moment,
+        "parts": need.parts,
+    }  # fmt: skip
+
+
+def _steps(settings: Settings, sizes: Sizes, blocks: Blocks, taught: bool) -> dict[str, step_costs.StepCosts]:
+    """Costs of a teacher's and a student's step."""
+    found = {}
+    if settings.cluster.engine == "sampled":
+        fan_outs = settings.sampling.fan_outs_of
+        if taught:
+            of_step = blocks(needs.teacher_seeds(settings), fan_outs(num_hops(settings.teacher)))
+            found["teacher"] = step_costs.sampled_teacher_step(settings, sizes, of_step)
+        of_step = blocks(needs.student_seeds(settings, sizes), fan_outs(needs.student_hops(settings)))
+        return {**found, "student": step_costs.sampled_student_step(settings, sizes, of_step)}
+    if taught:
+        found["teacher"] = step_costs.full_teacher_step(settings, sizes)
+    return {**found, "student": step_costs.full_student_step(settings, sizes)}
+
+
+def _describe_step(costs: step_costs.StepCosts, rates: step_costs.Rates) -> dict[str, Any]:
+    bounds = rates.bounds(costs)
+    return {
+        "sent_bytes": costs.sent, "exchanged_bytes": costs.exchanged, "multiply_adds": costs.multiply_adds, "moved_bytes": costs.moved,
+        "seconds_at_least": max(bounds.values()), "seconds_by": bounds,
+    }  # fmt: skip
+
+
+def _refuse(stages: list[Stage], available: int | None) -> None:
+    if available is None:
+        return
+    for stage in stages:
+        for need, _ in stage.roles:
+            if need.parts and need.total > available:
+                part, size = max(need.parts.items(), key=lambda p: p[1])
+                raise InputError(
+                    f"plan: a {need.role} needs {need.total / GIB:.1f} GiB and the smallest host has {available / GIB:.1f} GiB; most of it "
+                    f"is {part} ({size / GIB:.1f} GiB). Change {need.setting}, or run on larger hosts"
+                )
+    for stage in stages:
+        if stage.total > available:
+            need, count = max((role for role in stage.roles if role[0].parts), key=lambda role: role[0].total * role[1])
             raise InputError(
-                f"plan: a {need.role} needs {need.total / GIB:.1f} GiB and the smallest host has {available / GIB:.1f} GiB; most of it is "
-                f"{part} ({size / GIB:.1f} GiB). Change {need.setting}, or run on larger hosts"
+                f"plan: {stage.name} needs {stage.total / GIB:.1f} GiB on one host, which has {available / GIB:.1f} GiB; most of it is "
+                f"{count} x {need.role} ({need.total / GIB:.1f} GiB each). Change {need.setting}, or run on more or larger hosts"
             )
-    return plan
 
 
 def describe_plan(plan: dict) -> str:
-    """The plan as a table for people."""
-    bound = ", upper bounds" if plan["engine"] == "sampled" else ""
-    lines = [f"engine: {plan['engine']}{bound}", f"{'role':<24} {'memory':>12}   largest part"]
+    """The plan as tables for people."""
+
+    def mib(size: float) -> str:
+        return f"{size / MIB:>10,.1f}"
+
+    lines = [f"engine: {plan['engine']} ({plan['reason']})"]
+    lines.append(f"{'MiB of a process':<28} {'expected':>10} {'at most':>10} {'mapped':>10}   largest part")
     for role, need in plan["roles"].items():
-        part, size = max(need["parts"].items(), key=lambda p: p[1])
-        lines.append(f"{role:<24} {need['bytes'] / 2**20:>8.1f} MiB   {part}: {size / 2**20:.1f} MiB")
-    lines.append(f"{'between workers':<24} {plan['bytes_between_workers_a_step'] / 2**20:>8.1f} MiB a step")
-    lines.append(f"{'labels':<24} {plan['label_bytes_an_epoch'] / 2**20:>8.1f} MiB an epoch")
+        part, size = max(need["parts"].items(), key=lambda p: p[1], default=("libraries", need["base_bytes"]))
+        sizes = " ".join(map(mib, (need["bytes"], need["at_most_bytes"], need["mapped_bytes"])))
+        lines.append(f"{role:<28} {sizes}   {part}: {size / MIB:,.1f} ({need['moment']})")
+    known = f" of {plan['available_bytes'] / MIB:,.0f}" if plan["available_bytes"] else ""
+    lines.append(f"{'MiB on the fullest host':<28}")
+    for stage, host in plan["hosts"].items():
+        what = " + ".join(f"{count} x {role}" if count > 1 else role for role, count in host["processes"].items())
+        lines.append(f"{stage:<28} {mib(host['bytes'])}{known}   {what}")
+    rates = plan["rates"]
+    lines.append(
+        f"a worker's step, at {rates['memory'] / 1e9:.1f} GB/s of memory, {rates['multiply_adds'] / 1e9:.1f} 10^9 multiply-adds/s and "
+        f"{rates['network'] / 1e9:.2f} GB/s of network:"
+    )
+    for name, step in plan["steps"].items():
+        sent = ", ".join(f"{what} {size / MIB:.1f}" for what, size in step["sent_bytes"].items()) or "nothing"
+        limit = max(step["seconds_by"], key=step["seconds_by"].__getitem__)
+        lines.append(f"{name:<28} at least {1e3 * step['seconds_at_least']:.1f} ms ({limit}); sends, MiB: {sent}")
+    lines.append(f"{'labels':<28} {mib(plan['label_bytes_an_epoch'])} MiB an epoch")
+    for modality, ratio in plan["raw_row_ratios"].items():
+        dearer = "; reduced rows cost more than raw rows would" if ratio < 1 else ""
+        lines.append(f"{modality}: a raw row has d_m / 2d = {ratio:.2f} times the numbers of a reduced row with its gradient{dearer}")
     return "\n".join(lines)

@@ -71,22 +71,30 @@ class Settings:
                 f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: there is no prompt to tune with teacher.prompt=false; "
                 "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
             )
-        if self.cluster.engine == "sampled":
-            if distill.use_teacher and tunes:
-                raise InputError(
-                    f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student keeps the teacher "
-                    "whole in every worker; set cluster.engine=full, or distill.regime=rounds and distill.rounds=1"
-                )
-            if student.warm_start or student.kind == "mlp":
-                raise InputError(
-                    "student.warm_start and student.kind=mlp read the teacher's vectors whole in every worker; set cluster.engine=full"
-                )
+        reason = self.needs_full_engine
+        if reason is not None and (self.cluster.engine == "sampled" or self.sampling.exclude_seed_edges):
+            raise InputError(
+                f"{reason} keeps the teacher whole in every worker: set cluster.engine=full and sampling.exclude_seed_edges=false, or "
+                "distill.regime=rounds, distill.rounds=1, student.warm_start=false and another student.kind than mlp"
+            )
+        if self.cluster.engine == "full" and self.sampling.exclude_seed_edges:
+            raise InputError("sampling.exclude_seed_edges=true has no meaning with cluster.engine=full, which has no neighbour blocks")
         if distill.regime == "inline" and self.labels.mode == "streamed":
             raise InputError("labels.mode=streamed has no meaning with distill.regime=inline: labels are made in the student's worker")
         if not distill.use_teacher and (student.warm_start or student.kind == "mlp"):
             raise InputError(
                 "student.warm_start and student.kind=mlp start from a teacher, and distill.use_teacher=false trains without one"
             )
+
+    @property
+    def needs_full_engine(self) -> str | None:
+        """The setting that only the full engine can do, None where there is none."""
+        distill, student = self.distill, self.student
+        if distill.use_teacher and (distill.regime == "inline" or distill.rounds > 1):
+            return f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student"
+        if student.warm_start or student.kind == "mlp":
+            return f"student.warm_start={str(student.warm_start).lower()}, student.kind={student.kind}"
+        return None
 
     @property
     def dir(self) -> str:

@@ -2,18 +2,16 @@
 
 from typing import Any
 
-import psutil
-
 from ..core.config import SamplingConfig, as_dict
 from ..core.errors import InputError
 from ..core.serving import Recommendation, load_student, write_bundle
 from ..core.storage import exists, join, manifest_digest, open_artifact, read_bytes, read_json, read_manifest, write_bytes, write_json
 from ..distributed.evaluation import evaluate_vectors
-from ..distributed.labels import labels_url, materialise, teacher_digest
+from ..distributed.labels import labels_url, materialise
 from ..distributed.launch import fit, ray_session, start_progress
 from ..distributed.prompt_tuning import tune_prompt_loop
 from ..distributed.student_training import StudentJob, train_student_loop
-from ..distributed.teacher_artifact import read_revision
+from ..distributed.teacher_artifact import read_revision, revision_digest, revision_url
 from ..distributed.teacher_training import TeacherJob, train_teacher_loop
 from ..distributed.training import stage_url
 from ..graph_store.dataset import Dataset, open_dataset, write_dataset
@@ -87,17 +85,19 @@ def plan(settings: Settings) -> None:
     require_done(settings.dir, "prepare", "plan")
     dataset = _dataset(settings)
     settings.evaluation.check_catalog(dataset.num_items)
-    made = planning.make_plan(settings, dataset, _available_memory(settings))
+    choice = planning.engine_of(settings, dataset, "plan")
+    made = planning.make_plan(settings, dataset, planning.available_memory(settings), choice)
     write_json(join(settings.dir, "plan.json"), made)
     print(planning.describe_plan(made), flush=True)
 
 
-def _available_memory(settings: Settings) -> int | None:
-    """Memory of this machine for an embedded cluster; a real cluster's hosts may not be up before work is asked for."""
-    import os
-
-    embedded = settings.cluster.address is None and "RAY_ADDRESS" not in os.environ
-    return psutil.virtual_memory().total if embedded else None
+def _with_engine(settings: Settings, dataset: Dataset, verb: str) -> Settings:
+    """The settings with the run's engine in place of `cluster.engine=auto`, which it says."""
+    if settings.cluster.engine != "auto":
+        return settings
+    choice = planning.engine_of(settings, dataset, verb)
+    print(f"[{verb}] engine: {choice.engine} ({choice.reason})", flush=True)
+    return planning.with_engine(settings, choice)
 
 
 def _sampling(settings: Settings) -> SamplingConfig | None:
@@ -107,7 +107,11 @@ def _sampling(settings: Settings) -> SamplingConfig | None:
 
 def _engine(settings: Settings) -> dict:
     """What of the engine decides a result."""
-    return {"engine": settings.cluster.engine, **({"fan_outs": settings.sampling.fan_outs} if _sampling(settings) else {})}
+    sampling = _sampling(settings)
+    if sampling is None:
+        return {"engine": "full"}
+    excluded = {"exclude_seed_edges": True} if sampling.exclude_seed_edges else {}
+    return {"engine": "sampled", "fan_outs": sampling.fan_outs, **excluded}
 
 
 def _teacher_inputs(settings: Settings, dataset: Dataset) -> dict:
@@ -132,6 +136,7 @@ def train_teacher(settings: Settings) -> None:
         )
     if manifest_dataset(settings) != dataset.digest:
         raise InputError(f"{settings.dir}/graph was made from another dataset/; add run.redo=partition")
+    settings = _with_engine(settings, dataset, "train-teacher")
     made_with = _teacher_inputs(settings, dataset)
 
     def make() -> dict:
@@ -185,13 +190,14 @@ def _label_inputs(settings: Settings, dataset: Dataset) -> dict:
         "distill": {k: distill[k] for k in ("num_uniform", "num_top", "top_depth")},
         "student": {"train": {"batch_size": settings.student.train.batch_size}},
         "run": {"seed": settings.run.seed},
-        "teacher": read_revision(join(settings.dir, "teacher"), 0, settings.cluster.cache_dir).digest,
+        "teacher": revision_digest(join(settings.dir, "teacher"), 0),
     }
 
 
 def _write_labels(settings: Settings, dataset: Dataset, revision: int) -> dict:
     job = student_job(settings, dataset, revision).label_job()
-    facts = materialise(job, settings.dir, settings.labels.epochs, settings.cluster, {"teacher": teacher_digest(job)})
+    lineage = {"teacher": revision_digest(job.teacher_url, revision)}
+    facts = materialise(job, settings.dir, settings.labels.epochs, settings.cluster, lineage)
     print(
         f"[label] revision {revision}: {facts['rows']:,} examples in {facts['epochs']} epochs, {facts['bytes'] / 2**20:.1f} MiB", flush=True
     )
@@ -232,13 +238,13 @@ def distill(settings: Settings) -> None:
         raise InputError("student.warm_start and student.kind=mlp start from a teacher, and the dataset has no modality to train one from")
     if settings.distill.use_teacher and not taught:
         print("[distill] the dataset has no modality, so there is no teacher: the student trains alone", flush=True)
-    lineage = {"dataset": dataset.digest}
+    settings, lineage = _with_engine(settings, dataset, "distill"), {"dataset": dataset.digest}
     if taught:
         require_done(settings.dir, "train-teacher", "distill")
         if _is_materialised(settings):
             require_done(settings.dir, "label", "distill")
             lineage["labels"] = manifest_digest(read_manifest(labels_url(settings.dir, 0), "labels"))
-        lineage["teacher"] = read_revision(join(settings.dir, "teacher"), 0, settings.cluster.cache_dir).digest
+        lineage["teacher"] = revision_digest(join(settings.dir, "teacher"), 0)
     if _sampling(settings) is not None:
         require_done(settings.dir, "partition", "distill")
     made_with = {
@@ -298,7 +304,6 @@ def _run_rounds(settings: Settings, dataset: Dataset, lineage: dict) -> None:
 def _rounds_done(settings: Settings, rounds: int) -> int:
     """Rounds whose tuning has left its revision; they are not repeated when a run resumes."""
     from ..core.storage import has_artifact
-    from ..distributed.teacher_artifact import revision_url
 
     done = 0
     while done + 1 < rounds and has_artifact(revision_url(join(settings.dir, "teacher"), done + 1)):
@@ -462,7 +467,7 @@ def pipeline(settings: Settings) -> None:
     if unknown:
         raise InputError(f"recommend.users: the catalog has no users {', '.join(unknown[:20])}")
     taught = has_teacher(settings, dataset)
-    if taught or _sampling(settings) is not None:
+    if taught or planning.engine_of(settings, dataset, "distill").engine == "sampled":
         partition(settings)
     plan(settings)
     with ray_session(settings.cluster):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from promptmm.core.blocks import ITEMS, USERS, Blocks, graph_sampler, neighbour_keys, sample_neighbours
+from promptmm.core.blocks import ITEMS, USERS, Blocks, graph_sampler, neighbour_keys, sample_neighbours, without_pairs
 from promptmm.core.config import StudentConfig, TeacherConfig
 from promptmm.core.graph import BipartiteGraph, light_propagation
 from promptmm.core.random import random_bits
@@ -158,3 +158,66 @@ def test_no_seed_of_one_kind(graph):
 def test_keys_differ_by_side():
     ids = torch.tensor([4])
     assert not torch.equal(random_bits(*neighbour_keys(USERS, ids, 1, 2, 0)), random_bits(*neighbour_keys(ITEMS, ids, 1, 2, 0)))
+
+
+def left_out(graph):
+    """Some train pairs, one of them twice, and the graph's weights with their entries at zero."""
+    users, items = (x[[0, 3, 50, 51, 3, 120]] for x in (graph.users.rows, graph.users.columns))
+    keys = users * NUM_ITEMS + items
+    zero = [
+        torch.where(torch.isin(of_row, keys), 0.0, weights)
+        for of_row, weights in (
+            (graph.users.rows * NUM_ITEMS + graph.users.columns, graph.user_weights),
+            (graph.items.columns * NUM_ITEMS + graph.items.rows, graph.item_weights),
+        )
+    ]
+    return users, items, BipartiteGraph(graph.users, graph.items, *zero)
+
+
+def blocks_without(graph, fan_outs, users, items, step=0):
+    sampler = without_pairs(graph_sampler(graph, fan_outs, 5, step), users, items, NUM_ITEMS)
+    return Blocks.sample(sampler, users.unique(), items.unique(), len(fan_outs))
+
+
+def edges_of(blocks):
+    """All (user, item) pairs of all hops and both directions."""
+    found = set()
+    for to_users, to_items in zip(blocks.users_of, blocks.items_of):
+        found |= set(zip(blocks.users[to_users.rows.rows].tolist(), blocks.items[to_users.rows.columns].tolist()))
+        found |= set(zip(blocks.users[to_items.rows.columns].tolist(), blocks.items[to_items.rows.rows].tolist()))
+    return found
+
+
+def test_excluded_pairs_are_in_no_hop_and_direction(graph):
+    users, items, _ = left_out(graph)
+    pairs, whole = set(zip(users.tolist(), items.tolist())), Blocks.sample(graph_sampler(graph, [-1, -1], 0, 0), *left_out(graph)[:2], 2)
+    assert pairs <= edges_of(whole)
+    for fan_out in (-1, 2):
+        blocks = blocks_without(graph, [fan_out, fan_out], users, items)
+        assert not pairs & edges_of(blocks)
+        assert len(edges_of(blocks)) > len(pairs)
+    again = blocks_without(graph, [2, 2], users, items)
+    assert torch.equal(again.users, blocks.users)
+    assert torch.equal(again.users_of[1].weights, blocks.users_of[1].weights)
+
+
+def test_all_neighbours_but_the_excluded_are_the_graph_without_them(graph):
+    users, items, zeroed = left_out(graph)
+    rows = draw(1, NUM_USERS, DIM), draw(2, NUM_ITEMS, DIM)
+    blocks = blocks_without(graph, [-1, -1], users, items)
+    wanted = light_propagation(zeroed, *rows, 2)
+    for out, whole, ids in zip(light_propagation(blocks, rows[0][blocks.users], rows[1][blocks.items], 2), wanted, (users, items)):
+        torch.testing.assert_close(out, whole[ids.unique()], rtol=1e-12, atol=1e-12)
+
+
+def test_sums_without_the_excluded_are_unbiased(graph):
+    """The mean of many draws of fan-out 2: within 4 standard errors of the sums over the graph with the pairs' entries at zero."""
+    users, items, zeroed = left_out(graph)
+    rows = draw(1, NUM_USERS, DIM), draw(2, NUM_ITEMS, DIM)
+    wanted = torch.cat([x[ids.unique()] for x, ids in zip(light_propagation(zeroed, *rows, 2), (users, items))])
+    sampled = []
+    for step in range(2000):
+        blocks = blocks_without(graph, [2, 2], users, items, step)
+        sampled.append(torch.cat(light_propagation(blocks, rows[0][blocks.users], rows[1][blocks.items], 2)))
+    values = torch.stack(sampled)
+    assert bool(((values.mean(0) - wanted).abs() <= 4 * values.std(0) / len(sampled) ** 0.5 + 1e-9).all())

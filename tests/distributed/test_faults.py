@@ -57,6 +57,11 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert not [line for line in map(command_line, alive) if line]
 
 
+def shared_memory() -> set[str]:
+    """The graph store's segments."""
+    return {name for name in os.listdir("/dev/shm") if "promptmm" in name or "kvdata" in name}
+
+
 def vectors(folder: Path, stage: str) -> bytes:
     file = "teacher/rev-0/item-00000.safetensors" if stage == "teacher" else "training/student/model/vectors.safetensors"
     return (folder / file).read_bytes()
@@ -74,26 +79,16 @@ def undisturbed(ray_cluster, tiny_run, tiny_settings, tmp_path_factory):
     return folder
 
 
-def test_a_killed_teacher_worker_changes_nothing(undisturbed, fork_run):
-    folder, segments = fork_run("killed"), set(os.listdir("/dev/shm"))
-    process = start("train-teacher", folder)
-    wait_for_epochs(folder, "teacher", 7, process)
-    seen = descendants(process)
-    train_workers(seen)[0].kill()
-    output = finish(process)
-    assert process.returncode == 0, output
-    assert "resuming after epoch" in output
-    assert vectors(folder, "teacher") == vectors(undisturbed, "teacher")
-    assert_gone(seen)
-    assert {name for name in set(os.listdir("/dev/shm")) - segments if "promptmm" in name or "kvdata" in name} == set()
-
-
-def test_a_killed_worker_of_the_sampled_engine_changes_nothing(ray_cluster, fork_run, tiny_settings):
-    """Its rows, their optimizer state and the neighbours drawn are those of the run without a failure, bit for bit."""
-    sampled = ["cluster.engine=sampled", "sampling.fan_outs=[3]"]
-    whole, folder, segments = fork_run("whole"), fork_run("killed"), set(os.listdir("/dev/shm"))
-    run_verb("train-teacher", tiny_settings(whole, *LONG, *sampled))
-    process = start("train-teacher", folder, *sampled)
+@pytest.mark.parametrize("engine", ["full", "sampled"])
+def test_a_killed_teacher_worker_changes_nothing(request, ray_cluster, fork_run, tiny_settings, engine):
+    """Bit for bit: weights and optimizer state; with blocks also the sharded rows and the neighbours drawn."""
+    if engine == "full":
+        more, whole = [], request.getfixturevalue("undisturbed")
+    else:
+        more, whole = ["cluster.engine=sampled", "sampling.fan_outs=[3]"], fork_run("whole")
+        run_verb("train-teacher", tiny_settings(whole, *LONG, *more))
+    folder, segments = fork_run("killed"), shared_memory()
+    process = start("train-teacher", folder, *more)
     wait_for_epochs(folder, "teacher", 7, process)
     seen = descendants(process)
     train_workers(seen)[0].kill()
@@ -102,11 +97,11 @@ def test_a_killed_worker_of_the_sampled_engine_changes_nothing(ray_cluster, fork
     assert "resuming after epoch" in output
     assert vectors(folder, "teacher") == vectors(whole, "teacher")
     assert_gone(seen)
-    assert {name for name in set(os.listdir("/dev/shm")) - segments if "promptmm" in name or "kvdata" in name} == set()
+    assert shared_memory() <= segments
 
 
 def test_ctrl_c_and_the_same_command_again(undisturbed, fork_run, tiny_settings):
-    folder, segments = fork_run("interrupted"), set(os.listdir("/dev/shm"))
+    folder, segments = fork_run("interrupted"), shared_memory()
     process = start("train-teacher", folder)
     wait_for_epochs(folder, "teacher", 5, process)
     seen = descendants(process)
@@ -115,7 +110,7 @@ def test_ctrl_c_and_the_same_command_again(undisturbed, fork_run, tiny_settings)
     assert process.returncode == 130, output
     assert "goes on from the last checkpoint" in output
     assert_gone(seen)
-    assert {name for name in set(os.listdir("/dev/shm")) - segments if "promptmm" in name or "kvdata" in name} == set()
+    assert shared_memory() <= segments
     assert not (folder / "teacher").exists()
     run_verb("train-teacher", tiny_settings(folder, *LONG))
     assert vectors(folder, "teacher") == vectors(undisturbed, "teacher")

@@ -81,8 +81,8 @@ def both(client, dataset, worker):
     from promptmm.distributed.teacher_training import TeacherJob, TeacherTrainer
     from promptmm.graph_store.client import ItemShard
 
-    def make(config, fan_outs):
-        sampled = SampledTeacher(Named(client), worker, config, SamplingConfig(fan_outs=fan_outs), 0, 3)
+    def make(config, fan_outs, **sampling):
+        sampled = SampledTeacher(Named(client), worker, config, SamplingConfig(fan_outs=fan_outs, **sampling), 0, 3)
         loaded = {m: dataset.features(m) for m in dataset.modalities}
         rows, present = {m: x for m, (x, _) in loaded.items()}, {m: torch.from_numpy(p) for m, (_, p) in loaded.items()}
         resident = build_resident(worker, config, train_graph(dataset), ItemShard(torch.arange(dataset.num_items), rows, present))
@@ -167,6 +167,42 @@ def test_a_step_is_a_function_of_its_place(both):
     assert not torch.equal(first.blocks.users, other.blocks.users)
     assert int(first.blocks.users_of[0].rows.degrees.max()) == 2
     assert int(first.blocks.users_of[1].rows.degrees.max()) == 3
+
+
+def seed_edges(blocks, users, positives) -> int:
+    """Edges of the blocks, in both directions and all hops, that are pairs of the batch."""
+    pairs, found = set(zip(users.tolist(), positives.tolist())), 0
+    for hops, order in ((blocks.users_of, 1), (blocks.items_of, -1)):
+        for hop in hops:
+            ends = [(blocks.users, blocks.items)[::order][place][ids] for place, ids in enumerate((hop.rows.rows, hop.rows.columns))]
+            found += sum(pair in pairs for pair in zip(*(x.tolist() for x in ends[::order])))
+    return found
+
+
+@pytest.mark.parametrize("excluded", [True, False])
+def test_seed_edges_stay_or_are_left_out(both, client, dataset, taught, worker, excluded):
+    """Teacher's blocks and student's, whose later epochs take earlier epochs' labels."""
+    from promptmm.distributed.labels import Labeler, labels_url, publish_labels, write_block
+    from promptmm.distributed.sampled_student import SampledStudent
+    from promptmm.jobs.settings import load_settings
+    from promptmm.jobs.verbs import student_job
+
+    sampled, _ = both(teacher_config(), [8], exclude_seed_edges=excluded)
+    for batch in sampled.batches(1):
+        found = seed_edges(batch.blocks, batch.blocks.users[batch.users], batch.blocks.items[batch.positives])
+        assert (found == 0) == excluded
+    words = [f"run.dir={taught}", "student.train.batch_size=100", "distill.num_uniform=4", "evaluation.cutoffs=[20]"]
+    words += ["cluster.engine=sampled", "sampling.fan_outs=[8]", f"sampling.exclude_seed_edges={excluded}"]
+    job, threads = student_job(load_settings(None, words), dataset, 0), torch.get_num_threads()
+    labeler, url = Labeler(job.label_job()), labels_url(job.run_url, 0)
+    torch.set_num_threads(threads)
+    publish_labels(job.label_job(), url, 2, [write_block(labeler, url, e, b) for e in (0, 1) for b in range(labeler.job.num_blocks)], {})
+    student = SampledStudent(job, worker, Named(client))
+    student.open(range(3, 4))
+    for batch in student.batches(3):
+        labels, blocks = batch.labels, batch.blocks
+        found = seed_edges(blocks, blocks.users[labels.users], blocks.items[labels.candidates[:, 0]])
+        assert (found == 0) == excluded
 
 
 @pytest.mark.parametrize("settings", [{}, {"modality_layers": 2, "layers": 0}, {"prompt": False, "layers": 3}])
