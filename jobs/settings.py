@@ -71,6 +71,7 @@ class Settings:
                 f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: there is no prompt to tune with teacher.prompt=false; "
                 "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
             )
+        self._check_towers()
         if self.cluster.engine == "sampled":
             if distill.use_teacher and tunes:
                 raise InputError(
@@ -86,6 +87,25 @@ class Settings:
         if not distill.use_teacher and (student.warm_start or student.kind == "mlp"):
             raise InputError(
                 "student.warm_start and student.kind=mlp start from a teacher, and distill.use_teacher=false trains without one"
+            )
+
+    def _check_towers(self) -> None:
+        """How the teacher's towers are trained, against what they are."""
+        teacher, cluster = self.teacher, self.cluster
+        if teacher.reduction_dtype == "bfloat16" and not cluster.zero_stage:
+            raise InputError(
+                "teacher.reduction_dtype=bfloat16 keeps float32 masters in ZeRO's sharded optimizer; set cluster.zero_stage=1, 2 or 3, "
+                "or teacher.reduction_dtype=float32"
+            )
+        if cluster.checkpoint_activations and not teacher.hidden:
+            raise InputError(
+                "cluster.checkpoint_activations=true: a single linear layer has no hidden layers to compute again; set teacher.hidden, or "
+                "cluster.checkpoint_activations=false"
+            )
+        if cluster.micro_batches > teacher.train.batch_size:
+            raise InputError(
+                f"cluster.micro_batches={cluster.micro_batches} is more than teacher.train.batch_size={teacher.train.batch_size}; "
+                "cut the batch into fewer shares"
             )
 
     @property
