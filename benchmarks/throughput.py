@@ -55,6 +55,7 @@ def ours(options, graph, rank: int):
     """Steps of the sampled engine, batches made in the background."""
     import torch
     from promptmm.core.config import OptimizerConfig, SamplingConfig, TeacherConfig
+    from promptmm.distributed.config import ClusterConfig
     from promptmm.distributed.prefetch import Prefetched
     from promptmm.distributed.sampled_teacher import SampledTeacher
     from promptmm.distributed.worker import Worker
@@ -65,7 +66,8 @@ def ours(options, graph, rank: int):
         train=OptimizerConfig(batch_size=options.batch, learning_rate=LEARNING_RATE),
     )  # fmt: skip
     sampling = SamplingConfig(fan_outs=[options.fan_out])
-    teacher = SampledTeacher(client, Worker(rank, 2, torch.device("cpu"), tuple(two_hosts.NODES)), config, sampling, 0, 0)
+    worker = Worker(rank, 2, torch.device("cpu"), tuple(two_hosts.NODES))
+    teacher = SampledTeacher(client, worker, config, sampling, ClusterConfig(), 0)
     asked, count = 0, 0
     for epoch in range(10**6):
         for batch in Prefetched(teacher.batches(epoch), 2, 60.0, "a batch"):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from .errors import InputError
 from .settings import check_bounds, setting
 
@@ -31,6 +33,12 @@ class TeacherConfig:
     layers: int = setting(2, "layers L of the collaborative path", ge=0)
     modality_layers: int = setting(1, "rounds of modality-aware propagation", ge=1)
     hidden: list[int] = setting([], "hidden sizes of the reduction towers; [] is one linear layer")
+    reduction_dtype: str = setting(
+        "float32",
+        "what the reduction towers compute in; bfloat16 rounds their weights and the prompt's, whose float32 masters and moments Adam "
+        "keeps, and needs cluster.zero_stage of 1 to 3",
+        choices=("float32", "bfloat16"),
+    )
     dropout: float = setting(0.2, "dropout on the reduced features", ge=0, lt=1)
     prompt: bool = setting(True, "learn the prompt; false is the ablation without it")
     feature_prompt_weight: float = setting(0.1, "λ_f, the prompt's share in the feature reduction", ge=0)
@@ -49,6 +57,11 @@ class TeacherConfig:
         if any(size < 1 for size in self.hidden):
             raise InputError(f"teacher.hidden={self.hidden}: every hidden size must be at least 1")
 
+    @property
+    def tower_dtype(self) -> torch.dtype:
+        """Of the weights that the reduction towers compute with."""
+        return torch.bfloat16 if self.reduction_dtype == "bfloat16" else torch.float32
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -60,7 +73,7 @@ class SamplingConfig:
     exclude_seed_edges: bool = setting(
         False, "leave the batch's own positive pairs out of its blocks, in both directions; false: they stay, as in the full engine"
     )
-    prefetch: int = setting(2, "batches of blocks made ahead in the background", ge=1)
+    prefetch: int = setting(2, "batches (or micro-batches) of blocks made ahead in the background", ge=1)
     keep_mib: int = setting(256, "raw feature rows that a step keeps for its backward pass, MiB; beyond it they are read again", ge=0)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -130,7 +130,8 @@ class LazyRows:
         read: Reads raw rows.
         places: int64 [n], which.
         mean, scale: float32 [dim], on the device of the product.
-        keep: Hold the raw rows for the backward pass; else it reads them again.
+        keep: Hold the rows for the backward pass; else it reads them again.
+        kept: The rows that are held, as `chunks` gives them; a forward pass that is repeated uses them too.
     """
 
     read: RowReader
@@ -138,41 +139,55 @@ class LazyRows:
     mean: Tensor
     scale: Tensor
     keep: bool = False
+    kept: list[tuple[slice, Tensor, Tensor]] = field(default_factory=list)
 
     def linear(self, weight: Tensor) -> Tensor:
-        """x W^T [n, out]; weight: [out, dim]."""
+        """x W^T [n, out] in the weight's dtype; weight: [out, dim], float32 or bfloat16."""
+        if weight.dtype != torch.float32:
+            return _ReadAndMultiply.apply(weight, self)[0]
         scaled = weight * self.scale
         out, present = _ReadAndMultiply.apply(scaled, self)
         return (out - scaled @ self.mean) * present[:, None]
 
-    def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Runs of rows that fit the caches: where they stand, raw float32 rows and their presence."""
+    def chunks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Runs of rows that fit the caches: where they stand, the rows and their presence.
+
+        float32 rows are raw. Rows of a smaller dtype are standardised first: raw ones differ in digits that it does not have.
+        """
         for first in range(0, self.places.numel(), PRODUCT_ROWS):
             here = slice(first, first + PRODUCT_ROWS)
             rows, present = self.read(self.places[here])
-            yield here, rows.to(self.mean.device, torch.float32, non_blocking=True), present.to(self.mean.device)
+            rows, present = rows.to(self.mean.device, torch.float32, non_blocking=True), present.to(self.mean.device)
+            if dtype != torch.float32:
+                rows = ((rows - self.mean).mul_(self.scale).mul_(present[:, None])).to(dtype)
+            yield here, rows, present
 
 
 class _ReadAndMultiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight: Tensor, lazy: LazyRows) -> tuple[Tensor, Tensor]:
-        ctx.lazy, ctx.kept = lazy, []
+        ctx.lazy = lazy
         out = weight.new_empty(lazy.places.numel(), weight.shape[0])
         present = weight.new_empty(lazy.places.numel())
-        for here, rows, is_present in lazy.chunks():
+        kept = []
+        for here, rows, is_present in lazy.kept or lazy.chunks(weight.dtype):
             torch.mm(rows, weight.T, out=out[here])
             if lazy.keep:
-                ctx.kept.append((here, rows))
+                kept.append((here, rows, is_present))
             present[here] = is_present.to(present.dtype)
+        lazy.kept[:] = kept
         ctx.mark_non_differentiable(present)
         return out, present
 
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
-        total = grad.new_zeros(grad.shape[1], ctx.lazy.mean.numel())
-        for here, rows in ctx.kept or ((here, rows) for here, rows, _ in ctx.lazy.chunks()):
-            total.addmm_(grad[here].T, rows)
-        return total, None
+        total = torch.zeros(grad.shape[1], ctx.lazy.mean.numel(), device=grad.device)
+        for here, rows, _ in ctx.lazy.kept or ctx.lazy.chunks(grad.dtype):
+            if grad.dtype == torch.float32:
+                total.addmm_(grad[here].T, rows)
+            else:
+                total += grad[here].T @ rows
+        return total.to(grad.dtype), None
 
 
 def principal_axes(moments: FeatureMoments, standardisation: Standardisation, num_components: int) -> Tensor:

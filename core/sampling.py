@@ -25,6 +25,13 @@ def rank_slice(num_rows: int, rank: int, world_size: int) -> slice:
     return slice(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
 
 
+def share_of_part(num_rows: int, part: int, num_parts: int, rank: int, world_size: int) -> slice:
+    """The rows of one part of a global batch that a rank takes: contiguous."""
+    rows = rank_slice(num_rows, part, num_parts)
+    mine = rank_slice(rows.stop - rows.start, rank, world_size)
+    return slice(rows.start + mine.start, rows.start + mine.stop)
+
+
 def sample_edges(pointers: Tensor, rows: Tensor, fan_out: int, *keys: int | Tensor) -> tuple[Tensor, Tensor]:
     """Up to `fan_out` distinct edges of each row, uniform without replacement (Floyd's algorithm), vectorised over the rows.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import TeacherConfig
 from .features import LazyRows
@@ -74,12 +75,12 @@ class PromptModule(nn.Module):
 
     def forward(self, constants: PromptConstants) -> dict[str, Tensor]:
         """`user` [num_users, d], `item` [num_items, d] and `context.<modality>` [d, d_m]."""
-        out = {
-            "item": constants.item_tokens @ self.item_weight + self.item_bias,
-            "user": constants.user_tokens @ self.user_weight + self.user_bias,
-        }
+        own = (self.item_weight, self.item_bias, self.user_weight, self.user_bias)
+        # In a bfloat16 engine only the weights are rounded
+        item_weight, item_bias, user_weight, user_bias = (p.to(constants.item_tokens.dtype) for p in own)
+        out = {"item": constants.item_tokens @ item_weight + item_bias, "user": constants.user_tokens @ user_weight + user_bias}
         for modality, gram in constants.gram.items():
-            out[f"context.{modality}"] = self.item_weight.T @ gram + torch.outer(self.item_bias, constants.column_sums[modality])
+            out[f"context.{modality}"] = item_weight.T @ gram + torch.outer(item_bias, constants.column_sums[modality])
         return out
 
 
@@ -89,12 +90,18 @@ class FeatureReduction(nn.Module):
     z_m = Dropout(R_m(X_m + λ_f rownorm(p_I C_m))), for the rows of one shard of the catalog.
     """
 
-    def __init__(self, dims: dict[str, int], config: TeacherConfig) -> None:
-        """Args: dims: d_m by modality; their order is the order of modalities everywhere."""
+    def __init__(self, dims: dict[str, int], config: TeacherConfig, recompute: bool = False) -> None:
+        """Builds prompt and towers.
+
+        Args:
+            dims: d_m by modality; their order is the order of modalities everywhere.
+            config: The teacher's settings.
+            recompute: Activation checkpointing of the towers.
+        """
         super().__init__()
         self.config = config
         self.prompt = PromptModule(config.dim)
-        self.towers = nn.ModuleDict({f"of_{modality}": Tower(dim, config) for modality, dim in dims.items()})
+        self.towers = nn.ModuleDict({f"of_{modality}": Tower(dim, config, recompute) for modality, dim in dims.items()})
 
     def forward(
         self,
@@ -114,7 +121,7 @@ class FeatureReduction(nn.Module):
             ids: int64 [n], the items' dataset indices, where `rows` are not.
 
         Returns:
-            The prompt module's output and `reduced.<modality>` [n, d].
+            The prompt module's output and `reduced.<modality>` [n, d], in the constants' dtype whatever the weights' is.
         """
         out = self.prompt(constants)
         own_prompt = out["item"][rows]
@@ -122,7 +129,7 @@ class FeatureReduction(nn.Module):
             modality = name.removeprefix("of_")  # a module may not be called "type" or "values"; a modality may
             guided = self.config.prompt and self.config.feature_prompt_weight
             prompt = (own_prompt, out[f"context.{modality}"], self.config.feature_prompt_weight) if guided else None
-            z = tower(features[modality], prompt)
+            z = tower(features[modality], prompt).to(constants.item_tokens.dtype)
             if dropout_keys is not None:
                 z = dropout(z, self.config.dropout, STREAM_DROPOUT, *dropout_keys, number, (rows if ids is None else ids)[:, None])
             out[f"reduced.{modality}"] = z
@@ -137,32 +144,42 @@ class GuidedLinear(nn.Linear):
     """
 
     def forward(self, features: Tensor | LazyRows, prompt: tuple[Tensor, Tensor, float] | None = None) -> Tensor:
-        """[n, out] from the features and (p, C, λ_f)."""
-        x = features.linear(self.weight) if isinstance(features, LazyRows) else F.linear(features, self.weight)
+        """[n, out] in the weights' dtype, from the features and (p, C, λ_f)."""
+        dtype = self.weight.dtype
+        x = features.linear(self.weight) if isinstance(features, LazyRows) else F.linear(features.to(dtype), self.weight)
         if prompt is not None:
             rows, context, weight = prompt
             squares = ((rows @ (context @ context.T)) * rows).sum(1, keepdim=True)
             positive = squares > 0
             inverse = torch.where(positive, torch.where(positive, squares, 1.0).rsqrt(), 0.0)
-            x = x + weight * inverse * (rows @ (context @ self.weight.T))
+            x = x + (weight * inverse).to(dtype) * (rows.to(dtype) @ (context.to(dtype) @ self.weight.T))
         return x + self.bias
 
 
 class Tower(nn.Sequential):
-    """A modality's reduction tower R_m: a guided linear layer, then LeakyReLU and linear layers."""
+    """A modality's reduction tower R_m: a guided linear layer, then LeakyReLU and linear layers.
 
-    def __init__(self, dim: int, config: TeacherConfig) -> None:
+    With `recompute` its backward pass runs the forward pass again in place of keeping the layers' outputs: gradients are the same bits.
+    """
+
+    def __init__(self, dim: int, config: TeacherConfig, recompute: bool = False) -> None:
         sizes = [dim, *config.hidden, config.dim]
         layers: list[nn.Module] = []
         for number, (inner, outer) in enumerate(itertools.pairwise(sizes)):
             linear = nn.Linear(inner, outer) if number else GuidedLinear(inner, outer)
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
-            layers += [linear, nn.LeakyReLU(0.2)]
+            layers += [linear, nn.LeakyReLU(0.2, inplace=True)]
         super().__init__(*layers[:-1])
+        self.recompute = recompute
 
     def forward(self, features: Tensor | LazyRows, prompt: tuple[Tensor, Tensor, float] | None = None) -> Tensor:
         """[n, d] from the features and the prompt's part, as in `GuidedLinear`."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._layers, features, prompt, use_reentrant=False, preserve_rng_state=False)
+        return self._layers(features, prompt)
+
+    def _layers(self, features: Tensor | LazyRows, prompt: tuple[Tensor, Tensor, float] | None) -> Tensor:
         first, *others = self
         x = first(features, prompt)
         for layer in others:
@@ -193,11 +210,11 @@ def initial_rows(side: str, rows: Tensor, dim: int, init_scale: float, seed: int
     return init_scale * random_normal(STREAM_INITIAL, seed, ("user", "item").index(side), rows[:, None], columns)
 
 
-def build_reduction(dims: dict[str, int], config: TeacherConfig, seed: int) -> FeatureReduction:
-    """The reduction layers and prompt with their seeded start."""
+def build_reduction(dims: dict[str, int], config: TeacherConfig, seed: int, recompute: bool = False) -> FeatureReduction:
+    """The reduction layers and prompt with their seeded start; recompute: activation checkpointing of the towers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(STREAM_INITIAL, seed, 1))
-        return FeatureReduction(dims, config)
+        return FeatureReduction(dims, config, recompute)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from ..core.errors import InputError
 from ..core.settings import check_bounds, setting
 
 
@@ -24,6 +25,27 @@ class ClusterConfig:
     threads: int | None = setting(None, "torch threads of a worker; not set: this machine's cores shared among the workers", ge=1)
     use_gpu: bool = setting(False, "give every worker one GPU")
     zero_stage: int = setting(0, "DeepSpeed ZeRO stage of reduction layers and prompt: 0, 1, 2 or 3", ge=0, le=3)
+    offload_optimizer: bool = setting(
+        False,
+        "keep float32 weights and Adam's moments of reduction layers and prompt in the host's memory, and step there; needs "
+        "cluster.zero_stage of 1 to 3",
+    )
+    offload_parameters: bool = setting(
+        False,
+        "keep each worker's shard of the weights in the host's memory until a layer needs them; needs cluster.zero_stage=3",
+    )
+    micro_batches: int = setting(
+        1,
+        "shares of a teacher's batch that go through one after the other, with one step on their summed gradients: less memory, the same "
+        "step. Needs cluster.engine=sampled: the full engine propagates over the whole graph whatever the batch, so that a share of the "
+        "batch costs as much as all of it",
+        ge=1,
+    )
+    checkpoint_activations: bool = setting(
+        False,
+        "activation checkpointing: the backward pass computes a reduction tower's hidden layers again in place of keeping them; needs "
+        "teacher.hidden",
+    )
     max_failures: int = setting(3, "restarts of the workers after a failure, from the last checkpoint", ge=0)
     num_labelers: int = setting(1, "label processes of the materialisation, and of each worker's stream", ge=1)
     start_timeout: float = setting(
@@ -43,6 +65,13 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "cluster")
+        if self.offload_optimizer and not self.zero_stage:
+            raise InputError("cluster.offload_optimizer=true needs ZeRO's sharded optimizer; set cluster.zero_stage=1, 2 or 3")
+        if self.offload_parameters and self.zero_stage != 3:
+            raise InputError(
+                f"cluster.offload_parameters=true needs sharded weights, and cluster.zero_stage={self.zero_stage} keeps them whole in "
+                "every worker; set cluster.zero_stage=3"
+            )
 
     @property
     def worker_threads(self) -> int:

@@ -13,26 +13,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .config import ClusterConfig
 from .worker import Worker
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+BUCKET = 1 << 24  # elements that are gathered, reduced or stepped together; DeepSpeed's own 5e8 is a buffer of 2 GB
 STALE_SECONDS = 300.0  # a compilation takes about one minute
 
 
 class ReductionEngine:
     """A module in a DeepSpeed engine with Adam under a ZeRO stage, whose state moves freely between stages and world sizes.
 
-    State is kept as whole named tensors (weights, Adam's two moments and its step count), so a checkpoint written at one stage and
-    world size resumes at any other.
+    State is kept as whole named float32 tensors (weights, Adam's two moments and its step count), so a checkpoint written at one stage and
+    world size, offloaded or not and in any dtype, resumes at any other.
     """
 
-    def __init__(self, module: nn.Module, learning_rate: float, zero_stage: int, worker: Worker, example: tuple) -> None:
+    def __init__(
+        self, module: nn.Module, learning_rate: float, dtype: torch.dtype, cluster: ClusterConfig, worker: Worker, example: tuple
+    ) -> None:
         """Builds the engine.
 
         Args:
-            module: On the worker's device, equal on every worker.
+            module: On the worker's device, equal on every worker, float32; it returns float32 whatever the dtype of its weights.
             learning_rate: Adam's step size.
-            zero_stage: 0 to 3.
+            dtype: Of the weights that the module computes with: float32, or bfloat16 at the stages 1 to 3.
+            cluster: ZeRO stage, offloading and micro-batches.
             worker: This worker.
             example: Arguments of one forward pass; it is run once with zero gradients so that Adam's state exists.
         """
@@ -40,28 +45,26 @@ class ReductionEngine:
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        self.stage, self.rank, self.world_size = zero_stage, worker.rank, worker.world_size
+        self.stage, self.rank, self.world_size = cluster.zero_stage, worker.rank, worker.world_size
         parameters = [p for p in module.parameters() if p.requires_grad]
-        config = {
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "steps_per_print": 10**9,
-            "zero_allow_untested_optimizer": True,
-            "zero_optimization": {"stage": zero_stage, "stage3_param_persistence_threshold": 4096},
-        }
+        # torch's fused Adam makes no temporaries; DeepSpeed's own for CPUs would be compiled first
+        adam = torch.optim.Adam(parameters, lr=learning_rate, fused=True if cluster.offload_optimizer else None)
         with contextlib.redirect_stdout(io.StringIO()):
             self.engine, *_ = deepspeed.initialize(
-                model=module, model_parameters=parameters, config=config, dist_init_required=False,
-                optimizer=torch.optim.Adam(parameters, lr=learning_rate),
-            )  # fmt: skip
+                model=module,
+                model_parameters=parameters,
+                config=_deepspeed_config(cluster, dtype),
+                dist_init_required=False,
+                optimizer=adam,
+            )
         self._prime(example)
 
     def _prime(self, example: tuple) -> None:
         rates = [group["lr"] for group in self._adam.param_groups]
         self.learning_rate = 0.0
         out = self.engine(*example)
-        self.engine.backward(torch.stack([value.sum() for value in out.values()]).sum() * 0.0)
-        self.engine.step()
+        self.backward(torch.stack([value.sum() for value in out.values()]).sum() * 0.0)
+        self.step()
         for group, rate in zip(self._adam.param_groups, rates):
             group["lr"] = rate
         self._set_step(0)
@@ -83,9 +86,17 @@ class ReductionEngine:
     def __call__(self, *args: Any) -> dict[str, Tensor]:
         return self.engine(*args)
 
-    def backward(self, loss: Tensor) -> None:
-        """Backpropagates the loss; other leaves of its graph get their gradients too."""
-        self.engine.backward(loss)
+    def backward(self, loss: Tensor, is_last: bool = True) -> None:
+        """Backpropagates the loss; other leaves of its graph get their gradients too.
+
+        Args:
+            loss: Of a batch, or of a micro-batch: the step is on the sum of their gradients.
+            is_last: A step follows; otherwise gradients stay for the next micro-batch.
+        """
+        self.engine.set_gradient_accumulation_boundary(is_last)
+        self.engine.backward(loss, scale_wrt_gas=False)
+        if not is_last:
+            self.engine.step()  # only counts the micro-batch
 
     def step(self) -> None:
         """Averages gradients over the workers, steps and clears them."""
@@ -100,11 +111,22 @@ class ReductionEngine:
                 state["step"] = torch.full_like(state["step"], float(count)) if isinstance(state["step"], Tensor) else count
 
     def weights(self) -> dict[str, Tensor]:
-        """Whole float32 weights by name, on the CPU; a collective call under ZeRO."""
+        """Whole float32 weights by name, Adam's own where the module computes with rounded ones, on the CPU; collective under ZeRO."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        out = {}
+        for name, parameter in self.engine.module.named_parameters():
+            with self._whole(parameter):
+                masters = self.stage and parameter.requires_grad
+                value = safe_get_full_fp32_param(parameter) if masters else parameter
+                out[name] = value.detach().to("cpu", torch.float32, copy=True).reshape(parameter.shape)
+        return out
+
+    def _whole(self, parameter: nn.Parameter, modifier_rank: int | None = None) -> Any:
+        """A context in which a parameter is whole; one at a time, since all of them may not fit a worker."""
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters(list(self.engine.module.parameters()), enabled=self.stage == 3):
-            return {name: p.detach().float().cpu().clone() for name, p in self.engine.module.named_parameters()}
+        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier_rank, enabled=self.stage == 3)
 
     def state(self) -> dict[str, Tensor]:
         """Weights, moments and step count as whole tensors, on the CPU; a collective call under ZeRO."""
@@ -119,17 +141,18 @@ class ReductionEngine:
         out["step"] = torch.tensor(float(steps[0]) if steps else 0.0)
         return out
 
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Restores what `weights` returned; the optimizer's state stays."""
+        for name, parameter in self._named():
+            with self._whole(parameter, modifier_rank=0), torch.no_grad():
+                parameter.copy_(weights[name])
+            if self.stage:
+                self._set_sharded(parameter, weights[name], None)
+
     def load(self, state: dict[str, Tensor]) -> None:
         """Restores what `state` returned, at any stage and world size."""
-        import deepspeed
-
-        parameters = list(self.engine.module.parameters())
-        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self.stage == 3), torch.no_grad():
-            for name, parameter in self._named():
-                parameter.copy_(state[f"weight.{name}"])
+        self.load_weights({name.removeprefix("weight."): value for name, value in state.items() if name.startswith("weight.")})
         for name, parameter in self._named():
-            if self.stage:
-                self._set_sharded(parameter, state[f"weight.{name}"], None)
             for moment in _MOMENTS:
                 if self.stage:
                     self._set_sharded(parameter, state[f"{moment}.{name}"], moment)
@@ -160,6 +183,37 @@ class ReductionEngine:
             set_weight(parameter, value)
         else:
             set_state(parameter, value, moment)
+
+
+def _deepspeed_config(cluster: ClusterConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """DeepSpeed's settings. Under ZeRO 3 a layer's weights are whole only while it runs."""
+    host = {"device": "cpu", "pin_memory": cluster.use_gpu}
+    zero: dict[str, Any] = {
+        "stage": cluster.zero_stage,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
+        "sub_group_size": BUCKET,
+        "stage3_param_persistence_threshold": 4096,
+        "stage3_prefetch_bucket_size": BUCKET,
+        "stage3_max_live_parameters": BUCKET,
+        "stage3_max_reuse_distance": 0,
+    }
+    if cluster.offload_optimizer:
+        zero["offload_optimizer"] = host
+    if cluster.offload_parameters:
+        zero["offload_param"] = host
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": cluster.micro_batches,
+        "steps_per_print": 10**9,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": zero,
+    }
+    if dtype == torch.bfloat16:
+        assert cluster.zero_stage, "bfloat16 weights have float32 masters in ZeRO's optimizer only"
+        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    return config
 
 
 def prepare_extensions() -> None:

@@ -63,6 +63,7 @@ class PromptTuner:
         reduction.load_state_dict(take_prefix("reduction.", weights))
         reduction.prompt.load_state_dict(read_revision(teacher_url, revision, cache_dir).prompt)
         reduction.requires_grad_(False)
+        reduction.towers.to(teacher_config.tower_dtype)  # as they were trained; the prompt learns in float32
         reduction.prompt.requires_grad_(teacher_config.prompt)
         reduction.to(worker.device)
         return PromptTuner(resident, reduction, weights["ids.user"].to(worker.device), weights["ids.item"].to(worker.device), config)

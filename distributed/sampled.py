@@ -19,7 +19,7 @@ from ..core.blocks import ITEMS, USERS, Blocks, without_pairs
 from ..core.config import EvaluationConfig, OptimizerConfig, SamplingConfig
 from ..core.graph import Csr
 from ..core.ranking import rank_rows
-from ..core.sampling import UnseenItems, epoch_order, rank_slice
+from ..core.sampling import UnseenItems, epoch_order, share_of_part
 from ..core.teacher import initial_rows
 from ..graph_store.client import GraphClient
 from ..graph_store.dataset import Dataset
@@ -49,6 +49,15 @@ class ServedRows:
 
     places: Tensor
     rows: Tensor
+
+
+def summed_gradients(served: list[ServedRows]) -> tuple[Tensor, Tensor]:
+    """Distinct places, and the sum of their rows' gradients over micro-batches."""
+    if len(served) == 1:
+        return served[0].places, served[0].rows.grad  # type: ignore[return-value]
+    places, at = torch.unique(torch.cat([rows.places for rows in served]), return_inverse=True)
+    grads = torch.cat([rows.rows.grad for rows in served])  # type: ignore[misc]
+    return places, grads.new_zeros(places.numel(), grads.shape[1]).index_add_(0, at.to(grads.device), grads)
 
 
 class SampledModel:
@@ -107,9 +116,9 @@ class SampledModel:
         users = torch.searchsorted(self.train.pointers, examples, right=True) - 1
         return examples, users, self.train.columns[examples].long()
 
-    def share_of(self, step: int) -> slice:
-        """This worker's share of a step's global batch."""
-        return rank_slice(self.size_of(step), self.worker.rank, self.worker.world_size)
+    def share_of(self, step: int, part: int = 0, num_parts: int = 1) -> slice:
+        """This worker's share of a step's global batch, or of one of its parts."""
+        return share_of_part(self.size_of(step), part, num_parts, self.worker.rank, self.worker.world_size)
 
     def blocks(self, users: Tensor, items: Tensor, num_hops: int, epoch: int, step: int, examples_epoch: int) -> Blocks:
         """Blocks around some users and items, int64 distinct dataset indices.
@@ -138,14 +147,16 @@ class SampledModel:
         rows = (table.read(x.served).to(self.worker.device).requires_grad_() for x, table in zip(exchanges, self.ids))
         return [ServedRows(x.served, r) for x, r in zip(exchanges, rows)]
 
-    def update(self, served: list[ServedRows], learning_rate: float) -> None:
-        """Sparse Adam on the served rows, with the gradient of the mean loss."""
+    def update(self, served: list[list[ServedRows]], learning_rate: float) -> None:
+        """Sparse Adam on the rows served to a step's micro-batches, with their summed gradients: that of the mean loss."""
         self.num_steps_taken += 1
-        for table, rows in zip(self.ids, served):
-            if rows.rows.grad is not None and rows.places.numel():
-                grad = rows.rows.grad.cpu() / self.worker.world_size
+        for table, parts in zip(self.ids, zip(*served)):
+            with_grad = [rows for rows in parts if rows.rows.grad is not None and rows.places.numel()]
+            if with_grad:
+                places, grad = summed_gradients(with_grad)
+                grad = grad.cpu() / self.worker.world_size
                 touched = grad.any(1)  # served also for the feature decay, or at levels that only the features need
-                table.step(rows.places[touched], grad[touched], learning_rate, self.num_steps_taken)
+                table.step(places[touched], grad[touched], learning_rate, self.num_steps_taken)
 
     def batches(self, epoch: int) -> Iterator[Any]:
         """This worker's share of every step; reads the graph, not the weights, so it runs ahead in the background."""

@@ -139,7 +139,7 @@ class SampledStudent(SampledModel):
         total_of(terms).backward()
         self.worker.average_gradients(self.trained)
         self.optimizer.step()
-        self.update(served, learning_rate)
+        self.update([served], learning_rate)
         return terms
 
     def decay_rates(self, factor: float) -> None:

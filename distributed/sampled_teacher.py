@@ -13,11 +13,11 @@ from ..core.blocks import ITEMS, USERS, Blocks, append_distinct
 from ..core.config import SamplingConfig, TeacherConfig
 from ..core.features import FeatureMoments, LazyRows, Standardisation, principal_axes
 from ..core.random import random_below
-from ..core.sampling import STREAM_DECAY, rank_slice
+from ..core.sampling import STREAM_DECAY, share_of_part
 from ..core.teacher import PromptConstants, build_reduction, num_hops, rownorm, teacher_loss, teacher_vectors
 from ..graph_store.client import GraphClient
 from ..graph_store.embeddings import OwnFeatures, ShardedTable
-from .checkpoints import with_prefix
+from .config import ClusterConfig
 from .deepspeed_engine import ReductionEngine
 from .exchange import RowExchange
 from .layerwise import add_to, chunks, propagate
@@ -28,20 +28,22 @@ from .worker import Worker
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's share of a step: structure only.
+    """One worker's share of a micro-batch: structure only.
 
     Attributes:
         step: Within the epoch.
-        size: Of the global batch.
+        is_last: Of the step's micro-batches.
+        size: Of the global batch, all micro-batches together.
         blocks: Around the share's users and items.
         users, positives, negatives: int64, rows of the blocks' level 0.
         items: int64, dataset indices of all items whose rows are needed: the blocks', then further ones for the feature decay.
         decayed: int64, rows of `items` that the feature decay is taken over.
-        num_decayed: Of the global batch.
+        num_decayed: Rows of the global batch that it is taken over.
         exchanges: For the rows of the blocks' users and of `items`.
     """
 
     step: int
+    is_last: bool
     size: int
     blocks: Blocks
     users: Tensor
@@ -129,23 +131,25 @@ class SampledTeacher(SampledModel):
         client: Connection to the graph.
         worker: This worker.
         config: The teacher's settings; sampling: fan-outs and prefetching.
-        zero_stage: Of the DeepSpeed engine.
+        cluster: Of the DeepSpeed engine, and micro-batches.
         seed: Seed of everything random.
     """
 
     stage = "teacher"
 
     def __init__(
-        self, client: GraphClient, worker: Worker, config: TeacherConfig, sampling: SamplingConfig, zero_stage: int, seed: int
+        self, client: GraphClient, worker: Worker, config: TeacherConfig, sampling: SamplingConfig, cluster: ClusterConfig, seed: int
     ) -> None:
         super().__init__(client, worker, sampling, config.train, config.dim, config.init_scale, seed)
-        self.config = config
+        self.config, self.num_parts = config, cluster.micro_batches
         self.sharded = ShardedFeatures.of(client, worker, self.own_ids, config.dim)
-        reduction = build_reduction({m: own.dim for m, own in self.sharded.features.items()}, config, seed).to(worker.device)
+        dims = {m: own.dim for m, own in self.sharded.features.items()}
+        reduction = build_reduction(dims, config, seed, cluster.checkpoint_activations).to(worker.device)
         reduction.prompt.requires_grad_(config.prompt)
         nothing = torch.zeros(0, dtype=torch.int64)
         example = self.reduction_inputs(nothing, nothing, None)
-        self.engine = ReductionEngine(reduction, config.reduction_learning_rate, zero_stage, worker, example)
+        self.engine = ReductionEngine(reduction, config.reduction_learning_rate, config.tower_dtype, cluster, worker, example)
+        self._served: list[list[ServedRows]] = []  # by the micro-batches of the step so far
         self.uses_prompt = config.prompt and bool(config.id_prompt_weight or config.prompt_loss_weight)
 
     def reduction_inputs(self, users: Tensor, items: Tensor, dropout_keys: tuple[int, ...] | None) -> tuple:
@@ -156,33 +160,40 @@ class SampledTeacher(SampledModel):
         return self.sharded.constants(users, items, device), rows, features, dropout_keys, self.own_ids[ITEMS][items].to(device)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """This worker's share of every step."""
+        """This worker's share of every micro-batch of every step."""
         for step in range(self.num_steps):
-            yield self.batch(epoch, step)
+            for part in range(self.num_parts):
+                yield self.batch(epoch, step, part)
 
-    def batch(self, epoch: int, step: int) -> Batch:
-        """This worker's share of one step; collective in the background's group."""
-        examples, users, positives = self.examples(epoch, step, self.share_of(step))
+    def batch(self, epoch: int, step: int, part: int = 0) -> Batch:
+        """This worker's share of one micro-batch; collective in the background's group.
+
+        Neighbours, negatives and dropout are functions of the step and of the examples and nodes alone, so the micro-batches of a step
+        draw what the whole batch would.
+        """
+        examples, users, positives = self.examples(epoch, step, self.share_of(step, part, self.num_parts))
         negatives = self.unseen(users, examples, 1, epoch)[:, 0]
         user_seeds, user_rows = torch.unique(users, return_inverse=True)
         item_seeds, item_rows = torch.unique(torch.cat([positives, negatives]), return_inverse=True)
         blocks = self.blocks(user_seeds, item_seeds, num_hops(self.config), epoch, step, epoch)
-        decayed, num_decayed = self._decayed(epoch * self.num_steps + step)
+        decayed, num_decayed = self._decayed(epoch * self.num_steps + step, part)
         items, decayed_rows = append_distinct(blocks.items, decayed)
         count = examples.numel()
         exchanges = self.ask(blocks.users, items)
         rows = user_rows, item_rows[:count], item_rows[count:]
-        return Batch(step, self.size_of(step), blocks, *rows, items, decayed_rows, num_decayed, exchanges)
+        return Batch(
+            step, part + 1 == self.num_parts, self.size_of(step), blocks, *rows, items, decayed_rows, num_decayed, exchanges
+        )  # fmt: skip
 
-    def _decayed(self, number: int) -> tuple[Tensor, int]:
-        """This worker's share of the items that a step's feature decay is taken over, drawn uniformly, and how many there are in all.
+    def _decayed(self, number: int, part: int) -> tuple[Tensor, int]:
+        """This worker's share of the items that a micro-batch's feature decay is taken over, drawn uniformly, and how many a step has.
 
         As many as the batch has examples: an unbiased estimate of the mean over the catalog, exact where the catalog is smaller.
         """
         if not self.config.feature_decay:
             return torch.zeros(0, dtype=torch.int64), 0
         total = min(self.client.num_items, self.config.train.batch_size)
-        mine = rank_slice(total, self.worker.rank, self.worker.world_size)
+        mine = share_of_part(total, part, self.num_parts, self.worker.rank, self.worker.world_size)
         slots = torch.arange(mine.start, mine.stop)
         if total == self.client.num_items:
             return slots, total
@@ -210,11 +221,14 @@ class SampledTeacher(SampledModel):
         return terms, served
 
     def train_step(self, batch: Batch, epoch: int, learning_rate: float) -> dict[str, Tensor]:
-        """Forward, backward and both optimizers; collective."""
+        """Forward and backward of a micro-batch, and both optimizers after a step's last one; collective."""
         terms, served = self.loss_terms(batch, epoch)
-        self.engine.backward(total_of(terms))
-        self.engine.step()
-        self.update(served, learning_rate)
+        self.engine.backward(total_of(terms), batch.is_last)
+        self._served.append(served)
+        if batch.is_last:
+            self.engine.step()
+            self.update(self._served, learning_rate)
+            self._served = []
         return terms
 
     def decay_rates(self, factor: float) -> None:
@@ -227,7 +241,7 @@ class SampledTeacher(SampledModel):
 
     def load_dense_weights(self, weights: dict[str, Tensor]) -> None:
         """Restores them; the optimizer's state stays."""
-        self.engine.load({**self.engine.state(), **with_prefix("weight.", weights)})
+        self.engine.load_weights(weights)
 
     def dense_state(self) -> dict[str, Tensor]:
         """The engine's state."""

@@ -49,7 +49,7 @@ class SampledTeacherTrainer(SampledTrainer):
     def __init__(self, job: TeacherJob, worker: Worker, client: GraphClient, dataset: Dataset) -> None:
         assert job.sampling is not None
         self.job, self.client = job, client
-        self.teacher = SampledTeacher(client, worker, job.config, job.sampling, job.cluster.zero_stage, job.seed)
+        self.teacher = SampledTeacher(client, worker, job.config, job.sampling, job.cluster, job.seed)
         self.tables = TeacherTables(self.teacher)
         validation = ShardedValidation.of(dataset, worker, self.teacher.train, job.config.dim, job.evaluation)
         super().__init__(self.teacher, self.tables.final, self.tables.infer, validation)

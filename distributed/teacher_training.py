@@ -94,12 +94,13 @@ class TeacherTrainer(ReplicatedTrainer):
         self.ids = IdTables(graph.num_users, graph.num_items, config.dim, config.init_scale, self.job.seed).to(device)
         self.optimizer = torch.optim.Adam(self.ids.parameters(), lr=config.train.learning_rate)
         dims = {m: x.shape[1] for m, x in self.resident.features.items()}
-        reduction = build_reduction(dims, config, self.job.seed).to(device)
+        reduction = build_reduction(dims, config, self.job.seed, self.job.cluster.checkpoint_activations).to(device)
         reduction.prompt.requires_grad_(config.prompt)
         self.engine = ReductionEngine(
             reduction,
             config.reduction_learning_rate,
-            self.job.cluster.zero_stage,
+            config.tower_dtype,
+            self.job.cluster,
             self.worker,
             self.resident.reduction_inputs(None),
         )
@@ -184,9 +185,7 @@ class TeacherTrainer(ReplicatedTrainer):
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Restores `weights()`; the optimizers' state stays."""
         self.ids.load_state_dict(take_prefix("ids.", weights))
-        state = self.engine.state()
-        state.update(with_prefix("weight.", take_prefix("reduction.", weights)))
-        self.engine.load(state)
+        self.engine.load_weights(take_prefix("reduction.", weights))
 
     def state(self) -> dict[str, Tensor]:
         """Weights and optimizer state, for a checkpoint."""

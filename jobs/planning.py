@@ -141,8 +141,8 @@ def choose_engine(settings: Settings, dataset: Dataset, available: int | None) -
         return Choice(settings.cluster.engine, f"cluster.engine={settings.cluster.engine}")
     if settings.needs_full_engine is not None:
         return Choice("full", f"{settings.needs_full_engine} keeps the teacher whole in every worker")
-    if settings.sampling.exclude_seed_edges:
-        return Choice("sampled", "sampling.exclude_seed_edges=true is a setting of neighbour blocks")
+    if settings.needs_sampled_engine is not None:
+        return Choice("sampled", f"{settings.needs_sampled_engine} is a setting of neighbour blocks")
     if available is None:
         return Choice("full", "the memory of the cluster's hosts is not known; cluster.host_memory says it")
     full = replace(settings, cluster=replace(settings.cluster, engine="full"))

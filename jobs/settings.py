@@ -71,19 +71,43 @@ class Settings:
                 f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: there is no prompt to tune with teacher.prompt=false; "
                 "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
             )
-        reason = self.needs_full_engine
-        if reason is not None and (self.cluster.engine == "sampled" or self.sampling.exclude_seed_edges):
+        self._check_towers()
+        needs_full, needs_sampled = self.needs_full_engine, self.needs_sampled_engine
+        if needs_full is not None and (self.cluster.engine == "sampled" or needs_sampled is not None):
+            back = "" if needs_sampled is None else f" (without {needs_sampled})"
             raise InputError(
-                f"{reason} keeps the teacher whole in every worker: set cluster.engine=full and sampling.exclude_seed_edges=false, or "
-                "distill.regime=rounds, distill.rounds=1, student.warm_start=false and another student.kind than mlp"
+                f"{needs_full} keeps the teacher whole in every worker: set cluster.engine=full{back}, or distill.regime=rounds, "
+                "distill.rounds=1, student.warm_start=false and another student.kind than mlp"
             )
-        if self.cluster.engine == "full" and self.sampling.exclude_seed_edges:
-            raise InputError("sampling.exclude_seed_edges=true has no meaning with cluster.engine=full, which has no neighbour blocks")
+        if self.cluster.engine == "full" and needs_sampled is not None:
+            raise InputError(
+                f"{needs_sampled} has no meaning with cluster.engine=full, which propagates over the whole graph in every step; set "
+                "cluster.engine=sampled, or leave it out"
+            )
         if distill.regime == "inline" and self.labels.mode == "streamed":
             raise InputError("labels.mode=streamed has no meaning with distill.regime=inline: labels are made in the student's worker")
         if not distill.use_teacher and (student.warm_start or student.kind == "mlp"):
             raise InputError(
                 "student.warm_start and student.kind=mlp start from a teacher, and distill.use_teacher=false trains without one"
+            )
+
+    def _check_towers(self) -> None:
+        """How the teacher's towers are trained, against what they are."""
+        teacher, cluster = self.teacher, self.cluster
+        if teacher.reduction_dtype == "bfloat16" and not cluster.zero_stage:
+            raise InputError(
+                "teacher.reduction_dtype=bfloat16 keeps float32 masters in ZeRO's sharded optimizer; set cluster.zero_stage=1, 2 or 3, "
+                "or teacher.reduction_dtype=float32"
+            )
+        if cluster.checkpoint_activations and not teacher.hidden:
+            raise InputError(
+                "cluster.checkpoint_activations=true: a single linear layer has no hidden layers to compute again; set teacher.hidden, or "
+                "cluster.checkpoint_activations=false"
+            )
+        if cluster.micro_batches > teacher.train.batch_size:
+            raise InputError(
+                f"cluster.micro_batches={cluster.micro_batches} is more than teacher.train.batch_size={teacher.train.batch_size}; "
+                "cut the batch into fewer shares"
             )
 
     @property
@@ -95,6 +119,13 @@ class Settings:
         if student.warm_start or student.kind == "mlp":
             return f"student.warm_start={str(student.warm_start).lower()}, student.kind={student.kind}"
         return None
+
+    @property
+    def needs_sampled_engine(self) -> str | None:
+        """The setting that only the sampled engine can do, None where there is none."""
+        if self.sampling.exclude_seed_edges:
+            return "sampling.exclude_seed_edges=true"
+        return f"cluster.micro_batches={self.cluster.micro_batches}" if self.cluster.micro_batches > 1 else None
 
     @property
     def dir(self) -> str:

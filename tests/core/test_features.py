@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from promptmm.core import features
-from promptmm.core.features import FeatureMoments, Standardisation, principal_axes
+from promptmm.core.features import FeatureMoments, LazyRows, Standardisation, principal_axes
 
 
 def correlated(seed, num_rows, dim, rank=None):
@@ -146,3 +146,33 @@ def test_axes_beyond_the_rank_are_zero(rank, num_components):
     assert torch.equal(axes[:, rank:], torch.zeros(5, num_components - rank, dtype=torch.float64))
     standardised = ((rows - standard.mean) * standard.scale).numpy()
     np.testing.assert_allclose(axes[:, :rank].numpy(), pca_reference(standardised, rank)[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_rows_that_are_read_as_they_are_multiplied(dtype, tolerance, keep):
+    """Also where raw rows have more digits than the dtype: their mean is 30 deviations away."""
+    rows, present = correlated(13, 700, 6) + 30 * correlated(13, 700, 6).std(0), mask(14, 700)
+    _, standard = fit(rows, present)
+    reads = []
+
+    def read(places):
+        reads.append(places)
+        return rows[places].float(), present[places]
+
+    places, weight = torch.arange(700), torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    weight = weight.to(dtype).requires_grad_()
+    lazy = standard.lazily(read, places, keep=keep)
+    assert isinstance(lazy, LazyRows)
+    out = lazy.linear(weight)
+    assert out.dtype == dtype
+    upstream = torch.randn(700, 4, generator=torch.Generator().manual_seed(1)).to(dtype)
+    first, lazy_again = torch.autograd.grad((out * upstream).sum(), weight)[0], lazy.linear(weight)
+    assert torch.equal(lazy_again, out)  # a forward pass that is repeated
+    assert len(reads) == (2 if keep else 6)  # 512 rows at a time: forward, backward, forward
+    x = standard.apply(rows, present)
+    exact = weight.detach().float().requires_grad_()
+    expected = x @ exact.T
+    (expected_grad,) = torch.autograd.grad((expected * upstream.float()).sum(), exact)
+    for found, wanted in ((out, expected), (first, expected_grad)):
+        assert float((found.float() - wanted).abs().max()) < tolerance * float(wanted.abs().max())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from promptmm.core.errors import InputError
 from promptmm.core.graph import Csr
-from promptmm.core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice
+from promptmm.core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice, share_of_part
 
 NUM_ITEMS = 8
 SEEN = [[], [0], [7], [0, 1, 2], [5, 6, 7], [1, 3, 5, 7], [0, 1, 2, 3, 4, 6, 7], [1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 6]]
@@ -83,6 +83,14 @@ def test_rank_slices_partition_the_batch(num_rows, world_size):
     assert [row for part in parts for row in part] == list(range(num_rows))
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(("num_rows", "num_parts", "world_size"), [(17, 3, 2), (2, 4, 3), (20, 5, 4), (0, 2, 2)])
+def test_shares_of_parts_partition_the_batch(num_rows, num_parts, world_size):
+    parts = [[share_of_part(num_rows, part, num_parts, rank, world_size) for rank in range(world_size)] for part in range(num_parts)]
+    assert [row for part in parts for share in part for row in range(num_rows)[share]] == list(range(num_rows))
+    for part, shares in enumerate(parts):
+        assert [row for share in shares for row in range(num_rows)[share]] == list(range(num_rows)[rank_slice(num_rows, part, num_parts)])
 
 
 def test_candidate_lists():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from promptmm.core.config import TeacherConfig
+from promptmm.core.features import LazyRows
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.teacher import (
     FeatureReduction,
@@ -420,3 +421,42 @@ def test_detached_vectors(dims):
     assert torch.equal(detached.user, vectors.user)
     assert not detached.user.requires_grad
     assert not any(x.requires_grad for m in dims for x in (detached.modal_item[m], detached.reduced[m]))
+
+
+@pytest.mark.parametrize("lazy", ["tensors", "read again", "kept"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recomputed_activations(dims, constants, features, lazy, dtype):
+    """The same bits, and no hidden layer is kept for the backward pass."""
+    config = TeacherConfig(dim=DIM, hidden=[6, 9], dropout=0.3, feature_prompt_weight=0.5)
+    single, rows, x = single_inputs(constants, features)
+    found = []
+    for recompute in (False, True):
+        inputs = {m: as_lazy(values, lazy == "kept") if lazy != "tensors" else values for m, values in x.items()}
+        reduction, kept = perturbed(FeatureReduction(dims, config, recompute)).to(dtype), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda value, kept=kept: (kept.append(value.shape), value)[1], lambda value: value):
+            out = reduction(single, rows, inputs, (0, 1))
+        assert ((NUM_ITEMS, 6) in kept) == ((NUM_ITEMS, 9) in kept) == (not recompute)
+        assert {value.dtype for value in out.values()} == {torch.float32}
+        torch.stack([value.square().sum() for value in out.values()]).sum().backward()
+        found.append([*out.values(), *(p.grad for p in reduction.parameters())])
+    assert all(torch.equal(plain, again) for plain, again in zip(*found))
+    assert all(value.any() for value in found[0])
+
+
+def as_lazy(values, keep):
+    def read(places):
+        return values[places], torch.ones(places.numel(), dtype=torch.bool)
+
+    dim = values.shape[1]
+    return LazyRows(read, torch.arange(NUM_ITEMS), torch.zeros(dim), torch.ones(dim), keep)
+
+
+def test_bfloat16_rounds_little(dims, constants, features):
+    config = TeacherConfig(dim=DIM, hidden=[6, 9], feature_prompt_weight=0.5)
+    reduction, inputs = perturbed(FeatureReduction(dims, config)), single_inputs(constants, features)
+    with torch.no_grad():
+        plain = reduction(*inputs, None)
+        rounded = reduction.bfloat16()(*inputs, None)
+    for name, value in plain.items():
+        error = float((rounded[name] - value).abs().max() / value.abs().max())
+        assert 0 < error < 0.02, name

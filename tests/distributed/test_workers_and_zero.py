@@ -35,7 +35,7 @@ def test_two_workers_train_the_same_teacher(ray_cluster, fork_run, taught_run, t
 
 
 def train_every_stage(arguments):
-    """On every worker: the same two epochs under each ZeRO stage, and a resume from a state written under another stage."""
+    """On every worker: the same two epochs in each mode, and a resume from a state written in the mode before."""
     import dataclasses
 
     import torch
@@ -46,17 +46,26 @@ def train_every_stage(arguments):
     job, folder = arguments["job"], arguments["folder"]
     worker = Worker.current(False, 1)
     resident, found, states = load_resident(worker, job.service, job.config), {}, {}
-    for stage in (0, 1, 2, 3):
-        trainer = TeacherTrainer(dataclasses.replace(job, cluster=dataclasses.replace(job.cluster, zero_stage=stage)), worker, resident)
+    for stage, mode in enumerate(arguments["modes"]):
+        trainer = TeacherTrainer(dataclasses.replace(job, cluster=dataclasses.replace(job.cluster, **mode)), worker, resident)
         first = trainer.train_epoch(0, None)["loss"]
         states[stage] = {name: tensor.detach().clone() for name, tensor in trainer.state().items()}
         found[stage] = [first, trainer.train_epoch(1, None)["loss"]]
-        trainer.load_state(states[max(0, stage - 1)])  # of the stage before
+        trainer.load_state(states[max(0, stage - 1)])
         found[stage].append(trainer.train_epoch(1, None)["loss"])
         weights = trainer.weights()
         if worker.is_first:
             torch.save((found[stage], weights), f"{folder}/stage{stage}.pt")
     worker.barrier()
+
+
+MODES = [
+    {"zero_stage": 0},
+    {"zero_stage": 1},
+    {"zero_stage": 2},
+    {"zero_stage": 3},
+    {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True, "checkpoint_activations": True},
+]
 
 
 def test_every_zero_stage_trains_the_same_teacher_on_two_workers(ray_cluster, tiny_run, tiny_settings, tmp_path):
@@ -68,11 +77,11 @@ def test_every_zero_stage_trains_the_same_teacher_on_two_workers(ray_cluster, ti
     settings, lines = tiny_settings(tiny_run, "cluster.num_workers=2"), start_progress()
     service = start_service(str(tiny_run / "graph"))
     job = TeacherJob(str(tiny_run), settings.teacher, settings.evaluation, settings.cluster, 0, service, lines)
-    fit("zero", train_every_stage, {"job": job, "folder": str(tmp_path)}, settings.cluster, str(tmp_path), lines)
+    fit("zero", train_every_stage, {"job": job, "folder": str(tmp_path), "modes": MODES}, settings.cluster, str(tmp_path), lines)
     ray_cluster.get(service.stop.remote())
     expected, reference = torch.load(tmp_path / "stage0.pt")
     assert expected[1] < expected[0]
-    for stage in (0, 1, 2, 3):
+    for stage in range(len(MODES)):
         losses_of_stage, weights = torch.load(tmp_path / f"stage{stage}.pt")
         assert losses_of_stage == pytest.approx(expected, rel=TOLERANCE)
         assert losses_of_stage[2] == pytest.approx(losses_of_stage[1], rel=TOLERANCE)

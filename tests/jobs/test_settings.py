@@ -123,6 +123,9 @@ def test_every_wrong_setting_is_named():
         (["evaluation.cutoffs=[10]"], "evaluation.select_by='recall@20': expected METRIC@K"),
         (["source.format=mmrec"], "source.path is not set: source.format=mmrec needs the folder of the raw catalog"),
         (["student.kind=mlp", "student.layers=0"], "student.layers=0: the mlp student needs at least one layer"),
+        (["cluster.offload_optimizer=true"], "cluster.offload_optimizer=true needs ZeRO's sharded optimizer; set cluster.zero_stage=1"),
+        (["cluster.offload_parameters=true", "cluster.zero_stage=2"], "cluster.zero_stage=2 keeps them whole"),
+        (["cluster.engine=full", "cluster.micro_batches=2"], "cluster.micro_batches=2 has no meaning with cluster.engine=full"),
     ],
 )
 def test_settings_at_odds_with_each_other(overrides, message):
@@ -219,6 +222,9 @@ def test_settings_are_frozen():
         (["teacher.prompt=false", "distill.regime=inline"], "no prompt to tune"),
         (["labels.mode=streamed", "distill.regime=inline"], "labels.mode=streamed has no meaning"),
         (["student.kind=mlp", "distill.use_teacher=false"], "start from a teacher"),
+        (["teacher.reduction_dtype=bfloat16"], "set cluster.zero_stage=1, 2 or 3"),
+        (["cluster.checkpoint_activations=true"], "set teacher.hidden"),
+        (["cluster.engine=sampled", "cluster.micro_batches=9", "teacher.train.batch_size=8"], "cut the batch into fewer shares"),
     ],
 )
 def test_settings_that_exclude_each_other_across_sections(overrides, words):
