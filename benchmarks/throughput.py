@@ -47,14 +47,14 @@ def session_config(folder: Path, part: int, name: str, target: Path, with_featur
     """The session's DGL configuration on one host; the peer keeps feature rows in its servers."""
     import torch
     from dgl.data.utils import load_tensors, save_tensors
-    from promptmm.graph_store.partition import map_features
+    from promptmm.graph_store.feature_rows import map_features
     from promptmm.graph_store.servers import write_session_config
 
     path = write_session_config(folder, [part], name, target)
     if with_features:
         file = str(target / f"node_feats_{part}.dgl")
-        rows, _ = map_features(folder, json.loads((folder / "manifest.json").read_text()), part, "text")
-        save_tensors(file, {**load_tensors(file), f"item/text_{name}": torch.from_numpy(np.array(rows))})
+        rows = map_features(folder, json.loads((folder / "manifest.json").read_text()), part, "text").copy().values()
+        save_tensors(file, {**load_tensors(file), f"item/text_{name}": torch.from_numpy(rows)})
     return path
 
 
