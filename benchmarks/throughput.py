@@ -42,13 +42,13 @@ def add_features(graph: Path, target: Path, part: int) -> None:
     """The peer keeps feature rows in its servers."""
     import torch
     from dgl.data.utils import load_tensors, save_tensors
-    from promptmm.graph_store.partition import map_features
+    from promptmm.graph_store.feature_rows import map_features
 
     file = str(target / f"node_feats_{part}.dgl")
     data = load_tensors(file)
     session = next(name for name in data if name.startswith("item/degree_")).removeprefix("item/degree_")
-    rows, _ = map_features(graph, json.loads((graph / "manifest.json").read_text()), part, "text")
-    save_tensors(file, {**data, f"item/text_{session}": torch.from_numpy(np.array(rows))})
+    rows = map_features(graph, json.loads((graph / "manifest.json").read_text()), part, "text").copy().values()
+    save_tensors(file, {**data, f"item/text_{session}": torch.from_numpy(rows)})
 
 
 def ours(options, graph, rank: int):

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ..core.graph import Csr
 from ..core.storage import MANIFEST, open_artifact, read_json
-from .partition import EDGE, GRAPH_NAME, ITEM, USER, files_of, map_features, mapped
+from .adjacency import ITEM, USER, mapped
+from .feature_rows import FeatureRows, map_features
+from .partition import EDGE, GRAPH_NAME, files_of
 from .servers import CALL_SECONDS, dgl_environment, write_session_config
 
 WATCH_SECONDS = 1.0
@@ -32,7 +34,7 @@ class ItemShard:
 
     Attributes:
         rows: Dataset indices of the items, int64 [n].
-        features: Raw rows by modality, numpy [n, d_m]; memory-mapped where they lie on this host.
+        features: Raw rows by modality, numpy [n, d_m], float16 or float32; memory-mapped where they lie on this host and are not int8.
         present: bool [n] by modality.
     """
 
@@ -139,14 +141,13 @@ def read_item_shard(session: dict, original_items: Tensor, rank: int, nodes_of_r
         rows.append(original_items[first + begin : first + end])
         for modality in modalities:
             if node == nodes_of_ranks[rank]:
-                x, p = (values[begin:end] for values in map_features(folder, manifest, part, modality))
+                found: FeatureRows = map_features(folder, manifest, part, modality)[begin:end]
             else:
-                server = session["servers"][part]
-                x, p = ray.get(server.feature_rows.remote(modality, begin, end), timeout=CALL_SECONDS)
-            features[modality].append(x)
-            present[modality].append(torch.from_numpy(np.array(p)))
+                found = ray.get(session["servers"][part].feature_rows.remote(modality, begin, end), timeout=CALL_SECONDS)
+            features[modality].append(found.values())
+            present[modality].append(torch.from_numpy(np.array(found.present)))
     if not rows:
-        empty = {m: np.zeros((0, i["dim"]), i["dtype"]) for m, i in modalities.items()}
+        empty = {m: np.zeros((0, i["dim"]), np.float32) for m, i in modalities.items()}
         return ItemShard(torch.zeros(0, dtype=torch.int64), empty, {m: torch.zeros(0, dtype=torch.bool) for m in empty})
     joined = {m: x[0] if len(x) == 1 else np.concatenate(x) for m, x in features.items()}
     return ItemShard(torch.cat(rows), joined, {m: torch.cat(p) for m, p in present.items()})

@@ -83,8 +83,16 @@ class GraphConfig:
     num_parts: int = setting(1, "parts of the graph, one graph server each", ge=1)
     method: str = setting(
         "metis",
-        "how nodes are assigned to parts: metis cuts few edges and needs the graph in memory; hash spreads, range keeps the source's order",
+        "how nodes are assigned to parts: metis cuts few edges, hash spreads, range keeps the source's order; all balance",
         choices=("metis", "hash", "range"),
+    )
+    metis_edges: int = setting(
+        4_000_000, "size of the graph that METIS cuts: with more train edges or nodes it cuts a coarser one, of clusters", ge=1000
+    )
+    features: str = setting(
+        "stored",
+        "how feature rows are kept: stored, as the dataset has them, or int8 with a float32 scale for each row (error at most scale / 2)",
+        choices=("stored", "int8"),
     )
 
     def __post_init__(self) -> None:

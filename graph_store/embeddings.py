@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .adjacency import KINDS, mapped
+from .feature_rows import map_features
 from .neighbours import REPLY_SECONDS, NodeNumbers
-from .partition import KINDS, map_features, mapped
 
 if TYPE_CHECKING:
     from .client import GraphClient
@@ -87,11 +89,18 @@ class Owners:
         Args:
             folder: The graph/ artifact.
         """
-        found = [torch.zeros(0, dtype=torch.int64)]
+        return self._own_values(side, rank, folder, "orig.i64", "<i8")
+
+    def own_degrees(self, side: int, rank: int, folder: Path) -> Tensor:
+        """Train interactions of what a worker owns, int32, memory-mapped where it is one piece."""
+        return self._own_values(side, rank, folder, "degrees.i32", "<i4")
+
+    def _own_values(self, side: int, rank: int, folder: Path, name: str, dtype: str) -> Tensor:
+        found = []
         for piece in self.own(side, rank):
             first = self.numbers.num_users(piece.part) if side else 0
-            found.append(mapped(folder / f"part{piece.part}" / "orig.i64", "<i8")[first + piece.begin : first + piece.end])
-        return found[1] if len(found) == 2 else torch.cat(found)
+            found.append(mapped(folder / f"part{piece.part}" / name, dtype)[first + piece.begin : first + piece.end])
+        return found[0] if len(found) == 1 else torch.cat([torch.from_numpy(np.zeros(0, dtype)), *found])
 
 
 class OwnFeatures:
@@ -104,30 +113,27 @@ class OwnFeatures:
     """
 
     def __init__(self, pieces: list[Piece], folder: Path, manifest: dict, modality: str) -> None:
-        info, found = manifest["modalities"][modality], [map_features(folder, manifest, p.part, modality) for p in pieces]
-        self.dim = info["dim"]
-        self._rows = [torch.from_numpy(rows[p.begin : p.end]) for p, (rows, _) in zip(pieces, found)]
-        self._present = [torch.from_numpy(present[p.begin : p.end]) for p, (_, present) in zip(pieces, found)]
-        self._dtype = getattr(torch, info["dtype"])
+        self.dim = manifest["modalities"][modality]["dim"]
+        self._rows = [map_features(folder, manifest, p.part, modality)[p.begin : p.end] for p in pieces]
         self._ends = torch.tensor([0, *map(len, pieces)]).cumsum(0)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def read(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows [n, dim] in the stored type and presence, bool [n].
+        """Rows [n, dim] in the stored type (int8 rows dequantised to float32) and presence, bool [n].
 
         Args:
             places: int64 [n], places among the items that the worker owns.
         """
         if len(self._rows) == 1:
-            return torch.index_select(self._rows[0], 0, places), torch.index_select(self._present[0], 0, places)
-        rows, present = torch.zeros(places.numel(), self.dim, dtype=self._dtype), torch.zeros(places.numel(), dtype=torch.bool)
+            return self._rows[0].read(places)
+        dtype = self._rows[0].dtype if self._rows else torch.float32
+        rows, present = torch.zeros(places.numel(), self.dim, dtype=dtype), torch.zeros(places.numel(), dtype=torch.bool)
         which = torch.searchsorted(self._ends, places, right=True) - 1
-        for piece, (own_rows, own_present) in enumerate(zip(self._rows, self._present)):
+        for piece, own in enumerate(self._rows):
             chosen = (which == piece).nonzero().squeeze(1)
-            within = places[chosen] - self._ends[piece]
-            rows[chosen], present[chosen] = own_rows[within], own_present[within]
+            rows[chosen], present[chosen] = own.read(places[chosen] - self._ends[piece])
         return rows, present
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..core.blocks import Neighbours, neighbour_keys, sample_neighbours
-from .partition import GRAPH_NAME, KINDS, mapped
+from .adjacency import KINDS, mapped
+from .partition import GRAPH_NAME
 
 os.environ.setdefault("DGLBACKEND", "pytorch")  # DGL reads it when it is imported
 from dgl.distributed import rpc

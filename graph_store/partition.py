@@ -1,43 +1,108 @@
 """`partition`: dataset/ -> graph/, the train graph in DGL's partition format plus each part's feature rows as flat files.
 
 Layout of graph/ (all integers little-endian, indices are the dataset's):
+manifest.json                        counts, modalities, and of every part: users, items, edges (its own nodes' in-edges), feature bytes
+                                     (of its items' present rows), and the share of its edges whose other end another part owns
 promptmm.json, part<P>/*.dgl         as DGL reads them. A part holds its users, then its items, each ascending by dataset index, then
                                      the neighbours that other parts own. Its edges are the in-edges of its own nodes in CSC order, a
                                      row's neighbours ascending by dataset index: what is drawn from a row does not depend on the cut.
-                                     Node data: `degree` and `orig`, the dataset index.
+                                     Node data: `degree` and `orig`, the dataset index. Edge ids in the CSC are implicit.
 part<P>/orig.i64                     dataset index of every node of the part, other parts' neighbours included
+part<P>/degrees.i32                  train interactions of every node that the part owns
 part<P>/weights.f32                  Ã's entry of every edge, in CSC order
-part<P>/features/<modality>.rows     feature rows, row-major, in the order of the part's own items; <modality>.present one byte a row
+part<P>/features/<modality>.rows     feature rows, row-major, in the order of the part's own items: float16 or float32 as in the dataset,
+                                     or int8 (`graph.features`) with a float32 scale for each row in <modality>.scale (feature_rows.py);
+                                     <modality>.present one byte a row
 nodes/{user,item}.i64                DGL's (homogeneous) node id of every dataset index
 examples/pointers.i64, items.i32     train items of every user, by dataset index: what examples and negatives are drawn from
 
-Memory: some arrays with an entry for every node, one part's edges (DGL writes a part in one piece), and `SORT_PAIRS` pairs at a time;
-interactions and features are streamed.
+Who owns what: assignment.py. Memory: `partition_memory`; time is linear in edges, nodes and feature bytes. Interactions and features are
+streamed; a part's edges are filled, some at a time, into scratch files that are mapped to memory (and count as page cache), and DGL
+writes them in one piece, with a copy of one array at a time.
 """
 
-import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+import tempfile
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from ..core.errors import InputError
-from ..core.random import random_below
 from ..core.storage import write_artifact
+from .adjacency import ITEM, KINDS, OTHER, READ_PAIRS, SCRATCH, SORT_PAIRS, USER, Rows, runs, write_rows
+from .assignment import MAX_CLUSTERS, RUN_EDGES, assign
+from .catalog import CHUNK_ROWS
 from .config import GraphConfig
 from .dataset import Dataset
+from .feature_rows import present_bytes, write_features
 
 GRAPH_NAME = "promptmm"
-USER, ITEM, EDGE, BACK_EDGE = "user", "item", "interacts", "interacted_by"
-KINDS = (USER, ITEM)  # in the order of DGL's type ids; a user's in-edges are of type BACK_EDGE, an item's of type EDGE
-SORT_PAIRS = 1 << 24
-SCRATCH = ".users-by-item.i32"
+EDGE, BACK_EDGE = "interacts", "interacted_by"  # a user's in-edges are of type BACK_EDGE, an item's of type EDGE
+MIB = 2**20
+# Measured (tests/graph_store/test_partition.py): bytes of anonymous memory
+PROCESS_BYTES = 400 * MIB  # interpreter and libraries
+NODE_BYTES = 80  # pointers, owners, numbers and scales of all nodes, and DGL's data of one part's
+PAIR_BYTES = 100  # of pairs and edges that are in work at a time
+METIS_BYTES, METIS_VERTEX_BYTES = 200, 400
+LARGEST_SHARE = {"hash": 1.25, "metis": 1.25, "range": 2.5}  # of a part in the mean part's edges, but for one very busy user or item
+
+
+def partition_memory(num_users: int, num_items: int, num_edges: int, largest_row_bytes: int, config: GraphConfig) -> dict[str, int]:
+    """Upper bound of the memory that `partition` takes, in bytes; pages of mapped files, which the system takes back, are not counted.
+
+    Args:
+        num_users, num_items: The catalog.
+        num_edges: Train interactions.
+        largest_row_bytes: Bytes of a feature row of the widest modality in the dataset, 0 without any.
+        config: How the graph is cut.
+
+    Returns:
+        What is held throughout (`process`, `nodes`), the phases, of which one runs at a time (`sorting`, `metis`, `part`, `features`), and
+        `total`, the bound.
+    """
+    nodes, work = num_users + num_items, PAIR_BYTES * max(READ_PAIRS, RUN_EDGES)
+    parts = {"process": PROCESS_BYTES, "nodes": NODE_BYTES * nodes}
+    share = min(1.0, LARGEST_SHARE[config.method] / config.num_parts)
+    largest = min(2 * num_edges, int(2 * num_edges * share) + nodes)
+    phases = {
+        "sorting": work + 8 * min(num_edges, SORT_PAIRS + num_users),
+        "part": work + 8 * largest,  # DGL's copy of one array
+        "features": 8 * CHUNK_ROWS * largest_row_bytes,
+    }
+    if config.method == "metis" and config.num_parts > 1:
+        edges = min(num_edges, config.metis_edges)
+        vertices = nodes if max(num_edges, nodes) <= config.metis_edges else MAX_CLUSTERS
+        phases["metis"] = work + 4 * min(MAX_CLUSTERS, num_items) ** 2 + METIS_BYTES * edges + METIS_VERTEX_BYTES * vertices
+    return {**parts, **phases, "total": sum(parts.values()) + max(phases.values())}
+
+
+def memory_of(dataset: Dataset, config: GraphConfig) -> dict[str, int]:
+    """`partition_memory` of a dataset, from its manifest."""
+    largest = max((m.dim * np.dtype(m.dtype).itemsize for m in dataset.modalities.values()), default=0)
+    return partition_memory(dataset.num_users, dataset.num_items, dataset.manifest["num_interactions"]["train"], largest, config)
+
+
+def describe_memory(memory: dict[str, int]) -> str:
+    """One line about `partition_memory`."""
+    phase, size = max(((name, memory[name]) for name in memory if name not in ("process", "nodes", "total")), key=lambda x: x[1])
+    return (
+        f"memory: at most {memory['total'] / MIB:,.0f} MiB (process {memory['process'] / MIB:,.0f}, nodes {memory['nodes'] / MIB:,.0f}, "
+        f"{phase} {size / MIB:,.0f})"
+    )
+
+
+def describe_part(facts: dict) -> str:
+    """One line about a part's entry in the manifest."""
+    return (
+        f"{facts['users']:,} users, {facts['items']:,} items, {facts['edges']:,} edges ({facts['cut_edges']:.1%} cut), "
+        f"{facts['feature_bytes'] / MIB:,.1f} MiB of features"
+    )
 
 
 def partition(dataset: Dataset, url: str, config: GraphConfig) -> dict:
@@ -46,7 +111,7 @@ def partition(dataset: Dataset, url: str, config: GraphConfig) -> dict:
     Args:
         dataset: The canonical dataset.
         url: Where graph/ goes.
-        config: Number of parts and method.
+        config: Number of parts, method and feature storage.
 
     Returns:
         The manifest's metadata.
@@ -64,118 +129,27 @@ def partition(dataset: Dataset, url: str, config: GraphConfig) -> dict:
         "method": config.method if config.num_parts > 1 else None,
         "num_users": dataset.num_users,
         "num_items": dataset.num_items,
-        "modalities": {m: {"dim": info.dim, "dtype": info.dtype} for m, info in dataset.modalities.items()},
     }
     with write_artifact(url, "graph", metadata) as folder:
-        rows = _write_examples(dataset, folder)
-        parts = _assign(dataset, rows, config)
-        layout = Layout.of(parts, config.num_parts)
-        layout.write(folder)
+        rows = write_rows(dataset, folder)
+        feature_bytes = present_bytes(dataset, config.features)
+        parts = assign(rows, feature_bytes, config)
+        layout = Layout.of(parts, config.num_parts, folder)
         edge_starts = _edge_starts(layout, rows)
+        scale = {kind: _scales(rows[kind]) for kind in KINDS}
+        metadata["parts"] = []
         for part in range(config.num_parts):
-            _write_part(folder, part, layout, rows, int(edge_starts[2 * part]))
+            num_cut = _write_part(folder, part, layout, rows, scale, int(edge_starts[2 * part]))
+            num_edges = int(edge_starts[2 * part + 2] - edge_starts[2 * part])
+            own = {f"{kind}s": len(layout.own[kind][part]) for kind in KINDS}
+            held = int(feature_bytes[layout.own[ITEM][part]].sum())
+            metadata["parts"].append({**own, "edges": num_edges, "feature_bytes": held, "cut_edges": num_cut / max(1, num_edges)})
         (folder / SCRATCH).unlink()
         _write_config(folder, layout, edge_starts, config)
         ends = np.cumsum([len(ids) for ids in layout.own[ITEM]])
         metadata["part_items"] = [[int(last) - len(ids), int(last)] for last, ids in zip(ends, layout.own[ITEM])]
-        for modality in dataset.modalities:
-            _write_features(dataset, folder, modality, parts[ITEM], config.num_parts)
+        metadata["modalities"] = {m: write_features(dataset, folder, m, parts[ITEM], config) for m in dataset.modalities}
     return metadata
-
-
-@dataclass
-class Rows:
-    """Neighbours of every node of one kind by dataset index, on disk.
-
-    Attributes:
-        pointers: int64 [n + 1].
-        columns: Memory-mapped int32 [num_edges], ascending within a row.
-    """
-
-    pointers: np.ndarray
-    columns: np.ndarray
-
-    @property
-    def degrees(self) -> np.ndarray:
-        return np.diff(self.pointers)
-
-
-def _pairs(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Train pairs in (user, item) order, a row group at a time."""
-    with pq.ParquetFile(dataset.folder / "interactions" / "train.parquet") as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            yield table["user"].to_numpy(), table["item"].to_numpy()
-
-
-def _write_examples(dataset: Dataset, folder: Path) -> dict[str, Rows]:
-    """examples/, and the same pairs by item in a scratch file: an external sort in buckets of items."""
-    (folder / "examples").mkdir()
-    degrees = {USER: np.zeros(dataset.num_users, np.int64), ITEM: np.zeros(dataset.num_items, np.int64)}
-    with open(folder / "examples" / "items.i32", "wb") as out:
-        for users, items in _pairs(dataset):
-            degrees[USER] += np.bincount(users, minlength=dataset.num_users)
-            degrees[ITEM] += np.bincount(items, minlength=dataset.num_items)
-            out.write(items.astype("<i4").tobytes())
-    pointers = {kind: np.concatenate([[0], np.cumsum(d)]) for kind, d in degrees.items()}
-    pointers[USER].astype("<i8").tofile(folder / "examples" / "pointers.i64")
-    _sort_by_item(dataset, pointers[ITEM], folder / SCRATCH)
-    return {
-        USER: Rows(pointers[USER], map_array(folder / "examples" / "items.i32", "<i4")),
-        ITEM: Rows(pointers[ITEM], map_array(folder / SCRATCH, "<i4")),
-    }
-
-
-def _sort_by_item(dataset: Dataset, pointers: np.ndarray, target: Path) -> None:
-    num_buckets = max(1, -(-int(pointers[-1]) // SORT_PAIRS))
-    # Bucket b holds the items from ends[b - 1] to ends[b]; one very popular item may overfill its own.
-    ends = np.searchsorted(pointers[1:], np.arange(1, num_buckets) * (pointers[-1] / num_buckets))
-    spills = [target.with_name(f"{target.name}.{bucket}") for bucket in range(num_buckets)]
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open(path, "wb")) for path in spills]
-        for users, items in _pairs(dataset):
-            buckets = np.searchsorted(ends, items, side="right")
-            for bucket in np.unique(buckets):
-                chosen = buckets == bucket
-                files[bucket].write(np.stack([users[chosen], items[chosen]], 1).astype("<i4").tobytes())
-    with open(target, "wb") as out:
-        for path in spills:
-            pairs = np.fromfile(path, "<i4").reshape(-1, 2)
-            out.write(np.ascontiguousarray(pairs[np.argsort(pairs[:, 1], kind="stable"), 0]).tobytes())
-            path.unlink()
-
-
-def _assign(dataset: Dataset, rows: dict[str, Rows], config: GraphConfig) -> dict[str, np.ndarray]:
-    """The part of every user and item, int16."""
-    count, sizes = config.num_parts, {USER: dataset.num_users, ITEM: dataset.num_items}
-    if count == 1:
-        return {kind: np.zeros(size, np.int16) for kind, size in sizes.items()}
-    if config.method == "metis":
-        parts = _metis(rows, sizes, count)
-    elif config.method == "range":
-        # Equal shares of edges and nodes: an idle node costs a row of every table.
-        loads = {kind: np.cumsum(rows[kind].degrees + 1) for kind in KINDS}
-        parts = {kind: np.minimum((load - 1) * count // load[-1], count - 1) for kind, load in loads.items()}
-    else:
-        parts = {k: random_below(count, KINDS.index(k), torch.arange(size)).numpy() for k, size in sizes.items()}
-    for kind in KINDS:  # DGL needs a node of every kind in every part
-        for part in range(count):
-            if not (parts[kind] == part).any():
-                parts[kind][np.flatnonzero(parts[kind] == np.bincount(parts[kind]).argmax())[-1]] = part
-    return {kind: p.astype(np.int16) for kind, p in parts.items()}
-
-
-def _metis(rows: dict[str, Rows], sizes: dict[str, int], count: int) -> dict[str, np.ndarray]:
-    """Few cut edges, balanced in edges and in nodes of each kind; the graph is in memory while METIS runs."""
-    os.environ.setdefault("DGLBACKEND", "pytorch")
-    import dgl
-
-    users = torch.from_numpy(np.repeat(np.arange(sizes[USER]), rows[USER].degrees))
-    items = torch.from_numpy(np.asarray(rows[USER].columns, dtype=np.int64)) + sizes[USER]
-    graph = dgl.graph((torch.cat([users, items]), torch.cat([items, users])), num_nodes=sum(sizes.values()))
-    kinds = torch.cat([torch.full((size,), number) for number, size in enumerate(sizes.values())])
-    parts = dgl.transforms.metis_partition_assignment(graph, count, balance_ntypes=kinds, balance_edges=True).numpy()
-    return {USER: parts[: sizes[USER]].copy(), ITEM: parts[sizes[USER] :].copy()}
 
 
 @dataclass(frozen=True)
@@ -185,7 +159,7 @@ class Layout:
     Attributes:
         own: By kind and part, the dataset indices of its nodes, ascending.
         starts: DGL's first node id of part 0's users, its items, part 1's users, ..., [2 · num_parts + 1].
-        new: By kind, DGL's node id of every dataset index, int64.
+        new: By kind, DGL's node id of every dataset index, int64, memory-mapped: graph/nodes/.
     """
 
     own: dict[str, list[np.ndarray]]
@@ -193,31 +167,57 @@ class Layout:
     new: dict[str, np.ndarray]
 
     @staticmethod
-    def of(parts: dict[str, np.ndarray], count: int) -> "Layout":
-        own = {kind: [np.flatnonzero(p == part) for part in range(count)] for kind, p in parts.items()}
+    def of(parts: dict[str, np.ndarray], count: int, folder: Path) -> "Layout":
+        """From the part of every node, int16; writes nodes/."""
+        (folder / "nodes").mkdir()
+        ends = {kind: np.cumsum(np.bincount(p, minlength=count))[:-1] for kind, p in parts.items()}
+        own = {kind: np.split(np.argsort(p, kind="stable"), ends[kind]) for kind, p in parts.items()}
         sizes = np.array([[len(own[kind][part]) for kind in KINDS] for part in range(count)])
         starts = np.concatenate([[0], np.cumsum(sizes.ravel())])
-        new = {kind: np.empty(len(p), np.int64) for kind, p in parts.items()}
+        new: dict[str, np.ndarray] = {
+            kind: np.memmap(folder / "nodes" / f"{kind}.i64", "<i8", "w+", shape=p.shape) for kind, p in parts.items()
+        }
         for column, kind in enumerate(KINDS):
             for part, ids in enumerate(own[kind]):
                 new[kind][ids] = np.arange(len(ids)) + starts[2 * part + column]
         return Layout(own, starts, new)
 
-    def write(self, folder: Path) -> None:
-        (folder / "nodes").mkdir()
-        for kind, ids in self.new.items():
-            ids.astype("<i8").tofile(folder / "nodes" / f"{kind}.i64")
+
+def _scales(rows: Rows) -> np.ndarray:
+    """1 / sqrt(degree), float64 [n]."""
+    scale = np.diff(rows.pointers).astype(np.float64)
+    np.maximum(scale, 1, out=scale)
+    np.sqrt(scale, out=scale)
+    return np.divide(1, scale, out=scale)
 
 
-def _gather(rows: Rows, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Degrees and neighbours (int32) of some rows, one after the other."""
-    first, degrees = rows.pointers[ids], rows.pointers[ids + 1] - rows.pointers[ids]
-    ends = np.cumsum(degrees)
-    return degrees, rows.columns[np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - ends + degrees, degrees)]
+def _scratch(folder: Path, dtype: Any, size: int) -> np.ndarray:
+    """An array in a file that is gone when the array is."""
+    if not size:
+        return np.zeros(0, dtype)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, dtype, "w+", shape=(size,))
 
 
-def _write_part(folder: Path, part: int, layout: Layout, rows: dict[str, Rows], edge_start: int) -> None:
-    """DGL's files of one part, and what the store keeps beside them."""
+@dataclass(frozen=True)
+class PartEdges:
+    """In-edges of a part's own nodes, its users' and then its items', in CSC order.
+
+    Attributes:
+        degrees: By kind, int64 [own nodes].
+        columns: int64 [edges], local numbers: own users, own items, then the other parts' items of own users, the users of own items.
+        halo: By kind of the own nodes, dataset indices of their neighbours that other parts own, ascending.
+        num_cut: Edges from those.
+    """
+
+    degrees: dict[str, np.ndarray]
+    columns: np.ndarray
+    halo: dict[str, np.ndarray]
+    num_cut: int
+
+
+def _write_part(folder: Path, part: int, layout: Layout, rows: dict[str, Rows], scale: dict[str, np.ndarray], edge_start: int) -> int:
+    """DGL's files of one part, and what the store keeps beside them; returns the number of edges from other parts' nodes."""
     os.environ.setdefault("DGLBACKEND", "pytorch")
     import dgl
     from dgl.data.utils import save_tensors
@@ -225,44 +225,76 @@ def _write_part(folder: Path, part: int, layout: Layout, rows: dict[str, Rows], 
     target = folder / f"part{part}"
     target.mkdir()
     own = {kind: layout.own[kind][part] for kind in KINDS}
-    first, last = layout.starts[2 * part], layout.starts[2 * part + 2]
-    scale = {kind: 1 / np.sqrt(np.maximum(rows[kind].degrees, 1)) for kind in KINDS}
-    # Local numbers: own users, own items, then the other parts' items that own users have, then the users that own items have.
-    nodes = [(kind, own[kind]) for kind in KINDS]
-    degrees, local, weights, num_nodes = [], [], [], last - first
-    for kind, other in ((USER, ITEM), (ITEM, USER)):
-        found, columns = _gather(rows[kind], own[kind])
-        numbers = layout.new[other][columns] - first
-        foreign = (numbers < 0) | (numbers >= last - first)
-        halo = np.unique(columns[foreign])
-        numbers[foreign] = num_nodes + np.searchsorted(halo, columns[foreign])
-        num_nodes += len(halo)
-        nodes.append((other, halo))
-        degrees.append(found)
-        local.append(numbers)
-        weights.append((np.repeat(scale[kind][own[kind]], found) * scale[other][columns]).astype("<f4"))
-    pointers = np.concatenate([[0], np.cumsum(np.concatenate(degrees)), np.full(num_nodes - (last - first), sum(map(len, local)))])
-    edges = torch.arange(int(pointers[-1]))
-    graph = dgl.graph(("csc", (torch.from_numpy(pointers), torch.from_numpy(np.concatenate(local)), edges)), num_nodes=int(num_nodes))
+    edges = _write_edges(target, part, layout, rows, scale)
+    nodes = [*own.items(), *((OTHER[kind], halo) for kind, halo in edges.halo.items())]
+    num_own, num_nodes, num_edges = sum(map(len, own.values())), sum(len(ids) for _, ids in nodes), len(edges.columns)
+    pointers = np.full(num_nodes + 1, num_edges)
+    pointers[0] = 0
+    np.cumsum(np.concatenate(list(edges.degrees.values())), out=pointers[1 : num_own + 1])
+    csc = ("csc", tuple(map(torch.from_numpy, (pointers, edges.columns, np.zeros(0, np.int64)))))  # no ids: an edge's id is its place
+    graph = dgl.graph(csc, num_nodes=num_nodes)
     graph.ndata[dgl.NID] = torch.from_numpy(np.concatenate([layout.new[kind][ids] for kind, ids in nodes]))
-    graph.ndata[dgl.NTYPE] = torch.from_numpy(np.concatenate([np.full(len(ids), KINDS.index(kind), np.int16) for kind, ids in nodes]))
-    graph.ndata["inner_node"] = (torch.arange(int(num_nodes)) < last - first).to(torch.uint8)
-    graph.edata[dgl.EID] = edges + edge_start
-    graph.edata[dgl.ETYPE] = torch.repeat_interleave(torch.arange(2, dtype=torch.int32), torch.tensor([len(x) for x in local]))
-    graph.edata["inner_edge"] = torch.ones(len(edges), dtype=torch.uint8)
+    kinds = np.array([KINDS.index(kind) for kind, _ in nodes], np.int16)
+    graph.ndata[dgl.NTYPE] = torch.from_numpy(np.repeat(kinds, [len(ids) for _, ids in nodes]))
+    graph.ndata["inner_node"] = torch.from_numpy((np.arange(num_nodes, dtype=np.int32) < num_own).view(np.uint8))
+    ids, is_inner, edge_types = (_scratch(folder, dtype, num_edges) for dtype in (np.int64, np.uint8, np.int32))
+    for start in range(0, num_edges, RUN_EDGES):
+        ids[start : start + RUN_EDGES] = np.arange(edge_start + start, edge_start + min(start + RUN_EDGES, num_edges))
+    is_inner[:] = 1
+    edge_types[int(edges.degrees[USER].sum()) :] = 1
+    for name, values in ((dgl.EID, ids), (dgl.ETYPE, edge_types), ("inner_edge", is_inner)):
+        graph.edata[name] = torch.from_numpy(values)
     dgl.save_graphs(str(target / "graph.dgl"), [graph], formats=["csc"])
     data = {f"{kind}/orig": torch.from_numpy(ids) for kind, ids in own.items()}
-    data |= {f"{kind}/degree": torch.from_numpy(found) for kind, found in zip(KINDS, degrees)}
+    data |= {f"{kind}/degree": torch.from_numpy(found) for kind, found in edges.degrees.items()}
     save_tensors(str(target / "node_feat.dgl"), data)
     save_tensors(str(target / "edge_feat.dgl"), {})
-    np.concatenate([ids for _, ids in nodes]).astype("<i8").tofile(target / "orig.i64")
-    np.concatenate(weights).tofile(target / "weights.f32")
+    _write_file(target / "orig.i64", "<i8", [ids for _, ids in nodes])
+    _write_file(target / "degrees.i32", "<i4", list(edges.degrees.values()))
+    return edges.num_cut
+
+
+def _write_edges(target: Path, part: int, layout: Layout, rows: dict[str, Rows], scale: dict[str, np.ndarray]) -> PartEdges:
+    """Gathers a part's edges and writes their weights."""
+    own = {kind: layout.own[kind][part] for kind in KINDS}
+    first_number = dict(zip(KINDS, (layout.starts[2 * part : 2 * part + 2] - layout.starts[2 * part]).tolist()))
+    num_own = num_nodes = sum(map(len, own.values()))
+    degrees = {kind: rows[kind].degrees(ids) for kind, ids in own.items()}
+    columns = _scratch(target, np.int64, sum(int(found.sum()) for found in degrees.values()))
+    halos, num_cut, begin = {}, 0, 0
+    with open(target / "weights.f32", "wb") as weights:
+        for kind, other in OTHER.items():
+            pointers = np.concatenate([[0], np.cumsum(degrees[kind])])
+            mine, seen = columns[begin : begin + int(pointers[-1])], np.zeros(len(rows[other]), bool)
+            for start, end in runs(pointers, RUN_EDGES, RUN_EDGES):
+                here, found = slice(pointers[start], pointers[end]), rows[kind].gather(own[kind][start:end])
+                mine[here], seen[found] = found, True
+                values = np.repeat(scale[kind][own[kind][start:end]], degrees[kind][start:end]) * scale[other][found]
+                weights.write(values.astype("<f4").data)
+            seen[own[other]] = False
+            halos[kind] = np.flatnonzero(seen)
+            number = np.empty(len(seen), np.int32)
+            number[own[other]] = np.arange(first_number[other], first_number[other] + len(own[other]))
+            number[halos[kind]] = np.arange(num_nodes, num_nodes + len(halos[kind]))
+            for start in range(0, len(mine), RUN_EDGES):
+                numbers = number[mine[start : start + RUN_EDGES]]
+                num_cut += int((numbers >= num_own).sum())
+                mine[start : start + RUN_EDGES] = numbers
+            num_nodes += len(halos[kind])
+            begin += len(mine)
+    return PartEdges(degrees, columns, halos, num_cut)
+
+
+def _write_file(path: Path, dtype: str, pieces: list[np.ndarray]) -> None:
+    with open(path, "wb") as out:
+        for piece in pieces:
+            out.write(piece.astype(dtype, copy=False).data)
 
 
 def _edge_starts(layout: Layout, rows: dict[str, Rows]) -> np.ndarray:
     """First edge id of part 0's users, its items, part 1's users, ..., [2 · num_parts + 1]."""
     num_parts = len(layout.own[USER])
-    counts = [int(rows[kind].degrees[layout.own[kind][part]].sum()) for part in range(num_parts) for kind in KINDS]
+    counts = [int(rows[kind].degrees(layout.own[kind][part]).sum()) for part in range(num_parts) for kind in KINDS]
     return np.concatenate([[0], np.cumsum(counts)])
 
 
@@ -291,21 +323,6 @@ def _write_config(folder: Path, layout: Layout, edge_starts: np.ndarray, config:
     (folder / f"{GRAPH_NAME}.json").write_text(json.dumps(facts, indent=1))
 
 
-def _write_features(dataset: Dataset, folder: Path, modality: str, parts: np.ndarray, num_parts: int) -> None:
-    """Each part's rows in the order of its own items, streamed."""
-    with contextlib.ExitStack() as stack:
-        files = []
-        for part in range(num_parts):
-            target = folder / f"part{part}" / "features"
-            target.mkdir(exist_ok=True)
-            files.append([stack.enter_context(open(target / f"{modality}.{ending}", "wb")) for ending in ("rows", "present")])
-        for start, rows, present in dataset.feature_chunks(modality):
-            for part, (row_file, present_file) in enumerate(files):
-                own = parts[start : start + len(rows)] == part
-                row_file.write(np.ascontiguousarray(rows[own]).tobytes())
-                present_file.write(present[own].astype(np.uint8).tobytes())
-
-
 def files_of(parts: Collection[int]) -> Callable[[str], bool]:
     """Which files of graph/ a host needs that serves, or owns rows of, some parts: theirs, and what belongs to no part."""
 
@@ -314,22 +331,3 @@ def files_of(parts: Collection[int]) -> Callable[[str], bool]:
         return found is None or int(found[1]) in parts
 
     return wanted
-
-
-def map_array(path: Path, dtype: str) -> np.ndarray:
-    """A flat file as a memory-mapped array; an empty file as an empty array."""
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
-
-
-def map_features(folder: Path, manifest: dict, part: int, modality: str) -> tuple[np.ndarray, np.ndarray]:
-    """A part's raw feature rows, memory-mapped [n, dim], and their presence, bool [n]."""
-    info = manifest["modalities"][modality]
-    base = folder / f"part{part}" / "features"
-    present = np.fromfile(base / f"{modality}.present", dtype=np.uint8).astype(bool)
-    rows = np.memmap(base / f"{modality}.rows", dtype=info["dtype"], mode="c", shape=(len(present), info["dim"])) if len(present) else None
-    return (np.zeros((0, info["dim"]), info["dtype"]) if rows is None else rows), present
-
-
-def mapped(path: Path, dtype: str) -> torch.Tensor:
-    """A flat file as a memory-mapped tensor; what is written to it stays in this process."""
-    return torch.from_numpy(np.memmap(path, dtype, "c") if path.stat().st_size else np.zeros(0, dtype))

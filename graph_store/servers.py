@@ -25,13 +25,13 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..core.errors import InputError
 from ..core.storage import open_artifact, read_manifest
-from .partition import GRAPH_NAME, files_of, map_features
+from .feature_rows import FeatureRows, map_features
+from .partition import GRAPH_NAME, files_of
 
 STOP_SECONDS = 10.0
 CALL_SECONDS = 60.0
@@ -126,10 +126,9 @@ class GraphServer:
         """Node id and local folder of the artifact."""
         return ray.get_runtime_context().get_node_id(), str(self.folder)
 
-    def feature_rows(self, modality: str, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Raw rows [first, last) of this part and their presence; for workers on other hosts."""
-        rows, present = map_features(self.folder, self.manifest, self.part, modality)
-        return np.array(rows[first:last]), np.array(present[first:last])
+    def feature_rows(self, modality: str, first: int, last: int) -> FeatureRows:
+        """Rows [first, last) of this part as they are stored; for workers on other hosts."""
+        return map_features(self.folder, self.manifest, self.part, modality)[first:last].copy()
 
     def stop(self) -> None:
         """Ends the process (SIGTERM first) and removes its files and shared memory."""

@@ -16,6 +16,7 @@ from ..distributed.teacher_training import TeacherJob, train_teacher_loop
 from ..distributed.training import stage_url
 from ..graph_store.dataset import Dataset, open_dataset, write_dataset
 from ..graph_store.formats import load_catalog, memory_bound
+from ..graph_store.partition import describe_memory, describe_part, memory_of
 from ..graph_store.partition import partition as write_partition
 from ..graph_store.synthetic import write_synthetic
 from . import planning, report
@@ -74,10 +75,13 @@ def partition(settings: Settings) -> None:
     made_with = {"graph": as_dict(settings.graph), "dataset": dataset.digest}
 
     def make() -> dict:
+        print(f"[partition] {describe_memory(memory_of(dataset, settings.graph))}", flush=True)
         facts = write_partition(dataset, join(settings.dir, "graph"), settings.graph)
-        return {"num_parts": facts["num_parts"], "part_items": facts["part_items"]}
+        return {"num_parts": facts["num_parts"], "part_items": facts["part_items"], "parts": facts["parts"]}
 
-    run_stage(settings, "partition", made_with, make)
+    record = run_stage(settings, "partition", made_with, make)
+    for part, facts in enumerate(record["result"]["parts"]):
+        print(f"[partition] part {part}: {describe_part(facts)}", flush=True)
 
 
 def plan(settings: Settings) -> None:

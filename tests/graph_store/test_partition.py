@@ -1,5 +1,11 @@
 """The graph artifact: every part's features are those of its own items, whatever the number of parts."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +14,9 @@ from promptmm.core.graph import BipartiteGraph
 from promptmm.core.storage import open_artifact
 from promptmm.graph_store.config import GraphConfig, SourceConfig
 from promptmm.graph_store.dataset import open_dataset, write_dataset
+from promptmm.graph_store.feature_rows import map_features
 from promptmm.graph_store.formats import load_catalog
-from promptmm.graph_store.partition import files_of, map_features, partition
+from promptmm.graph_store.partition import files_of, partition, partition_memory
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +39,9 @@ def test_parts_hold_every_item_once_with_its_own_features(dataset, tmp_path, num
         assert (data["item/degree"].numpy() == degrees[original]).all()
         for modality in dataset.modalities:
             rows, present = dataset.features(modality)
-            own_rows, own_present = map_features(tmp_path / "graph", facts, part, modality)
-            assert (own_rows == rows[original]).all()
-            assert (own_present == present[original]).all()
+            own = map_features(tmp_path / "graph", facts, part, modality)
+            assert (own.values() == rows[original]).all()
+            assert (own.present == present[original]).all()
         seen += original.tolist()
     assert sorted(seen) == list(range(dataset.num_items))
 
@@ -48,7 +55,7 @@ def test_more_parts_than_items_is_refused(dataset, tmp_path):
 def test_parts_are_dgls_and_hold_every_edge_in_a_fixed_order(dataset, tmp_path, monkeypatch, num_parts, method):
     """DGL's own checks pass, and a row's neighbours and weights are the same whatever the cut."""
     import dgl
-    import promptmm.graph_store.partition as module
+    import promptmm.graph_store.adjacency as module
 
     monkeypatch.setattr(module, "SORT_PAIRS", 300)  # several buckets
     monkeypatch.setenv("DGL_DIST_DEBUG", "1")
@@ -63,7 +70,7 @@ def test_parts_are_dgls_and_hold_every_edge_in_a_fixed_order(dataset, tmp_path, 
         original = np.fromfile(folder / f"part{part}" / "orig.i64", "<i8")
         weights = torch.from_numpy(np.fromfile(folder / f"part{part}" / "weights.f32", "<f4"))
         pointers, columns, edges = graph.adj_tensors("csc")
-        assert torch.equal(edges, torch.arange(graph.num_edges()))
+        assert edges.numel() == 0  # an edge's id is its place
         kinds, ids = book.map_to_per_ntype(graph.ndata[dgl.NID])
         row = 0
         for kind, csr, expected in (("user", whole.users, whole.user_weights), ("item", whole.items, whole.item_weights)):
@@ -78,6 +85,43 @@ def test_parts_are_dgls_and_hold_every_edge_in_a_fixed_order(dataset, tmp_path, 
         found += graph.num_edges()
         assert ids.numel() == len(original)
     assert found == 2 * whole.users.columns.numel()
+
+
+@pytest.mark.parametrize(("method", "features"), [("hash", "stored"), ("range", "int8"), ("metis", "stored")])
+def test_the_manifest_describes_every_part(dataset, tmp_path, method, features):
+    facts = partition(dataset, str(tmp_path / "graph"), GraphConfig(num_parts=3, method=method, features=features))
+    new = [np.fromfile(tmp_path / "graph" / "nodes" / f"{kind}.i64", "<i8") for kind in ("user", "item")]
+    config = json.loads((tmp_path / "graph" / "promptmm.json").read_text())
+    first = [low for low, _ in config["node_map"]["user"]]
+    owner = [np.searchsorted(first, numbers, side="right") - 1 for numbers in new]
+    users, items = dataset.interactions("train")
+    for part, found in enumerate(facts["parts"]):
+        mine, size = [owner[0][users] == part, owner[1][items] == part], {"stored": 2, "int8": 1}[features]  # float16
+        assert (found["users"], found["items"]) == tuple((side == part).sum() for side in owner)
+        assert found["edges"] == mine[0].sum() + mine[1].sum()
+        assert found["cut_edges"] == pytest.approx((mine[0] != mine[1]).sum() / found["edges"])
+        held = [(dataset.features(m)[1][owner[1] == part].sum(), info.dim * size) for m, info in dataset.modalities.items()]
+        assert found["feature_bytes"] == sum(count * (row + 4 * (features == "int8")) for count, row in held)
+    assert len(facts["parts"]) == 3
+
+
+def test_the_target_fits_8_gib():
+    """10^8 train edges, 10^7 users and items, 768-d float32 rows, four parts."""
+    for method in ("hash", "range", "metis"):
+        assert partition_memory(10**7, 10**7, 10**8, 4 * 768, GraphConfig(num_parts=4, method=method))["total"] <= 8 * 2**30
+
+
+@pytest.mark.parametrize(("method", "num_parts"), [("hash", 4), ("metis", 4)])
+def test_memory_stays_under_its_bound(tmp_path, method, num_parts):
+    """In a process of its own, with small buffers, so that what grows with edges or nodes decides."""
+    script = Path(__file__).with_name("partition_memory.py")
+    words = [sys.executable, str(script), str(tmp_path), method, str(num_parts)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["edges"] > 1_500_000
+    assert found["grown"] <= found["bound"]["total"] - found["bound"]["process"] + 32 * 2**20  # what libraries keep back
+    assert found["peak"] <= found["bound"]["total"]
 
 
 def test_examples_are_the_train_rows(dataset, tmp_path):

@@ -105,7 +105,11 @@ def test_verbs_of_one_process_on_any_storage(command, tiny, run_dir):
     assert prepared.code == 0
     assert "120 users, 80 items, interactions: test 156, train 1,203, validation 156" in prepared.out
     assert "visual: 128-d float16" in prepared.out
-    assert command("partition", *words).code == 0
+    cut = command("partition", *words, "graph.num_parts=2")
+    assert cut.code == 0
+    assert re.search(
+        r"\[partition\] memory: at most \d+ MiB .*\[partition\] part 0: .*\[partition\] part 1: \d+ users, \d+ items", cut.out, re.S
+    )
     planned = command("plan", *words)
     assert planned.code == 0
     assert "teacher worker" in planned.out

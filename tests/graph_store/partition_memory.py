@@ -1,0 +1,66 @@
+"""Partitions a generated catalog in this process and prints its peak of anonymous memory: FOLDER METHOD NUM_PARTS."""
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from promptmm.graph_store import adjacency, assignment
+from promptmm.graph_store import partition as module
+from promptmm.graph_store.config import GraphConfig
+from promptmm.graph_store.dataset import Dataset, ModalityInfo
+
+EDGES_A_USER, DIM, BUFFER = 20, 64, 1 << 16
+
+
+def anonymous_bytes() -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+def dataset(folder: Path, num_nodes: int) -> Dataset:
+    """Users with 20 items each, by a power law; one modality that a tenth of the items lack."""
+    random = np.random.default_rng(0)
+    users = np.repeat(np.arange(num_nodes), EDGES_A_USER)
+    keys = np.unique(users * num_nodes + (random.random(len(users)) ** 2 * num_nodes).astype(np.int64))
+    (folder / "interactions").mkdir(parents=True)
+    pairs = pa.table({name: ids.astype(np.int32) for name, ids in zip(("user", "item"), np.divmod(keys, num_nodes))})
+    pq.write_table(pairs, folder / "interactions" / "train.parquet", row_group_size=BUFFER)
+    (folder / "features" / "text").mkdir(parents=True)
+    rows = random.standard_normal((num_nodes, DIM), dtype=np.float32)
+    missing = random.random(num_nodes) < 0.1
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), DIM, mask=pa.array(missing))
+    pq.write_table(pa.table({"vector": vectors}), folder / "features" / "text" / "part-00000.parquet", row_group_size=8192)
+    manifest = {"num_interactions": {"train": len(keys)}}
+    return Dataset(folder, manifest, "", num_nodes, num_nodes, {"text": ModalityInfo(DIM, "float32", int(missing.sum()))})
+
+
+def main(folder: Path, method: str, num_parts: int) -> None:
+    made = dataset(folder / "dataset", 100_000)
+    pa.default_memory_pool().release_unused()
+    for owner, name in ((adjacency, "READ_PAIRS"), (module, "READ_PAIRS"), (assignment, "RUN_EDGES"), (module, "RUN_EDGES")):
+        setattr(owner, name, BUFFER)
+    adjacency.SORT_PAIRS = module.SORT_PAIRS = 4 * BUFFER
+    config = GraphConfig(num_parts=num_parts, method=method, metis_edges=100_000)
+    module.partition(dataset(folder / "small", 1000), str(folder / "small" / "graph"), config)  # loads what is loaded when it is needed
+    start, samples, done = anonymous_bytes(), [0], threading.Event()
+
+    def sample() -> None:
+        while not done.is_set():
+            samples.append(anonymous_bytes())
+            time.sleep(0.002)
+
+    watch = threading.Thread(target=sample)
+    watch.start()
+    module.partition(made, str(folder / "graph"), config)
+    done.set()
+    watch.join()
+    facts = {"edges": made.manifest["num_interactions"]["train"], "peak": max(samples), "grown": max(samples) - start}
+    print(json.dumps({**facts, "bound": module.memory_of(made, config)}))
+
+
+main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
