@@ -240,7 +240,7 @@ def inline_teacher(settings: Settings, sizes: Sizes) -> dict[str, int]:
 def graph_server(settings: Settings, sizes: Sizes, tables: int, dim: int) -> Need:
     """A part's server: the structure, and where the engine samples the rows of the tables of a stage."""
     parts = settings.graph.num_parts
-    structure = (2 * sizes.edges * (2 * INDEX + 13) + sizes.nodes * 8 * INDEX) / parts
+    structure = 2 * (2 * sizes.edges * (2 * INDEX + 13) + sizes.nodes * 8 * INDEX) / parts  # shared, and the private copy it came from
     found = {"structure": structure, "tables": tables * sizes.nodes * dim * FLOAT / parts}
     return Need.of("graph server", "graph server", {"serving": found}, "graph.num_parts")
 
