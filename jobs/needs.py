@@ -148,7 +148,7 @@ def standardisation_bytes(sizes: Sizes, dim: int) -> int:
 
 def reduction_floats(config: TeacherConfig, count: int) -> int:
     """Floats that live at once for an item that is reduced: outputs, the prompt's part, dropout, hidden layers, and their gradients."""
-    return count * (8 * config.dim + 9 * sum(config.hidden))
+    return count * (8 * config.dim + 7 * sum(config.hidden))
 
 
 # The full engine
@@ -240,7 +240,7 @@ def inline_teacher(settings: Settings, sizes: Sizes) -> dict[str, int]:
 def graph_server(settings: Settings, sizes: Sizes, tables: int, dim: int) -> Need:
     """A part's server: the structure, and where the engine samples the rows of the tables of a stage."""
     parts = settings.graph.num_parts
-    structure = (2 * sizes.edges * (2 * INDEX + 13) + sizes.nodes * 8 * INDEX) / parts
+    structure = 2 * (2 * sizes.edges * (2 * INDEX + 13) + sizes.nodes * 8 * INDEX) / parts  # shared, and the private copy it came from
     found = {"structure": structure, "tables": tables * sizes.nodes * dim * FLOAT / parts}
     return Need.of("graph server", "graph server", {"serving": found}, "graph.num_parts")
 
@@ -393,8 +393,9 @@ def labeler(settings: Settings, sizes: Sizes) -> Need:
         "teacher vectors": vectors if joined else 0,
         "top-ranked items": sizes.users * settings.distill.top_depth * INDEX if settings.distill.num_top else 0,
     }
-    scored = rows * width * (dim * FLOAT + (2 + 3 * count) * FLOAT + 4 * INDEX)
-    moments = {
+    # Candidate vectors are gathered for every kind of score in turn; the allocator does not fill the gap that the last ones left.
+    scored = rows * width * (1.2 * (1 + count) * dim * FLOAT + (2 + 3 * count) * FLOAT + 4 * INDEX)
+    moments: dict[str, dict[str, float]] = {
         "loading": {"train interactions": 8 * sizes.edges * INDEX},
         "scoring": {**held, "a block's candidates": scored, "block": 3 * label_block(settings, sizes)},
     }

@@ -10,7 +10,7 @@ import yaml
 from promptmm.core.config import as_dict
 from promptmm.core.graph import Csr
 from promptmm.core.serving import load_student, write_bundle
-from promptmm.core.storage import exists, join, read_bytes
+from promptmm.core.storage import join, read_bytes, read_json
 from promptmm.jobs.settings import SECTIONS, VERBS, load_settings, walk
 
 ALL_VERBS = [*VERBS, "pipeline"]
@@ -113,7 +113,8 @@ def test_verbs_of_one_process_on_any_storage(command, tiny, run_dir):
     planned = command("plan", *words)
     assert planned.code == 0
     assert "teacher worker" in planned.out
-    assert exists(join(run_dir, "plan.json"))
+    plan = read_json(join(run_dir, "plan.json"))
+    assert f"engine: full ({plan['reason']})" in planned.out
     again = command("prepare", *words)
     assert "[prepare] already done" in again.out
     refused(command("prepare", *words, "source.seed=1"), "prepare was started here with source.seed=0 (now 1)", "run.redo=prepare")
@@ -155,6 +156,7 @@ def test_a_plan_that_does_not_fit(command, tiny, tmp_path):
     words = (tiny, f"run.dir={tmp_path}")
     assert command("prepare", *words).code == 0
     refused(command("plan", *words, "teacher.dim=100000000"), "plan: a teacher worker needs", "Change", "teacher.dim")
+    refused(command("plan", *words, "cluster.host_memory=0.1"), "plan: a teacher worker needs 0.", "the smallest host has 0.1 GiB")
 
 
 def test_recommend_prints_lists(command, run_dir):
