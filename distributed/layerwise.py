@@ -1,6 +1,8 @@
 """Exact propagation over the whole sharded graph, layer by layer: every worker computes its own rows, a chunk at a time.
 
-The memory of a chunk is its edges and the rows it reads; nothing grows with the catalog but the tables themselves.
+The memory of a chunk, and the time of a server's reply, are those of its edges and the rows it reads: at most `CHUNK_EDGES` edges and
+`CHUNK_ROWS` rows. A row with more edges is a chunk of its own, whose edges (16 bytes each) come in one reply and whose neighbours' rows are
+read some at a time. Nothing grows with the catalog but the tables themselves.
 """
 
 from collections.abc import Iterator
@@ -14,12 +16,27 @@ from ..graph_store.client import GraphClient
 from ..graph_store.embeddings import ShardedTable
 
 CHUNK_ROWS = 16_384
+CHUNK_EDGES = 1 << 20  # with d = 64 at most 256 MiB of rows
 
 
-def chunks(count: int, rows: int = CHUNK_ROWS) -> Iterator[Tensor]:
-    """Places 0..count in runs, int64."""
+def chunks(count: int, rows: int | None = None) -> Iterator[Tensor]:
+    """Places 0..count in runs of `rows`, or `CHUNK_ROWS`, int64."""
+    rows = rows or CHUNK_ROWS
     for first in range(0, count, rows):
         yield torch.arange(first, min(first + rows, count))
+
+
+def edge_chunks(client: GraphClient, side: int) -> Iterator[Tensor]:
+    """The places of this worker's own nodes of one side in runs of at most `CHUNK_ROWS` rows and `CHUNK_EDGES` edges, one row at least."""
+    degrees = client.owners.own_degrees(side, client.rank, client.folder)
+    for places in chunks(degrees.numel()):
+        ends = degrees[places].cumsum(0)
+        first = 0
+        while first < places.numel():
+            before = int(ends[first - 1]) if first else 0
+            last = max(first + 1, int(torch.searchsorted(ends, before + CHUNK_EDGES, right=True)))
+            yield places[first:last]
+            first = last
 
 
 def neighbour_sums(client: GraphClient, ids: Tensor, source: ShardedTable, target_side: int) -> Tensor:
@@ -33,9 +50,13 @@ def neighbour_sums(client: GraphClient, ids: Tensor, source: ShardedTable, targe
     """
     none = ids[:0]
     found = client.neighbours.neighbours(*((ids, none) if target_side == USERS else (none, ids)))[target_side]
-    unique, at = torch.unique(found.ids, return_inverse=True)
-    rows = source.pull(unique)
-    return F.embedding_bag(at, rows, found.pointers, mode="sum", include_last_offset=True, per_sample_weights=found.weights)
+    sums = torch.zeros(ids.numel(), source.dim)
+    for first in range(0, found.ids.numel(), CHUNK_EDGES):  # one run, but for a row with more edges
+        run = slice(first, first + CHUNK_EDGES)
+        unique, at = torch.unique(found.ids[run], return_inverse=True)
+        pointers, rows = (found.pointers - first).clamp(0, at.numel()), source.pull(unique)
+        sums += F.embedding_bag(at, rows, pointers, mode="sum", include_last_offset=True, per_sample_weights=found.weights[run])
+    return sums
 
 
 def propagate(client: GraphClient, own_ids: list[Tensor], source: ShardedTable, target: ShardedTable) -> None:
@@ -46,7 +67,7 @@ def propagate(client: GraphClient, own_ids: list[Tensor], source: ShardedTable, 
         source: The table x; target: of the other side.
     """
     assert {source.side, target.side} == {USERS, ITEMS}
-    for places in chunks(len(target)):
+    for places in edge_chunks(client, target.side):
         target.write(places, neighbour_sums(client, own_ids[target.side][places], source, target.side))
 
 

@@ -18,7 +18,7 @@ from ..graph_store.embeddings import ShardedTable
 from .checkpoints import adam_state, load_adam_state
 from .exchange import RowExchange
 from .labels import LabelJob, MaterialisedLabels, StreamedLabels
-from .layerwise import add_to, chunks, neighbour_sums, propagate
+from .layerwise import add_to, chunks, edge_chunks, neighbour_sums, propagate
 from .progress import Selection
 from .resident import SERVICE_SECONDS
 from .sampled import SIDE_NAMES, SampledModel, SampledTrainer, ServedRows, ShardedValidation
@@ -199,7 +199,7 @@ class StudentTables:
 
     def _convolve(self, now: list[ShardedTable], target: ShardedTable, layer: torch.nn.Module) -> None:
         """One layer of the gcn student on own rows."""
-        for places in chunks(len(target)):
+        for places in edge_chunks(self.student.client, target.side):
             ids = self.student.own_ids[target.side][places]
             sums = neighbour_sums(self.student.client, ids, now[1 - target.side], target.side)
             rows = (sums + now[target.side].read(places)).to(self.student.worker.device)

@@ -18,7 +18,8 @@ examples/pointers.i64, items.i32     train items of every user, by dataset index
 
 Who owns what: assignment.py. Memory: `partition_memory`; time is linear in edges, nodes and feature bytes. Interactions and features are
 streamed; a part's edges are filled, some at a time, into scratch files that are mapped to memory (and count as page cache), and DGL
-writes them in one piece, with a copy of one array at a time.
+writes them in one piece, with a copy of one array at a time. Measured on one core: 10^8 train edges, 10^7 users and as many items, four
+parts by hash: 87 s, 2.2 GiB (bound 2.6 GiB; 4.4 GiB resident with mapped pages); 2·10^7 edges, 2·10^6 nodes: 15 s by hash, 41 s by metis.
 """
 
 import json

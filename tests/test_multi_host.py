@@ -22,7 +22,7 @@ SECONDS = 300
 SETTINGS = [
     "source.synthetic_num_users=150", "source.synthetic_num_items=90", "source.synthetic_interactions_per_user=12",
     "teacher.dim=8", "teacher.hidden=[12]", "teacher.train.batch_size=256", "teacher.train.epochs=3",
-    "evaluation.cutoffs=[5, 20]",
+    "evaluation.cutoffs=[5, 20]", "graph.features=int8",
 ]  # fmt: skip
 PROMPTMM = [sys.executable, "-m", "promptmm.jobs.cli"]
 

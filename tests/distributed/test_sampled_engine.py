@@ -11,9 +11,11 @@ import pytest
 import torch
 from promptmm.core.blocks import ITEMS, USERS
 from promptmm.core.config import OptimizerConfig, SamplingConfig, TeacherConfig
+from promptmm.core.storage import read_json
 from promptmm.core.teacher import teacher_loss
 from promptmm.graph_store.config import GraphConfig, SourceConfig
 from promptmm.graph_store.dataset import open_dataset, write_dataset
+from promptmm.graph_store.feature_rows import map_features
 from promptmm.graph_store.formats import load_catalog
 from promptmm.graph_store.partition import partition
 
@@ -75,9 +77,18 @@ class Named:
         return SimpleNamespace(**{**client.__dict__, "suffix": f"_{Named.count}", "train_rows": client.train_rows})
 
 
+@pytest.fixture(scope="module")
+def int8_client(client, dataset, tmp_path_factory):
+    """The client of a graph with the same structure, whose features are int8."""
+    folder = tmp_path_factory.mktemp("int8") / "graph"
+    partition(dataset, str(folder), GraphConfig(features="int8"))
+    manifest = read_json(str(folder / "manifest.json"))
+    return SimpleNamespace(**{**client.__dict__, "folder": folder, "manifest": manifest, "train_rows": client.train_rows})
+
+
 @pytest.fixture
 def both(client, dataset, worker):
-    """(sampled, full) with the same settings and seed."""
+    """(sampled, full) with the same settings and seed; features: a graph's, instead of the dataset's."""
     from promptmm.distributed.config import ClusterConfig
     from promptmm.distributed.resident import build_resident
     from promptmm.distributed.sampled_teacher import SampledTeacher
@@ -85,11 +96,11 @@ def both(client, dataset, worker):
     from promptmm.distributed.teacher_training import TeacherJob, TeacherTrainer
     from promptmm.graph_store.client import ItemShard
 
-    def make(config, fan_outs, exclude_seed_edges=False, **cluster):
+    def make(config, fan_outs, client=client, exclude_seed_edges=False, **cluster):
         sampling = SamplingConfig(fan_outs=fan_outs, exclude_seed_edges=exclude_seed_edges)
         sampled = SampledTeacher(Named(client), worker, config, sampling, ClusterConfig(engine="sampled", **cluster), 3)
-        loaded = {m: dataset.features(m) for m in dataset.modalities}
-        rows, present = {m: x for m, (x, _) in loaded.items()}, {m: torch.from_numpy(p) for m, (_, p) in loaded.items()}
+        loaded = {m: map_features(client.folder, client.manifest, 0, m) for m in dataset.modalities}
+        rows, present = {m: x.values() for m, x in loaded.items()}, {m: torch.from_numpy(x.present) for m, x in loaded.items()}
         resident = build_resident(worker, config, train_graph(dataset), ItemShard(torch.arange(dataset.num_items), rows, present))
         full = ClusterConfig(zero_stage=1 if config.reduction_dtype == "bfloat16" else 0)
         return sampled, TeacherTrainer(TeacherJob("", config, None, full, 3, None, None), worker, resident)
@@ -121,7 +132,25 @@ def whole_gradients(full, batch, config, epoch):
 def test_all_neighbours_give_the_full_engines_step(both, settings):
     """Terms to 1e-5, gradients of ID rows, reduction layers and prompt to 1e-5 of the largest; dropout included: its mask is the items'."""
     config = teacher_config(**settings)
-    (sampled, full), learnt = both(config, [-1]), 0
+    check_steps(config, *both(config, [-1]))
+
+
+def test_the_engines_agree_on_int8_features(both, int8_client, dataset):
+    """As on float32, on rows that are not the dataset's."""
+    config = teacher_config()
+    sampled, full = both(config, [-1], int8_client)
+    exact, _ = both(config, [-1])
+    for modality, features in full.resident.features.items():
+        stored = exact.sharded.standardisation[modality].apply(*exact.sharded.features[modality].read(torch.arange(70)))
+        difference = (features - stored).abs()
+        assert 0 < float(difference.max()) < 0.05 * float(features.abs().max())
+    check_steps(config, sampled, full)
+    losses = [sampled.train_epoch(epoch, None)["loss"] for epoch in range(8)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def check_steps(config, sampled, full):
+    learnt = 0
     for epoch, step in ((0, 0), (2, 3)):
         for trainer in (sampled, full):
             trainer.engine.engine.module.zero_grad()
@@ -233,6 +262,30 @@ def test_exact_inference_is_the_full_engines(both, settings):
         of_users, of_items = tables.modal[modality]
         torch.testing.assert_close(of_users.pull(everyone[USERS]), vectors.modal_user[modality], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(of_items.pull(everyone[ITEMS]), vectors.modal_item[modality], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_rows", "num_edges"), [(16_384, 40), (7, 40), (16_384, 1)])
+def test_chunks_of_few_edges_give_the_same_sums(both, client, monkeypatch, num_rows, num_edges):
+    """Also where a row has more edges than a chunk."""
+    from promptmm.distributed import layerwise
+    from promptmm.graph_store.embeddings import ShardedTable
+
+    sampled, full = both(teacher_config(), [2])
+    monkeypatch.setattr(layerwise, "CHUNK_ROWS", num_rows)
+    monkeypatch.setattr(layerwise, "CHUNK_EDGES", num_edges)
+    graph = full.resident.graph
+    for side, rows, spread in ((USERS, graph.users, graph.to_users), (ITEMS, graph.items, graph.to_items)):
+        sizes = [rows.degrees[places].sum().item() for places in layerwise.edge_chunks(client, side)]
+        longest = max(len(places) for places in layerwise.edge_chunks(client, side))
+        assert torch.equal(torch.cat(list(layerwise.edge_chunks(client, side))), torch.arange(rows.num_rows))
+        assert int(rows.degrees.max()) > num_edges or num_edges == 40
+        assert max(sizes) <= max(num_edges, int(rows.degrees.max()))
+        assert longest <= num_rows
+        source, target = (ShardedTable(Named(client), s, f"chunks_{s}", 5) for s in (1 - side, side))
+        values = torch.randn(len(source), 5, generator=torch.Generator().manual_seed(0))
+        source.write(torch.arange(len(source)), values)
+        layerwise.propagate(client, sampled.own_ids, source, target)
+        torch.testing.assert_close(target.read(torch.arange(len(target))), spread(values), rtol=1e-5, atol=1e-6)
 
 
 def test_small_fan_outs_learn(both):

@@ -1,4 +1,4 @@
-"""Partitions a generated catalog in this process and prints its peak of anonymous memory: FOLDER METHOD NUM_PARTS."""
+"""Partitions a generated catalog in this process and prints its peak of anonymous memory: FOLDER METHOD NUM_PARTS NUM_USERS."""
 
 import json
 import sys
@@ -39,8 +39,8 @@ def dataset(folder: Path, num_nodes: int) -> Dataset:
     return Dataset(folder, manifest, "", num_nodes, num_nodes, {"text": ModalityInfo(DIM, "float32", int(missing.sum()))})
 
 
-def main(folder: Path, method: str, num_parts: int) -> None:
-    made = dataset(folder / "dataset", 100_000)
+def main(folder: Path, method: str, num_parts: int, num_nodes: int) -> None:
+    made = dataset(folder / "dataset", num_nodes)
     pa.default_memory_pool().release_unused()
     for owner, name in ((adjacency, "READ_PAIRS"), (module, "READ_PAIRS"), (assignment, "RUN_EDGES"), (module, "RUN_EDGES")):
         setattr(owner, name, BUFFER)
@@ -63,4 +63,4 @@ def main(folder: Path, method: str, num_parts: int) -> None:
     print(json.dumps({**facts, "bound": module.memory_of(made, config)}))
 
 
-main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
