@@ -3,7 +3,6 @@
 Memory: pointers of all nodes, and `SORT_PAIRS` pairs at a time.
 """
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from .dataset import Dataset
+from .external import grouped
 
 USER, ITEM = "user", "item"
 KINDS = (USER, ITEM)  # in the order of DGL's type ids
@@ -98,25 +98,12 @@ def _pairs(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _sort_by_item(dataset: Dataset, pointers: np.ndarray, target: Path) -> None:
-    num_buckets = max(1, -(-int(pointers[-1]) // SORT_PAIRS))
-    # Bucket b holds the items from ends[b - 1] to ends[b]; one very popular item may overfill its own.
-    ends = np.searchsorted(pointers[1:], np.arange(1, num_buckets) * (pointers[-1] / num_buckets))
-    spills = [target.with_name(f"{target.name}.{bucket}") for bucket in range(num_buckets)]
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open(path, "wb")) for path in spills]
-        for users, items in _pairs(dataset):
-            keys = (items.astype(np.int64) << 32) | users
-            buckets = np.searchsorted(ends, items, side="right").astype(np.uint16)  # of 16 bits: sorted in linear time
-            keys = keys[np.argsort(buckets, kind="stable")]
-            for file, run in zip(files, np.split(keys, np.cumsum(np.bincount(buckets, minlength=num_buckets))[:-1])):
-                file.write(run.data)
+    keys = ((items.astype(np.int64) << 32) | users for users, items in _pairs(dataset))
     with open(target, "wb") as out:
-        for path in spills:
-            keys = np.fromfile(path, np.int64)
-            keys.sort()
-            for start in range(0, len(keys), READ_PAIRS):
-                out.write((keys[start : start + READ_PAIRS] & 0xFFFFFFFF).astype("<i4").data)
-            path.unlink()
+        for run in grouped(keys, lambda keys: keys >> 32, np.diff(pointers), SORT_PAIRS):
+            run.sort()
+            for start in range(0, len(run), READ_PAIRS):
+                out.write((run[start : start + READ_PAIRS] & 0xFFFFFFFF).astype("<i4").data)
 
 
 def map_array(path: Path, dtype: str, mode: Literal["r", "c"] = "r") -> np.ndarray:

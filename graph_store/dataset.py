@@ -76,7 +76,7 @@ def _write_interactions(folder: Path, catalog: Catalog, most: int) -> dict:
     schema, twice = pa.schema({"user": pa.int32(), "item": pa.int32()}), _InTwoSplits(catalog)
     with contextlib.ExitStack() as stack:
         files: dict[str, pq.ParquetWriter] = {}
-        for records in grouped(catalog.rows(), "user", degrees, most):
+        for records in grouped(catalog.rows(), lambda rows: rows["user"], degrees, most):
             labels = records["label"]
             if unsplit is not None:
                 times = records["time"] if unsplit.times is not None else None
