@@ -1,5 +1,6 @@
 """How large a worker's neighbour blocks will be: expected, from the train graph itself, and at most, from the fan-outs alone."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,10 @@ class BlockSizes:
     edges: float
     further_items: float
     seen: float
+
+    def times(self, count: int) -> "BlockSizes":
+        """The sizes of so many blocks together."""
+        return BlockSizes(*(count * size for size in dataclasses.astuple(self)))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ BASE = {
 SCORE_BYTES = 64 * MIB  # a block of scores with its sorts, and the metrics' own arrays
 # Temporaries over all interactions while an epoch's order is computed, and while the graph is built: int64 arrays that live at once.
 ORDER_ARRAYS, LOADING_ARRAYS = 12, 12
-CHUNK_ROWS = 16_384  # of exact inference, as distributed/layerwise.py, whose import would load DGL
+CHUNK_ROWS, CHUNK_EDGES = 16_384, 1 << 20  # of exact inference, as distributed/layerwise.py, whose import would load DGL
 BLOCKS_IN_HAND = 2  # one that is trained on, one that is being made
 
 
@@ -77,7 +77,7 @@ class Sizes:
     Attributes:
         users, items, edges: Of the train graph.
         dims: d_m by modality.
-        stored: Bytes of a raw feature row over all modalities.
+        stored: Bytes of a raw feature row over all modalities, as graph/ keeps it.
         held_out: Validation interactions.
     """
 
@@ -89,9 +89,13 @@ class Sizes:
     held_out: int
 
     @staticmethod
-    def of(dataset: Dataset) -> "Sizes":
+    def of(dataset: Dataset, features: str) -> "Sizes":
+        """Args: features: graph.features."""
         counts, infos = dataset.manifest["num_interactions"], dataset.modalities
-        stored = sum(info.dim * (2 if info.dtype == "float16" else 4) for info in infos.values())
+        if features == "int8":
+            stored = sum(info.dim + FLOAT for info in infos.values())  # and a scale
+        else:
+            stored = sum(info.dim * (2 if info.dtype == "float16" else FLOAT) for info in infos.values())
         return Sizes(
             dataset.num_users, dataset.num_items, counts["train"], {m: i.dim for m, i in infos.items()}, stored, counts["validation"]
         )
@@ -123,11 +127,15 @@ def tower_parameters(config: TeacherConfig, dims: list[int]) -> int:
 
 
 def reduction_bytes(settings: Settings, sizes: Sizes) -> int:
-    """Reduction layers and prompt with gradients, Adam's moments and the best copy, under the ZeRO stage."""
+    """Reduction layers and prompt with gradients, Adam's moments and the best copy, under the ZeRO stage.
+
+    Offloaded state counts alike: on a host without a GPU it lies in the same memory.
+    """
     whole = FLOAT * tower_parameters(settings.teacher, list(sizes.dims.values()))
     shard = whole / settings.cluster.num_workers
+    rounded = 0.5 if settings.teacher.reduction_dtype == "bfloat16" else 1.0  # of weights and gradients that are computed with
     # Weights, gradients and moments; stage 1 adds its float32 copy, 2 reduces gradients into shards, 3 gathers weights as they are used.
-    held = {0: 4 * whole, 1: 2 * whole + 4 * shard, 2: 2 * whole + 4 * shard, 3: whole + 5 * shard}
+    held = {0: 4 * whole, 1: 2 * rounded * whole + 4 * shard, 2: 2 * rounded * whole + 4 * shard, 3: rounded * whole + 5 * shard}
     return int(held[settings.cluster.zero_stage] + whole)
 
 
@@ -146,9 +154,13 @@ def standardisation_bytes(sizes: Sizes, dim: int) -> int:
     return DOUBLE * (7 * sizes.largest**2 + 2 * dim * sizes.width)
 
 
-def reduction_floats(config: TeacherConfig, count: int) -> int:
-    """Floats that live at once for an item that is reduced: outputs, the prompt's part, dropout, hidden layers, and their gradients."""
-    return count * (8 * config.dim + 7 * sum(config.hidden))
+def reduction_floats(settings: Settings, count: int) -> int:
+    """Floats that live at once for an item that is reduced: outputs, the prompt's part, dropout, hidden layers, and their gradients.
+
+    With activation checkpointing one modality's hidden layers live at a time.
+    """
+    config, towers = settings.teacher, 1 if settings.cluster.checkpoint_activations else count
+    return count * 8 * config.dim + towers * 7 * sum(config.hidden)
 
 
 # The full engine
@@ -183,7 +195,7 @@ def full_teacher(settings: Settings, sizes: Sizes) -> Need:
                 **held,
                 **learnt,
                 "activations": (of_users * sizes.users + of_items * sizes.items) * row,
-                "reduction": rows * reduction_floats(config, count) * FLOAT,
+                "reduction": rows * reduction_floats(settings, count) * FLOAT,
                 "scores of the batch": (3 * (2 + count) + 6) * batch * row,
                 "order of the epoch": ORDER_ARRAYS * sizes.edges * INDEX,
             },
@@ -264,7 +276,7 @@ def inference_bytes(sizes: Sizes, dim: int) -> float:
     """A chunk of exact inference: its edges, and the rows that they read."""
     found = 0.0
     for own, other in ((sizes.users, sizes.items), (sizes.items, sizes.users)):
-        edges = sizes.edges * min(1.0, CHUNK_ROWS / own)
+        edges = min(sizes.edges * min(1.0, CHUNK_ROWS / own), CHUNK_EDGES)
         found = max(found, edges * (5 * INDEX + FLOAT) + min(other, edges) * dim * FLOAT + 3 * min(own, CHUNK_ROWS) * dim * FLOAT)
     return found
 
@@ -288,8 +300,8 @@ def mapped_files(settings: Settings, sizes: Sizes, dim: int) -> float:
 
 
 def teacher_seeds(settings: Settings) -> Seeds:
-    """Of one worker's blocks in the teacher's step."""
-    batch = -(-settings.teacher.train.batch_size // settings.cluster.num_workers)
+    """Of one worker's blocks in the teacher's step, or in one of its micro-batches."""
+    batch = -(-settings.teacher.train.batch_size // (settings.cluster.num_workers * settings.cluster.micro_batches))
     return Seeds(batch, batch, batch if settings.teacher.feature_decay else 0)
 
 
@@ -319,7 +331,7 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Callable[[Seeds,
     exchanged = (of_user * blocks.users + of_item * items) * row
     served = min(own, items)
     kept = served * sizes.width * FLOAT
-    batch = -(-config.train.batch_size // workers)
+    batch = -(-config.train.batch_size // (workers * settings.cluster.micro_batches))
     held = {
         "reduction layers and prompt, Adam and best": reduction_bytes(settings, sizes),
         "prompt constants": row * sizes.width,
@@ -335,7 +347,7 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Callable[[Seeds,
             "blocks in flight": block_bytes(settings, blocks),
             # Answers with their gradients, and with others what is sent; the ID rows with their propagation and update.
             "rows with gradients": (12 if workers == 1 else 15) * exchanged + 8 * (blocks.users + items) * row,
-            "reduction": served * reduction_floats(config, count) * FLOAT,
+            "reduction": served * reduction_floats(settings, count) * FLOAT,
             "raw features kept": kept if kept <= settings.sampling.keep_mib * MIB else 0,
             "scores of the batch": (3 * (2 + count) + 6) * batch * row,
         },

@@ -146,7 +146,11 @@ def choose_engine(settings: Settings, dataset: Dataset, available: int | None) -
     if available is None:
         return Choice("full", "the memory of the cluster's hosts is not known; cluster.host_memory says it")
     full = replace(settings, cluster=replace(settings.cluster, engine="full"))
-    stages = [s for s in stages_of(full, Sizes.of(dataset), _no_blocks, _no_blocks) if s.name in ("train-teacher", "distill")]
+    stages = [
+        s
+        for s in stages_of(full, Sizes.of(dataset, settings.graph.features), _no_blocks, _no_blocks)
+        if s.name in ("train-teacher", "distill")
+    ]
     most_of = max(stages, key=lambda stage: stage.total)
     needed = f"the full engine needs {most_of.total / GIB:.1f} GiB in {most_of.name}, and a host has {available / GIB:.1f} GiB"
     return Choice("full" if most_of.total <= available else "sampled", needed)
@@ -199,7 +203,7 @@ def make_plan(settings: Settings, dataset: Dataset, available: int | None, choic
         InputError: a role, or what shares a host, needs more than that; the message has the largest number and the setting that changes it.
     """
     choice = choice or choose_engine(settings, dataset, available)
-    asked, settings, sizes = settings, with_engine(settings, choice), Sizes.of(dataset)
+    asked, settings, sizes = settings, with_engine(settings, choice), Sizes.of(dataset, settings.graph.features)
 
     @functools.cache
     def cached(seeds: Seeds, fan_outs: tuple[int, ...]) -> BlockSizes:
@@ -239,7 +243,7 @@ def _steps(settings: Settings, sizes: Sizes, blocks: Blocks, taught: bool) -> di
     if settings.cluster.engine == "sampled":
         fan_outs = settings.sampling.fan_outs_of
         if taught:
-            of_step = blocks(needs.teacher_seeds(settings), fan_outs(num_hops(settings.teacher)))
+            of_step = blocks(needs.teacher_seeds(settings), fan_outs(num_hops(settings.teacher))).times(settings.cluster.micro_batches)
             found["teacher"] = step_costs.sampled_teacher_step(settings, sizes, of_step)
         of_step = blocks(needs.student_seeds(settings, sizes), fan_outs(needs.student_hops(settings)))
         return {**found, "student": step_costs.sampled_student_step(settings, sizes, of_step)}

@@ -109,4 +109,4 @@ def test_the_plan_knows_the_chunks_of_exact_inference():
     from promptmm.distributed import layerwise
     from promptmm.jobs import needs
 
-    assert needs.CHUNK_ROWS == layerwise.CHUNK_ROWS
+    assert (needs.CHUNK_ROWS, needs.CHUNK_EDGES) == (layerwise.CHUNK_ROWS, layerwise.CHUNK_EDGES)

@@ -12,7 +12,7 @@ from promptmm.core.teacher import IdTables, build_reduction
 from promptmm.graph_store.config import SourceConfig
 from promptmm.graph_store.dataset import Dataset, open_dataset, write_dataset
 from promptmm.graph_store.synthetic import synthetic_catalog
-from promptmm.jobs.needs import Sizes, reduction_bytes, tower_parameters
+from promptmm.jobs.needs import Sizes, reduction_bytes, reduction_floats, teacher_seeds, tower_parameters
 from promptmm.jobs.planning import available_memory, choose_engine, describe_plan, engine_of, make_plan
 from promptmm.jobs.settings import Settings, load_settings
 from promptmm.jobs.stages import record_url
@@ -107,10 +107,31 @@ def test_zero_stages_shard_more_and_more(dataset):
     found = []
     for stage in (0, 1, 2, 3):
         settings = load_settings(None, ["teacher.hidden=[512]", "cluster.num_workers=8", f"cluster.zero_stage={stage}"])
-        found.append(reduction_bytes(settings, Sizes.of(dataset)))
+        found.append(reduction_bytes(settings, Sizes.of(dataset, "stored")))
     dims = [m.dim for m in dataset.modalities.values()]
     assert found[0] == 20 * tower_parameters(settings.teacher, dims)
     assert found[0] > found[1] >= found[2] > found[3]
+
+
+def test_ways_to_need_less_memory(dataset):
+    words = ["teacher.hidden=[512]", "cluster.num_workers=2", "cluster.zero_stage=3", "cluster.engine=sampled", "sampling.fan_outs=[2]"]
+    words += ["teacher.train.batch_size=64"]
+
+    def planned(*more):
+        plan = make_plan(load_settings(None, [*words, *more]), dataset, None)
+        return plan["roles"]["teacher worker"], plan["steps"]["teacher"]
+
+    need, step = planned()
+    rounded, _ = planned("teacher.reduction_dtype=bfloat16")
+    assert sum(rounded["parts"].values()) < sum(need["parts"].values())
+    kept, again = (load_settings(None, [*words, f"cluster.checkpoint_activations={flag}"]) for flag in ("false", "true"))
+    assert reduction_floats(again, 3) < reduction_floats(kept, 3)
+    settings = load_settings(None, [*words, "cluster.micro_batches=4"])
+    assert teacher_seeds(settings).examples == 8
+    _, cut = planned("cluster.micro_batches=4")
+    assert cut["exchanged_bytes"] > step["exchanged_bytes"]  # micro-batches ask for some rows again
+    wide, narrow = (planned(f"graph.features={features}")[0]["mapped_bytes"] for features in ("stored", "int8"))
+    assert narrow < wide
 
 
 @pytest.mark.parametrize("available", [GIB, 100 * GIB])
