@@ -38,7 +38,7 @@ Split = tuple[Path, Pairs]  # where it was read from, for messages
 
 
 PREPARE_MIB = 512  # of prepare beside source.memory_mib and the ids: the interpreter, its libraries and their buffers
-ID_BYTES = 200  # of memory for a user or item while ids are sorted and looked up, ids of up to about 16 characters
+ID_BYTES = 320  # of memory for a user or item while ids are sorted and looked up, ids of up to about 16 characters
 
 
 def memory_bound(config: SourceConfig) -> str:

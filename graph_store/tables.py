@@ -45,6 +45,7 @@ def load_parquet(source: Source) -> Catalog:
         user_ids, item_ids = _distinct_ids(table, {user_column: "source.user_column", item_column: "source.item_column"}, config)
         item_ids = sort_ids(item_ids, *feature_ids.values())
     user_ids = sort_ids(user_ids)
+    pa.default_memory_pool().release_unused()
 
     def index_users(ids: pa.Array, first_row: int) -> np.ndarray:
         return _index(ids, user_ids, path, "", first_row)
