@@ -4,8 +4,8 @@
 
 Worker processes in a gloo group hold the project's reduction layers and prompt in its DeepSpeed engine, with the environment of a real
 worker; features are read from memory-mapped files, as in the sampled engine, and pulled towards random targets: no graph, no ID tables.
-The parent reads RssAnon + RssShmem of every worker from /proc every 5 ms (mapped file pages are apart) and reports the largest worker.
-Fails where one needs more than the limit.
+The parent reads RssAnon + RssShmem of every worker from /proc every 5 ms (mapped file pages are apart) and reports the largest worker;
+"built" is the peak until the first step, with Adam's state there. Fails where one needs more than the limit.
 """
 
 import argparse
@@ -74,10 +74,10 @@ def work(options) -> None:
     reduction = build_reduction(DIMS, config, 0, ClusterConfig(**cluster).checkpoint_activations)
     engine = ReductionEngine(reduction, 1e-4, config.tower_dtype, ClusterConfig(**cluster), worker, inputs(torch.arange(0)))
     say("train", num_parameters=sum(getattr(p, "ds_numel", p.numel()) for p in reduction.parameters()))
+    items = torch.randperm(NUM_ITEMS, generator=generator)[rank::world_size][: options.rows]  # the same in every step, so the loss falls
     losses, seconds = [], []
-    for step in range(options.steps):
+    for _ in range(options.steps):
         started = time.monotonic()
-        items = torch.randperm(NUM_ITEMS, generator=torch.Generator().manual_seed(step))[rank::world_size][: options.rows]
         out = engine(*inputs(items))
         loss = torch.stack([(out[f"reduced.{m}"] - targets[items]).square().mean() for m in DIMS]).mean()
         engine.backward(loss)
@@ -138,7 +138,12 @@ def measure(options, mode: str, folder: str) -> dict:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, **worker_environment(ClusterConfig()), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment = {
+        **os.environ,
+        **worker_environment(ClusterConfig(**MODES[mode][1])),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     environment |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": str(options.threads), "WORLD_SIZE": str(options.workers)}
     command = [sys.executable, "-W", "ignore", *sys.argv, "--mode", mode, "--folder", folder]
     workers = [Watched(command, {**environment, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(options.workers)]
