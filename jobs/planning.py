@@ -186,10 +186,18 @@ def with_engine(settings: Settings, choice: Choice) -> Settings:
 
 
 def _made_with(settings: Settings, dataset: Dataset) -> dict:
-    """What a choice of the engine depends on."""
-    sections = ("teacher", "student", "distill", "labels", "sampling", "graph")
-    cluster = {name: getattr(settings.cluster, name) for name in ("engine", "num_workers", "num_labelers", "zero_stage", "host_memory")}
-    return {"dataset": dataset.digest, "cluster": cluster, **{name: as_dict(getattr(settings, name)) for name in sections}}
+    """What a plan depends on, beside the machine."""
+    sections = ("teacher", "student", "distill", "labels", "sampling", "graph", "cluster")
+    found: dict[str, Any] = {name: as_dict(getattr(settings, name)) for name in sections}
+    for name in ("address", "cache_dir", "start_timeout", "max_failures", "threads"):
+        del found["cluster"][name]
+    return {"dataset": dataset.digest, **found}
+
+
+def still_holds(plan: dict, settings: Settings, dataset: Dataset, available: int | None, choice: Choice) -> bool:
+    """Whether an earlier plan is of the same settings, engine and memory; measured again, its rates would differ a little."""
+    same = plan.get("engine") == choice.engine and plan.get("available_bytes") == available
+    return same and not differences(plan.get("made_with"), _made_with(settings, dataset))
 
 
 def make_plan(settings: Settings, dataset: Dataset, available: int | None, choice: Choice | None = None) -> dict:

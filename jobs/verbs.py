@@ -89,9 +89,12 @@ def plan(settings: Settings) -> None:
     require_done(settings.dir, "prepare", "plan")
     dataset = _dataset(settings)
     settings.evaluation.check_catalog(dataset.num_items)
-    choice = planning.engine_of(settings, dataset, "plan")
-    made = planning.make_plan(settings, dataset, planning.available_memory(settings), choice)
-    write_json(join(settings.dir, "plan.json"), made)
+    choice, available = planning.engine_of(settings, dataset, "plan"), planning.available_memory(settings)
+    url = join(settings.dir, "plan.json")
+    made = read_json(url) if exists(url) else {}
+    if not planning.still_holds(made, settings, dataset, available, choice):
+        made = planning.make_plan(settings, dataset, available, choice)
+        write_json(url, made)
     print(planning.describe_plan(made), flush=True)
 
 

@@ -88,7 +88,7 @@ def test_sizes_and_ratios(local):
 def test_dataset_and_timings(local):
     dataset = local.results["dataset"]
     assert (dataset["num_users"], dataset["num_items"]) == (NUM_USERS, NUM_ITEMS)
-    assert dataset["num_interactions"] == {"train": 1105, "validation": 147, "test": 147}
+    assert dataset["num_interactions"] == {"train": 1203, "validation": 156, "test": 156}
     assert {name: info["dim"] for name, info in dataset["modalities"].items()} == DIMS
     assert set(local.results["timings"]) == set(VERBS) - {"plan", "recommend"}
     assert all(seconds > 0 for seconds in local.results["timings"].values())
