@@ -133,9 +133,10 @@ def reduction_bytes(settings: Settings, sizes: Sizes) -> int:
     """
     whole = FLOAT * tower_parameters(settings.teacher, list(sizes.dims.values()))
     shard = whole / settings.cluster.num_workers
-    rounded = 0.5 if settings.teacher.reduction_dtype == "bfloat16" else 1.0  # of weights and gradients that are computed with
-    # Weights, gradients and moments; stage 1 adds its float32 copy, 2 reduces gradients into shards, 3 gathers weights as they are used.
-    held = {0: 4 * whole, 1: 2 * rounded * whole + 4 * shard, 2: 2 * rounded * whole + 4 * shard, 3: rounded * whole + 5 * shard}
+    # Weights, gradients and moments; stage 1 adds its float32 copy, 2 reduces gradients into shards, 3 has a layer whole while it runs.
+    held = {0: 4 * whole, 1: 2 * whole + 4 * shard, 2: 2 * whole + 4 * shard, 3: 5 * shard}
+    if settings.teacher.reduction_dtype == "bfloat16":
+        held |= {1: 2 * whole + 3 * shard, 2: whole + 4 * shard, 3: 4.5 * shard}
     return int(held[settings.cluster.zero_stage] + whole)
 
 
