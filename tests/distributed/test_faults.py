@@ -79,7 +79,7 @@ def undisturbed(ray_cluster, tiny_run, tiny_settings, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("engine", ["full", "sampled"])
+@pytest.mark.parametrize("engine", [pytest.param("full", marks=pytest.mark.slow), "sampled"])
 def test_a_killed_teacher_worker_changes_nothing(request, ray_cluster, fork_run, tiny_settings, engine):
     """Bit for bit: weights and optimizer state; with blocks also the sharded rows and the neighbours drawn."""
     if engine == "full":

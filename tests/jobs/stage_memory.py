@@ -15,9 +15,11 @@ from pathlib import Path
 
 from promptmm.distributed.config import ClusterConfig
 from promptmm.distributed.launch import worker_environment
+from promptmm.jobs.settings import load_settings
 
 if os.environ.get("MALLOC_TRIM_THRESHOLD_") is None:  # read when a process starts
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **worker_environment(ClusterConfig()), "OMP_NUM_THREADS": "1"})
+    environment = worker_environment(load_settings(None, sys.argv[3:]).cluster)
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **environment, "OMP_NUM_THREADS": "1"})
 
 import dgl.distributed
 import torch
@@ -32,8 +34,7 @@ from promptmm.distributed.teacher_training import TeacherJob, run_teacher
 from promptmm.distributed.worker import Worker
 from promptmm.graph_store.client import GraphClient, ItemShard
 from promptmm.graph_store.dataset import open_dataset
-from promptmm.graph_store.partition import map_features
-from promptmm.jobs.settings import load_settings
+from promptmm.graph_store.feature_rows import map_features
 from promptmm.jobs.verbs import student_job
 
 
@@ -64,7 +65,7 @@ def start():
     worker = Worker(0, 1, torch.device("cpu"), ("here",))
     prepare_extensions()
     nothing = type("Nothing", (torch.nn.Linear,), {"forward": lambda self: {"x": self.weight}})(1, 1)
-    ReductionEngine(nothing, 0.1, 0, worker, ())
+    ReductionEngine(nothing, 0.1, torch.float32, ClusterConfig(), worker, ())
     dgl.distributed.initialize(None)
     return worker
 
@@ -92,7 +93,7 @@ def run(stage: str, settings, worker) -> None:
         train_sampled_teacher(job, worker, client, dataset)
     else:
         found = {m: map_features(graph_url, read_manifest(str(graph_url), "graph"), 0, m) for m in dataset.modalities}
-        rows, present = {m: x for m, (x, _) in found.items()}, {m: torch.from_numpy(p) for m, (_, p) in found.items()}
+        rows, present = {m: x.values() for m, x in found.items()}, {m: torch.from_numpy(x.present) for m, x in found.items()}
         shard = ItemShard(torch.arange(dataset.num_items), rows, present)
         run_teacher(job, worker, build_resident(worker, settings.teacher, train_graph(dataset), shard))
 
