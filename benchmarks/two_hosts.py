@@ -90,7 +90,7 @@ def client_of(options: argparse.Namespace, graph: Any, rank: int) -> Any:
     return GraphClient(graph, session, folder, rank, NODES)
 
 
-def run(script: str, role: str, hosts: Any, folder: str, words: list[str], timeout: float = 400) -> list[dict]:
+def run(script: str, role: str, hosts: Any, folder: str, words: list[str], timeout: float = 400, allocator: bool = True) -> list[dict]:
     """Runs a script as both hosts; what their workers measured.
 
     Args:
@@ -100,6 +100,7 @@ def run(script: str, role: str, hosts: Any, folder: str, words: list[str], timeo
         folder: Where graph/ is.
         words: Further arguments.
         timeout: Seconds.
+        allocator: With the allocator settings of the project's workers.
     """
     from promptmm.distributed.config import ClusterConfig
     from promptmm.distributed.launch import worker_environment
@@ -109,7 +110,7 @@ def run(script: str, role: str, hosts: Any, folder: str, words: list[str], timeo
     command = [sys.executable, "-W", "ignore", script, "--role", role, "--session", session, "--servers", servers]
     command += ["--master", f"{hosts.address(0)}:{_free_port()}", "--folder", folder, *words]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1", "DGLBACKEND": "pytorch"}
-    environment.update(worker_environment(ClusterConfig()))  # allocator and threads
+    environment.update({k: v for k, v in worker_environment(ClusterConfig()).items() if allocator or not k.startswith("MALLOC")})
     running = [
         subprocess.Popen(
             hosts.command(rank, [*command, "--rank", str(rank)]), env=environment,
