@@ -216,6 +216,7 @@ with ray_session(ClusterConfig()):
 """
 
 
+@pytest.mark.slow
 def test_the_verbs_one_by_one_give_the_same_bits(local, process, tiny, tmp_path):
     """Same seed, another folder, every verb by itself."""
     ended = process(tiny, f"run.dir={tmp_path}", program=(sys.executable, "-c", ONE_BY_ONE))
