@@ -139,7 +139,9 @@ _CSV_BLOCK = 64 << 20  # bytes; a column's type is read off the first
 
 def _format(path: Path, text_columns: Sequence[str]) -> Any:
     if path.suffix not in _DELIMITERS:
-        return pyarrow.dataset.ParquetFileFormat()
+        # Buffers made ahead would stay until the file is read: the whole of a wide feature column.
+        options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+        return pyarrow.dataset.ParquetFileFormat(default_fragment_scan_options=options)
     return pyarrow.dataset.CsvFileFormat(
         parse_options=pyarrow.csv.ParseOptions(delimiter=_DELIMITERS[path.suffix]),
         convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string())),
