@@ -57,7 +57,7 @@ def steps(options, graph, rank: int):
     for epoch in range(10**6):
         for batch in Prefetched(teacher.batches(epoch), 2, 60.0, "a batch"):
             teacher.train_step(batch, epoch, 0.01)
-            rows, count = rows + sum(x.places.numel() for x in teacher.serve(batch.exchanges)), count + 1
+            rows, count = rows + sum(x.served.numel() for x in batch.exchanges), count + 1
             now = memory.resident()
             yield {
                 "setup_seconds": setup,

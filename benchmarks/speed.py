@@ -24,6 +24,7 @@ from promptmm.distributed.student_training import StudentTrainer
 from promptmm.distributed.teacher_artifact import write_revision
 from promptmm.distributed.teacher_training import TeacherJob, TeacherTrainer
 from promptmm.jobs.settings import load_settings
+from promptmm.jobs.step_costs import seconds_of
 
 BATCH, DIM, LAYERS, NEGATIVES = 1024, 64, 2, 10
 
@@ -134,16 +135,6 @@ def rank_by_sort(scores, seen: set[int], k: int) -> list[int]:
     return [item for item in np.argsort(-scores).tolist() if item not in seen][:k]
 
 
-def median_seconds(work, repeats: int) -> float:
-    work()
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--path", required=True, help="the DiffMM folder of tiktok")
@@ -182,7 +173,7 @@ def run(folder: str, options) -> None:
     users, items = ours.final_vectors()
 
     def compare(name: str, theirs, mine) -> None:
-        peer_seconds, seconds = (median_seconds(work, options.repeats) for work in (theirs, mine))
+        peer_seconds, seconds = (statistics.median(seconds_of(work, options.repeats)) for work in (theirs, mine))
         print(f"| {name} | {peer_seconds:.2f} | {seconds:.3f} | {peer_seconds / seconds:.1f} |", flush=True)
 
     what = f"{options.threads} threads, batch {BATCH}, d = {DIM}, {LAYERS} layers, {NEGATIVES} negatives a list"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from .dataset import Dataset
@@ -73,7 +72,7 @@ def write_rows(dataset: Dataset, folder: Path) -> dict[str, Rows]:
     examples.mkdir()
     pointers = {kind: np.zeros(size + 1, np.int64) for kind, size in ((USER, dataset.num_users), (ITEM, dataset.num_items))}
     with open(examples / "items.i32", "wb") as out:
-        for users, items in _pairs(dataset):
+        for users, items in dataset.pair_chunks("train", READ_PAIRS):
             first = int(users[0])
             counts = np.bincount(users - first)
             pointers[USER][1 + first : 1 + first + len(counts)] += counts
@@ -89,16 +88,8 @@ def write_rows(dataset: Dataset, folder: Path) -> dict[str, Rows]:
     }
 
 
-def _pairs(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Train pairs in (user, item) order, int32, some at a time."""
-    with pq.ParquetFile(dataset.folder / "interactions" / "train.parquet") as file:
-        for batch in file.iter_batches(READ_PAIRS, columns=["user", "item"]):
-            if batch.num_rows:
-                yield batch["user"].to_numpy(), batch["item"].to_numpy()
-
-
 def _sort_by_item(dataset: Dataset, pointers: np.ndarray, target: Path) -> None:
-    keys = ((items.astype(np.int64) << 32) | users for users, items in _pairs(dataset))
+    keys = ((items.astype(np.int64) << 32) | users for users, items in dataset.pair_chunks("train", READ_PAIRS))
     with open(target, "wb") as out:
         for run in grouped(keys, lambda keys: keys >> 32, np.diff(pointers), SORT_PAIRS):
             run.sort()

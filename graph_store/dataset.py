@@ -184,6 +184,13 @@ class Dataset:
         users, items = (table[name].to_numpy().astype(np.int64) for name in ("user", "item"))
         return users, items
 
+    def pair_chunks(self, split: str, rows: int = 1 << 20) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """A split's users and items, int32 [n] each with n from 1 to `rows`, in (user, item) order; the split must be there."""
+        with pq.ParquetFile(self.folder / "interactions" / f"{split}.parquet") as file:
+            for batch in file.iter_batches(rows, columns=["user", "item"]):
+                if batch.num_rows:
+                    yield batch["user"].to_numpy(), batch["item"].to_numpy()
+
     def csr(self, split: str) -> Csr:
         """A split's items of every user; no rows' items where the split is absent."""
         users, items = (torch.from_numpy(ids) for ids in self.interactions(split))

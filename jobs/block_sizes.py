@@ -1,15 +1,14 @@
 """How large a worker's neighbour blocks will be: expected, from the train graph itself, and at most, from the fan-outs alone."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ..graph_store.dataset import Dataset
 
-ROWS, TINY = 1 << 20, 1e-30
+TINY = 1e-30
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -82,7 +81,7 @@ def expected(dataset: Dataset, seeds: Seeds, fan_outs: Sequence[int]) -> BlockSi
         asked += sum(float((1 - m).sum()) for m in levels[-1])
         edges += sum(float(((1 - m) * n).sum()) for m, n in zip(levels[-1], drawn))
         failed = [np.zeros(n) for n in counts]  # logarithms
-        for pair in _pairs(dataset):
+        for pair in dataset.pair_chunks("train"):
             for side, failure in enumerate(_failures(pair, degrees, levels, fan_outs[: hop + 1], share)):
                 failed[side] += np.bincount(pair[side], np.log(np.maximum(failure, TINY)), counts[side])
         own = 1.0, (1 - 1 / counts[1]) ** seeds.uniform
@@ -116,14 +115,7 @@ def _failures(pair: Pair, degrees: list[np.ndarray], levels: list[list[np.ndarra
 def _degrees(dataset: Dataset) -> list[np.ndarray]:
     """Train degrees of users and items, int64."""
     found = [np.zeros(n, np.int64) for n in (dataset.num_users, dataset.num_items)]
-    for pair in _pairs(dataset):
+    for pair in dataset.pair_chunks("train"):
         for side, ids in enumerate(pair):
             found[side] += np.bincount(ids, minlength=len(found[side]))
     return found
-
-
-def _pairs(dataset: Dataset) -> Iterator[Pair]:
-    """Train pairs, some at a time."""
-    with pq.ParquetFile(dataset.folder / "interactions" / "train.parquet") as file:
-        for batch in file.iter_batches(ROWS, columns=["user", "item"]):
-            yield batch["user"].to_numpy(), batch["item"].to_numpy()

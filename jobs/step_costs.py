@@ -6,7 +6,9 @@ the memory's bandwidth and what it sends at the network's, whichever is largest:
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,6 +21,7 @@ from .settings import Settings
 
 RATE_BYTES = 1 << 26
 RATE_SIZE = 768
+RATE_REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -70,25 +73,26 @@ class Rates:
         }
 
 
-def _fastest(work, repeats: int = 5) -> float:
+def seconds_of(work: Callable[[], Any], repeats: int) -> list[float]:
+    """Wall-clock seconds of each of some calls, after one that is not counted."""
     work()
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return seconds
 
 
 def _memory_rate() -> float:
     source = torch.zeros(RATE_BYTES // FLOAT)
     target = torch.empty_like(source)
-    return 2 * RATE_BYTES / _fastest(lambda: target.copy_(source))
+    return 2 * RATE_BYTES / min(seconds_of(lambda: target.copy_(source), RATE_REPEATS))
 
 
 def _compute_rate() -> float:
     x = torch.ones(RATE_SIZE, RATE_SIZE)
-    return RATE_SIZE**3 / _fastest(lambda: x @ x)
+    return RATE_SIZE**3 / min(seconds_of(lambda: x @ x, RATE_REPEATS))
 
 
 def reduced_everywhere(parameters: int, workers: int, stage: int = 0) -> int:
