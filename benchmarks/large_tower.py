@@ -18,8 +18,8 @@ import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 
+import memory
 import numpy as np
 
 DIMS, DIM, NUM_ITEMS = {"visual": 4096, "textual": 1024}, 64, 8192
@@ -93,15 +93,6 @@ def work(options) -> None:
     say("end")
 
 
-def anonymous_and_shared(pid: int) -> int:
-    """RssAnon + RssShmem of a process, bytes; 0 where it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem")))
-
-
 class Watched:
     """A worker process, the phase it is in, and the peak of each phase."""
 
@@ -126,7 +117,7 @@ class Watched:
     def look(self) -> bool:
         """Takes a sample; False when the process has ended."""
         phase = self.phase
-        self.peaks[phase] = max(self.peaks.get(phase, 0), anonymous_and_shared(self.process.pid))
+        self.peaks[phase] = max(self.peaks.get(phase, 0), int(memory.anonymous_and_shared(self.process.pid) * 2**20))
         return self.process.poll() is None
 
 

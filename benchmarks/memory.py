@@ -1,9 +1,13 @@
-"""Memory of a process: anonymous and shared, without the pages of mapped files, which the system drops when it needs room."""
+"""Memory of a process: anonymous and shared, without the pages of mapped files, which the system drops when it needs room.
+
+Tests that measure memory use it too.
+"""
 
 import resource
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 
 KINDS = ("RssAnon", "RssShmem", "RssFile")
 
@@ -18,21 +22,33 @@ def resident(pid: int | str = "self") -> dict[str, float]:
         return {}
 
 
+def anonymous_and_shared(pid: int | str = "self") -> float:
+    """MiB; 0 where the process is gone."""
+    found = resident(pid)
+    return found.get("RssAnon", 0.0) + found.get("RssShmem", 0.0)
+
+
 class Peak:
-    """The largest anonymous memory of this process since this object was made, MiB, sampled at 20 Hz by a thread.
+    """The largest memory of this process since this object was made, MiB, sampled by a thread.
+
+    Args:
+        read: What is sampled, MiB.
+        interval: Seconds between samples.
 
     Attributes:
-        anonymous: So far.
+        base: At the start.
+        highest: So far.
     """
 
-    def __init__(self) -> None:
-        self.anonymous = 0.0
+    def __init__(self, read: Callable[[], float], interval: float) -> None:
+        self._read, self._interval = read, interval
+        self.base = self.highest = read()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         while True:
-            self.anonymous = max(self.anonymous, resident()["RssAnon"])
-            time.sleep(0.05)
+            self.highest = max(self.highest, self._read())
+            time.sleep(self._interval)
 
 
 def run_measured(words: list[str], **more) -> dict[str, float]:
@@ -44,8 +60,7 @@ def run_measured(words: list[str], **more) -> dict[str, float]:
     started, before, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN), 0.0
     with subprocess.Popen(words, **more) as process:
         while process.poll() is None:
-            found = resident(process.pid)
-            peak = max(peak, found.get("RssAnon", 0) + found.get("RssShmem", 0))
+            peak = max(peak, anonymous_and_shared(process.pid))
             time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"{' '.join(words)} failed with {process.returncode}")

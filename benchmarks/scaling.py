@@ -47,7 +47,7 @@ def steps(options, graph, rank: int):
     from promptmm.distributed.sampled_teacher import SampledTeacher
     from promptmm.distributed.worker import Worker
 
-    started, peak = time.perf_counter(), memory.Peak()
+    started, peak = time.perf_counter(), memory.Peak(lambda: memory.resident()["RssAnon"], 0.05)
     client = two_hosts.client_of(options, graph, rank)
     train = OptimizerConfig(batch_size=options.batch, learning_rate=0.01)
     config = TeacherConfig(dim=options.dim, layers=2, feature_decay=0.0, train=train)
@@ -63,7 +63,7 @@ def steps(options, graph, rank: int):
                 "setup_seconds": setup,
                 "rows": rows / count,
                 "mib_sent": teacher.traffic.sent / count / 2**20,
-                "anonymous_peak_mib": peak.anonymous,
+                "anonymous_peak_mib": peak.highest,
                 "shared_mib": now["RssShmem"],
                 "mapped_mib": now["RssFile"],
             }

@@ -132,17 +132,18 @@ class _Nodes:
         self.ids = ids
         self._sorted, self._order = ids.sort()
 
-    def add(self, ids: Tensor) -> None:
-        """Appends the ids that are not there yet, ascending."""
-        unique = torch.unique(ids)
-        if self.ids.numel():
-            at = torch.searchsorted(self._sorted, unique).clamp(max=self.ids.numel() - 1)
-            unique = unique[self._sorted[at] != unique]
-        self.__init__(torch.cat([self.ids, unique]))  # type: ignore[misc]
-
-    def positions(self, ids: Tensor) -> Tensor:
-        """Where each id stands; all are there."""
-        return self._order[torch.searchsorted(self._sorted, ids)]
+    def add(self, ids: Tensor) -> Tensor:
+        """Appends the ids that are not there yet, ascending; where each of `ids` stands, int64."""
+        unique, inverse = torch.unique(ids, return_inverse=True)
+        count, is_new = self.ids.numel(), torch.ones_like(unique, dtype=torch.bool)
+        places = torch.zeros_like(unique)
+        if count:
+            at = torch.searchsorted(self._sorted, unique).clamp_(max=count - 1)
+            is_new, places = self._sorted[at] != unique, self._order[at]
+        new = unique[is_new]
+        places[is_new] = torch.arange(count, count + new.numel(), device=ids.device)
+        self.__init__(torch.cat([self.ids, new]))  # type: ignore[misc]
+        return places[inverse]
 
 
 @dataclass(frozen=True)
@@ -171,19 +172,17 @@ class Blocks:
             users, items: int64, distinct dataset indices: level 0.
             num_hops: Hops.
         """
-        of_kind = {"user": _Nodes(users), "item": _Nodes(items)}
+        of_users, of_items = _Nodes(users), _Nodes(items)
         num_users, num_items = [users.numel()], [items.numel()]
-        found = []
+        users_of, items_of = [], []
         for hop in range(num_hops):
-            to_users, to_items = sampler(of_kind["user"].ids, of_kind["item"].ids, hop)
-            of_kind["item"].add(to_users.ids)
-            of_kind["user"].add(to_items.ids)
-            found.append((to_users, to_items))
-            num_users.append(of_kind["user"].ids.numel())
-            num_items.append(of_kind["item"].ids.numel())
-        users_of = [Hop.of(u.pointers, of_kind["item"].positions(u.ids), u.weights, num_items[hop + 1]) for hop, (u, _) in enumerate(found)]
-        items_of = [Hop.of(i.pointers, of_kind["user"].positions(i.ids), i.weights, num_users[hop + 1]) for hop, (_, i) in enumerate(found)]
-        return Blocks(of_kind["user"].ids, of_kind["item"].ids, num_users, num_items, users_of, items_of)
+            to_users, to_items = sampler(of_users.ids, of_items.ids, hop)
+            places = of_items.add(to_users.ids), of_users.add(to_items.ids)
+            num_users.append(of_users.ids.numel())
+            num_items.append(of_items.ids.numel())
+            users_of.append(Hop.of(to_users.pointers, places[0], to_users.weights, num_items[-1]))
+            items_of.append(Hop.of(to_items.pointers, places[1], to_items.weights, num_users[-1]))
+        return Blocks(of_users.ids, of_items.ids, num_users, num_items, users_of, items_of)
 
     def to_users(self, x: Tensor, hop: int = 0) -> Tensor:
         """Items at level hop + 1 or deeper -> users at level hop."""
@@ -212,8 +211,8 @@ class Blocks:
 def append_distinct(ids: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct ids with those of `more` that are not among them behind, and where each of `more` stands; int64."""
     nodes = _Nodes(ids)
-    nodes.add(more)
-    return nodes.ids, nodes.positions(more)
+    places = nodes.add(more)
+    return nodes.ids, places
 
 
 def _sum(hop: Hop, x: Tensor) -> Tensor:

@@ -74,7 +74,6 @@ class SamplingConfig:
         False, "leave the batch's own positive pairs out of its blocks, in both directions; false: they stay, as in the full engine"
     )
     prefetch: int = setting(2, "batches (or micro-batches) of blocks made ahead in the background", ge=1)
-    keep_mib: int = setting(256, "raw feature rows that a step keeps for its backward pass, MiB; beyond it they are read again", ge=0)
 
     def __post_init__(self) -> None:
         check_bounds(self, "sampling")

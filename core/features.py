@@ -2,13 +2,19 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+CHUNK_BYTES = 64 * 2**20
 GRAM_COLUMNS = 512
 PRODUCT_ROWS = 512  # a run of 1,024-d rows is 2 MiB
+
+
+def chunk_rows(dim: int) -> int:
+    """Rows of a modality that are worked on at a time in float64: 64 MiB of them, at most 16,384."""
+    return max(1, min(16_384, CHUNK_BYTES // (8 * max(dim, 1))))
 
 
 @dataclass
@@ -18,49 +24,53 @@ class FeatureMoments:
     Attributes:
         count: float64 scalar tensor, number of present rows.
         total: float64 [dim].
-        gram: float64 [dim, dim].
+        upper: float64 [dim, dim], the Gram matrix on and right of its diagonal; what is left of it has no meaning.
     """
 
     count: Tensor
     total: Tensor
-    gram: Tensor
+    upper: Tensor
 
     @staticmethod
-    def of(rows: Tensor, present: Tensor, chunk_rows: int = 16_384) -> "FeatureMoments":
-        """Accumulates over row chunks.
+    def zeros(dim: int, device: torch.device | str = "cpu") -> "FeatureMoments":
+        """Of no rows."""
+        make = functools.partial(torch.zeros, dtype=torch.float64, device=device)
+        return FeatureMoments(make(()), make(dim), make(dim, dim))
 
-        Args:
-            rows: [n, dim], any float dtype; rows that are not present are ignored.
-            present: bool [n].
-        """
-        dim = rows.shape[1]
-        count = present.sum().to(torch.float64)
-        total = torch.zeros(dim, dtype=torch.float64, device=rows.device)
-        gram = torch.zeros(dim, dim, dtype=torch.float64, device=rows.device)
-        for start in range(0, rows.shape[0], chunk_rows):
-            chunk = rows[start : start + chunk_rows][present[start : start + chunk_rows]].to(torch.float64)
-            total += chunk.sum(0)
-            for first in range(0, dim, GRAM_COLUMNS):  # on and right of the diagonal only: half the work for a wide modality
+    @staticmethod
+    def of(rows: Tensor, present: Tensor) -> "FeatureMoments":
+        """Of rows [n, dim], any float dtype; those that are not present, bool [n], are ignored."""
+        moments = FeatureMoments.zeros(rows.shape[1], rows.device)
+        moments.add(rows, present)
+        return moments
+
+    def add(self, rows: Tensor, present: Tensor) -> None:
+        """Adds rows, a chunk at a time; as in `of`."""
+        dim, size = rows.shape[1], chunk_rows(rows.shape[1])
+        self.count += present.sum()
+        for start in range(0, rows.shape[0], size):
+            chunk = rows[start : start + size][present[start : start + size]].to(torch.float64)
+            self.total += chunk.sum(0)
+            for first in range(0, dim, GRAM_COLUMNS):  # half the work for a wide modality
                 block = slice(first, first + GRAM_COLUMNS)
-                gram[block, first:].addmm_(chunk[:, block].T, chunk[:, first:])
-        return FeatureMoments(count, total, gram.triu() + gram.triu(1).T)
-
-    def add(self, other: "FeatureMoments") -> None:
-        """Adds another shard's moments, in place."""
-        for mine, theirs in zip(self.tensors(), other.tensors()):
-            mine += theirs
+                self.upper[block, first:].addmm_(chunk[:, block].T, chunk[:, first:])
 
     def tensors(self) -> list[Tensor]:
         """The tensors to sum over shards."""
-        return [self.count, self.total, self.gram]
+        return [self.count, self.total, self.upper]
 
     def mean(self) -> Tensor:
         return self.total / self.count.clamp(min=1)
 
-    def covariance(self) -> Tensor:
-        """float64 [dim, dim], divided by the count."""
-        mean = self.mean()
-        return self.gram / self.count.clamp(min=1) - mean[:, None] * mean[None, :]
+    def variance(self) -> Tensor:
+        """float64 [dim], divided by the count; not below 0."""
+        return (self.upper.diagonal() / self.count.clamp(min=1) - self.mean() ** 2).clamp(min=0)
+
+    def upper_covariance(self, scale: Tensor) -> Tensor:
+        """Of the columns times `scale` [dim], divided by the count: float64 [dim, dim], on and right of the diagonal as `upper` is."""
+        mean = self.mean() * scale
+        scaled = self.upper / self.count.clamp(min=1)
+        return scaled.mul_(scale[:, None]).mul_(scale).addr_(mean, mean, alpha=-1)
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class Standardisation:
     def from_moments(moments: FeatureMoments) -> "Standardisation":
         """Column standardisation alone; `with_mean_row_norm` completes it."""
         mean = moments.mean()
-        variance = moments.covariance().diagonal().clamp(min=0)
+        variance = moments.variance()
         # Below this a column is constant: its variance is the rounding of mean**2 in float64.
         constant = variance <= 1e-12 * (mean**2).clamp(min=1e-30)
         scale = torch.where(constant, 0.0, variance.clamp(min=1e-300).rsqrt())
@@ -98,23 +108,23 @@ class Standardisation:
         standard = rows.to(dtype).sub_(self.mean.to(dtype)) if rows.dtype != dtype else rows - self.mean.to(dtype)
         return standard.mul_(self.scale.to(dtype)).mul_(present[:, None]).to(torch.float32)
 
-    def lazily(self, read: "RowReader", places: Tensor, device: torch.device | str = "cpu", keep: bool = False) -> "LazyRows | Tensor":
+    def lazily(self, read: "RowReader", places: Tensor, device: torch.device | str = "cpu") -> "LazyRows | Tensor":
         """The same for the first reduction layer, which reads and standardises as it multiplies; float32 rows where that loses digits."""
         if not self.is_centred:
             return self.apply(*read(places)).to(device)
-        return LazyRows(read, places, self.mean.to(device, torch.float32), self.scale.to(device, torch.float32), keep)
+        return LazyRows(read, places, self.mean.to(device, torch.float32), self.scale.to(device, torch.float32))
 
     @functools.cached_property
     def is_centred(self) -> bool:
         """Whether every column's mean is at most 64 of its standard deviations; a row of unit norm has deviations of 1 / sqrt(dim)."""
         return bool(((self.mean * self.scale).abs().max() if self.mean.numel() else 0) * self.mean.numel() ** 0.5 <= 64)
 
-    def sum_of_row_norms(self, rows: Tensor, present: Tensor, chunk_rows: int = 16_384) -> Tensor:
+    def sum_of_row_norms(self, rows: Tensor, present: Tensor) -> Tensor:
         """float64 scalar: Σ over present rows of |standardised row|."""
-        total = torch.zeros((), dtype=torch.float64, device=rows.device)
-        for start in range(0, rows.shape[0], chunk_rows):
-            chunk = slice(start, start + chunk_rows)
-            total += ((rows[chunk].to(torch.float64) - self.mean) * self.scale)[present[chunk]].norm(dim=1).sum()
+        total, size = torch.zeros((), dtype=torch.float64, device=rows.device), chunk_rows(rows.shape[1])
+        for start in range(0, rows.shape[0], size):
+            chunk = rows[start : start + size][present[start : start + size]].to(torch.float64)
+            total += chunk.sub_(self.mean).mul_(self.scale).norm(dim=1).sum()
         return total
 
 
@@ -126,20 +136,18 @@ RowReader = Callable[[Tensor], tuple[Tensor, Tensor]]
 class LazyRows:
     """Rows x_i = present_i (row_i - mean) * scale that are read, and standardised, where they are multiplied.
 
+    The backward pass reads them again, from the page cache then: runs that fit the caches cost no more than rows that were kept.
+
     Attributes:
         read: Reads raw rows.
         places: int64 [n], which.
         mean, scale: float32 [dim], on the device of the product.
-        keep: Hold the rows for the backward pass; else it reads them again.
-        kept: The rows that are held, as `chunks` gives them; a forward pass that is repeated uses them too.
     """
 
     read: RowReader
     places: Tensor
     mean: Tensor
     scale: Tensor
-    keep: bool = False
-    kept: list[tuple[slice, Tensor, Tensor]] = field(default_factory=list)
 
     def linear(self, weight: Tensor) -> Tensor:
         """x W^T [n, out] in the weight's dtype; weight: [out, dim], float32 or bfloat16."""
@@ -157,7 +165,7 @@ class LazyRows:
         for first in range(0, self.places.numel(), PRODUCT_ROWS):
             here = slice(first, first + PRODUCT_ROWS)
             rows, present = self.read(self.places[here])
-            rows, present = rows.to(self.mean.device, torch.float32, non_blocking=True), present.to(self.mean.device)
+            rows, present = rows.to(self.mean.device, non_blocking=True).float(), present.to(self.mean.device)
             if dtype != torch.float32:
                 rows = ((rows - self.mean).mul_(self.scale).mul_(present[:, None])).to(dtype)
             yield here, rows, present
@@ -169,20 +177,16 @@ class _ReadAndMultiply(torch.autograd.Function):
         ctx.lazy = lazy
         out = weight.new_empty(lazy.places.numel(), weight.shape[0])
         present = weight.new_empty(lazy.places.numel())
-        kept = []
-        for here, rows, is_present in lazy.kept or lazy.chunks(weight.dtype):
+        for here, rows, is_present in lazy.chunks(weight.dtype):
             torch.mm(rows, weight.T, out=out[here])
-            if lazy.keep:
-                kept.append((here, rows, is_present))
             present[here] = is_present.to(present.dtype)
-        lazy.kept[:] = kept
         ctx.mark_non_differentiable(present)
         return out, present
 
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
         total = torch.zeros(grad.shape[1], ctx.lazy.mean.numel(), device=grad.device)
-        for here, rows, _ in ctx.lazy.kept or ctx.lazy.chunks(grad.dtype):
+        for here, rows, _ in ctx.lazy.chunks(grad.dtype):
             if grad.dtype == torch.float32:
                 total.addmm_(grad[here].T, rows)
             else:
@@ -198,12 +202,10 @@ def principal_axes(moments: FeatureMoments, standardisation: Standardisation, nu
     Returns:
         float64 [dim, num_components]; projections are `standardised_rows @ axes`.
     """
-    scale = standardisation.scale
-    covariance = moments.covariance() * scale[:, None] * scale[None, :]
-    values, vectors = torch.linalg.eigh(covariance)
-    values, vectors = values.flip(0), vectors.flip(1)
+    values, vectors = torch.linalg.eigh(moments.upper_covariance(standardisation.scale), UPLO="U")
+    values, vectors = values.flip(0), vectors[:, -num_components:].flip(1)
     kept = min(num_components, int((values > 1e-10 * values[0].clamp(min=1e-300)).sum()))
-    axes = torch.zeros(covariance.shape[0], num_components, dtype=torch.float64, device=scale.device)
+    axes = torch.zeros(vectors.shape[0], num_components, dtype=torch.float64, device=vectors.device)
     best = vectors[:, :kept]
     signs = best.gather(0, best.abs().argmax(0, keepdim=True)).sign()
     axes[:, :kept] = best * signs

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.blocks import ITEMS, USERS, Blocks, append_distinct
 from ..core.config import SamplingConfig, TeacherConfig
-from ..core.features import FeatureMoments, LazyRows, Standardisation, principal_axes
+from ..core.features import FeatureMoments, LazyRows, Standardisation, chunk_rows, principal_axes
 from ..core.random import random_below
 from ..core.sampling import STREAM_DECAY, share_of_part
 from ..core.teacher import PromptConstants, build_reduction, num_hops, rownorm, teacher_loss, teacher_vectors
@@ -72,10 +72,9 @@ class ShardedFeatures:
     column_sums: dict[str, Tensor]
     tokens: list[ShardedTable]
 
-    def rows(self, places: Tensor, device: torch.device, keep_bytes: int) -> dict[str, Tensor | LazyRows]:
-        """Rows of own items by modality [n, d_m], for the first reduction layer; kept for its backward pass up to `keep_bytes`."""
-        keep = torch.is_grad_enabled() and 4 * places.numel() * sum(own.dim for own in self.features.values()) <= keep_bytes
-        return {m: self.standardisation[m].lazily(own.read, places, device, keep) for m, own in self.features.items()}
+    def rows(self, places: Tensor, device: torch.device) -> dict[str, Tensor | LazyRows]:
+        """Rows of own items by modality [n, d_m], for the first reduction layer."""
+        return {m: self.standardisation[m].lazily(own.read, places, device) for m, own in self.features.items()}
 
     def constants(self, users: Tensor, items: Tensor, device: torch.device) -> PromptConstants:
         """The prompt's constants with the tokens of own users and items, by place."""
@@ -88,13 +87,13 @@ class ShardedFeatures:
         features = {m: OwnFeatures(pieces, client.folder, client.manifest, m) for m in client.manifest["modalities"]}
         standardisation, axes = {}, {}
         for modality, own in features.items():
-            moments = FeatureMoments.of(torch.zeros(0, own.dim), torch.zeros(0, dtype=torch.bool))
-            for places in chunks(len(own)):
-                moments.add(FeatureMoments.of(*own.read(places)))
+            moments, size = FeatureMoments.zeros(own.dim), chunk_rows(own.dim)
+            for places in chunks(len(own), size):
+                moments.add(*own.read(places))
             worker.sum_(moments.tensors())
             standard = Standardisation.from_moments(moments)
             norms = torch.zeros((), dtype=torch.float64)
-            for places in chunks(len(own)):
+            for places in chunks(len(own), size):
                 norms += standard.sum_of_row_norms(*own.read(places))
             norms = norms[None]
             worker.sum_([norms])
@@ -103,7 +102,7 @@ class ShardedFeatures:
         tokens = [ShardedTable(client, side, f"tokens_{side}", dim) for side in (USERS, ITEMS)]
         gram = {m: torch.zeros(dim, own.dim, dtype=torch.float64) for m, own in features.items()}
         sums = {m: torch.zeros(own.dim, dtype=torch.float64) for m, own in features.items()}
-        for places in chunks(len(tokens[ITEMS])):
+        for places in chunks(len(tokens[ITEMS]), chunk_rows(sum(own.dim for own in features.values()))):
             total, count, standard_rows = torch.zeros(places.numel(), dim, dtype=torch.float64), torch.zeros(places.numel(), 1), {}
             for modality, own in features.items():
                 rows, present = own.read(places)
@@ -156,8 +155,13 @@ class SampledTeacher(SampledModel):
         """Arguments of `FeatureReduction.forward` for own users and items, by place."""
         device = self.worker.device
         rows = torch.arange(items.numel(), device=device)
-        features = self.sharded.rows(items, device, self.sampling.keep_mib * 2**20)
-        return self.sharded.constants(users, items, device), rows, features, dropout_keys, self.own_ids[ITEMS][items].to(device)
+        return (
+            self.sharded.constants(users, items, device),
+            rows,
+            self.sharded.rows(items, device),
+            dropout_keys,
+            self.own_ids[ITEMS][items].to(device),
+        )
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """This worker's share of every micro-batch of every step."""

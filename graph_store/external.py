@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -29,10 +30,16 @@ class Spool:
         return np.memmap(self._file, self._dtype, "r") if self._file.tell() else np.zeros(0, self._dtype)
 
 
-def scratch_rows(count: int, dim: int, dtype: DTypeLike) -> np.ndarray:
-    """A matrix [count, dim] of zeros in a file without a name: its pages count as cache, not as this process's memory."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the mapping keeps it
-    return np.memmap(file, dtype, "w+", shape=(count, dim)) if count * dim else np.zeros((count, dim), dtype)
+def scratch(dtype: DTypeLike, *shape: int, folder: Path | None = None) -> np.ndarray:
+    """Zeros in a file without a name, gone when the array is: its pages count as cache, not as this process's memory.
+
+    Args:
+        folder: Where the file lies, the system's folder for temporary files where not given.
+    """
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile(dir=folder) as file:  # the mapping keeps it
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def key_runs(counts: np.ndarray, most: int) -> np.ndarray:

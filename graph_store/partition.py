@@ -25,11 +25,9 @@ parts by hash: 87 s, 2.2 GiB (bound 2.6 GiB; 4.4 GiB resident with mapped pages)
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +39,7 @@ from .assignment import MAX_CLUSTERS, RUN_EDGES, assign
 from .catalog import CHUNK_ROWS
 from .config import GraphConfig
 from .dataset import Dataset
+from .external import scratch
 from .feature_rows import present_bytes, write_features
 
 GRAPH_NAME = "promptmm"
@@ -192,14 +191,6 @@ def _scales(rows: Rows) -> np.ndarray:
     return np.divide(1, scale, out=scale)
 
 
-def _scratch(folder: Path, dtype: Any, size: int) -> np.ndarray:
-    """An array in a file that is gone when the array is."""
-    if not size:
-        return np.zeros(0, dtype)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, dtype, "w+", shape=(size,))
-
-
 @dataclass(frozen=True)
 class PartEdges:
     """In-edges of a part's own nodes, its users' and then its items', in CSC order.
@@ -238,7 +229,7 @@ def _write_part(folder: Path, part: int, layout: Layout, rows: dict[str, Rows], 
     kinds = np.array([KINDS.index(kind) for kind, _ in nodes], np.int16)
     graph.ndata[dgl.NTYPE] = torch.from_numpy(np.repeat(kinds, [len(ids) for _, ids in nodes]))
     graph.ndata["inner_node"] = torch.from_numpy((np.arange(num_nodes, dtype=np.int32) < num_own).view(np.uint8))
-    ids, is_inner, edge_types = (_scratch(folder, dtype, num_edges) for dtype in (np.int64, np.uint8, np.int32))
+    ids, is_inner, edge_types = (scratch(dtype, num_edges, folder=folder) for dtype in (np.int64, np.uint8, np.int32))
     for start in range(0, num_edges, RUN_EDGES):
         ids[start : start + RUN_EDGES] = np.arange(edge_start + start, edge_start + min(start + RUN_EDGES, num_edges))
     is_inner[:] = 1
@@ -261,7 +252,7 @@ def _write_edges(target: Path, part: int, layout: Layout, rows: dict[str, Rows],
     first_number = dict(zip(KINDS, (layout.starts[2 * part : 2 * part + 2] - layout.starts[2 * part]).tolist()))
     num_own = num_nodes = sum(map(len, own.values()))
     degrees = {kind: rows[kind].degrees(ids) for kind, ids in own.items()}
-    columns = _scratch(target, np.int64, sum(int(found.sum()) for found in degrees.values()))
+    columns = scratch(np.int64, sum(int(found.sum()) for found in degrees.values()), folder=target)
     halos, num_cut, begin = {}, 0, 0
     with open(target / "weights.f32", "wb") as weights:
         for kind, other in OTHER.items():

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ..core.storage import write_artifact
 from .catalog import CHUNK_ROWS, Catalog, Unsplit
 from .config import SourceConfig
-from .external import Spool, scratch_rows
+from .external import Spool, scratch
 
 _LATENT_DIM = 16
 _SPREAD = 0.5 / np.sqrt(_LATENT_DIM)  # of latent vectors around their centre
@@ -56,7 +56,7 @@ class Synthetic:
         self._item_of_slot = rng.permutation(self.num_items).astype(np.int32)
         slot_of_item = np.empty(self.num_items, np.int32)
         slot_of_item[self._item_of_slot] = np.arange(self.num_items, dtype=np.int32)
-        self._latents = scratch_rows(self.num_items, _LATENT_DIM, np.float32)
+        self._latents = scratch(np.float32, self.num_items, _LATENT_DIM)
         for start, stop in _blocks(self.num_items, CHUNK_ROWS):
             cluster = np.searchsorted(self._ends, slot_of_item[start:stop], side="right")
             noise = self._rng(_ITEMS, start).standard_normal((stop - start, _LATENT_DIM))
@@ -140,7 +140,7 @@ def synthetic_catalog(config: SourceConfig) -> Catalog:
         items.append(some_items)
     features = {}
     for modality, dim in made.dims.items():
-        rows, present = scratch_rows(made.num_items, dim, np.float16), np.zeros(made.num_items, bool)
+        rows, present = scratch(np.float16, made.num_items, dim), np.zeros(made.num_items, bool)
         for (start, stop), (some_rows, some_present) in zip(_blocks(made.num_items, CHUNK_ROWS), made.features(modality)):
             rows[start:stop], present[start:stop] = some_rows, some_present
         features[modality] = (rows, present)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from ..core.errors import InputError
 from .catalog import SPLITS, Catalog, Pairs, Unsplit, check_finite
 from .config import SourceConfig
-from .external import Spool, scratch_rows
+from .external import Spool, scratch
 from .sources import Source, TableFile, id_column, require_column
 
 _SPLIT_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "test": 2, "0": 0, "1": 1, "2": 2}
@@ -217,7 +217,7 @@ def _features(modality: str, table: TableFile, index: np.ndarray, num_items: int
         here = ~vectors.is_null().to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(vectors).to_numpy(zero_copy_only=False)[here]
         if len(lengths) and not rows.size:
-            rows = scratch_rows(num_items, int(lengths[0]), dtype)
+            rows = scratch(dtype, num_items, int(lengths[0]))
         wrong = np.flatnonzero(lengths != rows.shape[1])
         if len(wrong):
             row = start + int(np.flatnonzero(here)[wrong[0]])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..core.config import TeacherConfig
+from ..core.features import chunk_rows
 from ..core.teacher import num_hops
 from ..distributed.teacher_artifact import ROWS_A_SHARD
 from ..graph_store.dataset import Dataset
@@ -151,8 +152,13 @@ def candidates_of(settings: Settings, sizes: Sizes) -> int:
 
 
 def standardisation_bytes(sizes: Sizes, dim: int) -> int:
-    """Moments, Gram matrices (d_m x d_m, float64) and eigenvectors of the largest modality, and the prompt's sums."""
-    return DOUBLE * (7 * sizes.largest**2 + 2 * dim * sizes.width)
+    """Gram matrix, covariance and eigenvectors (d_m x d_m, float64) of the largest modality, and the prompt's sums."""
+    return DOUBLE * (6 * sizes.largest**2 + 2 * dim * sizes.width)
+
+
+def feature_chunk_bytes(rows: int, dim: int) -> int:
+    """Rows of a chunk as they are read, and standardised in float64."""
+    return min(rows, chunk_rows(dim)) * dim * (3 * FLOAT + DOUBLE)
 
 
 def reduction_floats(settings: Settings, count: int) -> int:
@@ -331,7 +337,6 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Callable[[Seeds,
     of_user, of_item = row_widths(settings, sizes)
     exchanged = (of_user * blocks.users + of_item * items) * row
     served = min(own, items)
-    kept = served * sizes.width * FLOAT
     batch = -(-config.train.batch_size // (workers * settings.cluster.micro_batches))
     held = {
         "reduction layers and prompt, Adam and best": reduction_bytes(settings, sizes),
@@ -340,7 +345,7 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Callable[[Seeds,
     chunk = min(own, CHUNK_ROWS)
     return {
         "standardisation": {
-            "rows of a chunk": chunk * DOUBLE * (6 * sizes.largest + 3 * sizes.width // 2),
+            "rows of a chunk": max(feature_chunk_bytes(own, sizes.largest), feature_chunk_bytes(own, sizes.width)),
             "Gram matrices": standardisation_bytes(sizes, config.dim),
         },
         "training": {
@@ -349,7 +354,6 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Callable[[Seeds,
             # Answers with their gradients, and with others what is sent; the ID rows with their propagation and update.
             "rows with gradients": (12 if workers == 1 else 15) * exchanged + 8 * (blocks.users + items) * row,
             "reduction": served * reduction_floats(settings, count) * FLOAT,
-            "raw features kept": kept if kept <= settings.sampling.keep_mib * MIB else 0,
             "scores of the batch": (3 * (2 + count) + 6) * batch * row,
         },
         "inference": {

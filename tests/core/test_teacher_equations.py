@@ -423,7 +423,7 @@ def test_detached_vectors(dims):
     assert not any(x.requires_grad for m in dims for x in (detached.modal_item[m], detached.reduced[m]))
 
 
-@pytest.mark.parametrize("lazy", ["tensors", "read again", "kept"])
+@pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_recomputed_activations(dims, constants, features, lazy, dtype):
     """The same bits, and no hidden layer is kept for the backward pass."""
@@ -431,7 +431,7 @@ def test_recomputed_activations(dims, constants, features, lazy, dtype):
     single, rows, x = single_inputs(constants, features)
     found = []
     for recompute in (False, True):
-        inputs = {m: as_lazy(values, lazy == "kept") if lazy != "tensors" else values for m, values in x.items()}
+        inputs = {m: as_lazy(values) if lazy else values for m, values in x.items()}
         reduction, kept = perturbed(FeatureReduction(dims, config, recompute)).to(dtype), []
         with torch.autograd.graph.saved_tensors_hooks(lambda value, kept=kept: (kept.append(value.shape), value)[1], lambda value: value):
             out = reduction(single, rows, inputs, (0, 1))
@@ -443,12 +443,12 @@ def test_recomputed_activations(dims, constants, features, lazy, dtype):
     assert all(value.any() for value in found[0])
 
 
-def as_lazy(values, keep):
+def as_lazy(values):
     def read(places):
         return values[places], torch.ones(places.numel(), dtype=torch.bool)
 
     dim = values.shape[1]
-    return LazyRows(read, torch.arange(NUM_ITEMS), torch.zeros(dim), torch.ones(dim), keep)
+    return LazyRows(read, torch.arange(NUM_ITEMS), torch.zeros(dim), torch.ones(dim))
 
 
 def test_bfloat16_rounds_little(dims, constants, features):

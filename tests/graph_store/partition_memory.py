@@ -2,10 +2,9 @@
 
 import json
 import sys
-import threading
-import time
 from pathlib import Path
 
+import memory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,11 +14,6 @@ from promptmm.graph_store.config import GraphConfig
 from promptmm.graph_store.dataset import Dataset, ModalityInfo
 
 EDGES_A_USER, DIM, BUFFER = 20, 64, 1 << 16
-
-
-def anonymous_bytes() -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
 
 
 def dataset(folder: Path, num_nodes: int) -> Dataset:
@@ -47,19 +41,9 @@ def main(folder: Path, method: str, num_parts: int, num_nodes: int) -> None:
     adjacency.SORT_PAIRS = module.SORT_PAIRS = 4 * BUFFER
     config = GraphConfig(num_parts=num_parts, method=method, metis_edges=100_000)
     module.partition(dataset(folder / "small", 1000), str(folder / "small" / "graph"), config)  # loads what is loaded when it is needed
-    start, samples, done = anonymous_bytes(), [0], threading.Event()
-
-    def sample() -> None:
-        while not done.is_set():
-            samples.append(anonymous_bytes())
-            time.sleep(0.002)
-
-    watch = threading.Thread(target=sample)
-    watch.start()
+    peak = memory.Peak(lambda: memory.resident()["RssAnon"], 0.002)
     module.partition(made, str(folder / "graph"), config)
-    done.set()
-    watch.join()
-    facts = {"edges": made.manifest["num_interactions"]["train"], "peak": max(samples), "grown": max(samples) - start}
+    facts = {"edges": made.manifest["num_interactions"]["train"], "peak": peak.highest * 2**20, "grown": (peak.highest - peak.base) * 2**20}
     print(json.dumps({**facts, "bound": module.memory_of(made, config)}))
 
 

@@ -116,7 +116,8 @@ def test_memory_stays_under_its_bound(tmp_path, method, num_users):
     """In a process of its own, with small buffers, so that what grows with edges or nodes decides."""
     script = Path(__file__).with_name("partition_memory.py")
     words = [sys.executable, str(script), str(tmp_path), method, "4", str(num_users)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2] / "benchmarks")}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["edges"] > 15 * num_users

@@ -9,8 +9,6 @@ the process has once its libraries are loaded: what the plan calls base.
 import json
 import os
 import sys
-import threading
-import time
 from pathlib import Path
 
 from promptmm.distributed.config import ClusterConfig
@@ -22,6 +20,7 @@ if os.environ.get("MALLOC_TRIM_THRESHOLD_") is None:  # read when a process star
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **environment, "OMP_NUM_THREADS": "1"})
 
 import dgl.distributed
+import memory
 import torch
 from promptmm.core.storage import join, read_manifest
 from promptmm.distributed.deepspeed_engine import ReductionEngine, prepare_extensions
@@ -36,25 +35,6 @@ from promptmm.graph_store.client import GraphClient, ItemShard
 from promptmm.graph_store.dataset import open_dataset
 from promptmm.graph_store.feature_rows import map_features
 from promptmm.jobs.verbs import student_job
-
-
-def resident() -> int:
-    """Anonymous and shared pages of this process, bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon", "RssShmem")))
-
-
-class Peak:
-    """The largest `resident()` beyond that of now."""
-
-    def __init__(self) -> None:
-        self.base = self.highest = resident()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while True:
-            self.highest = max(self.highest, resident())
-            time.sleep(0.002)
 
 
 def start():
@@ -102,9 +82,9 @@ def main() -> None:
     stage, folder, *overrides = sys.argv[1:]
     settings = load_settings(None, [*overrides, f"run.dir={folder}"])
     worker = start()
-    peak = Peak()
+    peak = memory.Peak(memory.anonymous_and_shared, 0.002)
     run(stage, settings, worker)
-    print("MEASURED " + json.dumps({"base": peak.base, "beyond": peak.highest - peak.base}), flush=True)
+    print("MEASURED " + json.dumps({"beyond": (peak.highest - peak.base) * 2**20}), flush=True)
 
 
 if __name__ == "__main__":

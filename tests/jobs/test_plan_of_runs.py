@@ -1,6 +1,7 @@
 """The plan against stages that run: memory of a worker beside its libraries, within 25 %."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,8 +97,10 @@ def test_memory_is_within_a_quarter(run_dir, tmp_path, stage, role, overrides):
         (own / name).symlink_to(run_dir / name)
     if taught and stage == "student":
         write_labels(own, settings, dataset)
-    words = [sys.executable, str(Path(__file__).with_name("stage_memory.py")), stage, str(own), *COMMON, *overrides]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
+    script = Path(__file__).with_name("stage_memory.py")
+    words = [sys.executable, str(script), stage, str(own), *COMMON, *overrides]
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[2] / "benchmarks")}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     measured = json.loads(done.stdout.split("MEASURED ")[1])["beyond"]
     print(f"{role}: planned {wanted / MIB:.0f} MiB, measured {measured / MIB:.0f} MiB")
