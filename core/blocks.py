@@ -44,8 +44,10 @@ def sample_neighbours(pointers: Tensor, columns: Tensor, weights: Tensor, rows: 
     """
     out, edges = sample_edges(pointers, rows, fan_out, *keys)
     counts = out.diff()
-    scale = ((pointers[rows + 1] - pointers[rows]) / counts.clamp(min=1)).float()
-    return Neighbours(out, columns[edges].long(), weights[edges] * torch.repeat_interleave(scale, counts))
+    degrees = pointers.index_select(0, rows + 1) - pointers.index_select(0, rows)
+    scale = (degrees / counts.clamp(min=1)).float()
+    scaled = weights.index_select(0, edges).mul_(torch.repeat_interleave(scale, counts))
+    return Neighbours(out, columns.index_select(0, edges).long(), scaled)
 
 
 def neighbour_keys(sides: int | Tensor, ids: Tensor, seed: int, step: int, hop: int) -> tuple[int | Tensor, ...]:
@@ -119,31 +121,31 @@ class Hop:
     def of(pointers: Tensor, positions: Tensor, weights: Tensor, num_columns: int) -> "Hop":
         rows = Csr(pointers, positions, num_columns)
         back_rows, order = rows.transpose()
-        return Hop(rows, weights, back_rows, weights[order])
+        return Hop(rows, weights, back_rows, weights.index_select(0, order))
 
     def to(self, device: torch.device | str) -> "Hop":
         return Hop(self.rows.to(device), self.weights.to(device), self.back_rows.to(device), self.back_weights.to(device))
 
 
 class _Nodes:
-    """Distinct ids in the order they were added, with a sorted index."""
+    """Distinct ids in the order they were added."""
 
     def __init__(self, ids: Tensor) -> None:
         self.ids = ids
-        self._sorted, self._order = ids.sort()
 
     def add(self, ids: Tensor) -> Tensor:
         """Appends the ids that are not there yet, ascending; where each of `ids` stands, int64."""
         unique, inverse = torch.unique(ids, return_inverse=True)
         count, is_new = self.ids.numel(), torch.ones_like(unique, dtype=torch.bool)
         places = torch.zeros_like(unique)
-        if count:
-            at = torch.searchsorted(self._sorted, unique).clamp_(max=count - 1)
-            is_new, places = self._sorted[at] != unique, self._order[at]
+        if count and unique.numel():
+            known, order = self.ids.sort()
+            at = torch.searchsorted(known, unique).clamp_(max=count - 1)
+            is_new, places = known[at] != unique, order[at]
         new = unique[is_new]
         places[is_new] = torch.arange(count, count + new.numel(), device=ids.device)
-        self.__init__(torch.cat([self.ids, new]))  # type: ignore[misc]
-        return places[inverse]
+        self.ids = torch.cat([self.ids, new])
+        return places.index_select(0, inverse)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 _MULTIPLIER_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MULTIPLIER_2 = 0x94D049BB133111EB - (1 << 64)
 _INCREMENT = 0x9E3779B97F4A7C15 - (1 << 64)
+_WORD = (1 << 64) - 1
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
@@ -22,6 +23,18 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
+def _mix_integer(x: int) -> int:
+    """`_mix` of one signed 64-bit integer, without a tensor's overhead."""
+    x = (x + _INCREMENT) & _WORD
+    x = ((x ^ (x >> 30)) * _MULTIPLIER_1) & _WORD
+    x = ((x ^ (x >> 27)) * _MULTIPLIER_2) & _WORD
+    return _signed(x ^ (x >> 31))
+
+
+def _signed(x: int) -> int:
+    return (x & _WORD) - ((x & (1 << 63)) << 1)
+
+
 def random_bits(*keys: int | Tensor) -> Tensor:
     """64 random bits per element of the broadcast keys, as int64.
 
@@ -29,10 +42,13 @@ def random_bits(*keys: int | Tensor) -> Tensor:
         keys: Integers or int64 tensors that broadcast together; the order matters.
     """
     device = next((key.device for key in keys if isinstance(key, Tensor)), torch.device("cpu"))
-    state = torch.zeros((), dtype=torch.int64, device=device)
+    state: int | Tensor = 0
     for key in keys:
-        state = _mix(state ^ torch.as_tensor(key, dtype=torch.int64, device=device))
-    return state
+        if isinstance(key, Tensor):
+            state = _mix(key.long() ^ state)
+        else:
+            state = _mix(state ^ key) if isinstance(state, Tensor) else _mix_integer(state ^ _signed(key))
+    return state if isinstance(state, Tensor) else torch.tensor(state, dtype=torch.int64, device=device)
 
 
 def random_uniform(*keys: int | Tensor) -> Tensor:

@@ -44,23 +44,23 @@ def sample_edges(pointers: Tensor, rows: Tensor, fan_out: int, *keys: int | Tens
     Returns:
         Pointers int64 [n + 1] into the sampled edges, and the edges' places in the matrix, int64, ascending within a row.
     """
-    first = pointers[rows]
-    degrees = pointers[rows + 1] - first
+    first = pointers.index_select(0, rows)
+    degrees = pointers.index_select(0, rows + 1) - first
     counts = degrees if fan_out < 0 else degrees.clamp(max=fan_out)
     out = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     edges = torch.arange(int(out[-1]), device=rows.device) + torch.repeat_interleave(first - out[:-1], counts)
     many = (degrees > counts).nonzero().squeeze(1)
     if many.numel() and fan_out:
         chosen = torch.empty(many.numel(), fan_out, dtype=torch.int64, device=rows.device)
-        own_keys = random_bits(*(key[many] if isinstance(key, Tensor) else key for key in keys))
+        sizes, own_keys = degrees[many], random_bits(*(key[many] if isinstance(key, Tensor) else key for key in keys))
         bits = further_bits(own_keys.expand(many.numel())[:, None], torch.arange(fan_out, device=rows.device))
         for slot in range(fan_out):
-            last = degrees[many] - fan_out + slot
+            last = sizes - (fan_out - slot)
             drawn = below(last + 1, bits[:, slot])
             taken = (chosen[:, :slot] == drawn[:, None]).any(1)
             chosen[:, slot] = torch.where(taken, last, drawn)
         places = out[many][:, None] + torch.arange(fan_out, device=rows.device)
-        edges[places] = first[many][:, None] + chosen.sort(1).values
+        edges.scatter_(0, places.view(-1), (first[many][:, None] + chosen.sort(1).values).view(-1))
     return out, edges
 
 

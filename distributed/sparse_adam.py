@@ -15,20 +15,17 @@ from ..graph_store.embeddings import ShardedTable
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
-def sparse_adam(weight: Tensor, moment: Tensor, square: Tensor, grad: Tensor, learning_rate: float, step: int) -> list[Tensor]:
-    """One step on some rows; rows without a gradient do not move and their moments do not decay.
+def sparse_adam_(weight: Tensor, moment: Tensor, square: Tensor, grad: Tensor, learning_rate: float, step: int) -> None:
+    """One step on some rows, in place; rows without a gradient do not move and their moments do not decay.
 
     Args:
         weight, moment, square, grad: float32 [n, d], the rows, Adam's two moments and the summed gradient.
         step: Steps taken, this one included.
-
-    Returns:
-        The new weight, moment and square.
     """
-    moment = moment + (grad - moment) * (1 - BETAS[0])
-    square = square + (grad * grad - square) * (1 - BETAS[1])
+    moment.add_((grad - moment).mul_(1 - BETAS[0]))
+    square.add_((grad * grad).sub_(square).mul_(1 - BETAS[1]))
     size = learning_rate * math.sqrt(1 - BETAS[1] ** step) / (1 - BETAS[0] ** step)
-    return [weight - size * moment / (square.sqrt() + EPSILON), moment, square]
+    weight.sub_((size * moment).div_(square.sqrt().add_(EPSILON)))
 
 
 class AdamTable:
@@ -59,9 +56,11 @@ class AdamTable:
             grad: [n, dim], the gradient of the mean loss.
             count: Steps taken, this one included.
         """
-        weight, moment, square = (self.tables[name].read(places) for name in self.NAMES[:3])
-        for name, rows in zip(self.NAMES, sparse_adam(weight, moment, square, grad, learning_rate, count)):
-            self.tables[name].write(places, rows)
+        tables = [self.tables[name] for name in self.NAMES[:3]]
+        weight, moment, square = rows = [table.read(places) for table in tables]
+        sparse_adam_(weight, moment, square, grad, learning_rate, count)
+        for table, changed in zip(tables, rows):
+            table.write(places, changed)
 
     def copy(self, source: str, target: str, chunk_rows: int = 1 << 18) -> None:
         """Copies one table's own rows into another ("weight" to "best" or back)."""

@@ -75,7 +75,7 @@ class Owners:
             side: USERS or ITEMS.
             ids: int64 [n], dataset indices.
         """
-        numbers = self.numbers.new[side][ids]
+        numbers = self.numbers.new[side].index_select(0, ids)
         piece = torch.searchsorted(self._starts[side], numbers, right=True) - 1
         return self._ranks[side][piece], self._firsts[side][piece] + numbers - self._starts[side][piece]
 

@@ -54,9 +54,9 @@ class PartStructure:
 
     def sample(self, rows: Tensor, fan_out: int, seed: int, step: int, hop: int) -> Neighbours:
         """Neighbours of own nodes, by local number int64 [n]."""
-        keys = neighbour_keys((rows >= self.num_users).long(), self.original[rows], seed, step, hop)
+        keys = neighbour_keys((rows >= self.num_users).long(), self.original.index_select(0, rows), seed, step, hop)
         found = sample_neighbours(self.pointers, self.columns, self.weights, rows, fan_out, *keys)
-        return Neighbours(found.pointers, self.original[found.ids], found.weights)
+        return Neighbours(found.pointers, self.original.index_select(0, found.ids), found.weights)
 
 
 class NeighbourRequest(rpc.Request):
@@ -137,7 +137,7 @@ class NodeNumbers:
             side: USERS or ITEMS.
             ids: int64 [n], dataset indices.
         """
-        numbers = self.new[side][ids]
+        numbers = self.new[side].index_select(0, ids)
         parts = (torch.searchsorted(self.starts, numbers, right=True) - 1) // 2
         return parts, numbers - self.starts[2 * parts]
 
@@ -201,7 +201,8 @@ def join_neighbours(found: list[Neighbours], order: Tensor) -> Neighbours:
     wanted = degrees[back]
     pointers = torch.cat([wanted.new_zeros(1), wanted.cumsum(0)])
     places = torch.arange(int(pointers[-1])) + torch.repeat_interleave(starts[back] - pointers[:-1], wanted)
-    return Neighbours(pointers, torch.cat([f.ids for f in found])[places], torch.cat([f.weights for f in found])[places])
+    ids, weights = torch.cat([f.ids for f in found]), torch.cat([f.weights for f in found])
+    return Neighbours(pointers, ids.index_select(0, places), weights.index_select(0, places))
 
 
 def split_neighbours(found: Neighbours, num_users: int) -> tuple[Neighbours, Neighbours]:
