@@ -100,6 +100,7 @@ def graph_servers() -> list[psutil.Process]:
     return [p for p in psutil.process_iter(["cmdline"]) if "promptmm.graph_store.server_process" in (p.info["cmdline"] or [])]
 
 
+@pytest.mark.slow  # the sampled engine does more of the same below
 def test_two_parts_on_two_hosts_train_the_same_teacher(cluster, prepared, environment):
     for parts, folder in prepared.items():
         call(*train(cluster, folder, parts), env=environment)

@@ -43,7 +43,7 @@ def test_streamed_labels_give_the_same_student_bit_for_bit(reference, fork_run, 
     assert torch.equal(expected["item"], found["item"])
 
 
-@pytest.mark.parametrize("mode", ["materialised", "streamed"])
+@pytest.mark.parametrize("mode", [pytest.param("materialised", marks=pytest.mark.slow), "streamed"])
 def test_two_workers_give_the_same_curve(reference, fork_run, taught_run, tiny_settings, mode):
     folder = fork_run("two", taught_run)
     run_verb("distill", tiny_settings(folder, "cluster.num_workers=2", f"labels.mode={mode}"))
