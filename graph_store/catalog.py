@@ -15,10 +15,16 @@ from ..core.errors import InputError
 from .config import SourceConfig
 
 SPLITS = ("train", "validation", "test")
-CHUNK_ROWS = 8192  # feature rows checked or written at a time
+CHUNK_ROWS = 8192  # feature rows checked or written at a time, fewer where they are wide
+CHUNK_BYTES = 16 * 2**20
 CHUNK_PAIRS = 1 << 20  # interactions checked or copied at a time
 
 Pairs = tuple[np.ndarray, np.ndarray]  # users [n] and items [n], integers; may be memory-mapped
+
+
+def feature_chunk_rows(row_bytes: int) -> int:
+    """Feature rows of one modality in memory at a time."""
+    return max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(row_bytes, 1)))
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ import torch
 from ..core.errors import InputError
 from ..core.graph import Csr
 from ..core.storage import manifest_digest, open_artifact, read_manifest, write_artifact
-from .catalog import CHUNK_ROWS, SPLITS, Catalog, Unsplit, check_catalog, check_finite, pair_keys, stored_dtype
+from .catalog import SPLITS, Catalog, Unsplit, check_catalog, check_finite, feature_chunk_rows, pair_keys, stored_dtype
 from .external import grouped
 from .splits import split_labels
 
 __all__ = ["Catalog", "Dataset", "ModalityInfo", "open_dataset", "write_dataset"]
 
-FILE_ROWS = 65_536  # feature rows in a file; a multiple of CHUNK_ROWS
+FILE_ROWS = 65_536  # feature rows in a file
 PAIR_BYTES = 160  # of memory for an interaction while it is sorted and split
 GROUP_PAIRS = 1 << 20  # interactions in a row group
 
@@ -139,10 +139,11 @@ def _write_features(folder: Path, modality: str, rows: np.ndarray, present: np.n
     folder.mkdir(parents=True)
     dtype, dim = stored_dtype(rows), rows.shape[1]
     schema = pa.schema({"vector": pa.list_(pa.from_numpy_dtype(dtype), dim)})
+    size = feature_chunk_rows(dim * dtype.itemsize)
     for part, first in enumerate(range(0, len(rows), FILE_ROWS)):
         with pq.ParquetWriter(folder / f"part-{part:05d}.parquet", schema, use_dictionary=False) as writer:
-            for start in range(first, min(first + FILE_ROWS, len(rows)), CHUNK_ROWS):
-                stop = min(start + CHUNK_ROWS, first + FILE_ROWS, len(rows))
+            for start in range(first, min(first + FILE_ROWS, len(rows)), size):
+                stop = min(start + size, first + FILE_ROWS, len(rows))
                 here = present[start:stop]
                 with np.errstate(over="ignore"):  # a float64 too large for float32 is reported as infinite
                     values = np.where(here[:, None], rows[start:stop], 0).astype(dtype)

@@ -36,7 +36,7 @@ from ..core.errors import InputError
 from ..core.storage import write_artifact
 from .adjacency import ITEM, KINDS, OTHER, READ_PAIRS, SCRATCH, SORT_PAIRS, USER, Rows, runs, write_rows
 from .assignment import MAX_CLUSTERS, RUN_EDGES, assign
-from .catalog import CHUNK_ROWS
+from .catalog import feature_chunk_rows
 from .config import GraphConfig
 from .dataset import Dataset
 from .external import scratch
@@ -73,7 +73,7 @@ def partition_memory(num_users: int, num_items: int, num_edges: int, largest_row
     phases = {
         "sorting": work + 8 * min(num_edges, SORT_PAIRS + num_users),
         "part": work + 8 * largest,  # DGL's copy of one array
-        "features": 8 * CHUNK_ROWS * largest_row_bytes,
+        "features": 8 * feature_chunk_rows(largest_row_bytes) * largest_row_bytes,
     }
     if config.method == "metis" and config.num_parts > 1:
         edges = min(num_edges, config.metis_edges)

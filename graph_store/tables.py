@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..core.errors import InputError
-from .catalog import SPLITS, Catalog, Pairs, Unsplit, check_finite
+from .catalog import SPLITS, Catalog, Pairs, Unsplit, check_finite, feature_chunk_rows
 from .config import SourceConfig
 from .external import Spool, scratch
 from .sources import Source, TableFile, id_column, require_column
 
 _SPLIT_NAMES = {"train": 0, "validation": 1, "valid": 1, "val": 1, "test": 2, "0": 0, "1": 1, "2": 2}
 ROW_BYTES = 256  # of memory for a row of a table while its ids are looked up
-FEATURE_ROWS = 8192  # feature rows in memory at a time
+FIRST_ROWS = 64  # feature rows that tell how wide they are
 
 Indexer = Callable[[pa.Array, int], np.ndarray]  # raw ids, number of the first one's row -> dense indices
 
@@ -212,7 +212,9 @@ def _features(modality: str, table: TableFile, index: np.ndarray, num_items: int
         raise InputError(f"modality {modality!r}: column {column!r} of {path} holds {kind}, expected lists of numbers")
     dtype = np.float16 if pa.types.is_float16(kind.value_type) else np.float32
     rows, present = np.empty((0, 0), dtype), np.zeros(num_items, bool)
-    for start, piece in table.pieces([column], FEATURE_ROWS):
+    _, first = next(table.pieces([column], FIRST_ROWS), (0, pa.table({column: pa.nulls(0, kind)})))
+    widest = pc.max(pc.list_value_length(first[column])).as_py() or 0
+    for start, piece in table.pieces([column], feature_chunk_rows(widest * np.dtype(dtype).itemsize)):
         vectors = piece[column].combine_chunks()
         here = ~vectors.is_null().to_numpy(zero_copy_only=False)
         lengths = pc.list_value_length(vectors).to_numpy(zero_copy_only=False)[here]

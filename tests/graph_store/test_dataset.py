@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from promptmm.core.errors import InputError
+from promptmm.graph_store import catalog as catalog_module
 from promptmm.graph_store import dataset as dataset_module
 from promptmm.graph_store.catalog import Catalog, Unsplit, ids_of
 from promptmm.graph_store.config import SourceConfig
@@ -46,7 +47,7 @@ def test_an_absent_split_is_empty(tmp_path, small):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64"])
 def test_features_of_several_files_and_chunks(tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr(dataset_module, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(catalog_module, "CHUNK_ROWS", 4)
     monkeypatch.setattr(dataset_module, "FILE_ROWS", 8)
     rng = np.random.default_rng(0)
     rows, present = (100 * rng.standard_normal((21, 5))).astype(dtype), rng.random(21) > 0.3
