@@ -5,7 +5,8 @@
 Worker processes in a gloo group hold the project's reduction layers and prompt in its DeepSpeed engine, with the environment of a real
 worker; features are read from memory-mapped files, as in the sampled engine, and pulled towards random targets: no graph, no ID tables.
 The parent reads RssAnon + RssShmem of every worker from /proc every 5 ms (mapped file pages are apart) and reports the largest worker;
-"built" is the peak until the first step, with Adam's state there. Fails where one needs more than the limit.
+"built" is the peak until the first step, with Adam's state there; the checkpoint is written to a file. Fails where one needs more than
+the limit.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def work(options) -> None:
     from promptmm.core.config import TeacherConfig
     from promptmm.core.features import LazyRows
     from promptmm.core.teacher import PromptConstants, build_reduction
+    from promptmm.distributed.checkpoints import Checkpoints
     from promptmm.distributed.config import ClusterConfig
     from promptmm.distributed.deepspeed_engine import ReductionEngine
     from promptmm.distributed.worker import Worker
@@ -88,9 +90,18 @@ def work(options) -> None:
     say("rest", losses=losses, seconds=seconds)
     time.sleep(0.5)
     say("checkpoint")
-    state = engine.state()
-    assert all(value.isfinite().all() for value in state.values())
+    state = engine.stream_state()  # written as the sampled engine writes it
+    if worker.is_first:
+        checkpoints = Checkpoints(f"{options.folder}/checkpoints")
+        writer = checkpoints.shard_writer(1)
+        checkpoints.add_tensors(writer, "dense", state)
+        checkpoints.publish(1, {}, writer.files)
+    else:
+        for _ in state:
+            pass
     say("end")
+    if worker.is_first:
+        checkpoints.clear()
 
 
 class Watched:

@@ -1,6 +1,6 @@
 """Checkpoints of a training stage: complete or absent, found by the run's folder, the newest one first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from ..core.errors import InputError
 from ..core.storage import ShardWriter, filesystem, has_artifact, join, open_artifact, publish_manifest, remove, write_artifact
 
 KEEP = 2
+GROUP_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,34 @@ class Checkpoints:
     def shard_writer(self, epoch: int) -> ShardWriter:
         """For one worker's files of a checkpoint that all workers write; `publish` completes it."""
         return ShardWriter(self._at(epoch))
+
+    @staticmethod
+    def add_tensors(writer: ShardWriter, name: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Adds files `name`-00000.safetensors, ... to a worker's; some `GROUP_BYTES` of tensors are in memory at a time."""
+        from safetensors.torch import save
+
+        group: dict[str, Tensor] = {}
+        number = 0
+
+        def flush() -> None:
+            nonlocal number
+            writer.add(f"{name}-{number:05d}.safetensors", save(group))
+            number += 1
+            group.clear()
+
+        for key, value in tensors:
+            if group and sum(t.nbytes for t in group.values()) + value.nbytes > GROUP_BYTES:
+                flush()
+            group[key] = value.detach().cpu().contiguous()
+            del value
+        flush()
+
+    @staticmethod
+    def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+        """What `add_tensors` added, memory-mapped."""
+        from safetensors.torch import load_file
+
+        return {key: t for path in sorted(folder.glob(f"{name}-*.safetensors")) for key, t in load_file(str(path)).items()}
 
     def publish(self, epoch: int, state: dict[str, Any], files: dict[str, dict]) -> None:
         """Completes a checkpoint of all workers' files and removes all but the newest two; rank 0 calls it."""

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +113,15 @@ class ReductionEngine:
 
     def weights(self) -> dict[str, Tensor]:
         """Whole float32 weights by name, Adam's own where the module computes with rounded ones, on the CPU; collective under ZeRO."""
+        return {name: self._weight(parameter) for name, parameter in self.engine.module.named_parameters()}
+
+    def _weight(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param
 
-        out = {}
-        for name, parameter in self.engine.module.named_parameters():
-            with self._whole(parameter):
-                masters = self.stage and parameter.requires_grad
-                value = safe_get_full_fp32_param(parameter) if masters else parameter
-                out[name] = value.detach().to("cpu", torch.float32, copy=True).reshape(parameter.shape)
-        return out
+        with self._whole(parameter):
+            masters = self.stage and parameter.requires_grad
+            value = safe_get_full_fp32_param(parameter) if masters else parameter
+            return value.detach().to("cpu", torch.float32, copy=True).reshape(parameter.shape)
 
     def _whole(self, parameter: nn.Parameter, modifier_rank: int | None = None) -> Any:
         """A context in which a parameter is whole; one at a time, since all of them may not fit a worker."""
@@ -130,16 +131,22 @@ class ReductionEngine:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, moments and step count as whole tensors, on the CPU; a collective call under ZeRO."""
+        return dict(self.stream_state())
+
+    def stream_state(self) -> Iterator[tuple[str, Tensor]]:
+        """`state`, made one tensor at a time: all of them (12 bytes a parameter) may not fit a worker; every worker takes all."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        out = {f"weight.{name}": value for name, value in self.weights().items()}
-        for name, parameter in self._named():
-            for moment in _MOMENTS:
+        for name, parameter in self.engine.module.named_parameters():
+            weight = self._weight(parameter)
+            shape = weight.shape
+            yield f"weight.{name}", weight
+            del weight
+            for moment in _MOMENTS if parameter.requires_grad else ():
                 value = self._adam.state[parameter][moment] if self.stage == 0 else safe_get_full_optimizer_state(parameter, moment)
-                out[f"{moment}.{name}"] = value.detach().float().cpu().reshape(out[f"weight.{name}"].shape).clone()
+                yield f"{moment}.{name}", value.detach().to("cpu", torch.float32, copy=True).reshape(shape)
         steps = [state["step"] for state in self._adam.state.values() if "step" in state]
-        out["step"] = torch.tensor(float(steps[0]) if steps else 0.0)
-        return out
+        yield "step", torch.tensor(float(steps[0]) if steps else 0.0)
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
         """Restores what `weights` returned; the optimizer's state stays."""

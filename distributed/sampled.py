@@ -178,8 +178,8 @@ class SampledModel:
         """Restores `dense_weights()`; collective."""
         raise NotImplementedError
 
-    def dense_state(self) -> dict[str, Tensor]:
-        """Replicated weights and their optimizer's state; collective."""
+    def dense_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Replicated weights and their optimizer's state, by name; collective, as every worker takes one after the other."""
         raise NotImplementedError
 
     def load_dense_state(self, state: dict[str, Tensor]) -> None:
@@ -264,8 +264,11 @@ class SampledTrainer:
                     writer.add(f"{SIDE_NAMES[table.side]}-{piece.part}-{begin}-{begin + places.numel()}.safetensors", save(rows))
         state = self.model.dense_state()
         if self.worker.is_first:
-            tensors = {**{f"state.{k}": t for k, t in state.items()}, **{f"best.{k}": t for k, t in self.best.items()}}
-            writer.add("dense.safetensors", save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}))
+            checkpoints.add_tensors(writer, "dense", state)
+            checkpoints.add_tensors(writer, "best", self.best.items())
+        else:
+            for _ in state:  # the workers make each tensor together
+                pass
         files = self.worker.gather(writer.files)
         if self.worker.is_first:
             checkpoints.publish(epochs, {**facts, "steps": self.model.num_steps_taken}, files)
@@ -289,9 +292,8 @@ class SampledTrainer:
                         places = torch.arange(first + begin - piece.begin, first + end - piece.begin)
                         for key, t in table.tables.items():
                             t.write(places, rows[key][begin - start : end - start])
-        dense = load_file(folder / "dense.safetensors")
-        self.model.load_dense_state({k.removeprefix("state."): t for k, t in dense.items() if k.startswith("state.")})
-        self.best = {k.removeprefix("best."): t for k, t in dense.items() if k.startswith("best.")}
+        self.model.load_dense_state(checkpoints.read_tensors(folder, "dense"))
+        self.best = {k: t.clone() for k, t in checkpoints.read_tensors(folder, "best").items()}
         self.model.num_steps_taken = facts["steps"]
         self.worker.barrier()
         return facts
@@ -305,7 +307,7 @@ class SampledTrainer:
         return pieces
 
     def _wants(self, name: str) -> bool:
-        if name == "dense.safetensors":
+        if name.startswith(("dense-", "best-")):
             return True
         mine = [(SIDE_NAMES[table.side], piece) for table in self.model.ids for _, piece in self._pieces(table)]
         return any(begin < end for begin, end in (_overlap(name, side, piece) for side, piece in mine))

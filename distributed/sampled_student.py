@@ -154,9 +154,9 @@ class SampledStudent(SampledModel):
         """Restores them."""
         self.trained.load_state_dict(weights)
 
-    def dense_state(self) -> dict[str, Tensor]:
+    def dense_state(self) -> Iterator[tuple[str, Tensor]]:
         """Maps, decoders and Adam's state."""
-        return adam_state(self.optimizer, self.trained, "")
+        yield from adam_state(self.optimizer, self.trained, "").items()
 
     def load_dense_state(self, state: dict[str, Tensor]) -> None:
         """Restores it."""

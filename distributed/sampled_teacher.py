@@ -247,9 +247,9 @@ class SampledTeacher(SampledModel):
         """Restores them; the optimizer's state stays."""
         self.engine.load_weights(weights)
 
-    def dense_state(self) -> dict[str, Tensor]:
+    def dense_state(self) -> Iterator[tuple[str, Tensor]]:
         """The engine's state."""
-        return self.engine.state()
+        return self.engine.stream_state()
 
     def load_dense_state(self, state: dict[str, Tensor]) -> None:
         """Restores it, written at any world size and ZeRO stage."""

@@ -330,6 +330,21 @@ def test_all_of_deepspeed_at_once_learns_and_rounds_little(both):
     assert {value.dtype for value in towers.dense_weights().values()} == {torch.float32}
 
 
+def test_tensors_of_a_checkpoint_are_written_some_at_a_time(tmp_path, monkeypatch):
+    from promptmm.distributed import checkpoints as module
+
+    monkeypatch.setattr(module, "GROUP_BYTES", 100)
+    checkpoints, tensors = module.Checkpoints(str(tmp_path)), {f"t{n}": torch.full((n, 2), float(n)) for n in (20, 1, 2, 3, 0, 30)}
+    writer = checkpoints.shard_writer(1)
+    checkpoints.add_tensors(writer, "dense", iter(tensors.items()))
+    assert len(writer.files) == 3
+    checkpoints.publish(1, {}, writer.files)
+    folder, _ = checkpoints.complete(lambda name: True)[1]
+    found = checkpoints.read_tensors(folder, "dense")
+    assert list(found) == list(tensors)
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+
+
 def test_sparse_adam_is_torchs():
     """Ten steps on rows that come and go, gradients of duplicates summed: to 1e-6."""
     from promptmm.distributed.sparse_adam import sparse_adam_
