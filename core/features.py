@@ -9,7 +9,7 @@ from torch import Tensor
 
 CHUNK_BYTES = 64 * 2**20
 GRAM_COLUMNS = 512
-PRODUCT_ROWS = 512  # a run of 1,024-d rows is 2 MiB
+PRODUCT_BYTES = 2**20  # of rows that are read, multiplied and forgotten on a CPU: they stay in its caches
 
 
 def chunk_rows(dim: int) -> int:
@@ -162,8 +162,10 @@ class LazyRows:
 
         float32 rows are raw. Rows of a smaller dtype are standardised first: raw ones differ in digits that it does not have.
         """
-        for first in range(0, self.places.numel(), PRODUCT_ROWS):
-            here = slice(first, first + PRODUCT_ROWS)
+        largest = PRODUCT_BYTES if self.mean.device.type == "cpu" else CHUNK_BYTES
+        size = max(1, largest // (4 * max(self.mean.numel(), 1)))
+        for first in range(0, self.places.numel(), size):
+            here = slice(first, first + size)
             rows, present = self.read(self.places[here])
             rows, present = rows.to(self.mean.device, non_blocking=True).float(), present.to(self.mean.device)
             if dtype != torch.float32:

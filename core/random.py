@@ -74,12 +74,13 @@ def permuted(positions: Tensor, size: int, *keys: int) -> Tensor:
     """
     half = max(1, -(-(size - 1).bit_length() // 2))
     mask = (1 << half) - 1
+    rounds = [int(random_bits(*keys, number)) for number in range(6)]
     out, todo = positions.clone(), torch.arange(positions.numel(), device=positions.device)
     values = positions.flatten()
     while todo.numel():
         left, right = values >> half, values & mask
-        for number in range(6):
-            left, right = right, left ^ (random_bits(*keys, number, right) & mask)
+        for state in rounds:
+            left, right = right, left ^ (_mix(right ^ state) & mask)  # random_bits(*keys, number, right)
         values = (left << half) | right
         inside = values < size
         out.view(-1)[todo[inside]] = values[inside]

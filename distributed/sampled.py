@@ -155,8 +155,10 @@ class SampledModel:
             if with_grad:
                 places, grad = summed_gradients(with_grad)
                 grad = grad.cpu() / self.worker.world_size
-                touched = grad.any(1)  # served also for the feature decay, or at levels that only the features need
-                table.step(places[touched], grad[touched], learning_rate, self.num_steps_taken)
+                touched = grad.abs().amax(1) != 0  # served also for the feature decay, or at levels that only the features need
+                if not touched.all():
+                    places, grad = places[touched], grad[touched]
+                table.step(places, grad, learning_rate, self.num_steps_taken)
 
     def batches(self, epoch: int) -> Iterator[Any]:
         """This worker's share of every step; reads the graph, not the weights, so it runs ahead in the background."""

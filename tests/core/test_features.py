@@ -158,8 +158,9 @@ def test_axes_beyond_the_rank_are_zero(rank, num_components):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_rows_that_are_read_as_they_are_multiplied(dtype, tolerance):
+def test_rows_that_are_read_as_they_are_multiplied(monkeypatch, dtype, tolerance):
     """Also where raw rows have more digits than the dtype: their mean is 30 deviations away."""
+    monkeypatch.setattr(features, "PRODUCT_BYTES", 512 * 6 * 4)
     rows, present = correlated(13, 700, 6) + 30 * correlated(13, 700, 6).std(0), mask(14, 700)
     _, standard = fit(rows, present)
     reads = []
