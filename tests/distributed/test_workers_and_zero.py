@@ -68,6 +68,7 @@ MODES = [
 ]
 
 
+@pytest.mark.slow  # test_large_towers.py trains and resumes in these modes too
 def test_every_zero_stage_trains_the_same_teacher_on_two_workers(ray_cluster, tiny_run, tiny_settings, tmp_path):
     import torch
     from promptmm.distributed.launch import fit, start_progress
