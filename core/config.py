@@ -47,6 +47,9 @@ class TeacherConfig:
     feature_loss_weight: float = setting(0.1, "β_feat, weight of BPR on each modality", ge=0)
     prompt_loss_weight: float = setting(0.01, "β_prompt, weight of BPR on the prompt", ge=0)
     l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
+    user_balance: float = setting(
+        0.0, "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0: interactions alike, 1: users alike", ge=0, le=1
+    )
     feature_decay: float = setting(1e-4, "δ, weight of the mean squared norm of the reduced features", ge=0)
     reduction_learning_rate: float = setting(0.001, "Adam's step size for reduction layers and prompt", gt=0)
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
@@ -94,6 +97,9 @@ class StudentConfig:
     layers: int = setting(2, "propagation layers L_S (mlp: layers of the head)", ge=0)
     warm_start: bool = setting(False, "start the ID tables from the teacher's final vectors")
     l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
+    user_balance: float = setting(
+        0.0, "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0: interactions alike, 1: users alike", ge=0, le=1
+    )
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
     train: OptimizerConfig = OptimizerConfig()
 

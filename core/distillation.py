@@ -118,11 +118,12 @@ def distillation_terms(
     return terms
 
 
-def student_terms(scores: Tensor, rows: list[Tensor], l2: float, num_examples: float) -> dict[str, Tensor]:
+def student_terms(scores: Tensor, rows: list[Tensor], l2: float, num_examples: float, weights: Tensor | None = None) -> dict[str, Tensor]:
     """BPR(S) with the first candidate as the negative, and L2 on the batch's layer-0 rows.
 
     Args:
         scores: The student's scores of the batch's candidates [batch, 1 + K].
         rows: Layer-0 rows of the users, positives and negatives, each [batch, d_S].
+        weights: float32 [batch], of the examples (`UserWeights`); 1 where not given.
     """
-    return {"bpr": bpr_loss(scores[:, 0], scores[:, 1], num_examples), "l2": l2 * l2_loss(rows, num_examples)}
+    return {"bpr": bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights), "l2": l2 * l2_loss(rows, num_examples, weights)}

@@ -7,19 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def bpr_loss(positive: Tensor, negative: Tensor, num_examples: float) -> Tensor:
-    """Σ -log σ(y+ - y-) / num_examples (Rendle et al. 2009).
+def bpr_loss(positive: Tensor, negative: Tensor, num_examples: float, weights: Tensor | None = None) -> Tensor:
+    """Σ -w log σ(y+ - y-) / num_examples (Rendle et al. 2009).
 
     Args:
         positive, negative: Scores [batch].
         num_examples: Size of the global batch.
+        weights: w [batch], 1 where not given.
     """
-    return -F.logsigmoid(positive - negative).sum() / num_examples
+    losses = F.logsigmoid(positive - negative)
+    return -(losses if weights is None else weights * losses).sum() / num_examples
 
 
-def l2_loss(rows: list[Tensor], num_examples: float) -> Tensor:
-    """½ Σ |row|² / num_examples over the batch's rows of the ID tables, as LightGCN."""
-    return 0.5 * torch.stack([r.square().sum() for r in rows]).sum() / num_examples
+def l2_loss(rows: list[Tensor], num_examples: float, weights: Tensor | None = None) -> Tensor:
+    """½ Σ w |row|² / num_examples over the batch's rows of the ID tables, as LightGCN; weights as in `bpr_loss`."""
+    squares = [r.square() if weights is None else weights[:, None] * r.square() for r in rows]
+    return 0.5 * torch.stack([s.sum() for s in squares]).sum() / num_examples
 
 
 def pair_loss(student: Tensor, teacher: Tensor, temperature: float, num_examples: float) -> Tensor:

@@ -1,5 +1,7 @@
 """Training examples, negatives and candidate lists, all as functions of (seed, epoch, global example index)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from .random import below, further_bits, permuted, random_below, random_bits
 # The first key of each independent random stream.
 STREAM_ORDER, STREAM_CANDIDATE, STREAM_TOP, STREAM_DROPOUT, STREAM_INITIAL, STREAM_TUNING, STREAM_NEIGHBOUR, STREAM_DECAY = range(8)
 
+WEIGHT_ROWS = 1 << 20  # users whose degrees are read at a time
+
 
 def epoch_order(num_examples: int, seed: int, epoch: int, positions: slice | None = None) -> Tensor:
     """The examples that an epoch visits at the given positions (all of them by default): int64.
@@ -18,6 +22,39 @@ def epoch_order(num_examples: int, seed: int, epoch: int, positions: slice | Non
     """
     wanted = positions or slice(0, num_examples)
     return permuted(torch.arange(wanted.start, min(wanted.stop, num_examples)), num_examples, STREAM_ORDER, seed, epoch)
+
+
+@dataclass(frozen=True)
+class UserWeights:
+    """Weights of train interactions by their user: w = scale · degree^-exponent, with a mean of 1 over the interactions.
+
+    Where few users have most interactions, a loss over interactions is theirs, while metrics are means over users.
+
+    Attributes:
+        pointers: int64 [num_users + 1], of the users' train items; may be memory-mapped.
+        exponent: 0 weighs interactions alike, 1 users alike.
+        scale: Number of interactions / Σ degree^(1 - exponent).
+    """
+
+    pointers: Tensor
+    exponent: float
+    scale: float
+
+    @staticmethod
+    def of(pointers: Tensor, exponent: float) -> "UserWeights | None":
+        """None where all weights are 1; streams the degrees once."""
+        if not exponent:
+            return None
+        total = 0.0
+        for first in range(0, pointers.numel() - 1, WEIGHT_ROWS):
+            degrees = pointers[first : first + WEIGHT_ROWS + 1].diff()
+            total += float(degrees[degrees > 0].double().pow(1 - exponent).sum())
+        return UserWeights(pointers, exponent, float(pointers[-1]) / max(total, 1.0))
+
+    def __call__(self, users: Tensor) -> Tensor:
+        """float32 [n] for the users (rows of the pointers) of some interactions, int64 [n]."""
+        degrees = self.pointers.index_select(0, users + 1) - self.pointers.index_select(0, users)
+        return (self.scale * degrees.double().pow(-self.exponent)).float()
 
 
 def rank_slice(num_rows: int, rank: int, world_size: int) -> slice:

@@ -295,6 +295,7 @@ def teacher_loss(
     num_examples: float,
     config: TeacherConfig,
     num_decayed: float | None = None,
+    weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the teacher's loss (method.md 1.6), each with its weight; their sum is the loss.
 
@@ -304,13 +305,14 @@ def teacher_loss(
         users, positives, negatives: int64 [batch].
         num_examples: Size of the global batch, where `users` is one shard of it: the shards' per-example terms add up to the mean.
         num_decayed: Rows that the mean of the feature decay is over, where `vectors.reduced` is a shard of them.
+        weights: float32 [batch], of the examples in BPR and L2 (`UserWeights`); 1 where not given.
     """
 
     pairs = torch.stack([positives, negatives], 1)
 
     def bpr(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
         scores = candidate_scores(user_vectors, item_vectors, users, pairs)
-        return bpr_loss(scores[:, 0], scores[:, 1], num_examples)
+        return bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights)
 
     terms = {"bpr": bpr(vectors.user, vectors.item)}
     if config.feature_loss_weight:
@@ -318,7 +320,7 @@ def teacher_loss(
         terms["feature_bpr"] = config.feature_loss_weight * torch.stack(modal).sum()
     if config.prompt_loss_weight and vectors.prompt_user is not None and vectors.prompt_item is not None:
         terms["prompt_bpr"] = config.prompt_loss_weight * bpr(vectors.prompt_user, vectors.prompt_item)
-    terms["l2"] = config.l2 * l2_loss([user_ids[users], item_ids[positives], item_ids[negatives]], num_examples)
+    terms["l2"] = config.l2 * l2_loss([user_ids[users], item_ids[positives], item_ids[negatives]], num_examples, weights)
     if config.feature_decay:
         count = num_decayed or next(iter(vectors.reduced.values())).shape[0]
         decay = torch.stack([z.square().sum() for z in vectors.reduced.values()]).sum() / count

@@ -100,6 +100,7 @@ class PromptTuner:
 
         terms = distillation_terms(scores, student_items, labels, unique_items, targets, decoders, num_examples, self.config)
         if self.config.anchor_weight:
+            weights = self.resident.user_weights
             own = teacher_loss(
                 vectors,
                 self.user_ids,
@@ -109,6 +110,7 @@ class PromptTuner:
                 candidates[:, 1],
                 num_examples,
                 self.resident.config,
+                weights=weights(users) if weights else None,
             )
             terms["anchor"] = self.config.anchor_weight * torch.stack(list(own.values())).sum()
         return terms

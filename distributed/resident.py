@@ -3,6 +3,7 @@
 Reduce where the features live: each worker reduces the rows of its shard, and d-sized vectors travel (all-gather, with gradients).
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from ..core.config import TeacherConfig
 from ..core.errors import InputError
 from ..core.features import FeatureMoments, Standardisation, principal_axes
 from ..core.graph import BipartiteGraph
+from ..core.sampling import UserWeights
 from ..core.teacher import PromptConstants, TeacherVectors, teacher_vectors
 from ..graph_store.client import ItemShard, connect, read_item_shard
 from .worker import Worker
@@ -47,6 +49,11 @@ class ResidentTeacher:
     standardisation: dict[str, Standardisation]
     sizes: list[int]
     position: Tensor
+
+    @functools.cached_property
+    def user_weights(self) -> UserWeights | None:
+        """Weights of train interactions in the teacher's loss."""
+        return UserWeights.of(self.graph.users.pointers, self.config.user_balance)
 
     def reduction_inputs(self, dropout_keys: tuple[int, ...] | None) -> tuple:
         """Arguments of `FeatureReduction.forward` for this worker's shard."""

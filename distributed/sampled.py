@@ -19,7 +19,7 @@ from ..core.blocks import ITEMS, USERS, Blocks, without_pairs
 from ..core.config import EvaluationConfig, OptimizerConfig, SamplingConfig
 from ..core.graph import Csr
 from ..core.ranking import rank_rows
-from ..core.sampling import UnseenItems, epoch_order, share_of_part
+from ..core.sampling import UnseenItems, UserWeights, epoch_order, share_of_part
 from ..core.teacher import initial_rows
 from ..graph_store.client import GraphClient
 from ..graph_store.dataset import Dataset
@@ -71,16 +71,19 @@ class SampledModel:
         sampling: Fan-outs and prefetching.
         train: Epochs, batches, learning rate.
         dim, init_scale: Of the ID tables.
+        user_balance: Exponent of the examples' weights.
         seed: Seed of everything random.
     """
 
     stage = ""
 
     def __init__(
-        self, client: GraphClient, worker: Worker, sampling: SamplingConfig, train: OptimizerConfig, dim: int, init_scale: float, seed: int
-    ) -> None:
+        self, client: GraphClient, worker: Worker, sampling: SamplingConfig, train: OptimizerConfig, dim: int, init_scale: float,
+        user_balance: float, seed: int,
+    ) -> None:  # fmt: skip
         self.client, self.worker, self.sampling, self.train_config, self.seed = client, worker, sampling, train, seed
         self.train = client.train_rows()
+        self.user_weights = UserWeights.of(self.train.pointers, user_balance)
         self.own_ids = [client.owners.own_ids(side, worker.rank, client.folder) for side in (USERS, ITEMS)]
         self.ids = [AdamTable(client, side, f"{self.stage}_ids_{side}", dim) for side in (USERS, ITEMS)]
         for side in (USERS, ITEMS):
@@ -115,6 +118,10 @@ class SampledModel:
         examples = epoch_order(self.num_examples, self.seed, epoch, slice(first + share.start, first + share.stop))
         users = torch.searchsorted(self.train.pointers, examples, right=True) - 1
         return examples, users, self.train.columns[examples].long()
+
+    def weights_of(self, users: Tensor) -> Tensor | None:
+        """Weights of some examples by their users, None where all are 1."""
+        return self.user_weights(users) if self.user_weights else None
 
     def share_of(self, step: int, part: int = 0, num_parts: int = 1) -> slice:
         """This worker's share of a step's global batch, or of one of its parts."""

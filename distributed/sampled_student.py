@@ -36,6 +36,7 @@ class StudentBatch:
         step: Within the epoch.
         size: Of the global batch.
         labels: With users and candidates as rows of the blocks' level 0.
+        weights: float32, of the examples, or None.
         blocks: Around the share's users and candidates.
         exchanges: For the rows of the blocks' users and items.
     """
@@ -43,6 +44,7 @@ class StudentBatch:
     step: int
     size: int
     labels: Labels
+    weights: Tensor | None
     blocks: Blocks
     exchanges: list[RowExchange]
 
@@ -55,7 +57,7 @@ class SampledStudent(SampledModel):
     def __init__(self, job: StudentJob, worker: Worker, client: GraphClient) -> None:
         assert job.sampling is not None
         config = job.student
-        super().__init__(client, worker, job.sampling, config.train, config.dim, config.init_scale, job.seed)
+        super().__init__(client, worker, job.sampling, config.train, config.dim, config.init_scale, config.user_balance, job.seed)
         self.job, self.config = job, config
         self.targets = modal_item_rows(join(job.run_url, "teacher"), job.revision, job.cluster.cache_dir) if job.config.use_teacher else {}
         model = build_student(config, 0, 0, job.seed)
@@ -104,7 +106,8 @@ class SampledStudent(SampledModel):
             items, item_rows = torch.unique(labels.candidates, return_inverse=True)
             blocks = self.blocks(users, items, self.model.layers, epoch, step, examples_epoch)
             local = Labels(user_rows, item_rows, labels.scores, labels.modal_scores)
-            yield StudentBatch(step, self.size_of(step), local, blocks, self.ask(blocks.users, blocks.items))
+            weights = self.weights_of(labels.users)
+            yield StudentBatch(step, self.size_of(step), local, weights, blocks, self.ask(blocks.users, blocks.items))
 
     def loss_terms(self, batch: StudentBatch) -> tuple[dict[str, Tensor], list[ServedRows]]:
         """The loss terms of this worker's share, and the ID rows that it serves; collective."""
@@ -115,7 +118,8 @@ class SampledStudent(SampledModel):
         final_users, final_items = self.model.propagate(batch.blocks.to(device), users, items)
         scores = candidate_scores(final_users, final_items, labels.users, labels.candidates)
         rows = [users[labels.users], items[labels.candidates[:, 0]], items[labels.candidates[:, 1]]]
-        terms = student_terms(scores, rows, self.config.l2, share)
+        weights = None if batch.weights is None else batch.weights.to(device)
+        terms = student_terms(scores, rows, self.config.l2, share, weights)
         if self.targets:
             ids = batch.blocks.items[: batch.blocks.num_items[0]]  # ascending
             unique, count = self.worker.first_to_name(ids[batch.labels.candidates[:, 0]])

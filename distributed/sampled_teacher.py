@@ -36,6 +36,7 @@ class Batch:
         size: Of the global batch, all micro-batches together.
         blocks: Around the share's users and items.
         users, positives, negatives: int64, rows of the blocks' level 0.
+        weights: float32, of the examples, or None.
         items: int64, dataset indices of all items whose rows are needed: the blocks', then further ones for the feature decay.
         decayed: int64, rows of `items` that the feature decay is taken over.
         num_decayed: Rows of the global batch that it is taken over.
@@ -49,6 +50,7 @@ class Batch:
     users: Tensor
     positives: Tensor
     negatives: Tensor
+    weights: Tensor | None
     items: Tensor
     decayed: Tensor
     num_decayed: int
@@ -139,7 +141,7 @@ class SampledTeacher(SampledModel):
     def __init__(
         self, client: GraphClient, worker: Worker, config: TeacherConfig, sampling: SamplingConfig, cluster: ClusterConfig, seed: int
     ) -> None:
-        super().__init__(client, worker, sampling, config.train, config.dim, config.init_scale, seed)
+        super().__init__(client, worker, sampling, config.train, config.dim, config.init_scale, config.user_balance, seed)
         self.config, self.num_parts = config, cluster.micro_batches
         self.sharded = ShardedFeatures.of(client, worker, self.own_ids, config.dim)
         dims = {m: own.dim for m, own in self.sharded.features.items()}
@@ -184,7 +186,7 @@ class SampledTeacher(SampledModel):
         items, decayed_rows = append_distinct(blocks.items, decayed)
         count = examples.numel()
         exchanges = self.ask(blocks.users, items)
-        rows = user_rows, item_rows[:count], item_rows[count:]
+        rows = user_rows, item_rows[:count], item_rows[count:], self.weights_of(users)
         return Batch(
             step, part + 1 == self.num_parts, self.size_of(step), blocks, *rows, items, decayed_rows, num_decayed, exchanges
         )  # fmt: skip
@@ -220,8 +222,9 @@ class SampledTeacher(SampledModel):
         decayed = batch.decayed.to(device)
         vectors = vectors.with_reduced({m: z[decayed] for m, z in reduced.items()})
         share, num_decayed = batch.size / self.worker.world_size, batch.num_decayed / self.worker.world_size
+        weights = None if batch.weights is None else batch.weights.to(device)
         triples = batch.users.to(device), batch.positives.to(device), batch.negatives.to(device)
-        terms = teacher_loss(vectors, users[0], items[0], triples[0], triples[1], triples[2], share, config, num_decayed)
+        terms = teacher_loss(vectors, users[0], items[0], triples[0], triples[1], triples[2], share, config, num_decayed, weights)
         return terms, served
 
     def train_step(self, batch: Batch, epoch: int, learning_rate: float) -> dict[str, Tensor]:

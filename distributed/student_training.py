@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, as_dict
 from ..core.distillation import Decoders, Labels, distillation_terms, student_terms
 from ..core.graph import BipartiteGraph
-from ..core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice
+from ..core.sampling import UnseenItems, UserWeights, candidate_lists, epoch_order, rank_slice
 from ..core.scoring import candidate_scores
 from ..core.storage import join, write_artifact
 from ..core.student import build_student
@@ -155,6 +155,7 @@ class StudentTrainer(ReplicatedTrainer):
 
     def __init__(self, job: StudentJob, worker: Worker, graph: BipartiteGraph, validation: Validation | None = None) -> None:
         self.job, self.worker, self.graph, self.validation = job, worker, graph, validation
+        self.user_weights = UserWeights.of(graph.users.pointers, job.student.user_balance)
         self.source: MaterialisedLabels | StreamedLabels | Examples | None = None
         self.tuner: PromptTuner | None = None
         self.revision: TeacherRevision | None = None
@@ -213,7 +214,8 @@ class StudentTrainer(ReplicatedTrainer):
         users, items = self.model.vectors(self.graph)
         rows = self.model.rows(labels.users, [labels.candidates[:, 0], labels.candidates[:, 1]])
         scores = candidate_scores(users, items, labels.users, labels.candidates)
-        terms = student_terms(scores, rows, self.job.student.l2, share)
+        weights = self.user_weights(labels.users) if self.user_weights else None
+        terms = student_terms(scores, rows, self.job.student.l2, share, weights)
         if self.revision is not None:
             unique = self.worker.union(labels.candidates[:, 0])
             if self.tuner is not None:

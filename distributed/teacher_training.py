@@ -153,7 +153,7 @@ class TeacherTrainer(ReplicatedTrainer):
         config, seed = self.job.config, self.job.seed
         users, positives = self.train_users[examples], self.train_items[examples]
         negatives = self.unseen.draw(users, examples, 1, seed, epoch)[:, 0]
-        keys = (seed, epoch * self.num_steps + step)
+        keys, weights = (seed, epoch * self.num_steps + step), self.resident.user_weights
         vectors = self.resident.vectors(self.engine, self.ids.user, self.ids.item, keys)
         terms = teacher_loss(
             vectors,
@@ -164,6 +164,7 @@ class TeacherTrainer(ReplicatedTrainer):
             negatives,
             num_examples / self.worker.world_size,
             config,
+            weights=weights(users) if weights else None,
         )
         self.optimizer.zero_grad(set_to_none=True)
         self.engine.backward(total_of(terms))

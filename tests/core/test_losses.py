@@ -170,6 +170,14 @@ def test_gradients_of_the_embedding_loss(power):
     assert gradcheck(lambda a, b, c, d: embedding_loss([a, b], [c, d], power), vectors)
 
 
+def test_weighted_examples():
+    """Weights of 2 and 0 are an example twice and not at all."""
+    positive, negative, rows = draw(2, 3), draw(3, 3), draw(4, 3, 2)
+    weights, twice = torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0, 0, 2])
+    torch.testing.assert_close(bpr_loss(positive, negative, 3, weights), bpr_loss(positive[twice], negative[twice], 3))
+    torch.testing.assert_close(l2_loss([rows], 3, weights), l2_loss([rows[twice]], 3))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 def test_extreme_scores_stay_finite(dtype, temperature):

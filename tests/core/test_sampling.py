@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from promptmm.core import sampling
 from promptmm.core.errors import InputError
 from promptmm.core.graph import Csr
 from promptmm.core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice, share_of_part
@@ -119,3 +120,22 @@ def test_the_top_part_is_uniform_over_the_teachers_ranking():
     counts = torch.bincount(lists[:, 2:].flatten() - 50, minlength=depth)
     expected = 2 * num_examples / depth
     assert float(((counts - expected) ** 2 / expected).sum()) < 25  # 5 degrees of freedom: p < 2e-4
+
+
+@pytest.mark.parametrize("exponent", [0.25, 0.5, 1.0])
+def test_user_weights(monkeypatch, exponent):
+    """Degrees 3, 0, 1, 6, 1: the mean over the interactions is 1, and users alike have all the same sum."""
+    monkeypatch.setattr(sampling, "WEIGHT_ROWS", 2)
+    pointers = torch.tensor([0, 3, 3, 4, 10, 11])
+    users = torch.repeat_interleave(torch.arange(5), pointers.diff())
+    weights = sampling.UserWeights.of(pointers, exponent)(users)
+    assert weights.dtype == torch.float32
+    assert float(weights.mean()) == pytest.approx(1, rel=1e-6)
+    assert float(weights[0] / weights[3]) == pytest.approx(3**-exponent, rel=1e-6)
+    if exponent == 1:
+        sums = torch.zeros(5).index_add_(0, users, weights)
+        torch.testing.assert_close(sums, torch.tensor([1.0, 0, 1, 1, 1]) * 11 / 4)
+
+
+def test_without_user_balance_there_are_no_weights():
+    assert sampling.UserWeights.of(torch.tensor([0, 3, 4]), 0.0) is None

@@ -116,6 +116,7 @@ def test_ctrl_c_and_the_same_command_again(undisturbed, fork_run, tiny_settings)
     assert vectors(folder, "teacher") == vectors(undisturbed, "teacher")
 
 
+@pytest.mark.slow
 def test_a_killed_student_worker_changes_nothing(undisturbed, fork_run):
     import shutil
 

@@ -113,7 +113,8 @@ def whole_gradients(full, batch, config, epoch):
     blocks, resident = batch.blocks, full.resident
     vectors = resident.vectors(full.engine, full.ids.user, full.ids.item, (3, epoch * full.num_steps + batch.step))
     triples = blocks.users[batch.users], blocks.items[batch.positives], blocks.items[batch.negatives]
-    terms = teacher_loss(vectors, full.ids.user, full.ids.item, *triples, batch.size, config)
+    weights = resident.user_weights and resident.user_weights(triples[0])
+    terms = teacher_loss(vectors, full.ids.user, full.ids.item, *triples, batch.size, config, weights=weights)
     full.engine.backward(torch.stack(list(terms.values())).sum())
     return terms
 
@@ -126,8 +127,9 @@ def whole_gradients(full, batch, config, epoch):
         {"modality_layers": 2, "layers": 1, "hidden": []},
         {"prompt": False},
         {"feature_decay": 0.0, "prompt_loss_weight": 0.0, "id_prompt_weight": 0.0},
+        {"user_balance": 0.5},
     ],
-    ids=["default", "no prompt in the vectors", "two rounds", "no prompt", "few terms"],
+    ids=["default", "no prompt in the vectors", "two rounds", "no prompt", "few terms", "users balanced"],
 )
 def test_all_neighbours_give_the_full_engines_step(both, settings):
     """Terms to 1e-5, gradients of ID rows, reduction layers and prompt to 1e-5 of the largest; dropout included: its mask is the items'."""
@@ -409,7 +411,7 @@ def taught(dataset):
     "overrides",
     [
         [],
-        ["student.kind=gcn", "distill.num_top=3"],
+        ["student.kind=gcn", "distill.num_top=3", "student.user_balance=0.5"],
         ["student.kind=mf", "student.dim=5"],
         ["distill.use_teacher=false", "student.layers=3"],
     ],
