@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+EDGES_AT_A_TIME = 1 << 18  # 64 MiB of 64-d rows
+
 
 @dataclass(frozen=True)
 class Csr:
@@ -67,20 +69,36 @@ class NeighbourSum(torch.autograd.Function):
     """out[r] = Σ_{c in row r} w_rc x[c]; the backward pass is the same sum over the transposed rows.
 
     `embedding_bag` is the fastest exact gather-and-sum that torch has on a CPU (benchmarks/README.md), and runs on any device.
+    Weights that ask for it get their gradient, <grad[r], x[c]>; it is the weights' alone, whatever the transposed ones were made from.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, rows: Csr, weights: Tensor, back_rows: Csr, back_weights: Tensor) -> Tensor:
-        ctx.back = back_rows, back_weights
-        return _weighted_sum(x, rows, weights)
+        ctx.back, ctx.rows = (back_rows, back_weights), rows
+        if ctx.needs_input_grad[2]:
+            ctx.save_for_backward(x, weights)
+        return weighted_sum(x, rows, weights)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        return _weighted_sum(grad.contiguous(), *ctx.back), None, None, None, None
+        grad, to_weights = grad.contiguous(), None
+        if ctx.needs_input_grad[2]:
+            x, weights = ctx.saved_tensors
+            to_weights = edge_products(grad, x, ctx.rows).to(weights.dtype)
+        to_x = weighted_sum(grad, *ctx.back) if ctx.needs_input_grad[0] else None
+        return to_x, None, to_weights, None, None
 
 
-def _weighted_sum(x: Tensor, rows: Csr, weights: Tensor) -> Tensor:
+def weighted_sum(x: Tensor, rows: Csr, weights: Tensor) -> Tensor:
+    """Σ_{c in row r} w_rc x[c] [num_rows, d], from x [num_columns, d] and a weight for every edge [num_edges]."""
     return F.embedding_bag(rows.columns, x, rows.pointers, mode="sum", include_last_offset=True, per_sample_weights=weights.to(x.dtype))
+
+
+def edge_products(x: Tensor, y: Tensor, rows: Csr) -> Tensor:
+    """<x[r], y[c]> for every edge (r, c) [num_edges], a chunk of them at a time."""
+    chunks = zip(rows.rows.split(EDGES_AT_A_TIME), rows.columns.split(EDGES_AT_A_TIME))
+    products = [(x.index_select(0, r) * y.index_select(0, c)).sum(1) for r, c in chunks]
+    return torch.cat(products) if products else x.new_zeros(0)
 
 
 @dataclass(frozen=True)
