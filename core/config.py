@@ -25,33 +25,55 @@ class OptimizerConfig:
         check_bounds(self, "train")
 
 
+TEACHERS = ("promptmm", "mf", "lightgcn", "vbpr", "lattice")
+
+
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The cumbersome multi-modal teacher (method.md 1)."""
+    """The cumbersome multi-modal teacher (method.md 1), or a baseline in its place (`core/baselines.py`).
+
+    Every kind reads dim, l2, user_balance, init_scale and train; a setting that only some of them read says which.
+    """
 
     dim: int = setting(64, "embedding size d", ge=1)
-    layers: int = setting(2, "layers L of the collaborative path", ge=0)
-    modality_layers: int = setting(1, "rounds of modality-aware propagation", ge=1)
-    hidden: list[int] = setting([], "hidden sizes of the reduction towers; [] is one linear layer")
+    kind: str = setting(
+        "promptmm",
+        "model of the teacher: promptmm, or a baseline: mf (MF-BPR), lightgcn, vbpr or lattice, which cluster.engine=full trains. mf and "
+        "lightgcn read no features and have no vectors by modality: distil from them with distill.list_weight=0 and "
+        "distill.embedding_weight=0",
+        choices=TEACHERS,
+    )
+    layers: int = setting(2, "layers L of the collaborative path; read by promptmm, lightgcn and lattice", ge=0)
+    item_neighbours: int = setting(10, "nearest neighbours k of an item in the item graph; read by lattice", ge=1)
+    item_layers: int = setting(1, "layers of convolution over the item graph; read by lattice", ge=0)
+    item_graph_blend: float = setting(
+        0.9, "λ, the share of the raw features' item graph beside the one of the transformed features; read by lattice", ge=0, le=1
+    )
+    modality_layers: int = setting(1, "rounds of modality-aware propagation; read by promptmm", ge=1)
+    hidden: list[int] = setting([], "hidden sizes of the reduction towers; [] is one linear layer; promptmm alone has them")
     reduction_dtype: str = setting(
         "float32",
         "what the reduction towers compute in; bfloat16 rounds their weights and the prompt's, whose float32 masters and moments Adam "
         "keeps, and needs cluster.zero_stage of 1 to 3",
         choices=("float32", "bfloat16"),
     )
-    dropout: float = setting(0.2, "dropout on the reduced features", ge=0, lt=1)
-    prompt: bool = setting(True, "learn the prompt; false is the ablation without it")
-    feature_prompt_weight: float = setting(0.1, "λ_f, the prompt's share in the feature reduction", ge=0)
-    id_prompt_weight: float = setting(0.1, "λ_p, the prompt's share in the ID vectors", ge=0)
-    fusion_weight: float = setting(1.0, "η, the modalities' share in the final vectors", ge=0)
-    feature_loss_weight: float = setting(0.1, "β_feat, weight of BPR on each modality", ge=0)
-    prompt_loss_weight: float = setting(0.01, "β_prompt, weight of BPR on the prompt", ge=0)
+    dropout: float = setting(0.2, "dropout on the reduced features; read by promptmm", ge=0, lt=1)
+    prompt: bool = setting(True, "learn the prompt; false is the ablation without it; promptmm alone has one")
+    feature_prompt_weight: float = setting(0.1, "λ_f, the prompt's share in the feature reduction; read by promptmm", ge=0)
+    id_prompt_weight: float = setting(0.1, "λ_p, the prompt's share in the ID vectors; read by promptmm", ge=0)
+    fusion_weight: float = setting(1.0, "η, the modalities' share in the final vectors; read by promptmm", ge=0)
+    feature_loss_weight: float = setting(0.1, "β_feat, weight of BPR on each modality; read by promptmm", ge=0)
+    prompt_loss_weight: float = setting(0.01, "β_prompt, weight of BPR on the prompt; read by promptmm", ge=0)
     l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
     user_balance: float = setting(
         0.0, "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0: interactions alike, 1: users alike", ge=0, le=1
     )
-    feature_decay: float = setting(1e-4, "δ, weight of the mean squared norm of the reduced features", ge=0)
-    reduction_learning_rate: float = setting(0.001, "Adam's step size for reduction layers and prompt", gt=0)
+    feature_decay: float = setting(
+        1e-4, "δ, weight of the mean squared norm of the reduced features; read by promptmm, vbpr and lattice", ge=0
+    )
+    reduction_learning_rate: float = setting(
+        0.001, "Adam's step size for reduction layers and prompt, and for what vbpr and lattice learn on features", gt=0
+    )
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
     train: OptimizerConfig = OptimizerConfig()
 
@@ -59,6 +81,21 @@ class TeacherConfig:
         check_bounds(self, "teacher")
         if any(size < 1 for size in self.hidden):
             raise InputError(f"teacher.hidden={self.hidden}: every hidden size must be at least 1")
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is another model than the method's own teacher."""
+        return self.kind != "promptmm"
+
+    @property
+    def graph_layers(self) -> int:
+        """Layers of propagation over the user-item graph on the collaborative path."""
+        return 0 if self.kind in ("mf", "vbpr") else self.layers
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether it learns from the modalities, and so has vectors for each of them."""
+        return self.kind not in ("mf", "lightgcn")
 
     @property
     def tower_dtype(self) -> torch.dtype:
