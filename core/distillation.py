@@ -20,7 +20,7 @@ class Labels:
         users: int64 [batch].
         candidates: int64 [batch, 1 + K], the positive first, then BPR's uniform negative.
         scores: The teacher's scores relative to the positive's [batch, 1 + K]; None for a student without a teacher.
-        modal_scores: The same by modality [num_modalities, batch, 1 + K].
+        modal_scores: The same by modality [num_modalities, batch, 1 + K]; a teacher without modalities has none of them.
     """
 
     users: Tensor
@@ -54,7 +54,8 @@ def label(vectors: TeacherVectors, users: Tensor, candidates: Tensor) -> Labels:
         users: int64 [batch]; candidates: int64 [batch, 1 + K].
     """
     scores = candidate_scores(vectors.user, vectors.item, users, candidates)
-    modal = torch.stack([candidate_scores(vectors.modal_user[m], vectors.modal_item[m], users, candidates) for m in vectors.modal_user])
+    found = [candidate_scores(vectors.modal_user[m], vectors.modal_item[m], users, candidates) for m in vectors.modal_user]
+    modal = torch.stack(found) if found else scores.new_zeros(0, *scores.shape)
     return Labels(users, candidates, scores - scores[:, :1], modal - modal[:, :, :1])
 
 

@@ -214,8 +214,9 @@ def table_to_labels(table: pa.Table, modalities: list[str], revision: int, epoch
         values = column(name)
         return torch.from_numpy(values if values.flags.writeable else values.copy())
 
-    scores = torch.stack([tensor(f"scores.{m}") for m in modalities])
-    return Labels(tensor("user"), tensor("candidates"), tensor("scores"), scores)
+    scores = tensor("scores")
+    modal = torch.stack([tensor(f"scores.{m}") for m in modalities]) if modalities else scores.new_zeros(0, *scores.shape)
+    return Labels(tensor("user"), tensor("candidates"), scores, modal)
 
 
 def _block_name(epoch: int, block: int) -> str:

@@ -55,6 +55,14 @@ class ResidentTeacher:
         """Weights of train interactions in the teacher's loss."""
         return UserWeights.of(self.graph.users.pointers, self.config.user_balance)
 
+    def standardisation_tensors(self) -> dict[str, Tensor]:
+        """Mean and scale of every modality by name, for the artifact."""
+        return {f"standardisation.{m}.{part}": getattr(s, part) for m, s in self.standardisation.items() for part in ("mean", "scale")}
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """All items' rows [num_items, n], in the dataset's order, from each worker's for its own items; differentiable."""
+        return self.worker.gather_rows(rows, self.sizes)[self.position]
+
     def reduction_inputs(self, dropout_keys: tuple[int, ...] | None) -> tuple:
         """Arguments of `FeatureReduction.forward` for this worker's shard."""
         return self.constants, self.rows, self.features, dropout_keys
@@ -74,7 +82,7 @@ class ResidentTeacher:
             dropout_keys: (seed, step) in training, None in evaluation.
         """
         out = reduction(*self.reduction_inputs(dropout_keys))
-        reduced = {m: self.worker.gather_rows(out[f"reduced.{m}"], self.sizes)[self.position] for m in self.features}
+        reduced = {m: self.gather(out[f"reduced.{m}"]) for m in self.features}
         return teacher_vectors(self.graph, user_ids, item_ids, out, reduced, self.config)
 
 
@@ -108,7 +116,10 @@ def build_resident(worker: Worker, config: TeacherConfig, graph: BipartiteGraph,
     """The resident teacher from the train graph and this worker's shard of the items; a collective call."""
     graph = graph.to(worker.device)
     sizes, position = _gathered_order(worker, shard.rows, graph.num_items)
-    features, standardisation, constants = _prepare_features(worker, shard, graph, sizes, position, config.dim)
+    if not config.reads_features:
+        shard = ItemShard(shard.rows, {}, {})
+    num_tokens = 0 if config.is_baseline else config.dim  # a baseline has no prompt, and its PCA would be for nothing
+    features, standardisation, constants = _prepare_features(worker, shard, graph, sizes, position, num_tokens)
     return ResidentTeacher(worker, config, graph, constants, shard.rows.to(worker.device), features, standardisation, sizes, position)
 
 
@@ -128,7 +139,7 @@ def _gathered_order(worker: Worker, rows: Tensor, num_items: int) -> tuple[list[
 def _prepare_features(
     worker: Worker, shard: ItemShard, graph: BipartiteGraph, sizes: list[int], position: Tensor, dim: int
 ) -> tuple[dict[str, Tensor], dict[str, Standardisation], PromptConstants]:
-    """Standardised features, and h_I, h_U, G_m and s_m summed over the shards in float64."""
+    """Standardised features, and h_I, h_U, G_m and s_m summed over the shards in float64; dim: of the tokens, 0 for none."""
     features, standardisation = {}, {}
     tokens = torch.zeros(shard.rows.numel(), dim, dtype=torch.float64)
     num_present = torch.zeros(shard.rows.numel(), 1, dtype=torch.float64)
@@ -141,9 +152,14 @@ def _prepare_features(
         worker.sum_([norms])
         standard = standard.with_mean_row_norm(norms / moments.count.clamp(min=1))
         x = standard.apply(rows, present)
-        tokens += x.double() @ principal_axes(moments, standard, dim)
+        if dim:
+            tokens += x.double() @ principal_axes(moments, standard, dim)
         num_present += present[:, None]
         features[modality], standardisation[modality] = x, standard
+    on_device = {m: x.to(worker.device) for m, x in features.items()}
+    if not dim:
+        none = torch.zeros(0, 0, device=worker.device)
+        return on_device, standardisation, PromptConstants(none, none, {}, {})
     tokens = tokens / num_present.clamp(min=1)
     gram = {m: tokens.T @ x.double() for m, x in features.items()}
     sums = {m: x.double().sum(0) for m, x in features.items()}
@@ -155,4 +171,4 @@ def _prepare_features(
         {m: g.float() for m, g in gram.items()},
         {m: s.float() for m, s in sums.items()},
     ).to(worker.device)
-    return {m: x.to(worker.device) for m, x in features.items()}, standardisation, constants
+    return on_device, standardisation, constants

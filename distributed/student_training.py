@@ -298,11 +298,11 @@ def build_modules(job: StudentJob, graph: BipartiteGraph, revision: TeacherRevis
     """The student and its decoders with their seeded start."""
     frozen = (revision.vectors.user, revision.vectors.item) if revision else None
     model = build_student(job.student, graph.num_users, graph.num_items, job.seed, frozen)
-    modalities = list(revision.vectors.modal_item) if revision else []
-    teacher_dim = revision.vectors.item.shape[1] if revision else job.student.dim
+    targets = revision.vectors.modal_item if revision else {}
+    teacher_dim = next(iter(targets.values())).shape[1] if targets else job.student.dim  # of the targets: final vectors may be longer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
-        decoders = Decoders(modalities, job.student.dim, teacher_dim, job.config.decoder)
+        decoders = Decoders(list(targets), job.student.dim, teacher_dim, job.config.decoder)
     return model, decoders
 
 

@@ -62,7 +62,7 @@ def train_teacher_loop(arguments: dict) -> None:
 def run_teacher(job: TeacherJob, worker: Worker, resident: ResidentTeacher) -> None:
     """Trains with validation and checkpoints, then infers exactly and writes the artifact."""
     dataset = open_dataset(join(job.run_url, "dataset"), job.cluster.cache_dir)
-    trainer = TeacherTrainer(job, worker, resident, Validation.of(dataset, resident.graph.users, job.evaluation, worker))
+    trainer = trainer_of(job, worker, resident, Validation.of(dataset, resident.graph.users, job.evaluation, worker))
     stage = teacher_stage(job, dataset)
     stage.train(trainer, job.config.train.epochs)
     trainer.load_weights(trainer.best)
@@ -74,6 +74,14 @@ def run_teacher(job: TeacherJob, worker: Worker, resident: ResidentTeacher) -> N
     worker.barrier()
 
 
+def trainer_of(job: TeacherJob, worker: Worker, resident: ResidentTeacher, validation: Validation | None = None) -> "WholeGraphTrainer":
+    """The trainer of the teacher named by `job.config.kind`."""
+    from .baseline_training import BaselineTrainer
+
+    kind = BaselineTrainer if job.config.is_baseline else TeacherTrainer
+    return kind(job, worker, resident, validation)
+
+
 def teacher_stage(job: TeacherJob, dataset: Dataset) -> Stage:
     """The stage's recorder, selection and checkpoints."""
     select_by = job.evaluation.select_by if dataset.has_split("validation") else None
@@ -81,8 +89,8 @@ def teacher_stage(job: TeacherJob, dataset: Dataset) -> Stage:
 
 
 @dataclass
-class TeacherTrainer(ReplicatedTrainer):
-    """The teacher's weights with their optimizers: ID tables replicated under Adam, reduction layers and prompt in the DeepSpeed engine."""
+class WholeGraphTrainer(ReplicatedTrainer):
+    """The epochs of a teacher that every worker has whole; a subclass has the model, its steps and its part of the artifact."""
 
     job: TeacherJob
     worker: Worker
@@ -90,20 +98,7 @@ class TeacherTrainer(ReplicatedTrainer):
     validation: Validation | None = None
 
     def __post_init__(self) -> None:
-        config, graph, device = self.job.config, self.resident.graph, self.worker.device
-        self.ids = IdTables(graph.num_users, graph.num_items, config.dim, config.init_scale, self.job.seed).to(device)
-        self.optimizer = torch.optim.Adam(self.ids.parameters(), lr=config.train.learning_rate)
-        dims = {m: x.shape[1] for m, x in self.resident.features.items()}
-        reduction = build_reduction(dims, config, self.job.seed, self.job.cluster.checkpoint_activations).to(device)
-        reduction.prompt.requires_grad_(config.prompt)
-        self.engine = ReductionEngine(
-            reduction,
-            config.reduction_learning_rate,
-            config.tower_dtype,
-            self.job.cluster,
-            self.worker,
-            self.resident.reduction_inputs(None),
-        )
+        graph = self.resident.graph
         self.unseen = UnseenItems(graph.users)
         self.train_users, self.train_items = graph.users.rows, graph.users.columns
 
@@ -129,9 +124,7 @@ class TeacherTrainer(ReplicatedTrainer):
     def train_epoch(self, epoch: int, recorder: Recorder | None) -> dict[str, float]:
         """One pass over the train interactions; returns the mean of every loss term."""
         config, seed = self.job.config, self.job.seed
-        decay = config.train.lr_decay**epoch
-        self.optimizer.param_groups[0]["lr"] = config.train.learning_rate * decay
-        self.engine.learning_rate = config.reduction_learning_rate * decay
+        self.set_learning_rates(config.train.lr_decay**epoch)
         order = epoch_order(self.train_users.numel(), seed, epoch).to(self.worker.device)
         totals, started = Totals(self.worker), time.monotonic()
         for step in range(self.num_steps):
@@ -143,13 +136,68 @@ class TeacherTrainer(ReplicatedTrainer):
                 recorder.say_within_epoch(epoch, step + 1, self.num_steps, started)
         return totals.row(epoch)
 
+    def set_learning_rates(self, decay: float) -> None:
+        """Sets every optimizer's step size to `decay` times its setting."""
+        raise NotImplementedError
+
     def train_step(self, epoch: int, step: int, examples: Tensor, num_examples: int) -> dict[str, Tensor]:
-        """Forward, backward and both optimizers on this worker's share of a global batch.
+        """Forward, backward and the optimizers on this worker's share of a global batch.
 
         Args:
             examples: int64 [n], global example indices of this worker.
             num_examples: Size of the global batch.
         """
+        raise NotImplementedError
+
+    def vectors(self) -> TeacherVectors:
+        """Exact inference: every layer over the whole graph, without dropout."""
+        raise NotImplementedError
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Restores `weights()`; the optimizers' state stays."""
+        raise NotImplementedError
+
+    def write(self, vectors: TeacherVectors, selection: Selection) -> None:
+        """Writes the teacher artifact and revision 0 of its vectors."""
+        raise NotImplementedError
+
+    def facts(self, selection: Selection, num_parameters: int) -> dict:
+        """What the teacher's manifest says of its training."""
+        return {
+            "best_epoch": selection.best_epoch,
+            "selected_by": selection.metric,
+            "num_parameters": num_parameters,
+            "lineage": self.job.lineage,
+            "seed": self.job.seed,
+        }
+
+
+class TeacherTrainer(WholeGraphTrainer):
+    """The teacher's weights with their optimizers: ID tables replicated under Adam, reduction layers and prompt in the DeepSpeed engine."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        config, graph, device = self.job.config, self.resident.graph, self.worker.device
+        self.ids = IdTables(graph.num_users, graph.num_items, config.dim, config.init_scale, self.job.seed).to(device)
+        self.optimizer = torch.optim.Adam(self.ids.parameters(), lr=config.train.learning_rate)
+        dims = {m: x.shape[1] for m, x in self.resident.features.items()}
+        reduction = build_reduction(dims, config, self.job.seed, self.job.cluster.checkpoint_activations).to(device)
+        reduction.prompt.requires_grad_(config.prompt)
+        self.engine = ReductionEngine(
+            reduction,
+            config.reduction_learning_rate,
+            config.tower_dtype,
+            self.job.cluster,
+            self.worker,
+            self.resident.reduction_inputs(None),
+        )
+
+    def set_learning_rates(self, decay: float) -> None:
+        self.optimizer.param_groups[0]["lr"] = self.job.config.train.learning_rate * decay
+        self.engine.learning_rate = self.job.config.reduction_learning_rate * decay
+
+    def train_step(self, epoch: int, step: int, examples: Tensor, num_examples: int) -> dict[str, Tensor]:
+        """Both optimizers step."""
         config, seed = self.job.config, self.job.seed
         users, positives = self.train_users[examples], self.train_items[examples]
         negatives = self.unseen.draw(users, examples, 1, seed, epoch)[:, 0]
@@ -175,7 +223,6 @@ class TeacherTrainer(ReplicatedTrainer):
 
     @torch.no_grad()
     def vectors(self) -> TeacherVectors:
-        """Exact inference: every layer over the whole graph, without dropout."""
         return self.resident.vectors(self.engine, self.ids.user, self.ids.item)
 
     def weights(self) -> dict[str, Tensor]:
@@ -184,7 +231,6 @@ class TeacherTrainer(ReplicatedTrainer):
         return {**with_prefix("ids.", tables), **with_prefix("reduction.", self.engine.weights())}
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Restores `weights()`; the optimizers' state stays."""
         self.ids.load_state_dict(take_prefix("ids.", weights))
         self.engine.load_weights(take_prefix("reduction.", weights))
 
@@ -198,19 +244,10 @@ class TeacherTrainer(ReplicatedTrainer):
         self.engine.load(take_prefix("reduction.", tensors))
 
     def write(self, vectors: TeacherVectors, selection: Selection) -> None:
-        """Writes the teacher artifact and revision 0 of its vectors."""
         best, url = self.best, join(self.job.run_url, "teacher")
-        standard = {
-            f"standardisation.{m}.{part}": getattr(s, part) for m, s in self.resident.standardisation.items() for part in ("mean", "scale")
-        }
+        standard = self.resident.standardisation_tensors()
         dims = {m: x.shape[1] for m, x in self.resident.features.items()}
         num_trained = sum(t.numel() for name, t in best.items() if self.job.config.prompt or ".prompt." not in name)
-        facts = {
-            "best_epoch": selection.best_epoch,
-            "selected_by": selection.metric,
-            "num_parameters": num_trained,
-            "lineage": self.job.lineage,
-        }
-        write_weights(url, {**best, **standard}, dims, self.job.config, {**facts, "seed": self.job.seed})
+        write_weights(url, {**best, **standard}, dims, self.job.config, self.facts(selection, num_trained))
         prompt = take_prefix("reduction.prompt.", best)
         write_revision(url, 0, vectors, prompt, {"lineage": self.job.lineage, "config": as_dict(self.job.config)})
