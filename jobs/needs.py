@@ -7,7 +7,7 @@ when it needs memory. The figures for what is not a table (activations, temporar
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core.config import TeacherConfig
 from ..core.features import chunk_rows
@@ -89,6 +89,10 @@ class Sizes:
     stored: int
     held_out: int
 
+    def read_by(self, config: TeacherConfig) -> "Sizes":
+        """What is left of the modalities for a teacher: none, where it reads no features and labels carry no scores by modality."""
+        return self if config.reads_features else replace(self, dims={}, stored=0)
+
     @staticmethod
     def of(dataset: Dataset, features: str) -> "Sizes":
         """Args: features: graph.features."""
@@ -143,12 +147,25 @@ def reduction_bytes(settings: Settings, sizes: Sizes) -> int:
 
 def wants_teacher(settings: Settings, sizes: Sizes) -> bool:
     """Whether the run has a teacher."""
-    return settings.distill.use_teacher and bool(sizes.dims)
+    return settings.distill.use_teacher and (bool(sizes.dims) or not settings.teacher.reads_features)
 
 
 def candidates_of(settings: Settings, sizes: Sizes) -> int:
     """Items a list of the student, the positive included."""
     return 1 + (settings.distill.num_candidates if wants_teacher(settings, sizes) else 1)
+
+
+def final_size(settings: Settings, sizes: Sizes) -> int:
+    """Columns of the teacher's final vectors."""
+    config = settings.teacher
+    return config.dim * (1 + len(sizes.dims)) + 1 if config.kind == "vbpr" else config.dim
+
+
+def vectors_bytes(settings: Settings, sizes: Sizes) -> int:
+    """Of all vectors at one revision of the teacher: final, by modality, and the prompt's."""
+    config = settings.teacher
+    prompt = config.prompt and not config.is_baseline
+    return sizes.nodes * (final_size(settings, sizes) + (len(sizes.dims) + prompt) * config.dim) * FLOAT
 
 
 def standardisation_bytes(sizes: Sizes, dim: int) -> int:
@@ -174,17 +191,23 @@ def reduction_floats(settings: Settings, count: int) -> int:
 
 
 def full_teacher(settings: Settings, sizes: Sizes) -> Need:
-    """A worker with the graph and all tables, and the features of its share of the items."""
+    """A worker with the graph and all tables, and the features of its share of the items.
+
+    Of a baseline it is an upper bound: it has no prompt, and maps features where the method's teacher propagates them too. What only a
+    baseline has is added.
+    """
     config, workers, count = settings.teacher, settings.cluster.num_workers, len(sizes.dims)
     row, rows = config.dim * FLOAT, -(-sizes.items // workers)
     batch, tables = -(-config.train.batch_size // workers), sizes.nodes * row
     features, reduction = rows * sizes.width * FLOAT, reduction_bytes(settings, sizes)
+    tastes = 5 * count * sizes.users * row if config.kind == "vbpr" else 0
     held = {
         "graph": sizes.graph + 3 * sizes.edges * INDEX,
         "features of its shard": features,
         "prompt constants": tables + row * sizes.width + sizes.items * INDEX,
     }
-    learnt = {"ID tables, Adam and best": 5 * tables, "reduction layers and prompt, Adam and best": reduction}
+    learnt = {"ID tables, Adam and best": 5 * tables + tastes, "reduction layers and prompt, Adam and best": reduction}
+    graphs, search = item_graph_bytes(settings, sizes)
     # Vectors of a user and of an item that live at once, gradients and the allocator's gaps included.
     of_users = (18 if config.prompt else 9) + 4 * count
     of_items = (28 if config.prompt else 20) + 6 * count
@@ -198,9 +221,11 @@ def full_teacher(settings: Settings, sizes: Sizes) -> Need:
                 "float64 features": rows * sizes.largest * (DOUBLE + FLOAT),
                 "Gram matrices": standardisation_bytes(sizes, config.dim),
             },
+            "neighbour search": {**held, **learnt, "item graphs": graphs, "rows that are compared": search},
             "training": {
                 **held,
                 **learnt,
+                "item graphs": graphs,
                 "activations": (of_users * sizes.users + of_items * sizes.items) * row,
                 "reduction": rows * reduction_floats(settings, count) * FLOAT,
                 "scores of the batch": (3 * (2 + count) + 6) * batch * row,
@@ -214,6 +239,17 @@ def full_teacher(settings: Settings, sizes: Sizes) -> Need:
     )
 
 
+def item_graph_bytes(settings: Settings, sizes: Sizes) -> tuple[int, int]:
+    """Of LATTICE: its item graphs, two a modality, with what their weights' gradients take; and the raw features of all items, gathered
+    for the first search, with their copies of unit length and a block of similarities."""
+    config = settings.teacher
+    if config.kind != "lattice":
+        return 0, 0
+    edges = config.item_neighbours * sizes.items
+    graphs = 2 * len(sizes.dims) * edges * (3 * INDEX + 3 * FLOAT) + len(sizes.dims) * edges * 8 * FLOAT
+    return graphs, 4 * sizes.items * max(sizes.largest, config.dim) * FLOAT + sizes.items * sizes.width * FLOAT + SCORE_BYTES
+
+
 def full_student(settings: Settings, sizes: Sizes) -> Need:
     """A worker with the graph and all tables."""
     config, workers, taught = settings.student, settings.cluster.num_workers, wants_teacher(settings, sizes)
@@ -222,7 +258,7 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
     held = {"graph": sizes.graph + 2 * sizes.edges * INDEX, "tables, Adam and best": 5 * tables}
     mapped = 0.0
     if taught:
-        vectors = (1 + count + settings.teacher.prompt) * sizes.nodes * settings.teacher.dim * FLOAT
+        vectors = vectors_bytes(settings, sizes)
         if max(sizes.users, sizes.items) > ROWS_A_SHARD:
             held["teacher vectors"] = vectors  # several shards are joined
         else:
@@ -403,7 +439,7 @@ def labeler(settings: Settings, sizes: Sizes) -> Need:
     """A label process: all train interactions, and a block in the making."""
     dim, count, width = settings.teacher.dim, len(sizes.dims), 1 + settings.distill.num_candidates
     rows = min(block_rows(settings), sizes.edges)
-    vectors = (1 + count + settings.teacher.prompt) * sizes.nodes * dim * FLOAT
+    vectors = vectors_bytes(settings, sizes)
     joined = max(sizes.users, sizes.items) > ROWS_A_SHARD
     held = {
         "train interactions": 3 * sizes.edges * INDEX + sizes.nodes * INDEX,
@@ -411,7 +447,7 @@ def labeler(settings: Settings, sizes: Sizes) -> Need:
         "top-ranked items": sizes.users * settings.distill.top_depth * INDEX if settings.distill.num_top else 0,
     }
     # Candidate vectors are gathered for every kind of score in turn; the allocator does not fill the gap that the last ones left.
-    scored = rows * width * (1.2 * (1 + count) * dim * FLOAT + (2 + 3 * count) * FLOAT + 4 * INDEX)
+    scored = rows * width * (1.2 * (final_size(settings, sizes) + count * dim) * FLOAT + (2 + 3 * count) * FLOAT + 4 * INDEX)
     moments: dict[str, dict[str, float]] = {
         "loading": {"train interactions": 8 * sizes.edges * INDEX},
         "scoring": {**held, "a block's candidates": scored, "block": 3 * label_block(settings, sizes)},

@@ -95,7 +95,7 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Blocks, most: Blocks) ->
     if taught and distill.rounds > 1:
         tuner = replace(needs.full_teacher(settings, sizes), role="prompt tuner")
         add("tune-prompt", (tuner, workers), (_server("tune-prompt", settings, sizes, 0, settings.teacher.dim), 1))
-    for name, dim in (("teacher", settings.teacher.dim), ("student", settings.student.dim)):
+    for name, dim in (("teacher", needs.final_size(settings, sizes)), ("student", settings.student.dim)):
         if name == "student" or taught:
             add(f"evaluate ({name})", (needs.evaluator(settings, sizes, dim, name), workers))
     return stages
@@ -146,14 +146,15 @@ def choose_engine(settings: Settings, dataset: Dataset, available: int | None) -
     if available is None:
         return Choice("full", "the memory of the cluster's hosts is not known; cluster.host_memory says it")
     full = replace(settings, cluster=replace(settings.cluster, engine="full"))
-    stages = [
-        s
-        for s in stages_of(full, Sizes.of(dataset, settings.graph.features), _no_blocks, _no_blocks)
-        if s.name in ("train-teacher", "distill")
-    ]
+    stages = [s for s in stages_of(full, _sizes(settings, dataset), _no_blocks, _no_blocks) if s.name in ("train-teacher", "distill")]
     most_of = max(stages, key=lambda stage: stage.total)
     needed = f"the full engine needs {most_of.total / GIB:.1f} GiB in {most_of.name}, and a host has {available / GIB:.1f} GiB"
     return Choice("full" if most_of.total <= available else "sampled", needed)
+
+
+def _sizes(settings: Settings, dataset: Dataset) -> Sizes:
+    """The catalog's, as the run's teacher sees it."""
+    return Sizes.of(dataset, settings.graph.features).read_by(settings.teacher)
 
 
 def _no_blocks(seeds: Seeds, fan_outs: list[int]) -> BlockSizes:
@@ -211,7 +212,7 @@ def make_plan(settings: Settings, dataset: Dataset, available: int | None, choic
         InputError: a role, or what shares a host, needs more than that; the message has the largest number and the setting that changes it.
     """
     choice = choice or choose_engine(settings, dataset, available)
-    asked, settings, sizes = settings, with_engine(settings, choice), Sizes.of(dataset, settings.graph.features)
+    asked, settings, sizes = settings, with_engine(settings, choice), _sizes(settings, dataset)
 
     @functools.cache
     def cached(seeds: Seeds, fan_outs: tuple[int, ...]) -> BlockSizes:

@@ -71,6 +71,7 @@ class Settings:
                 f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: there is no prompt to tune with teacher.prompt=false; "
                 "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
             )
+        self._check_baseline()
         self._check_towers()
         needs_full, needs_sampled = self.needs_full_engine, self.needs_sampled_engine
         if needs_full is not None and (self.cluster.engine == "sampled" or needs_sampled is not None):
@@ -90,6 +91,34 @@ class Settings:
             raise InputError(
                 "student.warm_start and student.kind=mlp start from a teacher, and distill.use_teacher=false trains without one"
             )
+
+    def _check_baseline(self) -> None:
+        """What only the method's own teacher has, where another kind is asked for."""
+        teacher, cluster, distill = self.teacher, self.cluster, self.distill
+        if not teacher.is_baseline:
+            return
+        kind, sampled = f"teacher.kind={teacher.kind}", self.needs_sampled_engine
+        if cluster.engine == "sampled" or sampled is not None:
+            raise InputError(
+                f"{kind} is trained by the full engine alone, and not with {sampled or 'cluster.engine=sampled'}; set cluster.engine=full"
+                f"{f' and leave {sampled} out' if sampled else ''}, or teacher.kind=promptmm"
+            )
+        if distill.use_teacher and (distill.regime == "inline" or distill.rounds > 1):
+            raise InputError(
+                f"{kind} has no prompt to tune with distill.regime={distill.regime}, distill.rounds={distill.rounds}; set "
+                "distill.regime=rounds and distill.rounds=1, or teacher.kind=promptmm"
+            )
+        of_towers = {
+            f"teacher.hidden={teacher.hidden}": bool(teacher.hidden),
+            f"teacher.reduction_dtype={teacher.reduction_dtype}": teacher.reduction_dtype != "float32",
+            f"cluster.zero_stage={cluster.zero_stage}": cluster.zero_stage > 0,  # offloading needs a stage, and so falls with it
+            "cluster.checkpoint_activations=true": cluster.checkpoint_activations,
+        }
+        for name, is_set in of_towers.items():
+            if is_set:
+                raise InputError(
+                    f"{kind} has no reduction towers for {name}; leave {name.split('=')[0]} at its default, or set teacher.kind=promptmm"
+                )
 
     def _check_towers(self) -> None:
         """How the teacher's towers are trained, against what they are."""
@@ -114,6 +143,8 @@ class Settings:
     def needs_full_engine(self) -> str | None:
         """The setting that only the full engine can do, None where there is none."""
         distill, student = self.distill, self.student
+        if self.teacher.is_baseline:
+            return f"teacher.kind={self.teacher.kind}"
         if distill.use_teacher and (distill.regime == "inline" or distill.rounds > 1):
             return f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student"
         if student.warm_start or student.kind == "mlp":

@@ -126,7 +126,10 @@ def _adam(parameters: float) -> tuple[float, float]:
 
 
 def full_teacher_step(settings: Settings, sizes: Sizes) -> StepCosts:
-    """All items are reduced by their owners and gathered whole; ID tables are replicated."""
+    """All items are reduced by their owners and gathered whole; ID tables are replicated.
+
+    Of a baseline this is still what a step takes at least: its item graphs and VBPR's further columns are left out.
+    """
     config, workers, count = settings.teacher, settings.cluster.num_workers, len(sizes.dims)
     parameters, tables = tower_parameters(config, list(sizes.dims.values())), sizes.nodes * config.dim
     gathered, others = count * sizes.items * config.dim * FLOAT, (workers - 1) / workers
@@ -136,7 +139,7 @@ def full_teacher_step(settings: Settings, sizes: Sizes) -> StepCosts:
         "gradients of replicated weights": reduced_everywhere(tables, workers)
         + reduced_everywhere(parameters, workers, settings.cluster.zero_stage),
     }
-    propagation = 2 * config.layers + 2 * count * config.modality_layers
+    propagation = 2 * config.graph_layers + (0 if config.is_baseline else 2 * count * config.modality_layers)
     return _costs(
         sent,
         _reduction_work(settings, sizes, sizes.items / workers),

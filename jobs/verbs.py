@@ -5,7 +5,18 @@ from typing import Any
 from ..core.config import SamplingConfig, as_dict
 from ..core.errors import InputError
 from ..core.serving import Recommendation, load_student, write_bundle
-from ..core.storage import exists, join, manifest_digest, open_artifact, read_bytes, read_json, read_manifest, write_bytes, write_json
+from ..core.storage import (
+    exists,
+    has_artifact,
+    join,
+    manifest_digest,
+    open_artifact,
+    read_bytes,
+    read_json,
+    read_manifest,
+    write_bytes,
+    write_json,
+)
 from ..distributed.evaluation import evaluate_vectors
 from ..distributed.labels import labels_url, materialise
 from ..distributed.launch import fit, ray_session, start_progress
@@ -136,10 +147,10 @@ def train_teacher(settings: Settings) -> None:
     _need_shared_storage(settings, "train-teacher")
     require_done(settings.dir, "partition", "train-teacher")
     dataset = _dataset(settings)
-    if not dataset.modalities:
+    if settings.teacher.reads_features and not dataset.modalities:
         raise InputError(
-            f"{settings.dir}: the dataset has no modality, and a teacher learns from at least one; name feature files in "
-            "source.modalities, or train a student alone with distill.use_teacher=false"
+            f"{settings.dir}: the dataset has no modality, and teacher.kind={settings.teacher.kind} learns from at least one; name feature "
+            "files in source.modalities, set teacher.kind=lightgcn or mf, or train a student alone with distill.use_teacher=false"
         )
     if manifest_dataset(settings) != dataset.digest:
         raise InputError(f"{settings.dir}/graph was made from another dataset/; add run.redo=partition")
@@ -173,8 +184,37 @@ def manifest_dataset(settings: Settings) -> str:
 
 
 def has_teacher(settings: Settings, dataset: Dataset) -> bool:
-    """Whether the student of this run is distilled: asked for, and there is a modality to learn a teacher from."""
-    return settings.distill.use_teacher and bool(dataset.modalities)
+    """Whether the student of this run is distilled: asked for, and there is what its teacher learns from, or a teacher already."""
+    can_learn = bool(dataset.modalities) or not settings.teacher.reads_features
+    return settings.distill.use_teacher and (can_learn or has_artifact(join(settings.dir, "teacher")))
+
+
+def check_teacher(settings: Settings, kind: str, by_modality: bool) -> None:
+    """Whether a student can learn from a kind of teacher what the settings ask for.
+
+    Args:
+        by_modality: Whether it has vectors for each modality.
+
+    Raises:
+        InputError: it has no prompt to tune, or no vectors by modality for a loss to learn from.
+    """
+    distill = settings.distill
+    if kind != "promptmm" and (distill.regime == "inline" or distill.rounds > 1):
+        raise InputError(
+            f"the teacher is a {kind}, which has no prompt to tune with distill.regime={distill.regime}, distill.rounds={distill.rounds}; "
+            "set distill.regime=rounds and distill.rounds=1, or train a teacher with teacher.kind=promptmm"
+        )
+    if not by_modality and (distill.list_weight or distill.embedding_weight):
+        raise InputError(
+            f"the teacher is a {kind}, which has no vectors by modality for distill.list_weight={distill.list_weight} and "
+            f"distill.embedding_weight={distill.embedding_weight} to learn from; set distill.list_weight=0 and distill.embedding_weight=0"
+        )
+
+
+def _check_trained_teacher(settings: Settings) -> None:
+    """`check_teacher` of the teacher that the run has, whatever the settings of this command say of it."""
+    manifest = read_manifest(join(settings.dir, "teacher"), "teacher")
+    check_teacher(settings, manifest["config"].get("kind", "promptmm"), bool(manifest["modalities"]))
 
 
 def student_job(settings: Settings, dataset: Dataset, revision: int, **more: Any) -> StudentJob:
@@ -215,6 +255,7 @@ def label(settings: Settings) -> None:
     """teacher/ -> labels/rev-0/ for materialised labels; streamed and inline labels are made while the student trains."""
     _need_shared_storage(settings, "label")
     require_done(settings.dir, "train-teacher", "label")
+    _check_trained_teacher(settings)
     dataset = _dataset(settings)
     if not _is_materialised(settings):
         print(f"[label] nothing to write: labels are made while the student trains ({_label_way(settings)})", flush=True)
@@ -248,6 +289,7 @@ def distill(settings: Settings) -> None:
     settings, lineage = _with_engine(settings, dataset, "distill"), {"dataset": dataset.digest}
     if taught:
         require_done(settings.dir, "train-teacher", "distill")
+        _check_trained_teacher(settings)
         if _is_materialised(settings):
             require_done(settings.dir, "label", "distill")
             lineage["labels"] = manifest_digest(read_manifest(labels_url(settings.dir, 0), "labels"))
@@ -310,8 +352,6 @@ def _run_rounds(settings: Settings, dataset: Dataset, lineage: dict) -> None:
 
 def _rounds_done(settings: Settings, rounds: int) -> int:
     """Rounds whose tuning has left its revision; they are not repeated when a run resumes."""
-    from ..core.storage import has_artifact
-
     done = 0
     while done + 1 < rounds and has_artifact(revision_url(join(settings.dir, "teacher"), done + 1)):
         done += 1
@@ -319,8 +359,6 @@ def _rounds_done(settings: Settings, rounds: int) -> int:
 
 
 def _has_labels(settings: Settings, revision: int) -> bool:
-    from ..core.storage import has_artifact
-
     return has_artifact(labels_url(settings.dir, revision))
 
 
@@ -355,7 +393,7 @@ def _teacher_results(settings: Settings, dataset: Dataset) -> dict:
     url = join(settings.dir, "teacher")
     manifest = read_manifest(url, "teacher")
     vectors = read_revision(url, 0, settings.cluster.cache_dir).vectors
-    features = sum(dataset.num_items * info.dim * FLOAT_BYTES for info in dataset.modalities.values())
+    features = sum(dataset.num_items * dim * FLOAT_BYTES for _, dim in manifest["modalities"])  # of those that it reads
     return {
         **_metrics(settings, dataset, vectors.user, vectors.item),
         "num_parameters": manifest["num_parameters"],
@@ -465,6 +503,8 @@ def _write_lists(url: str, lists: list[Recommendation]) -> None:
 def pipeline(settings: Settings) -> None:
     """All verbs; a verb that is already done is not done again."""
     _need_shared_storage(settings, "pipeline")
+    if settings.distill.use_teacher:
+        check_teacher(settings, settings.teacher.kind, settings.teacher.reads_features)
     prepare(settings)
     dataset = _dataset(settings)
     settings.evaluation.check_catalog(dataset.num_items)

@@ -336,3 +336,19 @@ def test_without_a_teacher_its_verbs_say_so(bare, command, tiny, bare_source):
         ended = command(verb, *words)
         assert ended.code == 2
         assert message in ended.err
+
+
+@pytest.mark.slow
+def test_without_modalities_a_lightgcn_can_teach(command, tiny, bare_source, tmp_path):
+    """The whole pipeline in this process, with its graph servers, workers and labelers."""
+    words = (tiny, f"run.dir={tmp_path}/run", "source.format=lightgcn", f"source.path={bare_source}", "source.modalities={}")
+    kind = ("teacher.kind=lightgcn", "distill.list_weight=0", "distill.embedding_weight=0")
+    ended = command("pipeline", *words, *kind)
+    assert ended.code == 0, ended.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    teacher = results["teacher"]
+    assert teacher["num_parameters"] == 8 * (50 + 60)
+    assert teacher["serving_bytes"] == 4 * teacher["num_parameters"]  # no features
+    assert results["student"]["serving_ratio"] == 1
+    assert read_json(join(str(tmp_path / "run"), "plan.json"))["engine"] == "full"
+    assert "teacher" in load_student(f"{tmp_path}/run/student").manifest["lineage"]

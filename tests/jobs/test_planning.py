@@ -185,6 +185,24 @@ def test_a_catalog_without_modalities_has_no_teacher(bare, settings):
     assert "student worker" in describe_plan(plan)
 
 
+@pytest.mark.parametrize("kind", ["mf", "lightgcn", "vbpr", "lattice"])
+def test_baselines_are_planned_for_the_full_engine(dataset, bare, kind):
+    settings = load_settings(None, ["teacher.dim=8", "student.dim=8", f"teacher.kind={kind}"])
+    plan = make_plan(settings, large(dataset, 10**3), None)
+    assert plan["engine"] == "full"
+    assert plan["reason"] == f"teacher.kind={kind} keeps the teacher whole in every worker"
+    parts, floats = plan["roles"]["teacher worker"]["parts"], 8 * (dataset.num_users + dataset.num_items)
+    if kind == "vbpr":
+        floats += 8 * dataset.num_users * len(dataset.modalities)
+    assert parts["ID tables, Adam and best"] == 5 * 4 * 10**3 * floats
+    assert ("item graphs" in parts) == (kind == "lattice")
+    assert choose_engine(settings, large(dataset, 10**6), 64 * GIB).engine == "full"
+    names = {"teacher worker", "labeler"}
+    assert (names <= set(make_plan(settings, bare, None)["roles"])) == (kind in ("mf", "lightgcn"))
+    labels = plan["label_bytes_an_epoch"] / make_plan(load_settings(None, []), large(dataset, 10**3), None)["label_bytes_an_epoch"]
+    assert (labels < 1) == (kind in ("mf", "lightgcn"))  # no scores by modality
+
+
 def test_a_student_alone_needs_no_teacher(dataset):
     plan = make_plan(load_settings(None, ["distill.use_teacher=false"]), dataset, None)
     assert set(plan["roles"]) == {"student worker", "evaluator (student)"} | AROUND

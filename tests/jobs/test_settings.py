@@ -230,3 +230,36 @@ def test_settings_are_frozen():
 def test_settings_that_exclude_each_other_across_sections(overrides, words):
     with pytest.raises(InputError, match=words):
         load_settings(None, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["cluster.engine=sampled"], ("the full engine alone", "set cluster.engine=full, or teacher.kind=promptmm")),
+        (["cluster.micro_batches=2"], ("not with cluster.micro_batches=2", "leave cluster.micro_batches=2 out")),
+        (["sampling.exclude_seed_edges=true"], ("not with sampling.exclude_seed_edges=true", "set cluster.engine=full")),
+        (["distill.regime=inline"], ("no prompt to tune with distill.regime=inline", "set distill.regime=rounds")),
+        (["distill.rounds=2"], ("no prompt to tune", "distill.rounds=1")),
+        (["teacher.hidden=[8]"], ("no reduction towers for teacher.hidden=[8]", "leave teacher.hidden at its default")),
+        (
+            ["teacher.reduction_dtype=bfloat16", "cluster.zero_stage=1"],
+            ("for teacher.reduction_dtype=bfloat16", "leave teacher.reduction_dtype"),
+        ),
+        (
+            ["cluster.zero_stage=2", "cluster.offload_optimizer=true"],
+            ("for cluster.zero_stage=2", "leave cluster.zero_stage at its default"),
+        ),
+        (["cluster.checkpoint_activations=true"], ("for cluster.checkpoint_activations=true", "or set teacher.kind=promptmm")),
+    ],
+)
+@pytest.mark.parametrize("kind", ["mf", "lightgcn", "vbpr", "lattice"])
+def test_what_a_baseline_has_not_is_refused(kind, overrides, message):
+    with fails(f"teacher.kind={kind} ", *message):
+        load_settings(None, [f"teacher.kind={kind}", *overrides])
+
+
+def test_a_baseline_needs_the_full_engine():
+    settings = load_settings("tiktok", ["source.path=/data", "teacher.kind=lattice", "student.warm_start=true"])
+    assert settings.needs_full_engine == "teacher.kind=lattice"
+    with fails("teacher.kind='lattise': expected one of promptmm, mf, lightgcn, vbpr, lattice"):
+        load_settings(None, ["teacher.kind=lattise"])
