@@ -4,8 +4,8 @@
 
 Rows are random normal ones: the search looks at every pair, whatever they are. --share looks for the neighbours of that share of the rows
 only, among all rows, as one of several workers does: its time a million pairs is that of the whole search. Times are of the process's CPU,
-which other work on the machine changes little, or of the clock on a GPU. Memory is the process's anonymous and shared pages at their highest
-during the search, without what it had when the rows were there; on a GPU, torch's own peak.
+which other work on the machine changes little, or of the clock on a GPU. Memory is the process's anonymous and shared pages at their
+highest during the search, without what it had when the rows were there; on a GPU, torch's own peak.
 """
 
 import argparse

@@ -45,7 +45,7 @@ class BaselineTrainer(WholeGraphTrainer):
         self.model.link(self._item_graph, self._reduced(), lambda: {m: self.resident.gather(x) for m, x in self.resident.features.items()})
 
     def _item_graph(self, rows: Tensor) -> ItemGraph:
-        """Every worker searches for its share of the items, and all have the same graph."""
+        """Every worker searches for its share of the items, in blocks of `evaluation.memory_mib`, and all have the same graph."""
         k, mine = self.job.config.item_neighbours, rank_slice(rows.shape[0], self.worker.rank, self.worker.world_size)
         ids = torch.zeros(rows.shape[0], k, dtype=torch.int64, device=rows.device)
         similarities = torch.zeros(rows.shape[0], k, device=rows.device)
