@@ -1,0 +1,151 @@
+"""The plots of an experiment: learning curves, ablations, sweeps, list lengths and item popularity."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..core.storage import exists, join, read_bytes, write_bytes
+from ..distributed.training import stage_url
+from .experiment_models import Models
+from .experiment_results import lengths_of_curve
+
+
+def write_plots(run_dir: str, models: Models, results: dict) -> list[tuple[str, str]]:
+    """Writes plots/*.png; returns their names and titles."""
+    written = []
+    for name, title, draw in _plots(models, results):
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(figsize=(8, 4.8))
+        draw(axes)
+        axes.set_title(title)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.tight_layout()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        plt.close(figure)
+        write_bytes(join(run_dir, "plots", f"{name}.png"), buffer.getvalue())
+        written.append((f"{name}.png", title))
+    return written
+
+
+def _plots(models: Models, results: dict) -> Iterator[tuple[str, str, Callable[[Any], None]]]:
+    """File name, title and drawing of every plot that there is something to draw for."""
+    metric = results["metric"]
+    yield "learning", f"Validation {models.recipe.base.evaluation.select_by} by epoch", lambda axes: _learning(axes, models)
+    if results["ablations"]:
+        yield "ablations", f"Ablations: test {metric}, mean ± standard deviation over seeds", lambda axes: _ablations(axes, results)
+    yield "list-length", "Test recall@K by list length K", lambda axes: _list_length(axes, results)
+    title = f"Test items found in lists of {results['popularity']['k']}, by how often train has them"
+    yield "popularity", title, lambda axes: _popularity(axes, results["popularity"])
+    for name, points in results["sweeps"].items():
+        setting = models.recipe.config.sweeps[name].setting
+
+        def draw(axes: Any, name: str = name, points: list[str] = points) -> None:
+            _sweep(axes, models, results, name, points)
+
+        yield f"sweep-{models[points[0]].folder.partition('=')[0]}", f"{metric} by {setting}", draw
+
+
+def _histories(models: Models, name: str) -> list[list[dict]]:
+    """metrics.jsonl of every seed of a model."""
+    found = []
+    for seed in models.recipe.config.seeds:
+        url = join(stage_url(models.cell_url(name, seed), models[name].stage), "metrics.jsonl")
+        if exists(url):
+            found.append([json.loads(line) for line in read_bytes(url).decode().splitlines()])
+    return found
+
+
+def _learning(axes: Any, models: Models) -> None:
+    """Every seed thin, the mean of the seeds that are still training thick."""
+    key = f"validation/{models.recipe.base.evaluation.select_by}"
+    for number, model in enumerate(models.of_role("model")):
+        color, by_epoch = f"C{number}", {}  # type: ignore[var-annotated]
+        for history in _histories(models, model.name):
+            points = [(row["epoch"] + 1, row[key]) for row in history if key in row]
+            axes.plot(*zip(*points), color=color, linewidth=0.6, alpha=0.5)
+            for epoch, value in points:
+                by_epoch.setdefault(epoch, []).append(value)
+        epochs = sorted(by_epoch)
+        means = [np.mean(by_epoch[epoch]) for epoch in epochs]
+        axes.plot(epochs, means, color=color, linewidth=2.2, label=model.name, marker="o" if len(epochs) < 2 else None)
+    axes.set(xlabel="epoch", ylabel=key.removeprefix("validation/"))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
+
+
+def _error(value: dict) -> float:
+    return value["deviation"] or 0.0
+
+
+def _ablations(axes: Any, results: dict) -> None:
+    """Bars from the top: each model, and under it its ablations; a line at the model's mean."""
+    metric, groups = results["metric"], {}  # type: ignore[var-annotated]
+    for row in results["ablations"]:
+        groups.setdefault(row["second"], []).append(row["first"])
+    names, colors, place = [], [], 0
+    for number, (full, ablated) in enumerate(groups.items()):
+        value = results["models"][full]["test"][metric]["mean"]
+        axes.plot([value, value], [place - 0.5, place + len(ablated) + 0.5], color=f"C{number}", linestyle="--", linewidth=1)
+        names += [full, *ablated]
+        colors += [f"C{number}"] + ["0.75"] * len(ablated)
+        place += 1 + len(ablated)
+    values = [results["models"][name]["test"][metric] for name in names]
+    means, errors = np.array([v["mean"] for v in values]), np.array([_error(v) for v in values])
+    axes.barh(range(len(names)), means, xerr=errors, color=colors, error_kw={"ecolor": "0.2", "elinewidth": 1, "capsize": 3})
+    low, high = (means - errors).min(), (means + errors).max()
+    axes.set_xlim(max(0.0, low - 0.6 * (high - low)), high + 0.15 * (high - low) + 1e-9)  # differences are small beside the values
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"test {metric} (the axis does not start at 0)" if axes.get_xlim()[0] else f"test {metric}")
+
+
+def _list_length(axes: Any, results: dict) -> None:
+    lengths = lengths_of_curve(results)
+    for name, model in results["models"].items():
+        if model["role"] != "model":
+            continue
+        values = [model["test"][f"recall@{k}"] for k in lengths]
+        means, errors = np.array([v["mean"] for v in values]), np.array([_error(v) for v in values])
+        (line,) = axes.plot(lengths, means, marker="o", markersize=3.5, label=name)
+        axes.fill_between(lengths, means - errors, means + errors, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set(xlabel="list length K", ylabel="recall@K", xticks=lengths, ylim=(0, None))
+    axes.legend(frameon=False)
+
+
+def _popularity(axes: Any, popularity: dict) -> None:
+    groups, models = list(popularity["num_pairs"]), popularity["models"]
+    width = 0.8 / len(models)
+    for number, (name, found) in enumerate(models.items()):
+        at = np.arange(len(groups)) + (number - (len(models) - 1) / 2) * width
+        values = [found[group] for group in groups]
+        bars = {"ecolor": "0.2", "elinewidth": 0.8, "capsize": 2}
+        axes.bar(at, [v["mean"] for v in values], width * 0.92, yerr=[_error(v) for v in values], label=name, error_kw=bars)
+    axes.set_xticks(range(len(groups)), [f"{group}\n{popularity['num_pairs'][group]:,} test pairs" for group in groups])
+    axes.set(xlabel="train interactions of the item", ylabel="share found", ylim=(0, None))
+    axes.legend(frameon=False)
+
+
+def _sweep(axes: Any, models: Models, results: dict, name: str, points: list[str]) -> None:
+    """Validation and test over the values, evenly spaced where they are no numbers; the model itself as a line."""
+    metric, values = results["metric"], [models[point].point[1] for point in points]  # type: ignore[index]
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    at = values if numbers else list(range(len(values)))
+    for split, color in (("validation", "C1"), ("test", "C0")):
+        found = [results["models"][point][split][metric] for point in points]
+        axes.errorbar(at, [v["mean"] for v in found], [_error(v) for v in found], marker="o", capsize=3, color=color, label=split)
+        own = results["models"][models[points[0]].of][split][metric]["mean"]
+        axes.axhline(own, color=color, linestyle="--", linewidth=0.8, label=f"{models[points[0]].of}, {split}")
+    if numbers and min(values) > 0 and max(values) / min(values) >= 20:
+        axes.set_xscale("log")
+    axes.set_xticks(at, [str(value) for value in values])
+    axes.minorticks_off()
+    axes.set(xlabel=models.recipe.config.sweeps[name].setting, ylabel=metric)
+    axes.legend(frameon=False)
