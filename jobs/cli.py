@@ -69,7 +69,7 @@ def _first_line(function: Any) -> str:
 
 
 def _help(verb: str, function: Any) -> None:
-    from .experiment_settings import describe_recipe
+    from .experiment_settings import NOT_OF_CELLS, describe_recipe
     from .settings import describe
 
     text = f"promptmm {verb} [RECIPE] [key=value ...]\n\n{_first_line(function)}\n"
@@ -77,7 +77,7 @@ def _help(verb: str, function: Any) -> None:
         text += (
             f"\nRECIPE is a YAML file or a shipped experiment, with these keys (experiment.KEY=value overrides one):\n{describe_recipe()}\n"
         )
-    print(f"{text}\nsettings:\n{describe(verb)}")
+    print(f"{text}\nsettings:\n{describe(verb, NOT_OF_CELLS if verb == 'experiment' else ())}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from .experiment_cells import Cell, digest_of, failure_of, finished_cell, run_ce
 from .experiment_models import Choices, Models, expand, what_decides
 from .experiment_search import choose, draw_points, run_trials
 from .experiment_settings import Recipe, SearchConfig
-from .experiment_testing import check_frozen, definition, freeze, test_cell_task, tested
+from .experiment_testing import check_frozen, definition, freeze, rank_test_items_task, tested
 from .verbs import need_shared_storage, prepare
 
 
@@ -257,6 +257,6 @@ def _test(cells: list[Cell], run_dir: str) -> None:
         return
     print(f"[experiment] every choice is final: testing {len(cells)} cells", flush=True)
     try:
-        ray.get([test_cell_task.options(**task_options(cell)).remote(cell, run_dir) for cell in cells])
+        ray.get([rank_test_items_task.options(**task_options(cell)).remote(cell, run_dir) for cell in cells])
     except ray.exceptions.RayTaskError as error:
         raise RunError(f"the test pass failed: {failure_of(error)}") from error

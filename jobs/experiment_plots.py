@@ -40,7 +40,7 @@ def _plots(models: Models, results: dict) -> Iterator[tuple[str, str, Callable[[
     metric = results["metric"]
     yield "learning", f"Validation {models.recipe.base.evaluation.select_by} by epoch", lambda axes: _learning(axes, models)
     if results["ablations"]:
-        yield "ablations", f"Ablations: test {metric}, mean ± standard deviation over seeds", lambda axes: _ablations(axes, results)
+        yield "ablations", f"Ablations: difference in test {metric}, 95 % interval over users", lambda axes: _ablations(axes, results)
     yield "list-length", "Test recall@K by list length K", lambda axes: _list_length(axes, results)
     title = f"Test items found in lists of {results['popularity']['k']}, by how often train has them"
     yield "popularity", title, lambda axes: _popularity(axes, results["popularity"])
@@ -64,18 +64,19 @@ def _histories(models: Models, name: str) -> list[list[dict]]:
 
 
 def _learning(axes: Any, models: Models) -> None:
-    """Every seed thin, the mean of the seeds that are still training thick."""
+    """Every seed thin; thick the mean, as long as all seeds are training."""
     key = f"validation/{models.recipe.base.evaluation.select_by}"
     for number, model in enumerate(models.of_role("model")):
-        color, by_epoch = f"C{number}", {}  # type: ignore[var-annotated]
-        for history in _histories(models, model.name):
+        color, histories = f"C{number}", _histories(models, model.name)
+        by_epoch: dict[int, list[float]] = {}
+        for history in histories:
             points = [(row["epoch"] + 1, row[key]) for row in history if key in row]
-            axes.plot(*zip(*points), color=color, linewidth=0.6, alpha=0.5)
+            axes.plot(*zip(*points), color=color, linewidth=0.7, alpha=0.45)
             for epoch, value in points:
                 by_epoch.setdefault(epoch, []).append(value)
-        epochs = sorted(by_epoch)
-        means = [np.mean(by_epoch[epoch]) for epoch in epochs]
-        axes.plot(epochs, means, color=color, linewidth=2.2, label=model.name, marker="o" if len(epochs) < 2 else None)
+        means = {epoch: np.mean(values) for epoch, values in sorted(by_epoch.items()) if len(values) == len(histories)}
+        marker = "o" if len(means) < 2 else None
+        axes.plot(list(means), list(means.values()), color=color, linewidth=2.2, label=model.name, marker=marker)
     axes.set(xlabel="epoch", ylabel=key.removeprefix("validation/"))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
@@ -86,28 +87,22 @@ def _error(value: dict) -> float:
 
 
 def _ablations(axes: Any, results: dict) -> None:
-    """Bars from the top: each model, and under it its ablations; a line at the model's mean."""
-    metric, groups = results["metric"], {}  # type: ignore[var-annotated]
-    for row in results["ablations"]:
-        groups.setdefault(row["second"], []).append(row["first"])
-    names, colors, place = [], [], 0
-    for number, (full, ablated) in enumerate(groups.items()):
-        value = results["models"][full]["test"][metric]["mean"]
-        axes.plot([value, value], [place - 0.5, place + len(ablated) + 0.5], color=f"C{number}", linestyle="--", linewidth=1)
-        names += [full, *ablated]
-        colors += [f"C{number}"] + ["0.75"] * len(ablated)
-        place += 1 + len(ablated)
-    values = [results["models"][name]["test"][metric] for name in names]
-    means, errors = np.array([v["mean"] for v in values]), np.array([_error(v) for v in values])
-    axes.barh(range(len(names)), means, xerr=errors, color=colors, error_kw={"ecolor": "0.2", "elinewidth": 1, "capsize": 3})
-    low, high = (means - errors).min(), (means + errors).max()
-    axes.set_xlim(max(0.0, low - 0.6 * (high - low)), high + 0.15 * (high - low) + 1e-9)  # differences are small beside the values
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"test {metric} (the axis does not start at 0)" if axes.get_xlim()[0] else f"test {metric}")
+    """A bar for each ablation's difference from its model, with its interval."""
+    rows = results["ablations"]
+    fulls = list(dict.fromkeys(row["second"] for row in rows))
+    rows = sorted(rows, key=lambda row: fulls.index(row["second"]))  # stable: the recipe's order within
+    values = np.array([[row["difference"], row["low"], row["high"]] for row in rows])  # [rows, 3]
+    errors = np.abs(values[:, 1:] - values[:, :1]).T
+    bars = {"ecolor": "0.2", "elinewidth": 1, "capsize": 3}
+    axes.barh(range(len(rows)), values[:, 0], xerr=errors, height=0.6, color=[f"C{fulls.index(r['second'])}" for r in rows], error_kw=bars)
+    axes.axvline(0, color="0.2", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [row["first"] if len(fulls) == 1 else f"{row['first']}\n(of {row['second']})" for row in rows])
+    axes.set_ylim(max(len(rows), 4) - 0.4, -0.6)
+    axes.set_xlabel(f"difference in test {results['metric']} from {fulls[0] if len(fulls) == 1 else 'the whole model'}")
 
 
 def _list_length(axes: Any, results: dict) -> None:
+    """A line for each model, with the standard deviation over seeds."""
     lengths = lengths_of_curve(results)
     for name, model in results["models"].items():
         if model["role"] != "model":
@@ -121,15 +116,20 @@ def _list_length(axes: Any, results: dict) -> None:
 
 
 def _popularity(axes: Any, popularity: dict) -> None:
+    """Bars by group of items, and in it by model."""
     groups, models = list(popularity["num_pairs"]), popularity["models"]
     width = 0.8 / len(models)
     for number, (name, found) in enumerate(models.items()):
         at = np.arange(len(groups)) + (number - (len(models) - 1) / 2) * width
-        values = [found[group] for group in groups]
+        means, errors = (np.array([f(found[group]) for group in groups]) for f in (lambda v: v["mean"], _error))
         bars = {"ecolor": "0.2", "elinewidth": 0.8, "capsize": 2}
-        axes.bar(at, [v["mean"] for v in values], width * 0.92, yerr=[_error(v) for v in values], label=name, error_kw=bars)
+        axes.bar(at, means, width * 0.92, yerr=[np.minimum(errors, means), errors], label=name, error_kw=bars)
+    # Rare items are found a hundred times less often than common ones.
+    axes.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
+    top = axes.get_ylim()[1]
+    axes.set_yticks([0, *(y for y in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1) if 0.01 * top < y <= top)])
     axes.set_xticks(range(len(groups)), [f"{group}\n{popularity['num_pairs'][group]:,} test pairs" for group in groups])
-    axes.set(xlabel="train interactions of the item", ylabel="share found", ylim=(0, None))
+    axes.set(xlabel="train interactions of the item", ylabel="share found (square-root scale)", ylim=(0, None))
     axes.legend(frameon=False)
 
 

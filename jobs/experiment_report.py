@@ -32,6 +32,8 @@ def write_report(run_dir: str, models: Models, results: dict) -> str:
         _comparison_table(results["comparisons"], "first - second"),
         *(_transfer_text(transfer, metric) if transfer else []),
     ]
+    parts += [f"## Share of test items found in lists of {results['popularity']['k']}, by their train interactions"]
+    parts += [_popularity_table(results["popularity"])]
     if results["ablations"]:
         parts += ["## Ablations", _ablation_table(results), _comparison_table(results["ablations"], f"difference in test {metric}")]
     for name, points in results["sweeps"].items():
@@ -94,7 +96,16 @@ def _cost_table(results: dict, names: list[str]) -> str:
         sizes = [f"{m[key]['mean']:,.0f}" for key in ("num_parameters", "serving_bytes")]
         times = [spread(m["seconds_per_epoch"], 2), spread(m["epochs"], 1), spread(m["ranking_seconds"], 3)]
         rows.append([name, *sizes, *times])
-    return _table(head, rows)
+    return _table(head, rows) + (
+        f"\n\nTimes are of {results['threads']} torch thread(s), with other cells beside them; lists of {results['list_length']} items."
+    )
+
+
+def _popularity_table(popularity: dict) -> str:
+    groups = popularity["num_pairs"]
+    rows = [["test pairs", *(f"{number:,}" for number in groups.values())]]
+    rows += [[name, *(spread(found[group]) for group in groups)] for name, found in popularity["models"].items()]
+    return _table(["", *groups], rows)
 
 
 def _choices(results: dict) -> list[str]:

@@ -81,6 +81,8 @@ def collect(models: Models, dataset: Dataset, choices: Choices, added: list[str]
         "experiment": models.recipe.name,
         "metric": metric,
         "seeds": config.seeds,
+        "threads": models.recipe.base.cluster.threads or 1,
+        "list_length": max(models.recipe.base.evaluation.cutoffs),
         "dataset": {**facts, "digest": dataset.digest, "test_users": len(outcomes[next(iter(outcomes))].degrees)},
         "models": {name: {**o.summary(), "choice": choices.get(name), "added": name in added} for name, o in outcomes.items()},
         "comparisons": _comparisons(models, outcomes, metric),

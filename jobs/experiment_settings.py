@@ -16,6 +16,9 @@ from .settings import Settings, build, load_settings, parse_override, read_recip
 
 STAGES = ("teacher", "student")
 PREFIX = "experiment."
+NOT_OF_CELLS = (
+    "run.seed", "run.redo", "labels.mode", "cluster.engine", "cluster.num_workers", "cluster.num_labelers", "cluster.micro_batches",
+)  # fmt: skip
 PACKAGE = "promptmm.jobs.recipes.experiments"
 
 
@@ -230,10 +233,8 @@ def describe_recipe() -> str:
     lines = []
     for field in dataclasses.fields(ExperimentConfig):
         entry = ENTRIES.get(field.name) or {"compare": CompareConfig}.get(field.name)
-        if field.metadata:
-            lines.append(f"  {field.name}: {field.metadata['help']}")
-        else:
-            lines.append(f"  {field.name}:")
+        help = field.metadata["help"] if field.metadata else (entry.__doc__ or "").splitlines()[0]
+        lines.append(f"  {field.name}: {help}")
         for inner in dataclasses.fields(entry) if entry else ():
             lines.append(f"    {inner.name}: {inner.metadata['help']}")
     return "\n".join(lines)

@@ -97,7 +97,7 @@ def tested(cell: Cell) -> bool:
     return True
 
 
-def test_cell(cell: Cell, run_dir: str) -> dict:
+def rank_test_items(cell: Cell, run_dir: str) -> dict:
     """Ranks a finished cell's test items and writes test.json and test.safetensors; returns the metrics.
 
     test.safetensors has `user`, `item` and `place` int32 [num_pairs]: where every held-out item stands in its user's list, `depth` where it
@@ -133,4 +133,4 @@ def read_places(url: str) -> dict[str, torch.Tensor]:
     return {name: values.long() for name, values in load(read_bytes(join(url, "test.safetensors"))).items()}
 
 
-test_cell_task = ray.remote(test_cell)
+rank_test_items_task = ray.remote(rank_test_items)

@@ -274,12 +274,12 @@ def _set(values: dict, key: str, value: Any) -> None:
     values[last] = value
 
 
-def describe(verb: str) -> str:
-    """All settings that a verb reads, with type, default and help."""
+def describe(verb: str, without: tuple[str, ...] = ()) -> str:
+    """All settings that a verb reads, with type, default and help; some may be left out."""
     wanted = SECTIONS[verb]
     lines = []
     for name, field, default in walk():
-        if name.split(".")[0] in wanted:
+        if name.split(".")[0] in wanted and name not in without:
             kind = _type_name(field.type)
             lines.append(f"  {name} ({kind}, default {_plain(default)})\n      {field.metadata['help']}")
     return "\n".join(lines)
