@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import psutil
 import pytest
 import yaml
 from promptmm.core.errors import InputError, RunError
@@ -279,7 +280,7 @@ def test_prompt_tuning_beside_the_student(recipe, command, tmp_path):
 @pytest.mark.slow
 def test_a_killed_experiment_goes_on(recipe, tmp_path):
     """Killed while a student trains, which then goes on from its checkpoint: the same results as undisturbed."""
-    path = recipe("long", search={}, ablations={})
+    path = recipe("long", search={}, ablations={}, compare={})
     words = [
         PROMPTMM,
         "experiment",
@@ -301,8 +302,8 @@ def test_a_killed_experiment_goes_on(recipe, tmp_path):
         time.sleep(0.05)
     first.kill()
     first.wait(20)
-    for process in marked(environment["PROMPTMM_TEST"]):
-        process.kill()
+    _, left = psutil.wait_procs(marked(environment["PROMPTMM_TEST"]), timeout=30)
+    assert not left, "what trains must end with its experiment, or the next one trains the same cells beside it"
     teacher = states(tmp_path / "killed" / "cells" / "teacher" / "seed-0")
     assert not (checkpoints.parents[2] / "test.json").exists()
     for folder in ("killed", "whole"):
