@@ -20,10 +20,10 @@ import ray
 from ..core.config import as_dict
 from ..core.errors import InputError, RunError
 from ..core.storage import join, write_bytes, write_json
-from ..distributed.launch import ray_session
+from ..distributed.launch import ray_session, start_progress
 from ..graph_store.dataset import Dataset, open_dataset
 from . import experiment_report, experiment_results
-from .experiment_cells import Cell, digest_of, failure_of, finished_cell, run_cell_task, task_options
+from .experiment_cells import Cell, digest_of, failure_of, finished_cell, run_cell_task, task_options, waiting_for
 from .experiment_models import Choices, Models, expand, what_decides
 from .experiment_search import choose, draw_points, run_trials
 from .experiment_settings import Recipe, SearchConfig
@@ -51,14 +51,13 @@ def run_experiment(recipe: Recipe) -> None:
     _save(recipe)
     threads, cores = base.cluster.threads or 1, os.cpu_count() or 1
     with ray_session(base.cluster, num_cpus=max(threads, cores)):
-        _check_room(threads)
         grid = Grid(models, dataset)
         grid.search()
         cells = grid.cells()
         left = [cell for cell in cells if not tested(cell)]
         grid.train(cells)
         added = freeze(base.dir, now)
-        _test(left, base.dir)
+        _test(left, base.dir, grid.lines)
     results = experiment_results.collect(models, dataset, grid.choices, added)
     write_json(join(base.dir, "results.json"), results)
     text = experiment_report.write_report(base.dir, models, results)
@@ -70,12 +69,6 @@ def _save(recipe: Recipe) -> None:
 
     values = {"experiment": as_dict(recipe.config), "overrides": list(recipe.overrides), "base": as_dict(recipe.base)}
     write_bytes(join(recipe.base.dir, "experiment.yaml"), yaml.safe_dump(values, sort_keys=False).encode())
-
-
-def _check_room(threads: int) -> None:
-    most = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
-    if most < threads:
-        raise InputError(f"cluster.threads={threads}: a cell takes as many CPUs, and the largest host has {most:.0f}; set fewer")
 
 
 @dataclass
@@ -126,12 +119,15 @@ class Grid:
         models: The models.
         dataset: The experiment's.
         choices: Settings chosen by searches, by model.
+        progress: Lines for people.
+        lines: The `ProgressLines` actor, which knows whether any cell has started.
+        points: Of every search, by model.
     """
 
     def __init__(self, models: Models, dataset: Dataset) -> None:
         self.models, self.dataset = models, dataset
         self.choices: Choices = {}
-        self.progress = Progress(models.recipe.metric)
+        self.progress, self.lines = Progress(models.recipe.metric), start_progress()
         config = models.recipe.config
         self.progress.planned |= {models.cell_url(name, seed) for name in models.by_name for seed in config.seeds}
         self.points = {name: draw_points(name, search, models.recipe.base.run.seed) for name, search in config.search.items()}
@@ -207,7 +203,7 @@ class Grid:
         write_json(join(folder, "trials.json"), {"trials": points})
         flat = [cell for of_point in cells for cell in of_point]
         self.progress.expect(flat)
-        run_trials(flat, join(folder, "ray"), self.progress.ended)
+        run_trials(flat, join(folder, "ray"), self.progress.ended, self.lines)
         return choose(name, points, cells, self.models.recipe.metric)
 
     def train(self, cells: list[Cell]) -> None:
@@ -220,6 +216,17 @@ class Grid:
         done = {cell.url for cell in cells if finished_cell(cell) is not None}
         waiting = [cell for cell in cells if cell.url not in done]
         failures: dict[str, str] = {}
+        if waiting:
+            with waiting_for(waiting[0], self.lines):
+                self._train(waiting, done, failures)
+        if failures:
+            raise RunError(
+                f"{len(failures)} of {len(cells)} cells failed, and no test figure was made; the others are done, and the same command "
+                "trains the failed ones again:\n  " + "\n  ".join(failures.values())
+            )
+
+    def _train(self, waiting: list[Cell], done: set[str], failures: dict[str, str]) -> None:
+        """Trains cells as their teachers get done; adds to the folders that are done, and to the causes of failures by folder."""
         running: dict[Any, Cell] = {}
         try:
             while waiting or running:
@@ -229,34 +236,32 @@ class Grid:
                         failures[cell.url] = f"{cell.name}: its teacher failed"
                         self.progress.ended(cell, None, "its teacher failed")
                     else:
-                        running[run_cell_task.options(**task_options(cell)).remote(cell)] = cell
-                if not running:  # those that waited have failed with their teacher
-                    continue
-                (ready,), _ = ray.wait(list(running), num_returns=1)
-                cell, failure, record = running.pop(ready), None, None
-                try:
-                    record = ray.get(ready)
-                    done.add(cell.url)
-                except ray.exceptions.RayError as error:
-                    failure = failure_of(error)
-                    failures[cell.url] = f"{cell.name}: {failure}"
-                self.progress.ended(cell, record, failure)
+                        running[run_cell_task.options(**task_options(cell)).remote(cell, self.lines)] = cell
+                if running:  # else those that waited have failed with their teacher
+                    (ready,), _ = ray.wait(list(running), num_returns=1)
+                    self._end(running.pop(ready), ready, done, failures)
         finally:
             for task in running:
                 ray.cancel(task, force=True)
-        if failures:
-            raise RunError(
-                f"{len(failures)} of {len(cells)} cells failed, and no test figure was made; the others are done, and the same command "
-                "trains the failed ones again:\n  " + "\n  ".join(failures.values())
-            )
+
+    def _end(self, cell: Cell, task: Any, done: set[str], failures: dict[str, str]) -> None:
+        record = failure = None
+        try:
+            record = ray.get(task)
+            done.add(cell.url)
+        except ray.exceptions.RayError as error:
+            failure = failure_of(error)
+            failures[cell.url] = f"{cell.name}: {failure}"
+        self.progress.ended(cell, record, failure)
 
 
-def _test(cells: list[Cell], run_dir: str) -> None:
+def _test(cells: list[Cell], run_dir: str, lines: Any) -> None:
     """The test pass."""
     if not cells:
         return
     print(f"[experiment] every choice is final: testing {len(cells)} cells", flush=True)
     try:
-        ray.get([rank_test_items_task.options(**task_options(cell)).remote(cell, run_dir) for cell in cells])
+        with waiting_for(cells[0], lines):
+            ray.get([rank_test_items_task.options(**task_options(cell)).remote(cell, run_dir, lines) for cell in cells])
     except ray.exceptions.RayTaskError as error:
         raise RunError(f"the test pass failed: {failure_of(error)}") from error

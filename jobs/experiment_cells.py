@@ -4,19 +4,23 @@ cells/<model>/seed-<n>/ (and search/<model>/trial-<t>/seed-<n>/) holds cell.json
 model and its metrics.jsonl. While it trains there are its checkpoints, its labels and a copy of its teacher; they go when it is done.
 """
 
+import contextlib
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.ranking import evaluate, top_k
 from ..core.storage import copy_artifact, exists, has_artifact, join, read_json, remove, write_json
 from ..distributed import local
 from ..distributed.evaluation import masks
+from ..distributed.launch import watching
 from ..distributed.prompt_tuning import tune_prompt
 from ..distributed.teacher_artifact import revision_url
 from ..distributed.teacher_training import TeacherJob
@@ -87,13 +91,19 @@ def finished_cell(cell: Cell) -> dict | None:
     return record if record is not None and record["done"] and record["digest"] == cell.digest else None
 
 
-def run_cell(cell: Cell) -> dict:
+def run_cell(cell: Cell, lines: Any = None) -> dict:
     """Trains a cell in this process, from its last checkpoint where it was interrupted; returns its record.
+
+    Args:
+        cell: The cell.
+        lines: A `ProgressLines` actor that waits for cells to start.
 
     Raises:
         RunError: something asked for the test split.
         FloatingPointError: the loss is not finite.
     """
+    if lines is not None:
+        lines.start.remote()
     settings, cluster = cell.settings, cell.settings.cluster
     worker = local.start_worker(cell.threads, cluster.use_gpu)
     dataset = open_dataset(cell.dataset_url, cluster.cache_dir).without(TEST)
@@ -159,8 +169,12 @@ def trained_model(stage: str, url: str, dataset: Dataset, cache_dir: str | None)
 def _record(cell: Cell, dataset: Dataset, seconds: float) -> dict:
     """Validation metrics of the chosen epoch, sizes and times."""
     evaluation, model = cell.settings.evaluation, trained_model(cell.stage, cell.url, dataset, cell.settings.cluster.cache_dir)
-    validation = evaluate(model.users, model.items, *masks(dataset, "validation"), evaluation.cutoffs, evaluation.memory_mib)
-    history, train, rankings = read_history(cell.url, cell.stage), dataset.csr("train"), []
+    held_out, train = masks(dataset, "validation")
+
+    def validate(users: Tensor, items: Tensor) -> dict[str, float]:
+        return evaluate(users, items, held_out, train, evaluation.cutoffs, evaluation.memory_mib)
+
+    history, rankings = read_history(cell.url, cell.stage), []
     for _ in range(RANKINGS):
         started = time.monotonic()
         for _ranked in top_k(model.users, model.items, max(evaluation.cutoffs), train, evaluation.memory_mib):
@@ -170,7 +184,8 @@ def _record(cell: Cell, dataset: Dataset, seconds: float) -> dict:
         "digest": cell.digest,
         "made_with": cell.made_with,
         "done": True,
-        "validation": validation,
+        "validation": validate(model.users, model.items),
+        "modalities": {modality: validate(*vectors) for modality, vectors in model.modal.items()},
         **model.facts,
         "epochs": len(history),
         "seconds": seconds,
@@ -190,6 +205,15 @@ def failure_of(error: BaseException) -> str:
     """The cause of a failed cell, for people."""
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {cause}" if not isinstance(cause, InputError) else str(cause)
+
+
+@contextlib.contextmanager
+def waiting_for(cell: Cell, lines: Any) -> Iterator[None]:
+    """Ends with a RunError where the cluster has no room for such a cell within `cluster.start_timeout`."""
+    cluster = cell.settings.cluster
+    needs = f"a cell of {cell.threads} CPUs{' and 1 GPU' if cluster.use_gpu else ''} (cluster.threads)"
+    with watching(lines, cluster.start_timeout, needs):
+        yield
 
 
 def task_options(cell: Cell) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def write_report(run_dir: str, models: Models, results: dict) -> str:
         shown,
         _cutoff_table(results, main, cutoffs, main_k),
         _cost_table(results, main),
+        *_modality_table(results),
         *_choices(results),
         f"## Paired tests over {users:,} users, test {metric}",
         f"A user's {metric} is averaged over the seeds. Difference with its 95 % bootstrap interval over users; two-sided p of the paired "
@@ -99,6 +100,16 @@ def _cost_table(results: dict, names: list[str]) -> str:
     return _table(head, rows) + (
         f"\n\nTimes are of {results['threads']} torch thread(s), with other cells beside them; lists of {results['list_length']} items."
     )
+
+
+def _modality_table(results: dict) -> list[str]:
+    """How well the paths of a teacher's modalities rank alone."""
+    rows = [
+        [_label(results, name), ", ".join(f"{modality} {spread(value)}" for modality, value in model["modalities"].items())]
+        for name, model in results["models"].items()
+        if model["modalities"]
+    ]
+    return [_table(["modality paths alone", f"validation {results['metric']}"], rows)] if rows else []
 
 
 def _popularity_table(popularity: dict) -> str:

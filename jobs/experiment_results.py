@@ -50,13 +50,14 @@ class Outcome:
         """Length of the ranked lists."""
         return self.tests[0]["depth"]
 
-    def summary(self) -> dict:
-        """Means over seeds of everything that a cell found."""
+    def summary(self, metric: str) -> dict:
+        """Means over seeds of everything that a cell found; of a teacher's modalities the metric alone."""
         validation = {name: _over_seeds([r["validation"][name] for r in self.records]) for name in self.records[0]["validation"]}
         test = {name: _over_seeds([t["metrics"][name] for t in self.tests]) for name in self.tests[0]["metrics"]}
+        modalities = {m: _over_seeds([record["modalities"][m][metric] for record in self.records]) for m in self.records[0]["modalities"]}
         costs = {name: _over_seeds([record[name] for record in self.records]) for name in COSTS}
-        return {"role": self.model.role, "stage": self.model.stage, "teacher": self.model.teacher, "of": self.model.of,
-                "validation": validation, "test": test, **costs}  # fmt: skip
+        facts = {"role": self.model.role, "stage": self.model.stage, "teacher": self.model.teacher, "of": self.model.of}
+        return {**facts, "validation": validation, "test": test, "modalities": modalities, **costs}
 
 
 def _over_seeds(values: list[float]) -> dict:
@@ -84,7 +85,7 @@ def collect(models: Models, dataset: Dataset, choices: Choices, added: list[str]
         "threads": models.recipe.base.cluster.threads or 1,
         "list_length": max(models.recipe.base.evaluation.cutoffs),
         "dataset": {**facts, "digest": dataset.digest, "test_users": len(outcomes[next(iter(outcomes))].degrees)},
-        "models": {name: {**o.summary(), "choice": choices.get(name), "added": name in added} for name, o in outcomes.items()},
+        "models": {name: {**o.summary(metric), "choice": choices.get(name), "added": name in added} for name, o in outcomes.items()},
         "comparisons": _comparisons(models, outcomes, metric),
         "transferability": None if transfer is None else _transferability(outcomes, vars(transfer), metric),
         "ablations": _against_their_models(models.of_role("ablation"), outcomes, metric),

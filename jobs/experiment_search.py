@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.errors import InputError, RunError
 from ..core.storage import remove, write_json
-from .experiment_cells import Cell, failure_of, finished_cell, run_cell
+from .experiment_cells import Cell, failure_of, finished_cell, run_cell, waiting_for
 from .experiment_settings import RangeConfig, SearchConfig
 
 ATTEMPTS = 100  # to draw a point that was not drawn before
@@ -64,7 +64,7 @@ def _plain(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, dict], None]) -> None:
+def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, dict], None], lines: Any) -> None:
     """Trains the cells of a search as trials of Ray Tune; those that are done already are not trained again.
 
     A trial whose loss is not finite, or whose teacher's scores do not fit, is part of the search: it is noted as failed and not chosen.
@@ -73,6 +73,7 @@ def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, dict], None]) 
         cells: All of them.
         url: Folder for Ray Tune's own files, which are removed at the end.
         done: Called with each cell and its record as it ends.
+        lines: The `ProgressLines` actor.
 
     Raises:
         RunError: processes of trials failed for another reason; the message has the first of them.
@@ -96,7 +97,7 @@ def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, dict], None]) 
     options = cells[0].settings.cluster
     resources: dict[str, float] = {"cpu": cells[0].threads, "gpu": int(options.use_gpu)}
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, cells=left), resources),
+        tune.with_resources(tune.with_parameters(run_trial, cells=left, lines=lines), resources),
         param_space={"cell": tune.grid_search(list(range(len(left))))},
         tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(
@@ -107,19 +108,20 @@ def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, dict], None]) 
             **ray_storage(url),
         ),
     )
-    results = tuner.fit()
+    with waiting_for(left[0], lines):
+        results = tuner.fit()
     remove(url)
     if results.num_errors:
         raise RunError(f"{results.num_errors} trials failed; the first: {failure_of(results.errors[0])}")
 
 
-def run_trial(config: dict, cells: list[Cell]) -> None:
+def run_trial(config: dict, cells: list[Cell], lines: Any) -> None:
     """One trial in its process."""
     from ray import tune
 
     cell = cells[config["cell"]]
     try:
-        run_cell(cell)
+        run_cell(cell, lines)
     except (FloatingPointError, InputError) as error:
         record = {"digest": cell.digest, "made_with": cell.made_with, "done": True, "failed": str(error)}
         write_json(f"{cell.url}/cell.json", record)

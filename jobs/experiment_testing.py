@@ -97,7 +97,7 @@ def tested(cell: Cell) -> bool:
     return True
 
 
-def rank_test_items(cell: Cell, run_dir: str) -> dict:
+def rank_test_items(cell: Cell, run_dir: str, lines: Any = None) -> dict:
     """Ranks a finished cell's test items and writes test.json and test.safetensors; returns the metrics.
 
     test.safetensors has `user`, `item` and `place` int32 [num_pairs]: where every held-out item stands in its user's list, `depth` where it
@@ -108,6 +108,8 @@ def rank_test_items(cell: Cell, run_dir: str) -> dict:
     """
     from safetensors.torch import save
 
+    if lines is not None:
+        lines.start.remote()
     if not exists(frozen_url(run_dir)):
         raise RunError(f"{run_dir}: test is read when every choice is final, and {frozen_url(run_dir)} is not there")
     settings = cell.settings

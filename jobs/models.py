@@ -1,6 +1,6 @@
 """Trained models as evaluation, export and experiments read them: the vectors that serve, and what they cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -20,11 +20,13 @@ class TrainedModel:
         users: Final vectors, float32 [num_users, d].
         items: float32 [num_items, d].
         facts: `num_parameters` (trained), `serving_bytes` (all that is needed to produce the vectors), `best_epoch`, `selected_by`.
+        modal: The final vectors of a teacher's modalities, in the same way.
     """
 
     users: Tensor
     items: Tensor
     facts: dict
+    modal: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> TrainedModel:
@@ -37,7 +39,9 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
     manifest, vectors = read_manifest(url, "teacher"), read_revision(url, 0, cache_dir).vectors
     features = sum(dataset.num_items * info.dim * FLOAT_BYTES for info in dataset.modalities.values())
     # Weights, prompt and raw features (as float32): what must be held to produce the vectors that serve.
-    return TrainedModel(vectors.user, vectors.item, _facts(manifest, manifest["num_parameters"] * FLOAT_BYTES + features))
+    facts = _facts(manifest, manifest["num_parameters"] * FLOAT_BYTES + features)
+    modal = {m: (vectors.modal_user[m], items) for m, items in vectors.modal_item.items()}
+    return TrainedModel(vectors.user, vectors.item, facts, modal)
 
 
 def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
