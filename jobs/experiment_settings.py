@@ -95,7 +95,7 @@ class CompareConfig:
 class ExperimentConfig:
     """An experiment's recipe."""
 
-    recipe: str | None = setting(None, "base recipe of every model, a YAML file or a shipped one; key=value on the command line is over it")
+    recipe: str | None = setting(None, "base of every model: a YAML file (relative to this one) or a shipped recipe; key=value is over it")
     seeds: list[int] = setting([0, 1, 2, 3, 4], "a cell is trained for every model and seed")
     metric: str | None = setting(None, "validation metric of searches and test metric of the tests; not set: evaluation.select_by")
     models: dict[str, ModelConfig] = setting({}, "name -> model")
@@ -161,6 +161,9 @@ def load_experiment(recipe: str | None, overrides: list[str]) -> Recipe:
             key, value = parse_override(override.removeprefix(PREFIX))
             values[key] = value
     _check_entries(values, recipe)
+    beside = Path(recipe).parent / str(values.get("recipe"))
+    if beside.is_file():
+        values["recipe"] = str(beside)
     try:
         config = build(ExperimentConfig, values)
     except InputError as error:

@@ -513,12 +513,7 @@ def run_verb(verb: str, settings: Settings) -> None:
     if settings.run.redo not in (None, verb) and verb != "pipeline":
         raise InputError(f"run.redo={settings.run.redo}: {verb} does not do that verb again; use it with {settings.run.redo} or pipeline")
     forget_from(settings)
-    if "/working_dir_files/" in settings.dir:
-        print(
-            f"warning: run.dir={settings.dir} lies in Ray's copy of the working directory, which Ray removes in time; set run.dir to an "
-            "absolute folder or a URL that every host reaches",
-            flush=True,
-        )
+    warn_of_passing_folder(settings)
     url = join(settings.dir, "config.yaml")
     before = read_bytes(url) if exists(url) else None
     write_bytes(url, _resolved(verb, settings, before))
@@ -528,6 +523,16 @@ def run_verb(verb: str, settings: Settings) -> None:
         if before is not None:
             write_bytes(url, before)
         raise
+
+
+def warn_of_passing_folder(settings: Settings) -> None:
+    """Says where what the run makes will not stay."""
+    if "/working_dir_files/" in settings.dir:
+        print(
+            f"warning: run.dir={settings.dir} lies in Ray's copy of the working directory, which Ray removes in time; set run.dir to an "
+            "absolute folder or a URL that every host reaches",
+            flush=True,
+        )
 
 
 def _resolved(verb: str, settings: Settings, before: bytes | None) -> bytes:

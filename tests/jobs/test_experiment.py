@@ -23,7 +23,7 @@ from promptmm.distributed.launch import ray_session
 from promptmm.distributed.worker import Worker
 from promptmm.graph_store.dataset import open_dataset
 from promptmm.jobs import experiment_cells
-from promptmm.jobs.experiment import Grid
+from promptmm.jobs.experiment_grid import Grid
 from promptmm.jobs.experiment_models import expand
 from promptmm.jobs.experiment_settings import load_experiment
 from promptmm.jobs.experiment_testing import rank_test_items

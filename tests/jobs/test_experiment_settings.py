@@ -108,6 +108,12 @@ def test_shipped_experiments_load(name):
     assert {model.role for model in models.by_name.values()} >= {"model", "ablation"}
 
 
+def test_the_base_recipe_lies_beside_the_experiment(tmp_path):
+    (tmp_path / "base.yaml").write_text("student: {dim: 12}")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"recipe": "base.yaml", "models": MODELS}, sort_keys=False))
+    assert expand(load_experiment(str(tmp_path / "mine.yaml"), [])).settings("student", 0, {}).student.dim == 12
+
+
 def test_overrides_of_the_base_and_of_the_experiment(load):
     models = load(["experiment.seeds=[7]", "experiment.metric=ndcg@10", "student.dim=12", "run.dir=/somewhere"])
     assert models.recipe.config.seeds == [7]
