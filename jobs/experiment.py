@@ -56,7 +56,7 @@ def run_experiment(recipe: Recipe) -> None:
         grid.train(cells)
         added = freeze(base.dir, now)
         _test(left, base.dir, grid.lines)
-    results = experiment_results.collect(models, dataset, grid.choices, added)
+    results = experiment_results.collect(models, dataset, grid.searches, added)
     write_json(join(base.dir, "results.json"), results)
     text = experiment_report.write_report(base.dir, models, results)
     print(f"\n{text}\n\n[experiment] results: {base.dir}/results.json, {base.dir}/report.md; plots: {base.dir}/plots", flush=True)

@@ -44,8 +44,9 @@ class Progress:
         """Says how a cell ended."""
         self.done.add(cell.url)
         self._ended_here += 1
-        failure = failure or (record or {}).get("failed")
-        if failure is None and record:
+        record = record or {}
+        failure = failure or record.get("failed") or record.get("error")
+        if failure is None:
             value = record["validation"][self.metric]
             text = f"validation {self.metric} {value:.4f} ({record['epochs']} epochs, {record['seconds']:.0f} s)"
         else:
@@ -65,6 +66,7 @@ class Grid:
         models: The models.
         dataset: The experiment's.
         choices: Settings chosen by searches, by model.
+        searches: What they found (see `choose`).
         progress: Lines for people.
         lines: The `ProgressLines` actor, which knows whether any cell has started.
         points: Of every search, by model.
@@ -73,6 +75,7 @@ class Grid:
     def __init__(self, models: Models, dataset: Dataset) -> None:
         self.models, self.dataset = models, dataset
         self.choices: Choices = {}
+        self.searches: dict[str, dict] = {}
         self.progress, self.lines = Progress(models.recipe.metric), start_progress()
         config = models.recipe.config
         self.progress.planned |= {models.cell_url(name, seed) for name in models.by_name for seed in config.seeds}
@@ -119,15 +122,15 @@ class Grid:
 
         A student's trials learn from its teacher's cells, and a variant starts from what was chosen for its model: those come first.
         """
-        searches, found = self.models.recipe.config.search, {}
+        searches = self.models.recipe.config.search
         for name in sorted(searches, key=self._depth):
-            found[name] = self._search(name, searches[name])
-            self.choices[name] = found[name]["settings"]
+            found = self.searches[name] = self._search(name, searches[name])
+            self.choices[name] = found["settings"]
             shown = ", ".join(f"{key}={value}" for key, value in self.choices[name].items())
-            value = f"{self.models.recipe.metric} {found[name]['value']:.4f}"
-            print(f"[experiment] search of {name}: {shown} (validation {value}, trial {found[name]['trial']})", flush=True)
+            value = f"{found['metric']} {found['value']:.4f}"
+            print(f"[experiment] search of {name}: {shown} (validation {value}, trial {found['trial']})", flush=True)
         if searches:
-            write_json(join(self._run_dir, "choices.json"), found)
+            write_json(join(self._run_dir, "choices.json"), self.searches)
 
     def _depth(self, name: str) -> int:
         """How many models a model builds on."""

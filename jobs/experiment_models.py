@@ -187,6 +187,10 @@ def _check_names(models: Models) -> None:
         _check_reads(models[name], search.space)
         if not search.space or not search.seeds:
             raise InputError(f"search.{name}: name at least one setting in space, and one seed")
+    budgets = {name: (search.trials, len(search.seeds)) for name, search in config.search.items()}
+    if len({*budgets.values()}) > 1:
+        found = ", ".join(f"{name}: {trials} trials at {seeds} seeds" for name, (trials, seeds) in budgets.items())
+        raise InputError(f"search: models that are compared have the same budget; set the same trials and number of seeds ({found})")
     compared = list(config.compare.references)
     if config.compare.transferability is not None:
         compared += as_dict(config.compare.transferability).values()

@@ -121,12 +121,13 @@ def _popularity_table(popularity: dict) -> str:
 
 def _choices(results: dict) -> list[str]:
     """What searches chose."""
-    rows = [
-        [name, ", ".join(f"{key}={value}" for key, value in model["choice"].items())]
-        for name, model in results["models"].items()
-        if model["choice"]
-    ]
-    return ["Settings that the search on validation chose (all trials: choices.json):", _table(["", "chosen"], rows)] if rows else []
+    rows = []
+    for name, model in results["models"].items():
+        if model["search"]:
+            chosen = ", ".join(f"{key}={value}" for key, value in model["search"]["settings"].items())
+            rows.append([name, str(len(model["search"]["trials"])), f"{model['search']['value']:.4f}", chosen])
+    head = ["random search on validation", "trials", f"best validation {results['metric']}", "chosen settings"]
+    return [_table(head, rows)] if rows else []
 
 
 def p_value(p: float) -> str:

@@ -13,7 +13,7 @@ from ..core.statistics import bootstrap_interval, holm, mean_and_deviation, mean
 from ..core.storage import join, read_json
 from ..graph_store.dataset import Dataset
 from .experiment_cells import TEST, read_cell
-from .experiment_models import Choices, Model, Models
+from .experiment_models import Model, Models
 from .experiment_testing import CURVE, read_places
 
 COSTS = ("num_parameters", "serving_bytes", "seconds_per_epoch", "ranking_seconds", "best_epoch", "epochs")
@@ -65,13 +65,13 @@ def _over_seeds(values: list[float]) -> dict:
     return {"mean": mean, "deviation": deviation, "by_seed": values}
 
 
-def collect(models: Models, dataset: Dataset, choices: Choices, added: list[str]) -> dict:
+def collect(models: Models, dataset: Dataset, searches: dict[str, dict], added: list[str]) -> dict:
     """All numbers of the report, as JSON-able values.
 
     Args:
         models: Every cell of theirs is finished and tested.
         dataset: The experiment's, with its test split.
-        choices: What searches chose.
+        searches: What searches found, by model (see `choose`).
         added: Models that were added when test figures were known.
     """
     config, metric = models.recipe.config, models.recipe.metric
@@ -85,7 +85,7 @@ def collect(models: Models, dataset: Dataset, choices: Choices, added: list[str]
         "threads": models.recipe.base.cluster.threads or 1,
         "list_length": max(models.recipe.base.evaluation.cutoffs),
         "dataset": {**facts, "digest": dataset.digest, "test_users": len(outcomes[next(iter(outcomes))].degrees)},
-        "models": {name: {**o.summary(metric), "choice": choices.get(name), "added": name in added} for name, o in outcomes.items()},
+        "models": {name: {**o.summary(metric), "search": searches.get(name), "added": name in added} for name, o in outcomes.items()},
         "comparisons": _comparisons(models, outcomes, metric),
         "transferability": None if transfer is None else _transferability(outcomes, vars(transfer), metric),
         "ablations": _against_their_models(models.of_role("ablation"), outcomes, metric),

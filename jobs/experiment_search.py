@@ -4,6 +4,7 @@ The points follow from the space and a seed alone, so that a search resumes by t
 """
 
 import itertools
+import logging
 import math
 import os
 import zlib
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import InputError, RunError
-from ..core.storage import remove, write_json
-from .experiment_cells import Cell, failure_of, finished_cell, run_cell, waiting_for
+from ..core.storage import join, remove, write_json
+from .experiment_cells import Cell, failure_of, finished_cell, read_cell, run_cell, waiting_for
 from .experiment_settings import RangeConfig, SearchConfig
 
 ATTEMPTS = 100  # to draw a point that was not drawn before
@@ -89,10 +90,12 @@ def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, dict], None], 
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # an interruption ends the experiment, not the search alone
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told below, by name
+
     class Lines(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             cell = left[trial.config["cell"]]
-            done(cell, finished_cell(cell) or {})
+            done(cell, read_cell(cell.url) or {})
 
     options = cells[0].settings.cluster
     resources: dict[str, float] = {"cpu": cells[0].threads, "gpu": int(options.use_gpu)}
@@ -108,11 +111,17 @@ def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, dict], None], 
             **ray_storage(url),
         ),
     )
+    remove(url)  # what an interrupted one left
     with waiting_for(left[0], lines):
         results = tuner.fit()
     remove(url)
-    if results.num_errors:
-        raise RunError(f"{results.num_errors} trials failed; the first: {failure_of(results.errors[0])}")
+    failures = []
+    for at, cell in enumerate(left):
+        if finished_cell(cell) is None:
+            cause = results[at].error or (read_cell(cell.url) or {}).get("error")
+            failures.append(f"{cell.name}: {failure_of(cause) if isinstance(cause, Exception) else cause}")
+    if failures:
+        raise RunError(f"{len(failures)} trials failed, and the same command runs them again:\n  " + "\n  ".join(failures))
 
 
 def run_trial(config: dict, cells: list[Cell], lines: Any) -> None:
@@ -120,11 +129,13 @@ def run_trial(config: dict, cells: list[Cell], lines: Any) -> None:
     from ray import tune
 
     cell = cells[config["cell"]]
+    record = {"digest": cell.digest, "made_with": cell.made_with}
     try:
         run_cell(cell, lines)
     except (FloatingPointError, InputError) as error:
-        record = {"digest": cell.digest, "made_with": cell.made_with, "done": True, "failed": str(error)}
-        write_json(f"{cell.url}/cell.json", record)
+        write_json(join(cell.url, "cell.json"), {**record, "done": True, "failed": str(error)})
+    except Exception as error:  # Ray Tune would try it again, which is for processes that die
+        write_json(join(cell.url, "cell.json"), {**record, "done": False, "error": failure_of(error)})
     tune.report({"done": 1})
 
 

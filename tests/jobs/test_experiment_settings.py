@@ -66,6 +66,10 @@ def fails(*parts):
         ({"search": {"student": {}}}, "search.student: name at least one setting in space"),
         ({"search": {"student": {"trials": 0}}}, "search.student.trials=0: "),
         ({"search": {"student": {"space": {"teacher.l2": [1]}}}}, "teacher.l2 is not among what a student may set"),
+        (
+            {"search": {"teacher": {"trials": 2, "space": {"teacher.l2": [1]}}, "student": {"space": {"student.l2": [1]}}}},
+            "have the same budget; set the same trials and number of seeds (teacher: 2 trials at 1 seeds, student: 20 trials at 1 seeds)",
+        ),
         ({"compare": {"references": ["pupil"]}}, "compare: no model 'pupil'"),
         ({"models": {"a": {"stage": "student"}}}, "model 'a': a student that is distilled needs its teacher"),
         ({"models": {"a": {"stage": "student", "teacher": "b"}}}, "model 'a': teacher='b' must be a model of stage teacher"),
