@@ -101,16 +101,20 @@ def _ablations(axes: Any, results: dict) -> None:
     axes.set_xlabel(f"difference in test {results['metric']} from {fulls[0] if len(fulls) == 1 else 'the whole model'}")
 
 
+def _line(axes: Any, at: list, values: list[dict], label: str, color: str | None = None) -> None:
+    """Means as a line, with a band of the standard deviation over seeds."""
+    means, errors = np.array([v["mean"] for v in values]), np.array([_error(v) for v in values])
+    (line,) = axes.plot(at, means, marker="o", markersize=3.5, label=label, color=color)
+    axes.fill_between(at, means - errors, means + errors, color=line.get_color(), alpha=0.15, linewidth=0)
+
+
 def _list_length(axes: Any, results: dict) -> None:
     """A line for each model, with the standard deviation over seeds."""
     lengths = lengths_of_curve(results)
     for name, model in results["models"].items():
         if model["role"] != "model":
             continue
-        values = [model["test"][f"recall@{k}"] for k in lengths]
-        means, errors = np.array([v["mean"] for v in values]), np.array([_error(v) for v in values])
-        (line,) = axes.plot(lengths, means, marker="o", markersize=3.5, label=name)
-        axes.fill_between(lengths, means - errors, means + errors, color=line.get_color(), alpha=0.15, linewidth=0)
+        _line(axes, lengths, [model["test"][f"recall@{k}"] for k in lengths], name)
     axes.set(xlabel="list length K", ylabel="recall@K", xticks=lengths, ylim=(0, None))
     axes.legend(frameon=False)
 
@@ -127,7 +131,8 @@ def _popularity(axes: Any, popularity: dict) -> None:
     # Rare items are found a hundred times less often than common ones.
     axes.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
     top = axes.get_ylim()[1]
-    axes.set_yticks([0, *(y for y in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1) if 0.01 * top < y <= top)])
+    ticks = [0, *(y for y in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1) if 0.01 * top < y <= top)]
+    axes.set_yticks(ticks, [f"{y:g}" for y in ticks])
     axes.set_xticks(range(len(groups)), [f"{group}\n{popularity['num_pairs'][group]:,} test pairs" for group in groups])
     axes.set(xlabel="train interactions of the item", ylabel="share found (square-root scale)", ylim=(0, None))
     axes.legend(frameon=False)
@@ -137,13 +142,14 @@ def _sweep(axes: Any, models: Models, results: dict, name: str, points: list[str
     """Validation and test over the values, evenly spaced where they are no numbers; the model itself as a line."""
     metric, values = results["metric"], [models[point].point[1] for point in points]  # type: ignore[index]
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if numbers:
+        values, points = (list(ordered) for ordered in zip(*sorted(zip(values, points))))
     at = values if numbers else list(range(len(values)))
     for split, color in (("validation", "C1"), ("test", "C0")):
-        found = [results["models"][point][split][metric] for point in points]
-        axes.errorbar(at, [v["mean"] for v in found], [_error(v) for v in found], marker="o", capsize=3, color=color, label=split)
+        _line(axes, at, [results["models"][point][split][metric] for point in points], split, color)
         own = results["models"][models[points[0]].of][split][metric]["mean"]
         axes.axhline(own, color=color, linestyle="--", linewidth=0.8, label=f"{models[points[0]].of}, {split}")
-    if numbers and min(values) > 0 and max(values) / min(values) >= 20:
+    if numbers and min(values) > 0 and max(values) / min(values) >= 8:
         axes.set_xscale("log")
     axes.set_xticks(at, [str(value) for value in values])
     axes.minorticks_off()

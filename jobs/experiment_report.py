@@ -160,11 +160,12 @@ def _transfer_text(transfer: dict, metric: str) -> list[str]:
     interval = f"{transfer['low']:.2f} to {transfer['high']:.2f}" if transfer["low"] is not None else "not defined"
     seeds = ", ".join("not defined" if v is None else f"{v:.2f}" for v in transfer["by_seed"])
     over = f"; mean ± standard deviation {spread(transfer['over_seeds'], 2)}" if transfer["over_seeds"] else ""
-    warning = "" if lead > 0 else " The teacher has no lead here, so the ratio says nothing about distillation."
+    warning = "" if lead["low"] > 0 else " That reaches 0: the teacher has no certain lead, and the ratio is not to be relied on."
     return [
         "## Transferability",
         f"{formula} of test {metric}: **{transfer['value']:.2f}**, 95 % bootstrap interval over users {interval} (one resample for all "
-        f"three models). By seed: {seeds}{over}. The teacher's lead, which it is a share of, is {lead:+.4f}.{warning}",
+        f"three models). By seed: {seeds}{over}. The teacher's lead, which it is a share of, is {lead['value']:+.4f} ({lead['low']:+.4f} "
+        f"to {lead['high']:+.4f}).{warning}",
     ]
 
 

@@ -155,6 +155,8 @@ def _transferability(outcomes: dict[str, Outcome], names: dict[str, str], metric
     means = [values.mean(1) for values in by_seed]  # [num_seeds] each
     value = float(transferability(*(np.array([m.mean()]) for m in means))[0])
     low, high = bootstrap_interval(np.stack([values.mean(0) for values in by_seed]), lambda m: transferability(*m))
+    lead = (by_seed[1] - by_seed[2]).mean(0)
+    lead_low, lead_high = mean_interval(lead)
     seeds = [float(v) if np.isfinite(v) else None for v in transferability(*means)]
     finite = [v for v in seeds if v is not None]
     return {
@@ -164,7 +166,7 @@ def _transferability(outcomes: dict[str, Outcome], names: dict[str, str], metric
         "high": high if np.isfinite(high) else None,
         "by_seed": seeds,
         "over_seeds": _over_seeds(finite) if finite else None,
-        "teacher_lead": float(means[1].mean() - means[2].mean()),
+        "teacher_lead": {"value": float(lead.mean()), "low": lead_low, "high": lead_high},
     }
 
 
