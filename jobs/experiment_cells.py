@@ -104,6 +104,9 @@ def run_cell(cell: Cell, lines: Any = None) -> dict:
     """
     if lines is not None:
         lines.start.remote()
+    finished = finished_cell(cell)
+    if finished is not None:  # its process died after the last word
+        return finished
     settings, cluster = cell.settings, cell.settings.cluster
     worker = local.start_worker(cell.threads, cluster.use_gpu)
     dataset = open_dataset(cell.dataset_url, cluster.cache_dir).without(TEST)
@@ -118,20 +121,23 @@ def run_cell(cell: Cell, lines: Any = None) -> dict:
     else:
         _train_student(cell, worker, dataset)
     record = _record(cell, dataset, time.monotonic() - started)
+    write_json(join(cell.url, "cell.json"), record)
     for made in _passing(cell):
         remove(made)
-    write_json(join(cell.url, "cell.json"), record)
     return record
+
+
+def outdated(cell: Cell) -> list[str]:
+    """What a cell was started with that is otherwise now."""
+    record = read_cell(cell.url)
+    return [] if record is None else differences(record["made_with"], cell.made_with)
 
 
 def _begin(cell: Cell) -> None:
     """Notes what the cell is made with, and removes what it made with anything else."""
-    record = read_cell(cell.url)
-    if record is not None and record["digest"] != cell.digest:
-        changed = "; ".join(differences(record["made_with"], cell.made_with))
-        print(f"{cell.url}: made again, since it was made with {changed}", flush=True)
+    if outdated(cell):
         remove(cell.url)
-    if record is None or record["digest"] != cell.digest:
+    if read_cell(cell.url) is None:
         write_json(join(cell.url, "cell.json"), {"digest": cell.digest, "made_with": cell.made_with, "done": False})
 
 

@@ -11,7 +11,7 @@ from ..core.errors import RunError
 from ..core.storage import join, write_json
 from ..distributed.launch import start_progress
 from ..graph_store.dataset import Dataset
-from .experiment_cells import Cell, digest_of, failure_of, finished_cell, run_cell_task, task_options, waiting_for
+from .experiment_cells import Cell, digest_of, failure_of, finished_cell, outdated, run_cell_task, task_options, waiting_for
 from .experiment_models import Choices, Models, what_decides
 from .experiment_search import choose, draw_points, run_trials
 from .experiment_settings import SearchConfig
@@ -164,14 +164,17 @@ class Grid:
         self.progress.expect(cells)
         done = {cell.url for cell in cells if finished_cell(cell) is not None}
         waiting = [cell for cell in cells if cell.url not in done]
+        for cell in waiting:
+            if changed := outdated(cell):
+                print(f"[experiment] {cell.name}: trained again, since it was trained with {'; '.join(changed)}", flush=True)
         failures: dict[str, str] = {}
         if waiting:
             with waiting_for(waiting[0], self.lines):
                 self._train(waiting, done, failures)
         if failures:
             raise RunError(
-                f"{len(failures)} of {len(cells)} cells failed, and no test figure was made; the others are done, and the same command "
-                "trains the failed ones again:\n  " + "\n  ".join(failures.values())
+                f"{len(failures)} of {len(cells)} cells failed, and nothing is tested before all are done; the others are done, and the "
+                "same command trains the failed ones again:\n  " + "\n  ".join(failures.values())
             )
 
     def _train(self, waiting: list[Cell], done: set[str], failures: dict[str, str]) -> None:

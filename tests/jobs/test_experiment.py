@@ -253,7 +253,7 @@ def test_a_failed_cell_does_not_lose_the_others(recipe, command, tmp_path):
     path = recipe("failing", models=models, ablations={}, search={}, compare={}, seeds=[0])
     ended = command("experiment", path, f"run.dir={tmp_path}")
     assert ended.code == 1
-    assert "2 of 3 cells failed, and no test figure was made" in ended.err
+    assert "2 of 3 cells failed, and nothing is tested before all are done" in ended.err
     assert re.search(r"bad, seed 0: FloatingPointError: the loss is \S+ at teacher epoch 0", ended.err)
     assert "pupil, seed 0: its teacher failed" in ended.err
     assert read_json(f"{tmp_path}/cells/good/seed-0/cell.json")["done"]
@@ -263,6 +263,7 @@ def test_a_failed_cell_does_not_lose_the_others(recipe, command, tmp_path):
     before = states(tmp_path / "cells" / "good")
     again = command("experiment", mended, f"run.dir={tmp_path}")
     assert again.code == 0, again.err
+    assert "bad, seed 0: trained again, since it was trained with teacher.train.learning_rate=1e+30 (now 0.001)" in again.out
     assert before.items() <= states(tmp_path / "cells" / "good").items()
 
 
