@@ -82,9 +82,12 @@ def _start_ray(address: str, options: dict[str, Any]) -> None:
         InputError: no cluster answers at the address.
         RunError: this machine is too busy to start one.
     """
+    handler = signal.getsignal(signal.SIGTERM)
     for attempt in range(START_ATTEMPTS):
         try:
             ray.init(address=address, **options)
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray's own would abort the process
             return
         except ConnectionError as error:
             raise InputError(

@@ -295,16 +295,23 @@ def test_a_killed_experiment_goes_on(recipe, tmp_path):
     def start(folder: str) -> subprocess.Popen:
         return subprocess.Popen([*words, f"run.dir={tmp_path}/{folder}"], stdout=subprocess.PIPE, text=True, env=environment)
 
-    first, deadline = start("killed"), time.monotonic() + 200
     checkpoints = tmp_path / "killed" / "cells" / "student" / "seed-0" / "training" / "student" / "checkpoints"
-    while not list(checkpoints.glob("epoch-*/manifest.json")):
-        assert time.monotonic() < deadline
-        assert first.poll() is None
-        time.sleep(0.05)
-    first.kill()
-    first.wait(20)
-    _, left = psutil.wait_procs(marked(environment["PROMPTMM_TEST"]), timeout=30)
-    assert not left, "what trains must end with its experiment, or the next one trains the same cells beside it"
+
+    def stop_in_the_middle(how: signal.Signals) -> int:
+        """Stops the experiment when the student has written a new checkpoint, and returns its exit code."""
+        process, deadline, before = start("killed"), time.monotonic() + 200, set(checkpoints.glob("epoch-*/manifest.json"))
+        while not set(checkpoints.glob("epoch-*/manifest.json")) - before:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(how)
+        code = process.wait(60)
+        _, left = psutil.wait_procs(marked(environment["PROMPTMM_TEST"]), timeout=30)
+        assert not left, "what trains must end with its experiment, or the next one trains the same cells beside it"
+        return code
+
+    assert stop_in_the_middle(signal.SIGKILL) == -signal.SIGKILL
+    assert stop_in_the_middle(signal.SIGTERM) == 130
     teacher = states(tmp_path / "killed" / "cells" / "teacher" / "seed-0")
     assert not (checkpoints.parents[2] / "test.json").exists()
     for folder in ("killed", "whole"):
