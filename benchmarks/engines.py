@@ -25,10 +25,10 @@ def cell(options) -> None:
     if options.cell == "sampled":
         os.environ.update(DGLBACKEND="pytorch", DGL_DIST_MODE="standalone")
     import inprocess
-    from accuracy import student_metrics, teacher_metrics
     from promptmm.distributed.sampled_student import train_sampled_student
     from promptmm.distributed.sampled_training import train_sampled_teacher
     from promptmm.distributed.teacher_training import TeacherJob
+    from promptmm.jobs.models import trained_student, trained_teacher
     from promptmm.jobs.settings import load_settings
     from promptmm.jobs.verbs import student_job
 
@@ -54,8 +54,20 @@ def cell(options) -> None:
         else:
             train_sampled_student(student_job(settings, dataset, 0), worker, client, dataset)
         seconds.append(time.monotonic() - started)
-        found = {"teacher": teacher_metrics(settings, dataset), "student": student_metrics(settings, dataset), "seconds": seconds}
+        models = {"teacher": trained_teacher(settings.dir, dataset, None), "student": trained_student(settings.dir, None)}
+        found = {**{name: metrics(dataset, model) for name, model in models.items()}, "seconds": seconds}
         print("RESULT " + json.dumps(found), flush=True)
+
+
+def metrics(dataset, vectors) -> dict:
+    import inprocess
+    from promptmm.core.ranking import evaluate
+
+    found = {}
+    for split in ("validation", "test"):
+        values = evaluate(vectors.users, vectors.items, *inprocess.masks(dataset, split), [20])
+        found.update({f"{split} {name}": values[f"{name}@20"] for name in ("recall", "ndcg")})
+    return found
 
 
 def table(cells: dict, seeds: list[int]) -> str:

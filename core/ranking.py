@@ -216,3 +216,62 @@ def merge_rows(first: Csr, second: Csr) -> Csr:
     columns = torch.cat([first.columns, second.columns])
     keys = torch.unique(rows * first.num_columns + columns)
     return Csr.from_pairs(keys // first.num_columns, keys % first.num_columns, first.num_rows, first.num_columns)
+
+
+def held_out_places(users: Tensor, items: Tensor, held_out: Csr, exclude: Csr, depth: int, memory_mib: int = 256) -> Tensor:
+    """Where every held-out item stands in its user's full ranking: what every metric of lists up to `depth` items follows from.
+
+    Args:
+        users: float [num_users, d]; items: float [num_items, d].
+        held_out, exclude: As in `rank_users`.
+        depth: Length of the lists.
+        memory_mib: Bound on one block of scores.
+
+    Returns:
+        int64 [num_pairs], in the order of `held_out`: 0 for the first place, `depth` where the item is not in the list.
+    """
+    mine = held_out.degrees.nonzero().squeeze(1)
+    wanted, places = held_out.select(mine), []
+    for rows, scores, ranked in top_k(users[mine], items, depth, exclude.select(mine), memory_mib):
+        ranked = torch.where(scores == -torch.inf, -1, ranked)
+        block = wanted.select(torch.arange(rows.start, rows.stop))
+        found = ranked[block.rows] == block.columns[:, None]  # [pairs of the block, depth]
+        places.append(torch.where(found.any(1), found.int().argmax(1), depth))
+    return torch.cat(places) if places else torch.zeros(0, dtype=torch.int64)
+
+
+USER_METRICS = ("recall", "ndcg", "ndcg_retrieved", "precision", "hit_ratio", "mrr")
+
+
+def metric_of_users(name: str, k: int, places: Tensor, rows: Tensor, degrees: Tensor) -> Tensor:
+    """A metric at list length k for each user with held-out items; its mean is what `evaluate` gives.
+
+    Args:
+        name: One of USER_METRICS.
+        k: List length, at most the depth of the places.
+        places: int64 [num_pairs], as `held_out_places` returns them.
+        rows: The user of every pair, int64 [num_pairs] from 0 to num_users - 1.
+        degrees: Held-out items of each user, int64 [num_users], none of them 0.
+
+    Returns:
+        float64 [num_users].
+    """
+    hit = (places < k).double()
+
+    def sum_of(values: Tensor) -> Tensor:
+        return torch.zeros(degrees.numel(), dtype=torch.float64).index_add_(0, rows, values)
+
+    hits = sum_of(hit)
+    if name == "recall":
+        return hits / degrees
+    if name == "precision":
+        return hits / k
+    if name == "hit_ratio":
+        return (hits > 0).double()
+    if name == "mrr":
+        first = torch.full((degrees.numel(),), k, dtype=torch.int64).scatter_reduce_(0, rows, places.clamp(max=k), "amin")
+        return torch.where(first < k, 1 / (first + 1).double(), 0.0)
+    gain = sum_of(hit / (places + 2).double().log2())
+    ideal = torch.cat([torch.zeros(1, dtype=torch.float64), (1 / torch.arange(2, k + 2, dtype=torch.float64).log2()).cumsum(0)])
+    most = hits.long() if name == "ndcg_retrieved" else degrees.clamp(max=k)
+    return gain / ideal[most].clamp(min=1e-12)

@@ -159,6 +159,20 @@ def write_artifact(url: str, kind: str, metadata: dict) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def copy_artifact(url: str, target: str, kind: str, cache_dir: str | None = None) -> None:
+    """Copies an artifact, verified, with the same manifest; the artifact that is at `target` is replaced.
+
+    Raises:
+        InputError: it is missing, of another kind, or damaged.
+    """
+    folder, manifest = open_artifact(url, kind, cache_dir)
+    metadata = {key: value for key, value in manifest.items() if key not in ("schema_version", "kind", "files")}
+    with write_artifact(target, kind, metadata) as staging:
+        for name in manifest["files"]:
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, staging / name)
+
+
 def publish_manifest(url: str, kind: str, metadata: dict, files: dict[str, dict]) -> None:
     """Completes an artifact whose files were written in place by several writers: the manifest is what makes it exist.
 

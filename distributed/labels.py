@@ -26,7 +26,7 @@ from ..core.graph import Csr
 from ..core.ranking import top_k
 from ..core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice
 from ..core.storage import filesystem, is_local, join, open_artifact, publish_manifest, remove, write_bytes
-from ..graph_store.dataset import open_dataset
+from ..graph_store.dataset import Dataset, open_dataset
 from .config import ClusterConfig
 from .launch import start_progress, watching
 from .prefetch import Prefetched
@@ -108,12 +108,12 @@ def top_unseen(users: Tensor, items: Tensor, seen: Csr, train: Csr, depth: int) 
 
 
 class Labeler:
-    """One label process: holds a revision's vectors and makes blocks."""
+    """One label process: holds a revision's vectors and makes blocks; of a dataset that is open, or of the job's."""
 
-    def __init__(self, job: LabelJob) -> None:
+    def __init__(self, job: LabelJob, dataset: Dataset | None = None) -> None:
         torch.set_num_threads(job.threads)
         self.job = job
-        dataset = open_dataset(job.dataset_url, job.cache_dir)
+        dataset = dataset or open_dataset(job.dataset_url, job.cache_dir)
         self.train = dataset.csr("train")
         self.users, self.items = self.train.rows, self.train.columns
         self.vectors = read_revision(job.teacher_url, job.revision, job.cache_dir).vectors

@@ -44,8 +44,12 @@ def worker_environment(config: ClusterConfig) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ray_session(config: ClusterConfig) -> Iterator[None]:
+def ray_session(config: ClusterConfig, num_cpus: int | None = None) -> Iterator[None]:
     """Connects to the cluster, or starts an embedded one that ends with the block.
+
+    Args:
+        config: The cluster.
+        num_cpus: Logical CPUs of an embedded one; None: room for the workers and their labelers.
 
     Raises:
         InputError: no cluster answers at `cluster.address`, or it has too few GPUs for good.
@@ -59,7 +63,7 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     if address == "local":
         # Logical CPUs: workers, labelers and Ray Data's own tasks; torch's threads are what bounds the real load.
         # Every worker may stream from labelers of its own.
-        num_cpus = max(os.cpu_count() or 1, config.num_workers * (1 + config.num_labelers) + 2)
+        num_cpus = num_cpus or max(os.cpu_count() or 1, config.num_workers * (1 + config.num_labelers) + 2)
         options.update(num_cpus=num_cpus, include_dashboard=False)
         if sys.platform == "linux":  # all of 127/8 is loopback; Ray replaces 127.0.0.1 itself by a reachable address
             options["_node_ip_address"] = LOOPBACK
@@ -78,9 +82,12 @@ def _start_ray(address: str, options: dict[str, Any]) -> None:
         InputError: no cluster answers at the address.
         RunError: this machine is too busy to start one.
     """
+    handler = signal.getsignal(signal.SIGTERM)
     for attempt in range(START_ATTEMPTS):
         try:
             ray.init(address=address, **options)
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray's own would abort the process
             return
         except ConnectionError as error:
             raise InputError(
@@ -152,6 +159,16 @@ def watching(lines: Any, start_timeout: float, needs: str) -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def ray_storage(url: str) -> dict[str, Any]:
+    """Arguments of a Ray `RunConfig` that keep its own files below a URL."""
+    import pyarrow.fs
+
+    if is_local(url):
+        return {"storage_path": str(local_path(url))}
+    fs, path = filesystem(url)
+    return {"storage_path": path, "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))}
+
+
 def fit(name: str, loop: Callable[[dict], None], arguments: dict, config: ClusterConfig, run_url: str, lines: Any) -> None:
     """Runs `loop(arguments)` on Ray Train workers; a failed worker restarts all of them, up to `cluster.max_failures` times.
 
@@ -160,17 +177,12 @@ def fit(name: str, loop: Callable[[dict], None], arguments: dict, config: Cluste
     Raises:
         RunError: the workers failed more often than allowed; the message holds the last failure.
     """
-    import pyarrow.fs
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     storage_url = join(run_url, "training", "ray")
-    storage: dict[str, Any] = {"storage_path": str(local_path(storage_url))}
-    if not is_local(storage_url):
-        fs, path = filesystem(storage_url)
-        storage = {"storage_path": path, "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))}
     run_name = f"{name}-{os.getpid()}-{os.urandom(3).hex()}"
 
     def announced(loop_arguments: dict) -> None:
@@ -202,7 +214,7 @@ def fit(name: str, loop: Callable[[dict], None], arguments: dict, config: Cluste
         run_config=RunConfig(
             name=run_name,
             failure_config=FailureConfig(max_failures=config.max_failures),
-            **storage,
+            **ray_storage(storage_url),
         ),
     )
     needs = f"{config.num_workers} workers of 1 CPU{' and 1 GPU' if config.use_gpu else ''} each"

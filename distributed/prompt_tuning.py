@@ -5,7 +5,7 @@ rounds: `tune_prompt_loop` calls it with the student as it is, and writes the ne
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from .labels import LabelJob, top_unseen
 from .resident import ResidentTeacher, load_resident
 from .teacher_artifact import read_revision, read_weights, write_revision
 from .worker import Worker
+
+if TYPE_CHECKING:
+    from .student_training import StudentJob
 
 
 def teacher_config_of(manifest: dict) -> TeacherConfig:
@@ -127,11 +130,15 @@ class PromptTuner:
 
 
 def tune_prompt_loop(arguments: dict) -> None:
-    """One round of tuning on every worker: n steps for the prompt against the student as it is, then the next revision is written."""
-    from .student_training import StudentJob, latest_student
-
+    """One round of tuning, on every Ray Train worker."""
     job: StudentJob = arguments["job"]
-    worker = Worker.current(job.cluster.use_gpu, job.cluster.worker_threads)
+    tune_prompt(job, Worker.current(job.cluster.use_gpu, job.cluster.worker_threads))
+
+
+def tune_prompt(job: "StudentJob", worker: Worker) -> None:
+    """n steps for the prompt against the student as it is, then the next revision is written."""
+    from .student_training import latest_student
+
     teacher_url = join(job.run_url, "teacher")
     tuner = PromptTuner.load(worker, job.service, teacher_url, job.revision, job.config, job.cluster.cache_dir)
     graph = tuner.resident.graph

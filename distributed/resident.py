@@ -19,6 +19,7 @@ from ..core.graph import BipartiteGraph
 from ..core.sampling import UserWeights
 from ..core.teacher import PromptConstants, TeacherVectors, teacher_vectors
 from ..graph_store.client import ItemShard, connect, read_item_shard
+from ..graph_store.dataset import Dataset
 from .worker import Worker
 
 SERVICE_SECONDS = 180.0
@@ -90,13 +91,23 @@ def load_resident(worker: Worker, service: Any, config: TeacherConfig) -> Reside
     """Reads structure and this worker's features through the graph store, and computes the prompt's constants over all shards.
 
     Args:
-        service: The `GraphService` actor; rank 0 starts a fresh set of servers.
+        service: The `GraphService` actor, of which rank 0 starts a fresh set of servers; or, for one worker, the dataset itself.
     """
+    if isinstance(service, Dataset):
+        return _resident_of_dataset(worker, service, config)
     session = worker.share(ray.get(service.restart.remote(list(worker.nodes)), timeout=SERVICE_SECONDS) if worker.is_first else None)
     structure = worker.share(_read_structure(service, session, worker) if worker.is_first else None)
     users, items, num_users, num_items, original_items = structure
     shard = read_item_shard(session, original_items, worker.rank, list(worker.nodes))
     return build_resident(worker, config, BipartiteGraph.from_pairs(users, items, num_users, num_items), shard)
+
+
+def _resident_of_dataset(worker: Worker, dataset: Dataset, config: TeacherConfig) -> ResidentTeacher:
+    assert worker.world_size == 1, "workers share a catalog through the graph store"
+    train, loaded = dataset.csr("train"), {m: dataset.features(m) for m in dataset.modalities}
+    graph = BipartiteGraph.from_pairs(train.rows, train.columns, dataset.num_users, dataset.num_items)
+    rows, present = {m: x for m, (x, _) in loaded.items()}, {m: torch.from_numpy(p) for m, (_, p) in loaded.items()}
+    return build_resident(worker, config, graph, ItemShard(torch.arange(dataset.num_items), rows, present))
 
 
 def _read_structure(service: Any, session: dict, worker: Worker) -> tuple[Tensor, Tensor, int, int, Tensor]:

@@ -38,7 +38,7 @@ class StudentJob:
         revision: The prompt's revision that this round's labels carry.
         stop_epoch: Where this round ends.
         is_last: Whether the student is written at the end.
-        service: The `GraphService` actor where the teacher is resident, else None.
+        service: Where a resident teacher's graph and features are (see `load_resident`), else None.
         lines: The `ProgressLines` actor.
         lineage: Checksums of what the student is made from.
         sampling: Neighbour blocks of the sampled engine; None for the full one.
@@ -105,12 +105,11 @@ def train_student_loop(arguments: dict) -> None:
 
         run_sampled_student(job, worker)
     else:
-        run_student(job, worker)
+        run_student(job, worker, open_dataset(join(job.run_url, "dataset"), job.cluster.cache_dir))
 
 
-def run_student(job: StudentJob, worker: Worker) -> None:
+def run_student(job: StudentJob, worker: Worker, dataset: Dataset) -> None:
     """Trains with validation and checkpoints up to the round's end, and writes the student at the last."""
-    dataset = open_dataset(join(job.run_url, "dataset"), job.cluster.cache_dir)
     graph = train_graph(dataset).to(worker.device)
     trainer = StudentTrainer(job, worker, graph, Validation.of(dataset, graph.users, job.evaluation, worker))
     stage = student_stage(job, dataset)

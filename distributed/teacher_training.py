@@ -56,12 +56,12 @@ def train_teacher_loop(arguments: dict) -> None:
 
         run_sampled_teacher(job, worker)
     else:
-        run_teacher(job, worker, load_resident(worker, job.service, job.config))
+        dataset = open_dataset(join(job.run_url, "dataset"), job.cluster.cache_dir)
+        run_teacher(job, worker, load_resident(worker, job.service, job.config), dataset)
 
 
-def run_teacher(job: TeacherJob, worker: Worker, resident: ResidentTeacher) -> None:
+def run_teacher(job: TeacherJob, worker: Worker, resident: ResidentTeacher, dataset: Dataset) -> None:
     """Trains with validation and checkpoints, then infers exactly and writes the artifact."""
-    dataset = open_dataset(join(job.run_url, "dataset"), job.cluster.cache_dir)
     trainer = trainer_of(job, worker, resident, Validation.of(dataset, resident.graph.users, job.evaluation, worker))
     stage = teacher_stage(job, dataset)
     stage.train(trainer, job.config.train.epochs)

@@ -7,6 +7,7 @@ features/<modality>/part-*.parquet  vector: fixed-size lists of float16 or float
 """
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ..core.errors import InputError
+from ..core.errors import InputError, RunError
 from ..core.graph import Csr
 from ..core.storage import manifest_digest, open_artifact, read_manifest, write_artifact
 from .catalog import SPLITS, Catalog, Unsplit, check_catalog, check_finite, feature_chunk_rows, pair_keys, stored_dtype
@@ -172,13 +173,27 @@ class Dataset:
     num_users: int
     num_items: int
     modalities: dict[str, ModalityInfo]
+    withheld: frozenset[str] = frozenset()
+
+    def without(self, split: str) -> "Dataset":
+        """The same dataset for work that may not see a split: it has none of that name, and reading it raises."""
+        return dataclasses.replace(self, withheld=self.withheld | {split})
 
     def has_split(self, split: str) -> bool:
         """Whether the split ("train", "validation" or "test") has interactions."""
-        return self.manifest["num_interactions"][split] > 0
+        return split not in self.withheld and self.manifest["num_interactions"][split] > 0
+
+    def _check_given(self, split: str) -> None:
+        if split in self.withheld:
+            raise RunError(f"{self.folder}: the {split} split is withheld from training and selection, and was asked for")
 
     def interactions(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Users [n] and items [n] (int64 indices) of a split, ordered by (user, item); empty where it is absent."""
+        """Users [n] and items [n] (int64 indices) of a split, ordered by (user, item); empty where it is absent.
+
+        Raises:
+            RunError: the split is withheld (see `without`).
+        """
+        self._check_given(split)
         if not self.has_split(split):
             return np.empty(0, np.int64), np.empty(0, np.int64)
         table = pq.read_table(self.folder / "interactions" / f"{split}.parquet")
@@ -187,6 +202,7 @@ class Dataset:
 
     def pair_chunks(self, split: str, rows: int = 1 << 20) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """A split's users and items, int32 [n] each with n from 1 to `rows`, in (user, item) order; the split must be there."""
+        self._check_given(split)
         with pq.ParquetFile(self.folder / "interactions" / f"{split}.parquet") as file:
             for batch in file.iter_batches(rows, columns=["user", "item"]):
                 if batch.num_rows:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig
 from ..core.errors import InputError
@@ -17,6 +17,7 @@ from ..core.storage import is_local, local_path
 from ..distributed.config import ClusterConfig, LabelConfig
 from ..graph_store.config import GraphConfig, SourceConfig
 
+T = TypeVar("T")
 VERBS = ("prepare", "partition", "plan", "train-teacher", "label", "distill", "evaluate", "export", "recommend")
 
 
@@ -186,20 +187,11 @@ def load_settings(recipe: str | None, overrides: list[str]) -> Settings:
     Raises:
         InputError: an unknown key (with the nearest valid one), a wrong type or a value out of bounds.
     """
-    import yaml
-
-    values = _read_recipe(recipe) if recipe else {}
+    values = read_recipe(recipe) if recipe else {}
     where = recipe or "defaults"
     _check_keys(values, Settings, "", where)
     for override in overrides:
-        key, sign, text = override.partition("=")
-        if not sign:
-            raise InputError(f"{override!r}: expected key=value, for instance teacher.train.epochs=20")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"{override!r}: the value is not valid YAML ({error})") from error
-        _set(values, key.strip(), value)
+        _set(values, *parse_override(override))
     run = values.setdefault("run", {})
     if run.get("dir") is None:
         run["dir"] = f"runs/{Path(recipe).stem if recipe else 'default'}"
@@ -210,12 +202,30 @@ def load_settings(recipe: str | None, overrides: list[str]) -> Settings:
     return build_settings(values)
 
 
+def parse_override(override: str) -> tuple[str, Any]:
+    """Key and value of `key=value`, the value in YAML."""
+    import yaml
+
+    key, sign, text = override.partition("=")
+    if not sign:
+        raise InputError(f"{override!r}: expected key=value, for instance teacher.train.epochs=20")
+    try:
+        return key.strip(), yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{override!r}: the value is not valid YAML ({error})") from error
+
+
 def build_settings(values: dict) -> Settings:
     """Settings from nested plain values, as in a recipe or a saved configuration."""
+    return build(Settings, values)
+
+
+def build(kind: type[T], values: dict) -> T:
+    """A settings class from nested plain values; InputError names what has a wrong type or is out of bounds."""
     import pydantic
 
     try:
-        return pydantic.TypeAdapter(Settings).validate_python(values)
+        return pydantic.TypeAdapter(kind).validate_python(values)
     except pydantic.ValidationError as error:
         raise InputError("; ".join(_explain(e) for e in error.errors())) from error
 
@@ -228,10 +238,11 @@ def _explain(error: Any) -> str:
     return f"{name}={error['input']!r}: {error['msg']}"
 
 
-def _read_recipe(recipe: str) -> dict:
+def read_recipe(recipe: str, package: str = "promptmm.jobs.recipes") -> dict:
+    """The values of a YAML file, or of the recipe of that name that the package ships."""
     import yaml
 
-    shipped = {p.name.removesuffix(".yaml"): p for p in resources.files("promptmm.jobs.recipes").iterdir() if p.name.endswith(".yaml")}
+    shipped = {p.name.removesuffix(".yaml"): p for p in resources.files(package).iterdir() if p.name.endswith(".yaml")}
     if Path(recipe).is_file():
         text = Path(recipe).read_text()
     elif recipe in shipped:
@@ -294,12 +305,12 @@ def _set(values: dict, key: str, value: Any) -> None:
     values[last] = value
 
 
-def describe(verb: str) -> str:
-    """All settings that a verb reads, with type, default and help."""
+def describe(verb: str, without: tuple[str, ...] = ()) -> str:
+    """All settings that a verb reads, with type, default and help; some may be left out."""
     wanted = SECTIONS[verb]
     lines = []
     for name, field, default in walk():
-        if name.split(".")[0] in wanted:
+        if name.split(".")[0] in wanted and name not in without:
             kind = _type_name(field.type)
             lines.append(f"  {name} ({kind}, default {_plain(default)})\n      {field.metadata['help']}")
     return "\n".join(lines)
@@ -326,5 +337,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("run", "evaluation", "cluster"),
     "export": ("run", "cluster"),
     "recommend": ("run", "recommend", "cluster"),
+    "experiment": ("run", "source", "teacher", "student", "distill", "labels", "evaluation", "cluster"),
     "pipeline": tuple(f.name for f in dataclasses.fields(Settings)),
 }

@@ -1,5 +1,6 @@
 """The verbs: each reads what earlier ones left in `run.dir`, does its work once, and leaves its result there."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ..core.config import SamplingConfig, as_dict
@@ -22,7 +23,7 @@ from ..distributed.labels import labels_url, materialise
 from ..distributed.launch import fit, ray_session, start_progress
 from ..distributed.prompt_tuning import tune_prompt_loop
 from ..distributed.student_training import StudentJob, train_student_loop
-from ..distributed.teacher_artifact import read_revision, revision_digest, revision_url
+from ..distributed.teacher_artifact import revision_digest, revision_url
 from ..distributed.teacher_training import TeacherJob, train_teacher_loop
 from ..distributed.training import stage_url
 from ..graph_store.dataset import Dataset, open_dataset, write_dataset
@@ -31,17 +32,17 @@ from ..graph_store.partition import describe_memory, describe_part, memory_of
 from ..graph_store.partition import partition as write_partition
 from ..graph_store.synthetic import write_synthetic
 from . import planning, report
+from .models import TrainedModel, trained_student, trained_teacher
 from .settings import SECTIONS, Settings
 from .stages import forget_from, read_record, require_done, run_stage
-
-FLOAT_BYTES = 4
 
 
 def _dataset(settings: Settings) -> Dataset:
     return open_dataset(join(settings.dir, "dataset"), settings.cluster.cache_dir)
 
 
-def _need_shared_storage(settings: Settings, verb: str) -> None:
+def need_shared_storage(settings: Settings, verb: str) -> None:
+    """Raises InputError where the run's folder is the memory of this process."""
     if settings.dir.startswith("memory://"):
         raise InputError(
             f"run.dir={settings.dir}: {verb} runs in several processes, which share no memory; use a folder or an object store"
@@ -142,16 +143,21 @@ def _teacher_inputs(settings: Settings, dataset: Dataset) -> dict:
     }
 
 
-def train_teacher(settings: Settings) -> None:
-    """graph/ -> teacher/ with revision 0 of its vectors."""
-    _need_shared_storage(settings, "train-teacher")
-    require_done(settings.dir, "partition", "train-teacher")
-    dataset = _dataset(settings)
+def check_teachable(settings: Settings, dataset: Dataset) -> None:
+    """Raises InputError where there is nothing to train a teacher from."""
     if settings.teacher.reads_features and not dataset.modalities:
         raise InputError(
             f"{settings.dir}: the dataset has no modality, and teacher.kind={settings.teacher.kind} learns from at least one; name feature "
             "files in source.modalities, set teacher.kind=lightgcn or mf, or train a student alone with distill.use_teacher=false"
         )
+
+
+def train_teacher(settings: Settings) -> None:
+    """graph/ -> teacher/ with revision 0 of its vectors."""
+    need_shared_storage(settings, "train-teacher")
+    require_done(settings.dir, "partition", "train-teacher")
+    dataset = _dataset(settings)
+    check_teachable(settings, dataset)
     if manifest_dataset(settings) != dataset.digest:
         raise InputError(f"{settings.dir}/graph was made from another dataset/; add run.redo=partition")
     settings = _with_engine(settings, dataset, "train-teacher")
@@ -253,7 +259,7 @@ def _write_labels(settings: Settings, dataset: Dataset, revision: int) -> dict:
 
 def label(settings: Settings) -> None:
     """teacher/ -> labels/rev-0/ for materialised labels; streamed and inline labels are made while the student trains."""
-    _need_shared_storage(settings, "label")
+    need_shared_storage(settings, "label")
     require_done(settings.dir, "train-teacher", "label")
     _check_trained_teacher(settings)
     dataset = _dataset(settings)
@@ -278,7 +284,7 @@ def _label_way(settings: Settings) -> str:
 
 def distill(settings: Settings) -> None:
     """labels/ (or a resident teacher, or neither) -> the trained student, in one or several rounds."""
-    _need_shared_storage(settings, "distill")
+    need_shared_storage(settings, "distill")
     require_done(settings.dir, "prepare", "distill")
     dataset = _dataset(settings)
     taught = has_teacher(settings, dataset)
@@ -316,38 +322,55 @@ def distill(settings: Settings) -> None:
 
 
 def _run_rounds(settings: Settings, dataset: Dataset, lineage: dict) -> None:
-    """Round r: labels at revision r feed the student; then the prompt is tuned against it. No tuning follows the last round."""
+    """The rounds on Ray Train workers."""
     import ray
 
     from ..graph_store.servers import start_service
 
-    taught, epochs, rounds = has_teacher(settings, dataset), settings.student.train.epochs, settings.distill.rounds
-    rounds = rounds if taught else 1
-    needs_graph = _sampling(settings) is not None or (taught and (settings.distill.regime == "inline" or rounds > 1))
+    taught = has_teacher(settings, dataset)
+    needs_graph = _sampling(settings) is not None or (taught and (settings.distill.regime == "inline" or settings.distill.rounds > 1))
     lines = start_progress()
     service = start_service(join(settings.dir, "graph"), settings.cluster.cache_dir) if needs_graph else None
-    first = _rounds_done(settings, rounds)
+
+    def on_workers(name: str, loop: Callable[[dict], None]) -> Callable[[StudentJob], None]:
+        return lambda job: fit(name, loop, {"job": job}, settings.cluster, settings.dir, lines)
+
     try:
-        for number in range(first, rounds):
-            if number and _is_materialised(settings) and not _has_labels(settings, number):
-                _write_labels(settings, dataset, number)
-            last = number + 1 == rounds
-            job = student_job(
-                settings,
-                dataset,
-                number,
-                stop_epoch=epochs * (number + 1) // rounds,
-                is_last=last,
-                service=service,
-                lines=lines,
-                lineage=lineage,
-            )
-            fit("distill", train_student_loop, {"job": job}, settings.cluster, settings.dir, lines)
-            if not last:
-                fit("tune-prompt", tune_prompt_loop, {"job": job}, settings.cluster, settings.dir, lines)
+        run_rounds(
+            settings, dataset, on_workers("distill", train_student_loop), on_workers("tune-prompt", tune_prompt_loop),
+            lambda revision: _write_labels(settings, dataset, revision), service=service, lines=lines, lineage=lineage,
+        )  # fmt: skip
     finally:
         if service is not None:
             ray.get(service.stop.remote(), timeout=60)
+
+
+def run_rounds(
+    settings: Settings,
+    dataset: Dataset,
+    train: Callable[[StudentJob], None],
+    tune: Callable[[StudentJob], None],
+    make_labels: Callable[[int], Any],
+    **more: Any,
+) -> None:
+    """Round r: labels at revision r feed the student; then the prompt is tuned against it. No tuning follows the last round.
+
+    Args:
+        settings, dataset: Of the run.
+        train, tune: Do a round's training and tuning.
+        make_labels: Materialises the labels of a revision.
+        more: Further fields of the students' jobs.
+    """
+    taught, epochs = has_teacher(settings, dataset), settings.student.train.epochs
+    rounds = settings.distill.rounds if taught else 1
+    for number in range(_rounds_done(settings, rounds), rounds):
+        if taught and _is_materialised(settings) and not _has_labels(settings, number):
+            make_labels(number)
+        last = number + 1 == rounds
+        job = student_job(settings, dataset, number, stop_epoch=epochs * (number + 1) // rounds, is_last=last, **more)
+        train(job)
+        if not last:
+            tune(job)
 
 
 def _rounds_done(settings: Settings, rounds: int) -> int:
@@ -364,7 +387,7 @@ def _has_labels(settings: Settings, revision: int) -> bool:
 
 def evaluate(settings: Settings) -> None:
     """Validation and test metrics of teacher and student, sizes, ratios, table and plots -> results.json, report.md, plots/."""
-    _need_shared_storage(settings, "evaluate")
+    need_shared_storage(settings, "evaluate")
     require_done(settings.dir, "distill", "evaluate")
     dataset = _dataset(settings)
     settings.evaluation.check_catalog(dataset.num_items)
@@ -374,48 +397,20 @@ def evaluate(settings: Settings) -> None:
 
     def make() -> dict:
         with ray_session(settings.cluster):
-            return {"teacher": _teacher_results(settings, dataset) if taught else None, "student": _student_results(settings, dataset)}
+            teacher = _metrics(settings, dataset, trained_teacher(settings.dir, dataset, settings.cluster.cache_dir)) if taught else None
+            return {"teacher": teacher, "student": _metrics(settings, dataset, trained_student(settings.dir, settings.cluster.cache_dir))}
 
     results = run_stage(settings, "evaluate", made_with, make)["result"]
     write_results(settings, dataset, results)
 
 
-def _metrics(settings: Settings, dataset: Dataset, users: Any, items: Any) -> dict:
+def _metrics(settings: Settings, dataset: Dataset, model: TrainedModel) -> dict:
     found = {}
     for split in ("validation", "test"):
         if dataset.has_split(split):
             url = join(settings.dir, "dataset")
-            found[split] = evaluate_vectors(url, users, items, split, settings.evaluation, settings.cluster)
-    return found
-
-
-def _teacher_results(settings: Settings, dataset: Dataset) -> dict:
-    url = join(settings.dir, "teacher")
-    manifest = read_manifest(url, "teacher")
-    vectors = read_revision(url, 0, settings.cluster.cache_dir).vectors
-    features = sum(dataset.num_items * dim * FLOAT_BYTES for _, dim in manifest["modalities"])  # of those that it reads
-    return {
-        **_metrics(settings, dataset, vectors.user, vectors.item),
-        "num_parameters": manifest["num_parameters"],
-        # Weights, prompt and raw features (as float32): what must be held to produce the vectors that serve.
-        "serving_bytes": manifest["num_parameters"] * FLOAT_BYTES + features,
-        "best_epoch": manifest["best_epoch"],
-        "selected_by": manifest["selected_by"] or "no validation split: the last epoch",
-    }
-
-
-def _student_results(settings: Settings, dataset: Dataset) -> dict:
-    from safetensors.torch import load_file
-
-    folder, manifest = open_artifact(join(stage_url(settings.dir, "student"), "model"), "student-model", settings.cluster.cache_dir)
-    vectors = load_file(str(folder / "vectors.safetensors"))
-    return {
-        **_metrics(settings, dataset, vectors["user"], vectors["item"]),
-        "num_parameters": manifest["num_parameters"],
-        "serving_bytes": (vectors["user"].numel() + vectors["item"].numel()) * FLOAT_BYTES,
-        "best_epoch": manifest["best_epoch"],
-        "selected_by": manifest["selected_by"] or "no validation split: the last epoch",
-    }
+            found[split] = evaluate_vectors(url, model.users, model.items, split, settings.evaluation, settings.cluster)
+    return {**found, **model.facts}
 
 
 def write_results(settings: Settings, dataset: Dataset, evaluated: dict) -> dict:
@@ -502,7 +497,7 @@ def _write_lists(url: str, lists: list[Recommendation]) -> None:
 
 def pipeline(settings: Settings) -> None:
     """All verbs; a verb that is already done is not done again."""
-    _need_shared_storage(settings, "pipeline")
+    need_shared_storage(settings, "pipeline")
     if settings.distill.use_teacher:
         check_teacher(settings, settings.teacher.kind, settings.teacher.reads_features)
     prepare(settings)
@@ -558,12 +553,7 @@ def run_verb(verb: str, settings: Settings) -> None:
     if settings.run.redo not in (None, verb) and verb != "pipeline":
         raise InputError(f"run.redo={settings.run.redo}: {verb} does not do that verb again; use it with {settings.run.redo} or pipeline")
     forget_from(settings)
-    if "/working_dir_files/" in settings.dir:
-        print(
-            f"warning: run.dir={settings.dir} lies in Ray's copy of the working directory, which Ray removes in time; set run.dir to an "
-            "absolute folder or a URL that every host reaches",
-            flush=True,
-        )
+    warn_of_passing_folder(settings)
     url = join(settings.dir, "config.yaml")
     before = read_bytes(url) if exists(url) else None
     write_bytes(url, _resolved(verb, settings, before))
@@ -573,6 +563,16 @@ def run_verb(verb: str, settings: Settings) -> None:
         if before is not None:
             write_bytes(url, before)
         raise
+
+
+def warn_of_passing_folder(settings: Settings) -> None:
+    """Says where what the run makes will not stay."""
+    if "/working_dir_files/" in settings.dir:
+        print(
+            f"warning: run.dir={settings.dir} lies in Ray's copy of the working directory, which Ray removes in time; set run.dir to an "
+            "absolute folder or a URL that every host reaches",
+            flush=True,
+        )
 
 
 def _resolved(verb: str, settings: Settings, before: bytes | None) -> bytes:

@@ -57,27 +57,13 @@ def head():
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def test_ray_job_submit(head, tmp_path):
+def submit(head, source: Path, entry: list[str]) -> str:
+    """Submits a job from a working directory, waits for it and returns its output."""
     address, environment, process = head
-    folder, source = tmp_path / "run", tmp_path / "working"
-    source.mkdir()
-    entry = ["promptmm", "pipeline", "demo", f"run.dir={folder}", *SHORT]
-    submit = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "job",
-        "submit",
-        "--address",
-        address,
-        "--working-dir",
-        str(source),
-        "--",
-        *entry,
-    ]
+    job = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", address, "--working-dir", str(source), "--", *entry]
     deadline = time.monotonic() + START_SECONDS
     while True:  # the dashboard answers before the head's agent is registered, which takes what the machine has left
-        done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(job, env=environment, capture_output=True, text=True, timeout=SECONDS)
         accepted = "submitted successfully" in done.stdout + done.stderr
         if accepted or time.monotonic() > deadline:
             break
@@ -86,6 +72,29 @@ def test_ray_job_submit(head, tmp_path):
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     assert "succeeded" in output
+    return output
+
+
+def test_ray_job_submit(head, tmp_path):
+    folder, source = tmp_path / "run", tmp_path / "working"
+    source.mkdir()
+    output = submit(head, source, ["promptmm", "pipeline", "demo", f"run.dir={folder}", *SHORT])
     assert "| test recall@20 |" in output
     results = json.loads((folder / "results.json").read_text())
     assert results["student"]["test"]["recall@20"] > 0
+
+
+@pytest.mark.slow
+def test_an_experiment_as_a_job(head, tmp_path):
+    """Its recipe travels with the working directory; its cells and its search run on the cluster."""
+    folder, source = tmp_path / "run", tmp_path / "working"
+    source.mkdir()
+    models = {"teacher": {"stage": "teacher"}, "student": {"stage": "student", "teacher": "teacher"}}
+    search = {"teacher": {"trials": 2, "space": {"teacher.l2": [0.001, 0.01]}}}
+    experiment = {"recipe": "demo", "seeds": [0], "models": models, "search": search}
+    (source / "mine.yaml").write_text(json.dumps(experiment))  # JSON is YAML
+    output = submit(head, source, ["promptmm", "experiment", "mine.yaml", f"run.dir={folder}", *SHORT])
+    assert "search of teacher: teacher.l2=" in output
+    assert "4/4 cells" in output
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["models"]) == {"teacher", "student"}

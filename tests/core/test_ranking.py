@@ -8,7 +8,16 @@ import pytest
 import torch
 from promptmm.core.errors import InputError
 from promptmm.core.graph import Csr
-from promptmm.core.ranking import RankingMetrics, evaluate, merge_rows, top_k, top_k_of_scores
+from promptmm.core.ranking import (
+    USER_METRICS,
+    RankingMetrics,
+    evaluate,
+    held_out_places,
+    merge_rows,
+    metric_of_users,
+    top_k,
+    top_k_of_scores,
+)
 
 
 def integers(seed, *shape, high=3):
@@ -215,3 +224,29 @@ def test_merge_rows():
     first = Csr.from_pairs(torch.tensor([0, 0, 2]), torch.tensor([3, 1, 0]), 4, 5)
     second = Csr.from_pairs(torch.tensor([0, 1, 2]), torch.tensor([3, 4, 2]), 4, 5)
     assert lists(merge_rows(first, second)) == [[1, 3], [4], [0, 2], []]
+
+
+@pytest.mark.parametrize("memory_mib", [0, 256])
+def test_places_of_held_out_items(memory_mib):
+    users, items, depth = integers(20, 30, 3), integers(21, 37, 3), 9
+    train, held_out = random_pairs(22, 30, 37, torch.full((30,), 0.3)), random_pairs(23, 30, 37, torch.linspace(0, 0.3, 30))
+    order, scores = brute_force(users, items, train)
+    found = iter(held_out_places(users, items, held_out, train, depth, memory_mib).tolist())
+    for user, held in enumerate(lists(held_out)):
+        for item in held:
+            place = order[user].tolist().index(item)
+            assert next(found) == (place if place < depth and scores[user, place] > -np.inf else depth)
+    assert next(found, None) is None
+
+
+def test_means_of_the_users_metrics_are_those_of_the_evaluation():
+    users, items, cutoffs = integers(24, 60, 4), integers(25, 50, 4), [1, 5, 20]
+    train, held_out = random_pairs(26, 60, 50, torch.full((60,), 0.2)), random_pairs(27, 60, 50, torch.linspace(0, 0.4, 60))
+    places = held_out_places(users, items, held_out, train, 20)
+    _, rows, degrees = held_out.rows.unique(return_inverse=True, return_counts=True)
+    expected = evaluate(users, items, held_out, train, cutoffs)
+    for name in USER_METRICS:
+        for k in cutoffs:
+            values = metric_of_users(name, k, places, rows, degrees)
+            assert values.shape == (degrees.numel(),)
+            assert float(values.mean()) == pytest.approx(expected[f"{name}@{k}"], abs=1e-6), f"{name}@{k}"

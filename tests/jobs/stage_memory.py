@@ -68,14 +68,14 @@ def run(stage: str, settings, worker) -> None:
     )  # fmt: skip
     if stage == "student":
         student = student_job(settings, dataset, 0)
-        train_sampled_student(student, worker, client, dataset) if sampled else run_student(student, worker)
+        train_sampled_student(student, worker, client, dataset) if sampled else run_student(student, worker, dataset)
     elif sampled:
         train_sampled_teacher(job, worker, client, dataset)
     else:
         found = {m: map_features(graph_url, read_manifest(str(graph_url), "graph"), 0, m) for m in dataset.modalities}
         rows, present = {m: x.values() for m, x in found.items()}, {m: torch.from_numpy(x.present) for m, x in found.items()}
         shard = ItemShard(torch.arange(dataset.num_items), rows, present)
-        run_teacher(job, worker, build_resident(worker, settings.teacher, train_graph(dataset), shard))
+        run_teacher(job, worker, build_resident(worker, settings.teacher, train_graph(dataset), shard), dataset)
 
 
 def main() -> None:

@@ -1,0 +1,67 @@
+"""Trained models as evaluation, export and experiments read them: the vectors that serve, and what they cost."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..core.storage import join, open_artifact, read_manifest
+from ..distributed.teacher_artifact import read_revision
+from ..distributed.training import stage_url
+from ..graph_store.dataset import Dataset
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained teacher or student.
+
+    Attributes:
+        users: Final vectors, float32 [num_users, d].
+        items: float32 [num_items, d].
+        facts: `num_parameters` (trained), `serving_bytes` (all that is needed to produce the vectors), `best_epoch`, `selected_by`.
+        modal: The final vectors of a teacher's modalities, in the same way.
+    """
+
+    users: Tensor
+    items: Tensor
+    facts: dict
+    modal: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> TrainedModel:
+    """The teacher of a run, at the prompt that it was trained with.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    url = join(run_url, "teacher")
+    manifest, vectors = read_manifest(url, "teacher"), read_revision(url, 0, cache_dir).vectors
+    features = sum(dataset.num_items * dim * FLOAT_BYTES for _, dim in manifest["modalities"])  # of those that it reads
+    # Weights, prompt and raw features (as float32): what must be held to produce the vectors that serve.
+    facts = _facts(manifest, manifest["num_parameters"] * FLOAT_BYTES + features)
+    modal = {m: (vectors.modal_user[m], items) for m, items in vectors.modal_item.items()}
+    return TrainedModel(vectors.user, vectors.item, facts, modal)
+
+
+def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
+    """The student of a run.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    folder, manifest = open_artifact(join(stage_url(run_url, "student"), "model"), "student-model", cache_dir)
+    vectors = load_file(str(folder / "vectors.safetensors"))
+    users, items = vectors["user"], vectors["item"]
+    return TrainedModel(users, items, _facts(manifest, (users.numel() + items.numel()) * FLOAT_BYTES))
+
+
+def _facts(manifest: dict, serving_bytes: int) -> dict:
+    return {
+        "num_parameters": manifest["num_parameters"],
+        "serving_bytes": serving_bytes,
+        "best_epoch": manifest["best_epoch"],
+        "selected_by": manifest["selected_by"] or "no validation split: the last epoch",
+    }
