@@ -186,6 +186,14 @@ class Blocks:
             items_of.append(Hop.of(to_items.pointers, places[1], to_items.weights, num_users[-1]))
         return Blocks(of_users.ids, of_items.ids, num_users, num_items, users_of, items_of)
 
+    def entries(self, users: Tensor, items: Tensor) -> Tensor:
+        """The weights of items in users' sums at hop 0, 0 where they were not drawn: float32 [n], from int64 [n] rows of level 0."""
+        hop = self.users_of[0]
+        keys, order = (hop.rows.rows * hop.rows.num_columns + hop.rows.columns).sort()
+        wanted = users * hop.rows.num_columns + items
+        at = torch.searchsorted(keys, wanted).clamp_(max=max(keys.numel() - 1, 0))
+        return torch.where(keys[at] == wanted, hop.weights[order[at]], 0.0)
+
     def to_users(self, x: Tensor, hop: int = 0) -> Tensor:
         """Items at level hop + 1 or deeper -> users at level hop."""
         return _sum(self.users_of[hop], x[: self.num_items[hop + 1]])

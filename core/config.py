@@ -49,7 +49,12 @@ class TeacherConfig:
     item_graph_blend: float = setting(
         0.9, "λ, the share of the raw features' item graph beside the one of the transformed features; read by lattice", ge=0, le=1
     )
-    modality_layers: int = setting(1, "rounds of modality-aware propagation; read by promptmm", ge=1)
+    modality_layers: int = setting(
+        1, "rounds of modality-aware propagation; 0: a user's vector is the sum of its items', an item's is its own; read by promptmm", ge=0
+    )
+    whiten: bool = setting(
+        False, "decorrelate each modality's standardised columns before the reduction (ZCA with shrinkage); read by promptmm"
+    )
     hidden: list[int] = setting([], "hidden sizes of the reduction towers; [] is one linear layer; promptmm alone has them")
     reduction_dtype: str = setting(
         "float32",
@@ -61,8 +66,21 @@ class TeacherConfig:
     prompt: bool = setting(True, "learn the prompt; false is the ablation without it; promptmm alone has one")
     feature_prompt_weight: float = setting(0.1, "λ_f, the prompt's share in the feature reduction; read by promptmm", ge=0)
     id_prompt_weight: float = setting(0.1, "λ_p, the prompt's share in the ID vectors; read by promptmm", ge=0)
+    fusion: str = setting(
+        "sum",
+        "how the modalities enter the final vectors: sum adds them to the collaborative ones, which BPR then trains together; concat sets "
+        "them beside those, with users of unit length in every part and BPR on the collaborative part alone; read by promptmm",
+        choices=("sum", "concat"),
+    )
     fusion_weight: float = setting(1.0, "η, the modalities' share in the final vectors; read by promptmm", ge=0)
     feature_loss_weight: float = setting(0.1, "β_feat, weight of BPR on each modality; read by promptmm", ge=0)
+    feature_temperature: float | None = setting(
+        None, "τ_f: BPR on a modality compares cosines / τ_f; not set: dot products; read by promptmm", gt=0
+    )
+    leave_one_out: bool = setting(
+        False,
+        "leave the positive out of its user's modality vectors in BPR on a modality; needs teacher.modality_layers=0; read by promptmm",
+    )
     prompt_loss_weight: float = setting(0.01, "β_prompt, weight of BPR on the prompt; read by promptmm", ge=0)
     l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
     user_balance: float = setting(
@@ -81,6 +99,11 @@ class TeacherConfig:
         check_bounds(self, "teacher")
         if any(size < 1 for size in self.hidden):
             raise InputError(f"teacher.hidden={self.hidden}: every hidden size must be at least 1")
+        if self.leave_one_out and self.modality_layers:
+            raise InputError(
+                f"teacher.leave_one_out=true with teacher.modality_layers={self.modality_layers}: after a round of propagation a user's "
+                "vector holds the positive over other users too; set teacher.modality_layers=0"
+            )
 
     @property
     def is_baseline(self) -> bool:

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 CHUNK_BYTES = 64 * 2**20
 GRAM_COLUMNS = 512
+SHRINKAGE = 0.1  # of whitening, in mean eigenvalues
 PRODUCT_BYTES = 2**20  # of rows that are read, multiplied and forgotten on a CPU: they stay in its caches
 
 
@@ -80,10 +81,16 @@ class Standardisation:
     Attributes:
         mean: float64 [dim].
         scale: float64 [dim], 0 for a constant column.
+        whitening: float64 [dim, dim], what the scaled rows are multiplied by, None for nothing.
     """
 
     mean: Tensor
     scale: Tensor
+    whitening: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it consists of, by name."""
+        return {"mean": self.mean, "scale": self.scale, **({} if self.whitening is None else {"whitening": self.whitening})}
 
     @staticmethod
     def from_moments(moments: FeatureMoments) -> "Standardisation":
@@ -97,7 +104,17 @@ class Standardisation:
 
     def with_mean_row_norm(self, mean_row_norm: Tensor) -> "Standardisation":
         """Divides by the mean norm of the column-standardised present rows."""
-        return Standardisation(self.mean, self.scale / mean_row_norm.clamp(min=1e-30))
+        return replace(self, scale=self.scale / mean_row_norm.clamp(min=1e-30))
+
+    def whitened(self, moments: FeatureMoments) -> "Standardisation":
+        """Followed by V diag((λ + s mean(λ))^-½) V^T, the ZCA whitening of the scaled columns' covariance V diag(λ) V^T.
+
+        The shrinkage s = .1 keeps directions of hardly any variance from becoming as loud as the others. Symmetric, so no sign to choose.
+        """
+        values, vectors = torch.linalg.eigh(moments.upper_covariance(self.scale), UPLO="U")
+        values = values.clamp(min=0)
+        inverse = (values + SHRINKAGE * values.mean().clamp(min=1e-30)).rsqrt()
+        return replace(self, whitening=(vectors * inverse) @ vectors.T)
 
     def apply(self, rows: Tensor, present: Tensor) -> Tensor:
         """float32 [n, dim] from raw rows [n, dim] and bool present [n].
@@ -106,13 +123,17 @@ class Standardisation:
         """
         dtype = torch.float32 if self.is_centred else torch.float64
         standard = rows.to(dtype).sub_(self.mean.to(dtype)) if rows.dtype != dtype else rows - self.mean.to(dtype)
-        return standard.mul_(self.scale.to(dtype)).mul_(present[:, None]).to(torch.float32)
+        standard = standard.mul_(self.scale.to(dtype)).mul_(present[:, None])
+        if self.whitening is not None:
+            standard = standard @ self.whitening.to(dtype)
+        return standard.to(torch.float32)
 
     def lazily(self, read: "RowReader", places: Tensor, device: torch.device | str = "cpu") -> "LazyRows | Tensor":
         """The same for the first reduction layer, which reads and standardises as it multiplies; float32 rows where that loses digits."""
         if not self.is_centred:
             return self.apply(*read(places)).to(device)
-        return LazyRows(read, places, self.mean.to(device, torch.float32), self.scale.to(device, torch.float32))
+        parts = (None if t is None else t.to(device, torch.float32) for t in (self.mean, self.scale, self.whitening))
+        return LazyRows(read, places, *parts)  # type: ignore[arg-type]
 
     @functools.cached_property
     def is_centred(self) -> bool:
@@ -123,8 +144,8 @@ class Standardisation:
         """float64 scalar: Σ over present rows of |standardised row|."""
         total, size = torch.zeros((), dtype=torch.float64, device=rows.device), chunk_rows(rows.shape[1])
         for start in range(0, rows.shape[0], size):
-            chunk = rows[start : start + size][present[start : start + size]].to(torch.float64)
-            total += chunk.sub_(self.mean).mul_(self.scale).norm(dim=1).sum()
+            chunk = rows[start : start + size][present[start : start + size]].to(torch.float64).sub_(self.mean).mul_(self.scale)
+            total += (chunk if self.whitening is None else chunk @ self.whitening).norm(dim=1).sum()
         return total
 
 
@@ -142,15 +163,19 @@ class LazyRows:
         read: Reads raw rows.
         places: int64 [n], which.
         mean, scale: float32 [dim], on the device of the product.
+        whitening: float32 [dim, dim], what standardised rows are multiplied by, None for nothing; symmetric.
     """
 
     read: RowReader
     places: Tensor
     mean: Tensor
     scale: Tensor
+    whitening: Tensor | None = None
 
     def linear(self, weight: Tensor) -> Tensor:
         """x W^T [n, out] in the weight's dtype; weight: [out, dim], float32 or bfloat16."""
+        if self.whitening is not None:  # (x P) W^T = x (W P)^T: no row is made wider or read twice
+            weight = (weight.float() @ self.whitening).to(weight.dtype)
         if weight.dtype != torch.float32:
             return _ReadAndMultiply.apply(weight, self)[0]
         scaled = weight * self.scale

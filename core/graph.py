@@ -138,6 +138,11 @@ class BipartiteGraph:
     def to(self, device: torch.device | str) -> "BipartiteGraph":
         return BipartiteGraph(self.users.to(device), self.items.to(device), self.user_weights.to(device), self.item_weights.to(device))
 
+    def entries(self, users: Tensor, items: Tensor) -> Tensor:
+        """Ã's entries at train pairs, float32 [n], from int64 [n] users and items."""
+        degrees = [c.pointers[rows + 1] - c.pointers[rows] for c, rows in ((self.users, users), (self.items, items))]
+        return (degrees[0].double() * degrees[1].double()).rsqrt().float()
+
     def to_users(self, x: Tensor, hop: int = 0) -> Tensor:
         """Ã x: [num_items, d] -> [num_users, d], the same at every hop."""
         return NeighbourSum.apply(x, self.users, self.user_weights, self.items, self.item_weights)
@@ -160,6 +165,9 @@ class Propagation(Protocol):
 
     Level 0 holds the rows whose vectors are wanted, level h + 1 those that hop h reads. The whole graph has all rows at every level.
     """
+
+    def entries(self, users: Tensor, items: Tensor) -> Tensor:
+        """The weights of the items of train pairs in their users' sums at hop 0, from rows of level 0: float32 [n]."""
 
     def to_users(self, x: Tensor, hop: int = 0) -> Tensor:
         """Ã x: items at level hop + 1 (or deeper) -> users at level hop."""

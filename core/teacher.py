@@ -226,6 +226,7 @@ class TeacherVectors:
         modal_user, modal_item: M_m^U and M_m^I by modality.
         prompt_user, prompt_item: Soft prompts p_U and p_I; None without a prompt.
         reduced: z_m by modality [num_items, d].
+        path_user, path_item: What BPR trains in place of the final vectors: the collaborative ones, where these are but a part of them.
     """
 
     user: Tensor
@@ -235,6 +236,8 @@ class TeacherVectors:
     prompt_user: Tensor | None
     prompt_item: Tensor | None
     reduced: dict[str, Tensor]
+    path_user: Tensor | None = None
+    path_item: Tensor | None = None
 
     def with_reduced(self, reduced: dict[str, Tensor]) -> "TeacherVectors":
         """The same vectors with other rows of z_m."""
@@ -248,8 +251,8 @@ class TeacherVectors:
 
 
 def num_hops(config: TeacherConfig) -> int:
-    """Hops that the teacher's vectors reach over the graph: L on the collaborative path, two for each round on a modality's."""
-    return max(config.layers, 2 * config.modality_layers)
+    """Hops that the teacher's vectors reach over the graph: L on the collaborative path, two for each round on a modality's, or one."""
+    return max(config.layers, 2 * config.modality_layers, 1)
 
 
 def teacher_vectors(
@@ -262,11 +265,14 @@ def teacher_vectors(
 ) -> TeacherVectors:
     """Propagation and fusion (method.md 1.3 to 1.5), layer by layer; the vectors are those of the graph's level 0.
 
+    With `config.fusion` "concat" the final vectors are [rownorm(e_U), η rownorm(M_m^U), ...] and [e_I, rownorm(M_m^I), ...], so that a
+    score is <rownorm(e_U), e_I> + η Σ_m cos(M_m^U, M_m^I). With no round of propagation M_m^U = Ã z_m and M_m^I = z_m.
+
     Args:
         graph: The whole train graph, or sampled blocks of `num_hops(config)` hops.
         user_ids, item_ids: Rows of E_U and E_I at level `config.layers` or deeper.
         prompt: Output of the prompt module for the same rows; those of level 0 are enough where `config.id_prompt_weight` is 0.
-        reduced: z_m by modality, the items' rows at level 2 · modality_layers or deeper.
+        reduced: z_m by modality, the items' rows at level max(1, 2 · modality_layers) or deeper.
     """
     users, items = user_ids, item_ids
     if config.prompt and config.id_prompt_weight:
@@ -275,14 +281,34 @@ def teacher_vectors(
     users, items = light_propagation(graph, users, items, config.layers)
     modal_user, modal_item = {}, {}
     for modality, z in reduced.items():
+        of_users = None if config.modality_layers else graph.to_users(z, 0)
         for hop in reversed(range(0, 2 * config.modality_layers, 2)):
             of_users = graph.to_users(z, hop + 1)
-            z = modal_item[modality] = graph.to_items(of_users, hop)
-        modal_user[modality] = graph.users_at(of_users, 0)
-        users = users + config.fusion_weight * rownorm(modal_user[modality])
-        items = items + config.fusion_weight * rownorm(modal_item[modality])
+            z = graph.to_items(of_users, hop)
+        assert of_users is not None
+        modal_user[modality], modal_item[modality] = graph.users_at(of_users, 0), graph.items_at(z, 0)
     p_user, p_item = (graph.users_at(prompt["user"], 0), graph.items_at(prompt["item"], 0)) if config.prompt else (None, None)
-    return TeacherVectors(users, items, modal_user, modal_item, p_user, p_item, reduced)
+    path = (users, items) if config.fusion == "concat" else (None, None)
+    users, items = fuse(users, items, list(modal_user.values()), list(modal_item.values()), config)
+    return TeacherVectors(users, items, modal_user, modal_item, p_user, p_item, reduced, *path)
+
+
+def final_dim(config: TeacherConfig, num_modalities: int) -> int:
+    """Size of the final vectors that `fuse` gives."""
+    return config.dim * (1 + num_modalities if config.fusion == "concat" else 1)
+
+
+def fuse(
+    users: Tensor, items: Tensor, modal_users: list[Tensor], modal_items: list[Tensor], config: TeacherConfig
+) -> tuple[Tensor, Tensor]:
+    """Final vectors from the collaborative ones and those of every modality, for any rows of users and of items (method.md 1.5)."""
+    weight = config.fusion_weight
+    if config.fusion == "concat":
+        parts = [rownorm(users), *(weight * rownorm(m) for m in modal_users)], [items, *(rownorm(m) for m in modal_items)]
+        return torch.cat(parts[0], 1), torch.cat(parts[1], 1)
+    for of_users, of_items in zip(modal_users, modal_items):
+        users, items = users + weight * rownorm(of_users), items + weight * rownorm(of_items)
+    return users, items
 
 
 def teacher_loss(
@@ -296,6 +322,7 @@ def teacher_loss(
     config: TeacherConfig,
     num_decayed: float | None = None,
     weights: Tensor | None = None,
+    entries: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the teacher's loss (method.md 1.6), each with its weight; their sum is the loss.
 
@@ -306,6 +333,7 @@ def teacher_loss(
         num_examples: Size of the global batch, where `users` is one shard of it: the shards' per-example terms add up to the mean.
         num_decayed: Rows that the mean of the feature decay is over, where `vectors.reduced` is a shard of them.
         weights: float32 [batch], of the examples in BPR and L2 (`UserWeights`); 1 where not given.
+        entries: float32 [batch], Ã's entries at the positive pairs; needed with `config.leave_one_out`.
     """
 
     pairs = torch.stack([positives, negatives], 1)
@@ -314,9 +342,24 @@ def teacher_loss(
         scores = candidate_scores(user_vectors, item_vectors, users, pairs)
         return bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights)
 
-    terms = {"bpr": bpr(vectors.user, vectors.item)}
+    def modal_bpr(of_users: Tensor, of_items: Tensor) -> Tensor:
+        if not config.leave_one_out and config.feature_temperature is None:
+            return bpr(of_users, of_items)
+        queries, compared = of_users[users], of_items[pairs]  # [batch, d], [batch, 2, d]
+        if config.leave_one_out:
+            assert entries is not None
+            queries = queries - entries[:, None] * compared[:, 0]
+        if config.feature_temperature is not None:
+            queries, compared = rownorm(queries) / config.feature_temperature, rownorm(compared)
+        scores = (queries[:, None] * compared).sum(-1)
+        return bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights)
+
+    if vectors.path_user is not None and vectors.path_item is not None:
+        terms = {"bpr": bpr(vectors.path_user, vectors.path_item)}
+    else:
+        terms = {"bpr": bpr(vectors.user, vectors.item)}
     if config.feature_loss_weight:
-        modal = [bpr(vectors.modal_user[m], vectors.modal_item[m]) for m in vectors.modal_user]
+        modal = [modal_bpr(vectors.modal_user[m], vectors.modal_item[m]) for m in vectors.modal_user]
         terms["feature_bpr"] = config.feature_loss_weight * torch.stack(modal).sum()
     if config.prompt_loss_weight and vectors.prompt_user is not None and vectors.prompt_item is not None:
         terms["prompt_bpr"] = config.prompt_loss_weight * bpr(vectors.prompt_user, vectors.prompt_item)

@@ -71,10 +71,7 @@ def propagate(client: GraphClient, own_ids: list[Tensor], source: ShardedTable, 
         target.write(places, neighbour_sums(client, own_ids[target.side][places], source, target.side))
 
 
-def add_to(target: ShardedTable, source: ShardedTable, weight: float = 1.0, normalise: bool = False, scale: float = 1.0) -> None:
-    """target <- scale · (target + weight · source) on own rows; `normalise` scales the source's rows to unit length."""
-    from ..core.teacher import rownorm
-
+def add_to(target: ShardedTable, source: ShardedTable, scale: float = 1.0) -> None:
+    """target <- scale · (target + source) on own rows."""
     for places in chunks(len(target)):
-        rows = source.read(places)
-        target.write(places, scale * (target.read(places) + weight * (rownorm(rows) if normalise else rows)))
+        target.write(places, scale * (target.read(places) + source.read(places)))

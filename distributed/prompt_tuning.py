@@ -114,6 +114,7 @@ class PromptTuner:
                 num_examples,
                 self.resident.config,
                 weights=weights(users) if weights else None,
+                entries=self.resident.graph.entries(users, candidates[:, 0]) if self.resident.config.leave_one_out else None,
             )
             terms["anchor"] = self.config.anchor_weight * torch.stack(list(own.values())).sum()
         return terms

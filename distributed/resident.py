@@ -57,8 +57,8 @@ class ResidentTeacher:
         return UserWeights.of(self.graph.users.pointers, self.config.user_balance)
 
     def standardisation_tensors(self) -> dict[str, Tensor]:
-        """Mean and scale of every modality by name, for the artifact."""
-        return {f"standardisation.{m}.{part}": getattr(s, part) for m, s in self.standardisation.items() for part in ("mean", "scale")}
+        """Mean, scale and whitening of every modality by name, for the artifact."""
+        return {f"standardisation.{m}.{part}": tensor for m, s in self.standardisation.items() for part, tensor in s.tensors().items()}
 
     def gather(self, rows: Tensor) -> Tensor:
         """All items' rows [num_items, n], in the dataset's order, from each worker's for its own items; differentiable."""
@@ -130,7 +130,8 @@ def build_resident(worker: Worker, config: TeacherConfig, graph: BipartiteGraph,
     if not config.reads_features:
         shard = ItemShard(shard.rows, {}, {})
     num_tokens = 0 if config.is_baseline else config.dim  # a baseline has no prompt, and its PCA would be for nothing
-    features, standardisation, constants = _prepare_features(worker, shard, graph, sizes, position, num_tokens)
+    whiten = config.whiten and not config.is_baseline
+    features, standardisation, constants = _prepare_features(worker, shard, graph, sizes, position, num_tokens, whiten)
     return ResidentTeacher(worker, config, graph, constants, shard.rows.to(worker.device), features, standardisation, sizes, position)
 
 
@@ -148,7 +149,7 @@ def _gathered_order(worker: Worker, rows: Tensor, num_items: int) -> tuple[list[
 
 
 def _prepare_features(
-    worker: Worker, shard: ItemShard, graph: BipartiteGraph, sizes: list[int], position: Tensor, dim: int
+    worker: Worker, shard: ItemShard, graph: BipartiteGraph, sizes: list[int], position: Tensor, dim: int, whiten: bool
 ) -> tuple[dict[str, Tensor], dict[str, Standardisation], PromptConstants]:
     """Standardised features, and h_I, h_U, G_m and s_m summed over the shards in float64; dim: of the tokens, 0 for none."""
     features, standardisation = {}, {}
@@ -158,13 +159,19 @@ def _prepare_features(
         rows, present = torch.from_numpy(raw), shard.present[modality]
         moments = FeatureMoments.of(rows, present)
         worker.sum_(moments.tensors())
-        standard = Standardisation.from_moments(moments)
-        norms = standard.sum_of_row_norms(rows, present)
-        worker.sum_([norms])
-        standard = standard.with_mean_row_norm(norms / moments.count.clamp(min=1))
+
+        def with_unit_rows(standard: Standardisation) -> Standardisation:
+            norms = standard.sum_of_row_norms(rows, present)  # noqa: B023
+            worker.sum_([norms])
+            return standard.with_mean_row_norm(norms / moments.count.clamp(min=1))  # noqa: B023
+
+        standard = with_unit_rows(Standardisation.from_moments(moments))
         x = standard.apply(rows, present)
         if dim:
             tokens += x.double() @ principal_axes(moments, standard, dim)
+        if whiten:  # after the tokens: the axes of whitened rows have no order
+            standard = with_unit_rows(standard.whitened(moments))
+            x = standard.apply(rows, present)
         num_present += present[:, None]
         features[modality], standardisation[modality] = x, standard
     on_device = {m: x.to(worker.device) for m, x in features.items()}

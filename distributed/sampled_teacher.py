@@ -14,7 +14,7 @@ from ..core.config import SamplingConfig, TeacherConfig
 from ..core.features import FeatureMoments, LazyRows, Standardisation, chunk_rows, principal_axes
 from ..core.random import random_below
 from ..core.sampling import STREAM_DECAY, share_of_part
-from ..core.teacher import PromptConstants, build_reduction, num_hops, rownorm, teacher_loss, teacher_vectors
+from ..core.teacher import PromptConstants, build_reduction, final_dim, fuse, num_hops, rownorm, teacher_loss, teacher_vectors
 from ..graph_store.client import GraphClient
 from ..graph_store.embeddings import OwnFeatures, ShardedTable
 from .config import ClusterConfig
@@ -83,24 +83,28 @@ class ShardedFeatures:
         return PromptConstants(self.tokens[ITEMS].read(items), self.tokens[USERS].read(users), self.gram, self.column_sums).to(device)
 
     @staticmethod
-    def of(client: GraphClient, worker: Worker, own_ids: list[Tensor], dim: int) -> "ShardedFeatures":
+    def of(client: GraphClient, worker: Worker, own_ids: list[Tensor], dim: int, whiten: bool) -> "ShardedFeatures":
         """Streams the own rows three times: moments, row norms, tokens with h_I, G_m and s_m; sums over the shards in float64."""
         pieces = client.owners.own(ITEMS, worker.rank)
         features = {m: OwnFeatures(pieces, client.folder, client.manifest, m) for m in client.manifest["modalities"]}
-        standardisation, axes = {}, {}
+        plain, standardisation, axes = {}, {}, {}
         for modality, own in features.items():
             moments, size = FeatureMoments.zeros(own.dim), chunk_rows(own.dim)
             for places in chunks(len(own), size):
                 moments.add(*own.read(places))
             worker.sum_(moments.tensors())
-            standard = Standardisation.from_moments(moments)
-            norms = torch.zeros((), dtype=torch.float64)
-            for places in chunks(len(own), size):
-                norms += standard.sum_of_row_norms(*own.read(places))
-            norms = norms[None]
-            worker.sum_([norms])
-            standardisation[modality] = standard.with_mean_row_norm(norms[0] / moments.count.clamp(min=1))
-            axes[modality] = principal_axes(moments, standardisation[modality], dim)
+
+            def with_unit_rows(standard: Standardisation) -> Standardisation:
+                norms = torch.zeros(1, dtype=torch.float64)
+                for places in chunks(len(own), size):  # noqa: B023
+                    norms += standard.sum_of_row_norms(*own.read(places))  # noqa: B023
+                worker.sum_([norms])
+                return standard.with_mean_row_norm(norms[0] / moments.count.clamp(min=1))  # noqa: B023
+
+            plain[modality] = standardisation[modality] = with_unit_rows(Standardisation.from_moments(moments))
+            axes[modality] = principal_axes(moments, plain[modality], dim)
+            if whiten:  # after the tokens' axes: those of whitened rows have no order
+                standardisation[modality] = with_unit_rows(plain[modality].whitened(moments))
         tokens = [ShardedTable(client, side, f"tokens_{side}", dim) for side in (USERS, ITEMS)]
         gram = {m: torch.zeros(dim, own.dim, dtype=torch.float64) for m, own in features.items()}
         sums = {m: torch.zeros(own.dim, dtype=torch.float64) for m, own in features.items()}
@@ -108,8 +112,10 @@ class ShardedFeatures:
             total, count, standard_rows = torch.zeros(places.numel(), dim, dtype=torch.float64), torch.zeros(places.numel(), 1), {}
             for modality, own in features.items():
                 rows, present = own.read(places)
-                standard_rows[modality] = standardisation[modality].apply(rows, present).double()
-                total += standard_rows[modality] @ axes[modality]
+                tokens_rows = standard_rows[modality] = plain[modality].apply(rows, present).double()
+                if whiten:
+                    standard_rows[modality] = standardisation[modality].apply(rows, present).double()
+                total += tokens_rows @ axes[modality]
                 count += present[:, None]
             hard = total / count.clamp(min=1)
             tokens[ITEMS].write(places, hard.float())
@@ -143,8 +149,9 @@ class SampledTeacher(SampledModel):
     ) -> None:
         super().__init__(client, worker, sampling, config.train, config.dim, config.init_scale, config.user_balance, seed)
         self.config, self.num_parts = config, cluster.micro_batches
-        self.sharded = ShardedFeatures.of(client, worker, self.own_ids, config.dim)
+        self.sharded = ShardedFeatures.of(client, worker, self.own_ids, config.dim, config.whiten)
         dims = {m: own.dim for m, own in self.sharded.features.items()}
+        self.final_dim = final_dim(config, len(dims))
         reduction = build_reduction(dims, config, seed, cluster.checkpoint_activations).to(worker.device)
         reduction.prompt.requires_grad_(config.prompt)
         nothing = torch.zeros(0, dtype=torch.int64)
@@ -218,13 +225,15 @@ class SampledTeacher(SampledModel):
             answers[ITEMS].append(out["item"])
         users, items = (x.gather(torch.cat(rows, 1)).split(config.dim, 1) for x, rows in zip(exchanges, answers))
         reduced = dict(zip(names, items[1 : 1 + len(names)]))
-        vectors = teacher_vectors(batch.blocks.to(device), users[0], items[0], {"user": users[-1], "item": items[-1]}, reduced, config)
+        blocks = batch.blocks.to(device)
+        vectors = teacher_vectors(blocks, users[0], items[0], {"user": users[-1], "item": items[-1]}, reduced, config)
         decayed = batch.decayed.to(device)
         vectors = vectors.with_reduced({m: z[decayed] for m, z in reduced.items()})
         share, num_decayed = batch.size / self.worker.world_size, batch.num_decayed / self.worker.world_size
         weights = None if batch.weights is None else batch.weights.to(device)
         triples = batch.users.to(device), batch.positives.to(device), batch.negatives.to(device)
-        terms = teacher_loss(vectors, users[0], items[0], triples[0], triples[1], triples[2], share, config, num_decayed, weights)
+        entries = blocks.entries(triples[0], triples[1]) if config.leave_one_out else None
+        terms = teacher_loss(vectors, users[0], items[0], *triples, share, config, num_decayed, weights, entries)
         return terms, served
 
     def train_step(self, batch: Batch, epoch: int, learning_rate: float) -> dict[str, Tensor]:
@@ -268,11 +277,12 @@ class TeacherTables:
     def __init__(self, teacher: SampledTeacher) -> None:
         client, dim = teacher.client, teacher.config.dim
 
-        def pair(name: str) -> list[ShardedTable]:
-            return [ShardedTable(client, side, f"{name}_{side}", dim) for side in (USERS, ITEMS)]
+        def pair(name: str, width: int = dim) -> list[ShardedTable]:
+            return [ShardedTable(client, side, f"{name}_{side}", width) for side in (USERS, ITEMS)]
 
         self.teacher = teacher
-        self.final, self.layers = pair("final"), (pair("layer_a"), pair("layer_b"))
+        self.final, self.layers = pair("final", teacher.final_dim), (pair("layer_a"), pair("layer_b"))
+        self.path = self.final if teacher.final_dim == dim else pair("path")  # the collaborative vectors, which fusion may replace
         self.modal = {m: pair(f"modal_{number}") for number, m in enumerate(teacher.sharded.features)}
         self.prompt = pair("prompt") if teacher.config.prompt else None
 
@@ -289,18 +299,30 @@ class TeacherTables:
                 propagate(client, own, now[1 - side], then[side])
             for side in (USERS, ITEMS):
                 last = layer + 1 == config.layers
-                add_to(self.final[side], then[side], scale=1 / (config.layers + 1) if last else 1.0)
+                add_to(self.path[side], then[side], scale=1 / (config.layers + 1) if last else 1.0)
             worker.barrier()
             now, then = then, now
         for of_users, of_items in self.modal.values():
-            for _ in range(config.modality_layers):
+            for _ in range(max(1, config.modality_layers)):
                 propagate(client, own, of_items, of_users)
                 worker.barrier()
-                propagate(client, own, of_users, of_items)
-                worker.barrier()
-            for side, table in ((USERS, of_users), (ITEMS, of_items)):
-                add_to(self.final[side], table, config.fusion_weight, normalise=True)
+                if config.modality_layers:
+                    propagate(client, own, of_users, of_items)
+                    worker.barrier()
+        for side in (USERS, ITEMS):
+            self._fuse(side)
         worker.barrier()
+
+    def _fuse(self, side: int) -> None:
+        """The final vectors of own users or items from the collaborative ones and those of every modality."""
+        config, modal = self.teacher.config, [pair[side] for pair in self.modal.values()]
+        for places in chunks(len(self.final[side])):
+            parts, rows = [table.read(places) for table in modal], self.path[side].read(places)
+            none = rows[:0], [part[:0] for part in parts]
+            users, items = (rows, parts), none
+            if side == ITEMS:
+                users, items = none, (rows, parts)
+            self.final[side].write(places, fuse(users[0], items[0], users[1], items[1], config)[side])
 
     def _reduce(self) -> None:
         """Layer 0, the prompts, and z_m in the place of the items' modality vectors; the engine's calls are collective."""
@@ -314,6 +336,6 @@ class TeacherTables:
                     self.prompt[side].write(places, out[name].float().cpu())
                     rows = rows + config.id_prompt_weight * rownorm(out[name].float().cpu())
                 self.layers[0][side].write(places, rows)
-                self.final[side].write(places, rows)
+                self.path[side].write(places, rows)
             for modality, (_, of_items) in self.modal.items():
                 of_items.write(items, out[f"reduced.{modality}"].float().cpu())

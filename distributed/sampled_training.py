@@ -51,7 +51,7 @@ class SampledTeacherTrainer(SampledTrainer):
         self.job, self.client = job, client
         self.teacher = SampledTeacher(client, worker, job.config, job.sampling, job.cluster, job.seed)
         self.tables = TeacherTables(self.teacher)
-        validation = ShardedValidation.of(dataset, worker, self.teacher.train, job.config.dim, job.evaluation)
+        validation = ShardedValidation.of(dataset, worker, self.teacher.train, self.teacher.final_dim, job.evaluation)
         super().__init__(self.teacher, self.tables.final, self.tables.infer, validation)
 
     def write(self, selection: Selection) -> None:
@@ -76,9 +76,9 @@ class SampledTeacherTrainer(SampledTrainer):
         prompt = take_prefix("prompt.", self.best)
         if worker.is_first:
             standard = {
-                f"standardisation.{m}.{part}": getattr(s, part).contiguous()
+                f"standardisation.{m}.{part}": tensor.contiguous()
                 for m, s in teacher.sharded.standardisation.items()
-                for part in ("mean", "scale")
+                for part, tensor in s.tensors().items()
             }
             weights.add("weights.safetensors", save({**with_prefix("reduction.", self.best), **standard}))
             vectors.add("prompt.safetensors", save(prompt))

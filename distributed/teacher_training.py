@@ -213,6 +213,7 @@ class TeacherTrainer(WholeGraphTrainer):
             num_examples / self.worker.world_size,
             config,
             weights=weights(users) if weights else None,
+            entries=self.resident.graph.entries(users, positives) if config.leave_one_out else None,
         )
         self.optimizer.zero_grad(set_to_none=True)
         self.engine.backward(total_of(terms))

@@ -67,6 +67,26 @@ def test_standardised_rows():
     np.testing.assert_allclose(scaled, first / first[present].norm(dim=1).mean(), rtol=1e-5, atol=1e-7)
 
 
+def test_whitened_rows():
+    """Uncorrelated columns of nearly one deviation, but for the shrinkage; missing rows stay zero, and lazy rows are the same."""
+    rows, present = correlated(2, 4000, 5), mask(3, 4000)
+    moments = FeatureMoments.of(rows, present)
+    plain = Standardisation.from_moments(moments)
+    standard = plain.whitened(moments)
+    x = standard.apply(rows, present)
+    assert torch.equal(x[~present], torch.zeros_like(x[~present]))
+    covariance = np.cov(plain.apply(rows, present)[present].numpy().T, bias=True)
+    values, vectors = np.linalg.eigh(covariance)
+    expected = vectors @ np.diag(values / (values + 0.1 * values.mean())) @ vectors.T
+    np.testing.assert_allclose(np.cov(x[present].numpy().T, bias=True), expected, atol=1e-4)
+    norms = standard.sum_of_row_norms(rows, present)
+    assert float(norms) == pytest.approx(float(x[present].double().norm(dim=1).sum()), rel=1e-5)
+    lazy = standard.lazily(lambda places: (rows[places].float(), present[places]), torch.arange(4000))
+    weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    assert isinstance(lazy, LazyRows)
+    torch.testing.assert_close(lazy.linear(weight), x @ weight.T, rtol=1e-4, atol=1e-4)
+
+
 def test_sum_of_row_norms_in_chunks(monkeypatch):
     monkeypatch.setattr(features, "CHUNK_BYTES", 4 * 5 * 8)
     rows, present = correlated(4, 53, 5), mask(5, 53)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from promptmm.core.config import TeacherConfig
+from promptmm.core.errors import InputError
 from promptmm.core.features import LazyRows
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.teacher import (
@@ -132,12 +133,17 @@ def vectors_reference(user_ids, item_ids, prompt_user, prompt_item, reduced, con
     modal_user, modal_item = {}, {}
     for modality, z in reduced.items():
         of_items = z.numpy()
+        of_users = dense @ of_items
         for _ in range(config.modality_layers):
             of_users = dense @ of_items
             of_items = dense.T @ of_users
         modal_user[modality], modal_item[modality] = of_users, of_items
-        users = users + config.fusion_weight * normalised(of_users)
-        items = items + config.fusion_weight * normalised(of_items)
+    if config.fusion == "concat":
+        users = np.hstack([normalised(users), *(config.fusion_weight * normalised(m) for m in modal_user.values())])
+        items = np.hstack([items, *(normalised(m) for m in modal_item.values())])
+    else:
+        users = users + config.fusion_weight * sum(normalised(m) for m in modal_user.values())
+        items = items + config.fusion_weight * sum(normalised(m) for m in modal_item.values())
     return users, items, modal_user, modal_item
 
 
@@ -234,6 +240,9 @@ def test_dropout_only_in_training(dims, constants, features):
         {"layers": 3, "fusion_weight": 0.4, "id_prompt_weight": 0.6},
         {"prompt": False},
         {"id_prompt_weight": 0.0, "fusion_weight": 0.0},
+        {"fusion": "concat", "fusion_weight": 0.7},
+        {"fusion": "concat", "modality_layers": 0, "layers": 1},
+        {"modality_layers": 0},
     ],
 )
 def test_vectors(dims, settings):
@@ -250,7 +259,7 @@ def test_vectors(dims, settings):
         close(vectors.modal_user[modality], modal_user[modality])
         close(vectors.modal_item[modality], modal_item[modality])
         assert not vectors.modal_user[modality][4].any()
-        assert not vectors.modal_item[modality][3].any()
+        assert bool(vectors.modal_item[modality][3].any()) == (config.modality_layers == 0)
     assert (vectors.prompt_user is None) == (vectors.prompt_item is None) == (not config.prompt)
 
 
@@ -287,6 +296,42 @@ def test_loss(dims, prompt):
     ]
     for name in expected.keys() - {"feature_decay"}:  # the decay is of the whole catalog, not of the batch
         assert float(shards[0][name] + shards[1][name]) == pytest.approx(float(terms[name]), rel=1e-12)
+
+
+@pytest.mark.parametrize("leave_one_out", [True, False])
+@pytest.mark.parametrize("temperature", [0.3, None])
+def test_loss_of_modalities_set_beside_the_collaborative_part(dims, leave_one_out, temperature):
+    """BPR is that of the collaborative vectors, and a positive is scored by its user's other items."""
+    config = TeacherConfig(
+        dim=DIM, fusion="concat", modality_layers=0, prompt=False, feature_loss_weight=1, leave_one_out=leave_one_out,
+        feature_temperature=temperature,
+    )  # fmt: skip
+    user_ids, item_ids = draw(1, NUM_USERS, DIM), draw(2, NUM_ITEMS, DIM)
+    reduced = {m: draw(5 + n, NUM_ITEMS, DIM) for n, m in enumerate(dims)}
+    graph, pairs = make_graph(), list(zip(*(x.tolist() for x in (USERS[:4], ITEMS[:4], torch.tensor([3, 2, 2, 4])))))
+    batch = tuple(torch.tensor(x) for x in zip(*pairs))
+    vectors = teacher_vectors(graph, user_ids, item_ids, {}, reduced, config)
+    terms = teacher_loss(vectors, user_ids, item_ids, *batch, 4, config, entries=graph.entries(*batch[:2]).double())
+    dense = dense_normalised()
+    modal = 0.0
+    for z in (z.numpy() for z in reduced.values()):
+        for u, positive, negative in pairs:
+            query = sum(dense[u, i] * z[i] for i in range(NUM_ITEMS) if i != positive or not leave_one_out)
+            query = np.zeros(DIM) + query
+            ends = [z[positive], z[negative]]
+            if temperature:
+                query, ends = normalised([query])[0] / temperature, normalised(ends)
+            modal += np.log1p(np.exp(-(query @ ends[0] - query @ ends[1]))) / 4
+    plain = teacher_vectors(graph, user_ids, item_ids, {}, {}, config)
+    close(plain.path_user, vectors.path_user.numpy(), 1e-12)
+    scores = [vectors.path_user[u] @ (vectors.path_item[i] - vectors.path_item[j]) for u, i, j in pairs]
+    assert float(terms["feature_bpr"]) == pytest.approx(modal, rel=1e-6)
+    assert float(terms["bpr"]) == pytest.approx(np.mean([np.log1p(np.exp(-float(s))) for s in scores]), rel=1e-6)
+
+
+def test_leaving_one_out_needs_vectors_without_propagation():
+    with pytest.raises(InputError, match=r"set teacher\.modality_layers=0"):
+        TeacherConfig(leave_one_out=True)
 
 
 def test_terms_without_weight_are_left_out(dims):

@@ -108,13 +108,17 @@ def both(client, dataset, worker):
     return make
 
 
+CONCAT = {"fusion": "concat", "modality_layers": 0, "whiten": True, "leave_one_out": True, "feature_temperature": 0.2}
+
+
 def whole_gradients(full, batch, config, epoch):
     """Terms and gradients of the full engine on the sampled engine's batch."""
     blocks, resident = batch.blocks, full.resident
     vectors = resident.vectors(full.engine, full.ids.user, full.ids.item, (3, epoch * full.num_steps + batch.step))
     triples = blocks.users[batch.users], blocks.items[batch.positives], blocks.items[batch.negatives]
     weights = resident.user_weights and resident.user_weights(triples[0])
-    terms = teacher_loss(vectors, full.ids.user, full.ids.item, *triples, batch.size, config, weights=weights)
+    entries = resident.graph.entries(triples[0], triples[1])
+    terms = teacher_loss(vectors, full.ids.user, full.ids.item, *triples, batch.size, config, weights=weights, entries=entries)
     full.engine.backward(torch.stack(list(terms.values())).sum())
     return terms
 
@@ -128,8 +132,9 @@ def whole_gradients(full, batch, config, epoch):
         {"prompt": False},
         {"feature_decay": 0.0, "prompt_loss_weight": 0.0, "id_prompt_weight": 0.0},
         {"user_balance": 0.5},
+        CONCAT,
     ],
-    ids=["default", "no prompt in the vectors", "two rounds", "no prompt", "few terms", "users balanced"],
+    ids=["default", "no prompt in the vectors", "two rounds", "no prompt", "few terms", "users balanced", "set beside each other"],
 )
 def test_all_neighbours_give_the_full_engines_step(both, settings):
     """Terms to 1e-5, gradients of ID rows, reduction layers and prompt to 1e-5 of the largest; dropout included: its mask is the items'."""
@@ -242,7 +247,7 @@ def test_seed_edges_stay_or_are_left_out(both, client, dataset, taught, worker, 
         assert (found == 0) == excluded
 
 
-@pytest.mark.parametrize("settings", [{}, {"modality_layers": 2, "layers": 0}, {"prompt": False, "layers": 3}])
+@pytest.mark.parametrize("settings", [{}, {"modality_layers": 2, "layers": 0}, {"prompt": False, "layers": 3}, CONCAT])
 def test_exact_inference_is_the_full_engines(both, settings):
     from promptmm.distributed.sampled_teacher import TeacherTables
 
