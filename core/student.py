@@ -119,5 +119,12 @@ def project(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     if users.shape[1] == dim:
         return users, items
     u, i = users.double(), items.double()
-    axes = torch.linalg.eigh(u.T @ u + i.T @ i).eigenvectors.flip(1)[:, :dim]
-    return tuple(torch.nn.functional.pad(x @ axes, (0, dim - axes.shape[1])).to(users.dtype) for x in (u, i))  # type: ignore[return-value]
+    axes = projection_axes(u.T @ u + i.T @ i, dim)
+    return (u @ axes).to(users.dtype), (i @ axes).to(users.dtype)
+
+
+def projection_axes(energy: Tensor, dim: int) -> Tensor:
+    """The axes of `project` from U^T U + I^T I, float64 [d, d]: float64 [d, dim], zeros beyond d; an axis's largest entry is positive."""
+    axes = torch.linalg.eigh(energy).eigenvectors.flip(1)[:, :dim]
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    return torch.nn.functional.pad(axes, (0, dim - axes.shape[1]))

@@ -1,7 +1,7 @@
 """Stage 2 in the sampled engine: the student's ID tables are sharded, and its vectors are computed on neighbour blocks."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import save_file
@@ -11,7 +11,7 @@ from ..core.blocks import ITEMS, USERS, Blocks
 from ..core.distillation import Decoders, Labels, distillation_terms, student_terms
 from ..core.scoring import candidate_scores
 from ..core.storage import join, write_artifact
-from ..core.student import Student, build_student
+from ..core.student import Student, build_student, projection_axes
 from ..graph_store.client import GraphClient, connect
 from ..graph_store.dataset import Dataset, open_dataset
 from ..graph_store.embeddings import ShardedTable
@@ -23,7 +23,7 @@ from .progress import Selection
 from .resident import SERVICE_SECONDS
 from .sampled import SIDE_NAMES, SampledModel, SampledTrainer, ServedRows, ShardedValidation
 from .student_training import StudentJob, student_facts, student_stage
-from .teacher_artifact import modal_item_rows
+from .teacher_artifact import final_rows, modal_item_rows
 from .training import stage_url, total_of
 from .worker import Worker
 
@@ -60,7 +60,9 @@ class SampledStudent(SampledModel):
         super().__init__(client, worker, job.sampling, config.train, config.dim, config.init_scale, config.user_balance, job.seed)
         self.job, self.config = job, config
         self.targets = modal_item_rows(join(job.run_url, "teacher"), job.revision, job.cluster.cache_dir) if job.config.use_teacher else {}
-        model = build_student(config, 0, 0, job.seed)
+        if config.warm_start:
+            self._start_from_teacher()
+        model = build_student(replace(config, warm_start=False), 0, 0, job.seed)
         assert isinstance(model, Student)
         self.model = model
         teacher_dim = next(iter(self.targets.values())).dim if self.targets else config.dim
@@ -70,6 +72,23 @@ class SampledStudent(SampledModel):
         self.trained = torch.nn.ModuleDict({"student": self.model, "decoders": self.decoders}).to(worker.device)
         self.optimizer = torch.optim.Adam(self.trained.parameters(), lr=config.train.learning_rate)
         self.source: MaterialisedLabels | StreamedLabels | None = None
+
+    def _start_from_teacher(self) -> None:
+        """Own rows of the ID tables from the teacher's final vectors, projected where the sizes differ; collective."""
+        dim, sides = self.config.dim, final_rows(join(self.job.run_url, "teacher"), self.job.revision, self.job.cluster.cache_dir)
+        axes = None
+        if sides[USERS].dim != dim:
+            energy = torch.zeros(sides[USERS].dim, sides[USERS].dim, dtype=torch.float64)
+            for side in (USERS, ITEMS):
+                for places in chunks(self.own_ids[side].numel()):
+                    rows = sides[side][self.own_ids[side][places]].double()
+                    energy.addmm_(rows.T, rows)
+            self.worker.sum_([energy])
+            axes = projection_axes(energy, dim)
+        for side in (USERS, ITEMS):
+            for places in chunks(self.own_ids[side].numel()):
+                rows = sides[side][self.own_ids[side][places]]
+                self.ids[side].tables["weight"].write(places, rows if axes is None else (rows.double() @ axes).float())
 
     @property
     def batch_seconds(self) -> float:

@@ -122,6 +122,15 @@ def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> di
     return {m: RowShards([shard[f"modal.{m}"] for shard in shards]) for m in manifest["modalities"]}
 
 
+def final_rows(url: str, revision: int, cache_dir: str | None = None) -> list[RowShards]:
+    """The final vectors of a revision's users and items, memory-mapped: what a warm start reads."""
+    from safetensors.torch import load_file
+
+    folder, _ = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir)
+    sides = (sorted(folder.glob(f"{side}-*.safetensors")) for side in ("user", "item"))
+    return [RowShards([load_file(str(path))["final"] for path in paths]) for paths in sides]
+
+
 @dataclass(frozen=True)
 class TeacherRevision:
     """A revision's vectors, read-only and memory-mapped where there is one shard, with its prompt weights."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ..core.config import TeacherConfig
 from ..core.features import chunk_rows
-from ..core.teacher import num_hops
+from ..core.teacher import final_dim, num_hops
 from ..distributed.teacher_artifact import ROWS_A_SHARD
 from ..graph_store.dataset import Dataset
 from .block_sizes import BlockSizes, Seeds
@@ -158,7 +158,9 @@ def candidates_of(settings: Settings, sizes: Sizes) -> int:
 def final_size(settings: Settings, sizes: Sizes) -> int:
     """Columns of the teacher's final vectors."""
     config = settings.teacher
-    return config.dim * (1 + len(sizes.dims)) + 1 if config.kind == "vbpr" else config.dim
+    if config.kind == "vbpr":
+        return config.dim * (1 + len(sizes.dims)) + 1
+    return config.dim if config.is_baseline else final_dim(config, len(sizes.dims))
 
 
 def vectors_bytes(settings: Settings, sizes: Sizes) -> int:
@@ -166,6 +168,12 @@ def vectors_bytes(settings: Settings, sizes: Sizes) -> int:
     config = settings.teacher
     prompt = config.prompt and not config.is_baseline
     return sizes.nodes * (final_size(settings, sizes) + (len(sizes.dims) + prompt) * config.dim) * FLOAT
+
+
+def whitening_bytes(settings: Settings, sizes: Sizes) -> int:
+    """Matrices that features are decorrelated with, float64 and float32, d_m x d_m."""
+    config = settings.teacher
+    return (DOUBLE + FLOAT) * sum(dim**2 for dim in sizes.dims.values()) if config.whiten and not config.is_baseline else 0
 
 
 def standardisation_bytes(sizes: Sizes, dim: int) -> int:
@@ -205,12 +213,15 @@ def full_teacher(settings: Settings, sizes: Sizes) -> Need:
         "graph": sizes.graph + 3 * sizes.edges * INDEX,
         "features of its shard": features,
         "prompt constants": tables + row * sizes.width + sizes.items * INDEX,
+        "whitening": whitening_bytes(settings, sizes),
     }
     learnt = {"ID tables, Adam and best": 5 * tables + tastes, "reduction layers and prompt, Adam and best": reduction}
     graphs, search = item_graph_bytes(settings, sizes)
     # Vectors of a user and of an item that live at once, gradients and the allocator's gaps included.
     of_users = (18 if config.prompt else 9) + 4 * count
     of_items = (28 if config.prompt else 20) + 6 * count
+    final = final_size(settings, sizes) // config.dim  # wider ones are made beside the collaborative vectors
+    of_users, of_items = of_users + 2 * (final - 1), of_items + 2 * (final - 1)
     return Need.of(
         "teacher worker",
         "worker",
@@ -231,7 +242,7 @@ def full_teacher(settings: Settings, sizes: Sizes) -> Need:
                 "scores of the batch": (3 * (2 + count) + 6) * batch * row,
                 "order of the epoch": ORDER_ARRAYS * sizes.edges * INDEX,
             },
-            "validation": {**held, **learnt, "vectors": (6 + 2 * count) * tables, "score blocks": SCORE_BYTES},
+            "validation": {**held, **learnt, "vectors": (4 + 2 * count + 2 * final) * tables, "score blocks": SCORE_BYTES},
             "checkpoint": {**held, **learnt, "copies": 4 * tables + reduction},
         },
         "cluster.num_workers, teacher.dim or cluster.engine",
@@ -302,7 +313,8 @@ def graph_server(settings: Settings, sizes: Sizes, tables: int, dim: int) -> Nee
 
 def teacher_tables(settings: Settings, sizes: Sizes) -> int:
     """Sharded tables of the sampled teacher: IDs with Adam and best, tokens, final vectors, two layers, modalities and prompt."""
-    return 4 + 1 + 3 + len(sizes.dims) + settings.teacher.prompt
+    wider = final_size(settings, sizes) // settings.teacher.dim - 1  # final vectors beside the collaborative ones, which then have a table
+    return 4 + 1 + 3 + len(sizes.dims) + settings.teacher.prompt + wider + bool(wider)
 
 
 STUDENT_TABLES = 4 + 3
@@ -377,6 +389,7 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Callable[[Seeds,
     held = {
         "reduction layers and prompt, Adam and best": reduction_bytes(settings, sizes),
         "prompt constants": row * sizes.width,
+        "whitening": whitening_bytes(settings, sizes),
     }
     chunk = min(own, CHUNK_ROWS)
     return {
@@ -395,7 +408,7 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Callable[[Seeds,
         "inference": {
             **held,
             "a chunk": inference_bytes(sizes, config.dim) + chunk * (6 * count + 4) * row,
-            "validation": validation_bytes(sizes, config.dim, workers),
+            "validation": validation_bytes(sizes, final_size(settings, sizes), workers),
         },
     }
 

@@ -111,7 +111,7 @@ def _teacher_worker(settings: Settings, sizes: Sizes, blocks: Blocks, most: Bloc
         return needs.full_teacher(settings, sizes)
     moments = [needs.sampled_teacher(settings, sizes, estimate) for estimate in (blocks, most)]
     mapped, setting = (
-        needs.mapped_files(settings, sizes, settings.teacher.dim),
+        needs.mapped_files(settings, sizes, needs.final_size(settings, sizes)),
         "sampling.fan_outs, teacher.train.batch_size or teacher.dim",
     )
     return _with_bound("teacher worker", moments, setting, mapped)

@@ -79,7 +79,7 @@ class Settings:
             back = "" if needs_sampled is None else f" (without {needs_sampled})"
             raise InputError(
                 f"{needs_full} keeps the teacher whole in every worker: set cluster.engine=full{back}, or distill.regime=rounds, "
-                "distill.rounds=1, student.warm_start=false and another student.kind than mlp"
+                "distill.rounds=1 and another student.kind than mlp"
             )
         if self.cluster.engine == "full" and needs_sampled is not None:
             raise InputError(
@@ -148,8 +148,8 @@ class Settings:
             return f"teacher.kind={self.teacher.kind}"
         if distill.use_teacher and (distill.regime == "inline" or distill.rounds > 1):
             return f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student"
-        if student.warm_start or student.kind == "mlp":
-            return f"student.warm_start={str(student.warm_start).lower()}, student.kind={student.kind}"
+        if student.kind == "mlp":
+            return "student.kind=mlp"
         return None
 
     @property

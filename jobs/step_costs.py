@@ -139,7 +139,7 @@ def full_teacher_step(settings: Settings, sizes: Sizes) -> StepCosts:
         "gradients of replicated weights": reduced_everywhere(tables, workers)
         + reduced_everywhere(parameters, workers, settings.cluster.zero_stage),
     }
-    propagation = 2 * config.graph_layers + (0 if config.is_baseline else 2 * count * config.modality_layers)
+    propagation = 2 * config.graph_layers + (0 if config.is_baseline else count * max(1, 2 * config.modality_layers))
     return _costs(
         sent,
         _reduction_work(settings, sizes, sizes.items / workers),
@@ -195,7 +195,7 @@ def sampled_teacher_step(settings: Settings, sizes: Sizes, blocks: BlockSizes) -
     parameters = tower_parameters(config, list(sizes.dims.values()))
     sent = _exchange(settings, blocks, blocks.users + items, floats)
     sent["gradients of replicated weights"] = reduced_everywhere(parameters, workers, settings.cluster.zero_stage)
-    sums = blocks.edges * (config.layers + len(sizes.dims) * config.modality_layers) / num_hops(config)
+    sums = blocks.edges * (config.layers + len(sizes.dims) * max(0.5, config.modality_layers)) / num_hops(config)
     return _costs(
         sent,
         _reduction_work(settings, sizes, items / workers),  # at least: workers ask an owner for the same rows in part

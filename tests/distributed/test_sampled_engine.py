@@ -419,8 +419,10 @@ def taught(dataset):
         ["student.kind=gcn", "distill.num_top=3", "student.user_balance=0.5"],
         ["student.kind=mf", "student.dim=5"],
         ["distill.use_teacher=false", "student.layers=3"],
+        ["student.kind=mf", "student.dim=4", "student.warm_start=true"],
+        ["student.warm_start=true"],
     ],
-    ids=["lightgcn", "gcn", "mf", "alone"],
+    ids=["lightgcn", "gcn", "mf", "alone", "warm and smaller", "warm"],
 )
 def test_all_neighbours_give_the_full_engines_student_step(client, dataset, taught, worker, overrides):
     """Terms and gradients of ID rows, maps and decoders to 1e-5; final vectors too."""

@@ -232,7 +232,7 @@ def test_auto_takes_the_full_engine_where_it_fits(dataset, settings):
     assert re.search(r"the full engine needs [\d.]+ GiB in [a-z-]+.*, and a host has 64.0 GiB", choice.reason)
 
 
-@pytest.mark.parametrize("override", ["distill.regime=inline", "distill.rounds=2", "student.warm_start=true", "student.kind=mlp"])
+@pytest.mark.parametrize("override", ["distill.regime=inline", "distill.rounds=2", "student.kind=mlp"])
 def test_what_only_the_full_engine_can_do_decides(dataset, override):
     choice = choose_engine(load_settings(None, [override]), large(dataset, 10**6), GIB)
     assert choice.engine == "full"
