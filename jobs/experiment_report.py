@@ -25,6 +25,7 @@ def write_report(run_dir: str, models: Models, results: dict) -> str:
         shown,
         _cutoff_table(results, main, cutoffs, main_k),
         _cost_table(results, main),
+        *_ratio_table(models, results, main),
         *_modality_table(results),
         *_choices(results),
         f"## Paired tests over {users:,} users, test {metric}",
@@ -100,6 +101,20 @@ def _cost_table(results: dict, names: list[str]) -> str:
     return _table(head, rows) + (
         f"\n\nTimes are of {results['threads']} torch thread(s), with other cells beside them; lists of {results['list_length']} items."
     )
+
+
+def _ratio_table(models: Models, results: dict, names: list[str]) -> list[str]:
+    """What students keep of their teachers, and at what size."""
+    metric, rows = results["metric"], []
+    for name in names:
+        teacher = models[name].teacher
+        if teacher is None:
+            continue
+        own, taught_by = results["models"][name], results["models"][teacher]
+        sizes = [f"{own[key]['mean'] / taught_by[key]['mean']:.2%}" for key in ("num_parameters", "serving_bytes", "ranking_seconds")]
+        rows.append([f"{name} / {teacher}", *sizes, f"{own['test'][metric]['mean'] / taught_by['test'][metric]['mean']:.3f}"])
+    head = ["student / teacher", "trained parameters", "bytes to serve", "seconds to rank all users", f"test {metric}"]
+    return [_table(head, rows)] if rows else []
 
 
 def _modality_table(results: dict) -> list[str]:
