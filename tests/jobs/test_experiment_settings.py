@@ -100,7 +100,7 @@ def test_overrides_that_cells_cannot_have(load, override, message):
 def test_an_experiment_needs_a_recipe():
     with fails("experiment needs its recipe"):
         load_experiment(None, [])
-    with fails("recipe 'tiktak': no such file, and no shipped recipe of that name (there are: tiktok)"):
+    with fails("recipe 'tiktak': no such file, and no shipped recipe of that name (there are: electronics, tiktok, tiktok-teacher)"):
         load_experiment("tiktak", [])
 
 

@@ -174,7 +174,7 @@ def test_the_demo_needs_no_file():
 
 
 def test_missing_recipe():
-    with fails("recipe 'dmeo': no such file, and no shipped recipe of that name (there are: demo, tiktok)"):
+    with fails("recipe 'dmeo': no such file, and no shipped recipe of that name (there are: demo, electronics, tiktok)"):
         load_settings("dmeo", [])
 
 
