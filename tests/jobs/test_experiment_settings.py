@@ -107,9 +107,21 @@ def test_an_experiment_needs_a_recipe():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_experiments_load(name):
     models = expand(load_experiment(name, ["source.path=/data"]))
-    assert models.recipe.config.seeds == [0, 1, 2, 3, 4]
     assert models.recipe.base.dir.endswith(f"/runs/experiment-{name}")
-    assert {model.role for model in models.by_name.values()} >= {"model", "ablation"}
+    assert set(models.recipe.config.compare.references) <= {model.name for model in models.of_role("model")}
+
+
+def test_the_experiment_on_tiktok_has_every_baseline_and_takes_every_part_of_the_method_away():
+    models = expand(load_experiment("tiktok", ["source.path=/data"]))
+    assert models.recipe.config.seeds == [0, 1, 2, 3, 4]
+    kinds = {models.settings(model.name, 0, {}).teacher.kind for model in models.of_role("model") if model.stage == "teacher"}
+    assert kinds == {"promptmm", "mf", "lightgcn", "vbpr", "lattice"}
+    changed = {key for model in models.of_role("ablation", "support") for key in model.changes}
+    parts = {"pair_weight", "list_weight", "embedding_weight", "disentangle", "reweight"}
+    assert changed >= {*(f"distill.{part}" for part in parts), "teacher.prompt"}
+    assert {name for name, model in models.by_name.items() if model.role == "model"} - {"undistilled LightGCN"} == set(
+        models.recipe.config.search
+    )
 
 
 def test_the_base_recipe_lies_beside_the_experiment(tmp_path):
