@@ -262,6 +262,7 @@ def teacher_vectors(
     prompt: dict[str, Tensor],
     reduced: dict[str, Tensor],
     config: TeacherConfig,
+    final: bool = True,
 ) -> TeacherVectors:
     """Propagation and fusion (method.md 1.3 to 1.5), layer by layer; the vectors are those of the graph's level 0.
 
@@ -273,6 +274,7 @@ def teacher_vectors(
         user_ids, item_ids: Rows of E_U and E_I at level `config.layers` or deeper.
         prompt: Output of the prompt module for the same rows; those of level 0 are enough where `config.id_prompt_weight` is 0.
         reduced: z_m by modality, the items' rows at level max(1, 2 · modality_layers) or deeper.
+        final: False leaves the collaborative vectors in place of the final ones where the loss reads no others.
     """
     users, items = user_ids, item_ids
     if config.prompt and config.id_prompt_weight:
@@ -289,7 +291,8 @@ def teacher_vectors(
         modal_user[modality], modal_item[modality] = graph.users_at(of_users, 0), graph.items_at(z, 0)
     p_user, p_item = (graph.users_at(prompt["user"], 0), graph.items_at(prompt["item"], 0)) if config.prompt else (None, None)
     path = (users, items) if config.fusion == "concat" else (None, None)
-    users, items = fuse(users, items, list(modal_user.values()), list(modal_item.values()), config)
+    if final or config.fusion != "concat":
+        users, items = fuse(users, items, list(modal_user.values()), list(modal_item.values()), config)
     return TeacherVectors(users, items, modal_user, modal_item, p_user, p_item, reduced, *path)
 
 

@@ -74,6 +74,7 @@ class ResidentTeacher:
         user_ids: Tensor,
         item_ids: Tensor,
         dropout_keys: tuple[int, ...] | None = None,
+        final: bool = True,
     ) -> TeacherVectors:
         """All vectors, exact over the whole graph; differentiable.
 
@@ -81,10 +82,11 @@ class ResidentTeacher:
             reduction: The reduction layers and prompt, as an engine or as a module.
             user_ids, item_ids: The ID tables.
             dropout_keys: (seed, step) in training, None in evaluation.
+            final: As in `teacher_vectors`.
         """
         out = reduction(*self.reduction_inputs(dropout_keys))
         reduced = {m: self.gather(out[f"reduced.{m}"]) for m in self.features}
-        return teacher_vectors(self.graph, user_ids, item_ids, out, reduced, self.config)
+        return teacher_vectors(self.graph, user_ids, item_ids, out, reduced, self.config, final)
 
 
 def load_resident(worker: Worker, service: Any, config: TeacherConfig) -> ResidentTeacher:

@@ -226,7 +226,7 @@ class SampledTeacher(SampledModel):
         users, items = (x.gather(torch.cat(rows, 1)).split(config.dim, 1) for x, rows in zip(exchanges, answers))
         reduced = dict(zip(names, items[1 : 1 + len(names)]))
         blocks = batch.blocks.to(device)
-        vectors = teacher_vectors(blocks, users[0], items[0], {"user": users[-1], "item": items[-1]}, reduced, config)
+        vectors = teacher_vectors(blocks, users[0], items[0], {"user": users[-1], "item": items[-1]}, reduced, config, final=False)
         decayed = batch.decayed.to(device)
         vectors = vectors.with_reduced({m: z[decayed] for m, z in reduced.items()})
         share, num_decayed = batch.size / self.worker.world_size, batch.num_decayed / self.worker.world_size

@@ -202,7 +202,7 @@ class TeacherTrainer(WholeGraphTrainer):
         users, positives = self.train_users[examples], self.train_items[examples]
         negatives = self.unseen.draw(users, examples, 1, seed, epoch)[:, 0]
         keys, weights = (seed, epoch * self.num_steps + step), self.resident.user_weights
-        vectors = self.resident.vectors(self.engine, self.ids.user, self.ids.item, keys)
+        vectors = self.resident.vectors(self.engine, self.ids.user, self.ids.item, keys, final=False)
         terms = teacher_loss(
             vectors,
             self.ids.user,

@@ -220,8 +220,7 @@ def full_teacher(settings: Settings, sizes: Sizes) -> Need:
     # Vectors of a user and of an item that live at once, gradients and the allocator's gaps included.
     of_users = (18 if config.prompt else 9) + 4 * count
     of_items = (28 if config.prompt else 20) + 6 * count
-    final = final_size(settings, sizes) // config.dim  # wider ones are made beside the collaborative vectors
-    of_users, of_items = of_users + 2 * (final - 1), of_items + 2 * (final - 1)
+    final = final_size(settings, sizes) // config.dim  # wider ones are made for validation and the artifact alone
     return Need.of(
         "teacher worker",
         "worker",
