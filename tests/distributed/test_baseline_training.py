@@ -8,14 +8,12 @@ import torch
 from promptmm.core.errors import InputError
 from promptmm.core.ranking import evaluate
 from promptmm.core.storage import read_manifest
+from promptmm.distributed import local
 from promptmm.distributed.config import ClusterConfig
-from promptmm.distributed.labels import Labeler, labels_url, publish_labels, write_block
-from promptmm.distributed.resident import build_resident
 from promptmm.distributed.student_training import StudentTrainer, train_graph
 from promptmm.distributed.teacher_artifact import read_revision
-from promptmm.distributed.teacher_training import TeacherJob, run_teacher
+from promptmm.distributed.teacher_training import TeacherJob
 from promptmm.distributed.worker import Worker
-from promptmm.graph_store.client import ItemShard
 from promptmm.graph_store.dataset import open_dataset
 from promptmm.jobs.verbs import run_verb, student_job
 
@@ -38,13 +36,11 @@ def settings_of(tiny_settings):
 def train(settings, epochs=None):
     """`train-teacher` in this process, without Ray."""
     dataset = open_dataset(f"{settings.dir}/dataset")
-    loaded = {m: dataset.features(m) for m in dataset.modalities}
-    rows, present = {m: x for m, (x, _) in loaded.items()}, {m: torch.from_numpy(p) for m, (_, p) in loaded.items()}
     config = settings.teacher
     if epochs is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs, checkpoint_every=epochs))
-    resident = build_resident(ALONE, config, train_graph(dataset), ItemShard(torch.arange(dataset.num_items), rows, present))
-    run_teacher(TeacherJob(settings.dir, config, settings.evaluation, ClusterConfig(), settings.run.seed, None, None), ALONE, resident)
+    job = TeacherJob(settings.dir, config, settings.evaluation, ClusterConfig(), settings.run.seed, None, None)
+    local.train_teacher(job, ALONE, dataset)
     return dataset
 
 
@@ -113,9 +109,7 @@ def test_a_student_learns_from_it(fork_run, settings_of, kind, overrides):
     settings = settings_of(folder, kind, *overrides)
     dataset = train(settings)
     job = student_job(settings, dataset, 0)
-    labeler, url = Labeler(job.label_job()), labels_url(settings.dir, 0)
-    written = [write_block(labeler, url, epoch, block) for epoch in range(3) for block in range(labeler.job.num_blocks)]
-    publish_labels(labeler.job, url, 3, written, {})
+    local.write_labels(job.label_job(), settings.dir, 3, dataset, {})
     trainer = StudentTrainer(job, ALONE, train_graph(dataset))
     trainer.open(range(3))
     rows = [trainer.train_epoch(epoch, None) for epoch in range(3)]
