@@ -112,19 +112,40 @@ def build_student(
 
 
 def project(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Vectors of size `dim` whose dot products come closest in the directions that carry most energy; zeros pad a larger `dim`.
-
-    The axes are the leading eigenvectors of U^T U + I^T I (float64), so equal sizes lose nothing.
-    """
-    if users.shape[1] == dim:
-        return users, items
+    """Vectors of size `dim` whose dot products come closest to those of the given ones, over all users and items; see `projection_maps`."""
     u, i = users.double(), items.double()
-    axes = projection_axes(u.T @ u + i.T @ i, dim)
-    return (u @ axes).to(users.dtype), (i @ axes).to(users.dtype)
+    maps = projection_maps(u.T @ u, i.T @ i, dim)
+    return (u @ maps[0]).to(users.dtype), (i @ maps[1]).to(items.dtype)
 
 
-def projection_axes(energy: Tensor, dim: int) -> Tensor:
-    """The axes of `project` from U^T U + I^T I, float64 [d, d]: float64 [d, dim], zeros beyond d; an axis's largest entry is positive."""
-    axes = torch.linalg.eigh(energy).eigenvectors.flip(1)[:, :dim]
-    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    return torch.nn.functional.pad(axes, (0, dim - axes.shape[1]))
+def projection_maps(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Maps A and B with (U A)(I B)^T the best approximation of U I^T of rank `dim` in least squares (Eckart and Young 1936).
+
+    With U = Q_U R_U and I = Q_I R_I, Q orthonormal, and the singular value decomposition R_U R_I^T = P S W^T, A = R_U^-1 P S^½ and
+    B = R_I^-1 W S^½. Sizes that are equal or larger lose nothing: the vectors stay as they are, with zeros behind them.
+
+    Args:
+        users, items: U^T U and I^T I, float64 [d, d].
+
+    Returns:
+        A and B, float64 [d, dim]; the largest entry of a column of A is positive.
+    """
+    size = users.shape[0]
+    if dim >= size:
+        padded = torch.eye(size, dim, dtype=users.dtype)
+        return padded, padded
+    (user_root, user_inverse), (item_root, item_inverse) = _root(users), _root(items)
+    left, values, right = torch.linalg.svd(user_root @ item_root.T)
+    scale = values[:dim].sqrt()
+    maps = user_inverse @ (left[:, :dim] * scale), item_inverse @ (right.T[:, :dim] * scale)
+    signs = maps[0].gather(0, maps[0].abs().argmax(0, keepdim=True)).sign()
+    return maps[0] * signs, maps[1] * signs
+
+
+def _root(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """R with X = Q R from X^T X, and its pseudo-inverse."""
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > 1e-12 * values.max().clamp(min=1e-300)
+    values = torch.where(kept, values, 1.0)
+    root = torch.where(kept, values.sqrt(), 0.0)[:, None] * vectors.T
+    return root, vectors * torch.where(kept, values.rsqrt(), 0.0)

@@ -11,7 +11,7 @@ from ..core.blocks import ITEMS, USERS, Blocks
 from ..core.distillation import Decoders, Labels, distillation_terms, student_terms
 from ..core.scoring import candidate_scores
 from ..core.storage import join, write_artifact
-from ..core.student import Student, build_student, projection_axes
+from ..core.student import Student, build_student, projection_maps
 from ..graph_store.client import GraphClient, connect
 from ..graph_store.dataset import Dataset, open_dataset
 from ..graph_store.embeddings import ShardedTable
@@ -75,20 +75,18 @@ class SampledStudent(SampledModel):
 
     def _start_from_teacher(self) -> None:
         """Own rows of the ID tables from the teacher's final vectors, projected where the sizes differ; collective."""
-        dim, sides = self.config.dim, final_rows(join(self.job.run_url, "teacher"), self.job.revision, self.job.cluster.cache_dir)
-        axes = None
-        if sides[USERS].dim != dim:
-            energy = torch.zeros(sides[USERS].dim, sides[USERS].dim, dtype=torch.float64)
-            for side in (USERS, ITEMS):
-                for places in chunks(self.own_ids[side].numel()):
-                    rows = sides[side][self.own_ids[side][places]].double()
-                    energy.addmm_(rows.T, rows)
-            self.worker.sum_([energy])
-            axes = projection_axes(energy, dim)
+        sides = final_rows(join(self.job.run_url, "teacher"), self.job.revision, self.job.cluster.cache_dir)
+        grams = [torch.zeros(rows.dim, rows.dim, dtype=torch.float64) for rows in sides]
         for side in (USERS, ITEMS):
             for places in chunks(self.own_ids[side].numel()):
-                rows = sides[side][self.own_ids[side][places]]
-                self.ids[side].tables["weight"].write(places, rows if axes is None else (rows.double() @ axes).float())
+                rows = sides[side][self.own_ids[side][places]].double()
+                grams[side].addmm_(rows.T, rows)
+        self.worker.sum_(grams)
+        maps = projection_maps(*grams, self.config.dim)
+        for side in (USERS, ITEMS):
+            for places in chunks(self.own_ids[side].numel()):
+                rows = sides[side][self.own_ids[side][places]].double()
+                self.ids[side].tables["weight"].write(places, (rows @ maps[side]).float())
 
     @property
     def batch_seconds(self) -> float:
