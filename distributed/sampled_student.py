@@ -82,7 +82,7 @@ class SampledStudent(SampledModel):
                 rows = sides[side][self.own_ids[side][places]].double()
                 grams[side].addmm_(rows.T, rows)
         self.worker.sum_(grams)
-        maps = projection_maps(*grams, self.config.dim)
+        maps = projection_maps(grams[USERS], grams[ITEMS], self.config.dim)
         for side in (USERS, ITEMS):
             for places in chunks(self.own_ids[side].numel()):
                 rows = sides[side][self.own_ids[side][places]].double()
