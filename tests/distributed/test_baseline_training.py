@@ -83,6 +83,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(fork_run, settings_of, kind):
     assert torch.equal(one.item, two.item)
 
 
+@pytest.mark.slow
 def test_two_workers_train_the_same_lattice(ray_cluster, fork_run, settings_of):
     """Through the graph store: each worker maps its own items' features and searches for its share of the neighbours."""
     alone, together = fork_run("alone"), fork_run("together")

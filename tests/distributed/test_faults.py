@@ -100,6 +100,7 @@ def test_a_killed_teacher_worker_changes_nothing(request, ray_cluster, fork_run,
     assert shared_memory() <= segments
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_the_same_command_again(undisturbed, fork_run, tiny_settings):
     folder, segments = fork_run("interrupted"), shared_memory()
     process = start("train-teacher", folder)
