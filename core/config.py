@@ -155,7 +155,7 @@ class StudentConfig:
     kind: str = setting("lightgcn", "model of the student", choices=("lightgcn", "mf", "gcn", "mlp"))
     dim: int = setting(64, "embedding size d_S", ge=1)
     layers: int = setting(2, "propagation layers L_S (mlp: layers of the head)", ge=0)
-    warm_start: bool = setting(False, "start the ID tables from the teacher's final vectors; of a smaller size, those whose scores are closest")
+    warm_start: bool = setting(False, "start the ID tables from the teacher's final vectors; of a smaller size: with the closest scores")
     l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
     user_balance: float = setting(
         0.0, "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0: interactions alike, 1: users alike", ge=0, le=1
