@@ -292,7 +292,8 @@ def teacher_vectors(
     p_user, p_item = (graph.users_at(prompt["user"], 0), graph.items_at(prompt["item"], 0)) if config.prompt else (None, None)
     path = (users, items) if config.fusion == "concat" else (None, None)
     if final or config.fusion != "concat":
-        users, items = fuse(users, items, list(modal_user.values()), list(modal_item.values()), config)
+        users = fuse(users, list(modal_user.values()), config, of_users=True)
+        items = fuse(items, list(modal_item.values()), config, of_users=False)
     return TeacherVectors(users, items, modal_user, modal_item, p_user, p_item, reduced, *path)
 
 
@@ -301,17 +302,14 @@ def final_dim(config: TeacherConfig, num_modalities: int) -> int:
     return config.dim * (1 + num_modalities if config.fusion == "concat" else 1)
 
 
-def fuse(
-    users: Tensor, items: Tensor, modal_users: list[Tensor], modal_items: list[Tensor], config: TeacherConfig
-) -> tuple[Tensor, Tensor]:
-    """Final vectors from the collaborative ones and those of every modality, for any rows of users and of items (method.md 1.5)."""
-    weight = config.fusion_weight
-    if config.fusion == "concat":
-        parts = [rownorm(users), *(weight * rownorm(m) for m in modal_users)], [items, *(rownorm(m) for m in modal_items)]
-        return torch.cat(parts[0], 1), torch.cat(parts[1], 1)
-    for of_users, of_items in zip(modal_users, modal_items):
-        users, items = users + weight * rownorm(of_users), items + weight * rownorm(of_items)
-    return users, items
+def fuse(collaborative: Tensor, modal: list[Tensor], config: TeacherConfig, of_users: bool) -> Tensor:
+    """Final vectors of any users (or items) from their collaborative vectors and those of every modality (method.md 1.5)."""
+    parts = [rownorm(m) for m in modal]
+    if config.fusion == "sum":
+        return collaborative + config.fusion_weight * torch.stack(parts).sum(0) if parts else collaborative
+    if of_users:  # η stands on one side of the product
+        return torch.cat([rownorm(collaborative), *(config.fusion_weight * part for part in parts)], 1)
+    return torch.cat([collaborative, *parts], 1)
 
 
 def teacher_loss(

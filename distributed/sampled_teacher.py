@@ -315,14 +315,9 @@ class TeacherTables:
 
     def _fuse(self, side: int) -> None:
         """The final vectors of own users or items from the collaborative ones and those of every modality."""
-        config, modal = self.teacher.config, [pair[side] for pair in self.modal.values()]
         for places in chunks(len(self.final[side])):
-            parts, rows = [table.read(places) for table in modal], self.path[side].read(places)
-            none = rows[:0], [part[:0] for part in parts]
-            users, items = (rows, parts), none
-            if side == ITEMS:
-                users, items = none, (rows, parts)
-            self.final[side].write(places, fuse(users[0], items[0], users[1], items[1], config)[side])
+            modal = [pair[side].read(places) for pair in self.modal.values()]
+            self.final[side].write(places, fuse(self.path[side].read(places), modal, self.teacher.config, of_users=side == USERS))
 
     def _reduce(self) -> None:
         """Layer 0, the prompts, and z_m in the place of the items' modality vectors; the engine's calls are collective."""
