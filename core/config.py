@@ -1,12 +1,14 @@
 """What to learn: the settings of the method. Where to run is `distributed/config.py`."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from .errors import InputError
-from .settings import check_bounds, setting
+from .kinds import CANDIDATES, LOSSES, METRICS, STUDENTS, TEACHERS
+from .settings import check_bounds, default_of, setting
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,9 @@ class OptimizerConfig:
         check_bounds(self, "train")
 
 
-TEACHERS = ("promptmm", "mf", "lightgcn", "vbpr", "lattice")
-
-
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The cumbersome multi-modal teacher (method.md 1), or a baseline in its place (`core/baselines.py`).
+    """The cumbersome multi-modal teacher (docs/method.md 1), or a baseline in its place (`core/baselines.py`).
 
     Every kind reads dim, l2, user_balance, init_scale and train; a setting that only some of them read says which.
     """
@@ -38,10 +37,10 @@ class TeacherConfig:
     dim: int = setting(64, "embedding size d", ge=1)
     kind: str = setting(
         "promptmm",
-        "model of the teacher: promptmm, or a baseline: mf (MF-BPR), lightgcn, vbpr or lattice, which cluster.engine=full trains. mf and "
-        "lightgcn read no features and have no vectors by modality: distil from them with distill.list_weight=0 and "
-        "distill.embedding_weight=0",
-        choices=TEACHERS,
+        "model of the teacher: promptmm, or a baseline: mf (MF-BPR), lightgcn, vbpr or lattice, which cluster.engine=full trains, or your "
+        "own as module:Class (docs/extending.md). mf and lightgcn read no features and have no vectors by modality: distil from them with "
+        "distill.list_weight=0 and distill.embedding_weight=0",
+        kinds=TEACHERS,
     )
     layers: int = setting(2, "layers L of the collaborative path; read by promptmm, lightgcn and lattice", ge=0)
     item_neighbours: int = setting(10, "nearest neighbours k of an item in the item graph; read by lattice", ge=1)
@@ -93,6 +92,7 @@ class TeacherConfig:
         0.001, "Adam's step size for reduction layers and prompt, and for what vbpr and lattice learn on features", gt=0
     )
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
+    options: dict[str, Any] = setting({}, "settings that a teacher of your own reads", is_recent=True)
     train: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
@@ -107,18 +107,13 @@ class TeacherConfig:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is another model than the method's own teacher."""
-        return self.kind != "promptmm"
-
-    @property
-    def graph_layers(self) -> int:
-        """Layers of propagation over the user-item graph on the collaborative path."""
-        return 0 if self.kind in ("mf", "vbpr") else self.layers
+        """Whether it is one module that every worker has whole, and not the method's own teacher with its towers and prompt."""
+        return not TEACHERS.get(self.kind).has_towers
 
     @property
     def reads_features(self) -> bool:
         """Whether it learns from the modalities, and so has vectors for each of them."""
-        return self.kind not in ("mf", "lightgcn")
+        return bool(TEACHERS.get(self.kind).reads_features)
 
     @property
     def tower_dtype(self) -> torch.dtype:
@@ -150,9 +145,9 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """The lightweight student that ships (method.md 2)."""
+    """The lightweight student that ships (docs/method.md 2)."""
 
-    kind: str = setting("lightgcn", "model of the student", choices=("lightgcn", "mf", "gcn", "mlp"))
+    kind: str = setting("lightgcn", "model of the student: lightgcn, mf, gcn, mlp, or your own as module:Class", kinds=STUDENTS)
     dim: int = setting(64, "embedding size d_S", ge=1)
     layers: int = setting(2, "propagation layers L_S (mlp: layers of the head)", ge=0)
     warm_start: bool = setting(False, "start the ID tables from the teacher's final vectors; of a smaller size: with the closest scores")
@@ -161,6 +156,7 @@ class StudentConfig:
         0.0, "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0: interactions alike, 1: users alike", ge=0, le=1
     )
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
+    options: dict[str, Any] = setting({}, "settings that a student of your own reads", is_recent=True)
     train: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
@@ -168,12 +164,22 @@ class StudentConfig:
         if self.kind == "mlp" and self.layers < 1:
             raise InputError("student.layers=0: the mlp student needs at least one layer; set student.layers=1 or another student.kind")
 
+    @property
+    def starts_from_teacher(self) -> bool:
+        """Whether there has to be a teacher: its vectors are the start, or the rows, of this student."""
+        return self.warm_start or not STUDENTS.get(self.kind).learns_rows
+
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """What the student learns from the teacher (method.md 3 and 4)."""
+    """What the student learns from the teacher (docs/method.md 3 and 4)."""
 
     use_teacher: bool = setting(True, "distil; false trains the student alone, without labels")
+    candidates: str = setting(
+        "mixed", "policy of the candidate lists: mixed, or your own as module:Class", kinds=CANDIDATES, is_recent=True
+    )
+    losses: dict[str, float] = setting({}, "further losses on the labels with their weights, {module:function: weight}", is_recent=True)
+    options: dict[str, Any] = setting({}, "settings that losses and candidate policies of your own read", is_recent=True)
     num_uniform: int = setting(20, "uniform unseen candidates a list; the first is BPR's negative", ge=1)
     num_top: int = setting(0, "candidates from the teacher's top-ranked unseen items a list", ge=0)
     top_depth: int = setting(100, "depth of the teacher's ranking they are drawn from, items", ge=1)
@@ -207,8 +213,11 @@ class DistillationConfig:
             )
         if self.regime == "inline" and self.rounds != 1:
             raise InputError(f"distill.rounds={self.rounds} has no meaning with distill.regime=inline; set rounds=1 or regime=rounds")
-        taught = self.pair_weight or self.list_weight or self.embedding_weight
-        if self.use_teacher and not taught:
+        for name, weight in self.losses.items():
+            if name in LOSSES.names:
+                raise InputError(f"distill.losses: {name} has a setting of its own; set distill.{name}_weight={weight} in place of it")
+            LOSSES.check(name)
+        if self.use_teacher and not self.loss_weights():
             raise InputError(
                 "distill.pair_weight, list_weight and embedding_weight are all 0: there is nothing to learn from the teacher; "
                 "set one of them, or distill.use_teacher=false"
@@ -216,30 +225,38 @@ class DistillationConfig:
         if self.regime == "inline" and not self.use_teacher:
             raise InputError("distill.regime=inline needs distill.use_teacher=true")
 
-    @property
-    def num_candidates(self) -> int:
-        """K, the candidates a list beside the positive."""
-        return self.num_uniform + self.num_top
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of every distillation loss that has one, by name."""
+        shipped = {"pair": self.pair_weight, "list": self.list_weight, "embedding": self.embedding_weight}
+        return {name: weight for name, weight in {**shipped, **self.losses}.items() if weight}
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Full-ranking evaluation (method.md 5)."""
+    """Full-ranking evaluation (docs/method.md 5)."""
 
     cutoffs: list[int] = setting([10, 20, 50], "list lengths K of the reported metrics")
     select_by: str = setting("recall@20", "validation metric that chooses the epoch")
     memory_mib: int = setting(256, "memory of one block of scores, MiB", ge=1)
+    metrics: list[str] = setting([], "further metrics of your own, each as module:function", is_recent=True)
 
     def __post_init__(self) -> None:
         check_bounds(self, "evaluation")
         if not self.cutoffs or any(k < 1 for k in self.cutoffs):
             raise InputError(f"evaluation.cutoffs={self.cutoffs}: name at least one list length, each at least 1")
-        name, _, cutoff = self.select_by.partition("@")
-        if name not in METRICS or cutoff not in map(str, self.cutoffs):
+        for own in self.metrics:
+            METRICS.check(own)
+        name, _, cutoff = self.select_by.rpartition("@")
+        if name not in self.metric_names or cutoff not in map(str, self.cutoffs):
             raise InputError(
-                f"evaluation.select_by={self.select_by!r}: expected METRIC@K with METRIC one of {', '.join(METRICS)} "
+                f"evaluation.select_by={self.select_by!r}: expected METRIC@K with METRIC one of {', '.join(self.metric_names)} "
                 f"and K one of evaluation.cutoffs={self.cutoffs}"
             )
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of all metrics that an evaluation computes."""
+        return [*METRICS.names, *(name for name in self.metrics if name not in METRICS.names)]
 
     def check_catalog(self, num_items: int) -> None:
         """Raises InputError where a cutoff is larger than the catalog."""
@@ -247,11 +264,15 @@ class EvaluationConfig:
             raise InputError(f"evaluation.cutoffs={self.cutoffs}: {max(self.cutoffs)} is larger than the catalog of {num_items} items")
 
 
-METRICS = ("recall", "ndcg", "ndcg_retrieved", "precision", "hit_ratio", "mrr", "map", "coverage")
-
-
 def as_dict(config: Any) -> Any:
-    """A settings object as plain JSON-able values."""
-    import dataclasses
+    """A settings object as plain JSON-able values.
 
-    return dataclasses.asdict(config)
+    Settings that later versions added are left out while they have their default: what was recorded before them stays comparable.
+    """
+    values = dataclasses.asdict(config)
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(getattr(config, field.name)):
+            values[field.name] = as_dict(getattr(config, field.name))
+        elif field.metadata.get("is_recent") and getattr(config, field.name) == default_of(field):
+            del values[field.name]
+    return values

@@ -1,4 +1,4 @@
-"""Raw modality features: streamed column statistics, standardisation and exact PCA (method.md, notation and 1.1)."""
+"""Raw modality features: streamed column statistics, standardisation and exact PCA (docs/method.md, notation and 1.1)."""
 
 import functools
 from collections.abc import Callable, Iterator

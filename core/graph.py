@@ -103,7 +103,7 @@ def edge_products(x: Tensor, y: Tensor, rows: Csr) -> Tensor:
 
 @dataclass(frozen=True)
 class BipartiteGraph:
-    """Train interactions in both directions with Ã = D_U^-1/2 A D_I^-1/2 (method.md, notation).
+    """Train interactions in both directions with Ã = D_U^-1/2 A D_I^-1/2 (docs/method.md, notation).
 
     Attributes:
         users: Items of each user.

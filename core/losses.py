@@ -1,4 +1,4 @@
-"""The losses of method.md. Sums over examples are divided by `num_examples`, so that shards of a batch add up to the global mean."""
+"""The losses of docs/method.md. Sums over examples are divided by `num_examples`, so that shards of a batch add up to the global mean."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ def l2_loss(rows: list[Tensor], num_examples: float, weights: Tensor | None = No
 
 
 def pair_loss(student: Tensor, teacher: Tensor, temperature: float, num_examples: float) -> Tensor:
-    """Ranking distillation on pairs: τ² mean_{batch, j} KL(Bernoulli σ(t_j/τ) || Bernoulli σ(s_j/τ)) (method.md 3.1).
+    """Ranking distillation on pairs: τ² mean_{batch, j} KL(Bernoulli σ(t_j/τ) || Bernoulli σ(s_j/τ)) (docs/method.md 3.1).
 
     Args:
         student, teacher: Scores [batch, 1 + K], the positive first; only differences to it matter.
@@ -64,7 +64,7 @@ def list_loss(
     reweight: bool = True,
     disentangle: bool = True,
 ) -> Tensor:
-    """Denoised modality-aware ranking distillation: τ² Σ_m mean_u ω_um [α KL_{pos,rest} + β KL_negatives] (method.md 3.2).
+    """Denoised modality-aware ranking distillation: τ² Σ_m mean_u ω_um [α KL_{pos,rest} + β KL_negatives] (docs/method.md 3.2).
 
     Args:
         student: Scores [batch, 1 + K], the positive first.
@@ -92,7 +92,7 @@ def list_loss(
 
 
 def embedding_loss(student_items: list[Tensor], targets: list[Tensor], power: float, num_items: float | None = None) -> Tensor:
-    """Modality-aware embedding distillation: mean_{m,i} (1 - cos(D_m e^S_i, M_m^I[i]))^γ (method.md 3.3).
+    """Modality-aware embedding distillation: mean_{m,i} (1 - cos(D_m e^S_i, M_m^I[i]))^γ (docs/method.md 3.3).
 
     Args:
         student_items: Per modality the decoded student vectors [n, d] of the batch's unique positive items.

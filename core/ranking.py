@@ -1,12 +1,13 @@
-"""Exact full-ranking top-k and its metrics, in blocks of bounded memory (method.md 5)."""
+"""Exact full-ranking top-k and its evaluation, in blocks of bounded memory (docs/method.md 5)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from .errors import InputError
 from .graph import Csr
+from .metrics import RankingMetrics
 
 CACHED_SCORES = 1 << 22  # a block of 16 MiB stays near the caches, and its pages are touched once
 
@@ -87,68 +88,6 @@ def _exclude(scores: Tensor, excluded: Csr, first: int) -> None:
     scores[excluded.rows[inside], columns[inside]] = -torch.inf
 
 
-class RankingMetrics:
-    """Recall, NDCG, precision, hit ratio, MRR, MAP and catalog coverage at several list lengths.
-
-    torch_geometric.metrics computes them, but for coverage, where a place may be empty, and for `ndcg_retrieved`, the NGCF family's
-    NDCG whose ideal list holds only the retrieved hits.
-    """
-
-    def __init__(self, cutoffs: list[int], num_items: int) -> None:
-        from torch_geometric import metrics as pyg
-
-        self.cutoffs, self.num_items = sorted(cutoffs), num_items
-        kinds: dict[str, Callable[[int], object]] = {
-            "recall": pyg.LinkPredRecall,
-            "ndcg": pyg.LinkPredNDCG,
-            "precision": pyg.LinkPredPrecision,
-            "hit_ratio": pyg.LinkPredHitRatio,
-            "mrr": pyg.LinkPredMRR,
-            "map": pyg.LinkPredMAP,
-        }
-        self.collection = pyg.LinkPredMetricCollection(
-            {f"{name}_at_{k}": kind(k) for name, kind in kinds.items() for k in self.cutoffs}
-        ).double()
-        self.recommended = torch.zeros(len(self.cutoffs), num_items + 1, dtype=torch.float64)  # the last column: empty places
-        self.retrieved = torch.zeros(len(self.cutoffs), dtype=torch.float64)
-        self.num_users = torch.zeros((), dtype=torch.float64)
-
-    def update(self, ranked: Tensor, held_out: Csr) -> None:
-        """Adds users.
-
-        Args:
-            ranked: int64 [rows, k], best first, k at least the largest cutoff; num_items marks an empty place.
-            held_out: Their held-out items; every row must have at least one.
-        """
-        ranked, held_out = ranked.cpu(), held_out.to("cpu")
-        labels = torch.stack([held_out.rows, held_out.columns])
-        self.collection.update(ranked, labels)
-        width = held_out.num_columns + 1  # one more for the mark of an empty place
-        keys = held_out.rows * width + held_out.columns
-        rows = torch.arange(ranked.shape[0])[:, None]
-        hits = torch.isin(rows * width + ranked, keys).double()
-        discount = 1 / torch.arange(2, ranked.shape[1] + 2, dtype=torch.float64).log2()
-        ideal = torch.cat([torch.zeros(1, dtype=torch.float64), discount.cumsum(0)])
-        for at, k in enumerate(self.cutoffs):
-            self.recommended[at, ranked[:, :k].flatten()] = 1
-            found = hits[:, :k].sum(1).long()
-            self.retrieved[at] += ((hits[:, :k] * discount[:k]).sum(1) / ideal[found].clamp(min=1e-12)).sum()
-        self.num_users += ranked.shape[0]
-
-    def states(self) -> list[Tensor]:
-        """The tensors to sum over workers, in place."""
-        sums = [getattr(metric, name) for metric in self.collection.values() for name in ("accum", "total")]
-        return [*sums, self.recommended, self.retrieved, self.num_users]
-
-    def compute(self) -> dict[str, float]:
-        """The means over users, as {"recall@20": ...}."""
-        values = {name.replace("_at_", "@"): float(value) for name, value in self.collection.compute().items()}
-        for at, k in enumerate(self.cutoffs):
-            values[f"coverage@{k}"] = float((self.recommended[at, :-1] > 0).double().mean())
-            values[f"ndcg_retrieved@{k}"] = float(self.retrieved[at] / self.num_users.clamp(min=1))
-        return values
-
-
 def rank_users(
     users: Tensor,
     items: Tensor,
@@ -158,6 +97,7 @@ def rank_users(
     memory_mib: int = 256,
     rank: int = 0,
     world_size: int = 1,
+    further: Sequence[str] = (),
 ) -> RankingMetrics:
     """Full-ranking metrics of one worker's share of the users with at least one held-out item.
 
@@ -168,20 +108,23 @@ def rank_users(
         cutoffs: List lengths.
         memory_mib: Bound on one block of scores.
         rank, world_size: Which share.
+        further: Names of metrics of the user's own, beside those that ship.
     """
     mine = held_out.degrees.nonzero().squeeze(1)[rank::world_size]
-    return rank_rows(users[mine], items, held_out.select(mine), exclude.select(mine), cutoffs, memory_mib)
+    return rank_rows(users[mine], items, held_out.select(mine), exclude.select(mine), cutoffs, memory_mib, further)
 
 
-def rank_rows(users: Tensor, items: Tensor, held_out: Csr, exclude: Csr, cutoffs: list[int], memory_mib: int = 256) -> RankingMetrics:
+def rank_rows(
+    users: Tensor, items: Tensor, held_out: Csr, exclude: Csr, cutoffs: list[int], memory_mib: int = 256, further: Sequence[str] = ()
+) -> RankingMetrics:
     """Full-ranking metrics of some users, a row of each argument for each.
 
     Args:
         users: float [n, d]; items: float [num_items, d], which may be memory-mapped.
         held_out, exclude: n rows; every row of `held_out` has an item.
-        cutoffs, memory_mib: As in `rank_users`.
+        cutoffs, memory_mib, further: As in `rank_users`.
     """
-    metrics = RankingMetrics(cutoffs, items.shape[0])
+    metrics = RankingMetrics(cutoffs, items.shape[0], further)
     for rows, scores, ranked in top_k(users, items, max(cutoffs), exclude, memory_mib):
         ranked = torch.where(scores == -torch.inf, items.shape[0], ranked)
         metrics.update(ranked, held_out.select(torch.arange(rows.start, rows.stop, device=users.device)))
@@ -198,13 +141,14 @@ def evaluate(
     rank: int = 0,
     world_size: int = 1,
     all_reduce: Callable[[list[Tensor]], None] | None = None,
+    further: Sequence[str] = (),
 ) -> dict[str, float]:
     """`rank_users`, summed over the workers: {"recall@20": ..., ...}, the same on every worker.
 
     Args:
         all_reduce: Sums tensors over workers, in place; needed when world_size > 1. The others as in `rank_users`.
     """
-    metrics = rank_users(users, items, held_out, exclude, cutoffs, memory_mib, rank, world_size)
+    metrics = rank_users(users, items, held_out, exclude, cutoffs, memory_mib, rank, world_size, further)
     if all_reduce is not None:
         all_reduce(metrics.states())
     return metrics.compute()
@@ -238,40 +182,3 @@ def held_out_places(users: Tensor, items: Tensor, held_out: Csr, exclude: Csr, d
         found = ranked[block.rows] == block.columns[:, None]  # [pairs of the block, depth]
         places.append(torch.where(found.any(1), found.int().argmax(1), depth))
     return torch.cat(places) if places else torch.zeros(0, dtype=torch.int64)
-
-
-USER_METRICS = ("recall", "ndcg", "ndcg_retrieved", "precision", "hit_ratio", "mrr")
-
-
-def metric_of_users(name: str, k: int, places: Tensor, rows: Tensor, degrees: Tensor) -> Tensor:
-    """A metric at list length k for each user with held-out items; its mean is what `evaluate` gives.
-
-    Args:
-        name: One of USER_METRICS.
-        k: List length, at most the depth of the places.
-        places: int64 [num_pairs], as `held_out_places` returns them.
-        rows: The user of every pair, int64 [num_pairs] from 0 to num_users - 1.
-        degrees: Held-out items of each user, int64 [num_users], none of them 0.
-
-    Returns:
-        float64 [num_users].
-    """
-    hit = (places < k).double()
-
-    def sum_of(values: Tensor) -> Tensor:
-        return torch.zeros(degrees.numel(), dtype=torch.float64).index_add_(0, rows, values)
-
-    hits = sum_of(hit)
-    if name == "recall":
-        return hits / degrees
-    if name == "precision":
-        return hits / k
-    if name == "hit_ratio":
-        return (hits > 0).double()
-    if name == "mrr":
-        first = torch.full((degrees.numel(),), k, dtype=torch.int64).scatter_reduce_(0, rows, places.clamp(max=k), "amin")
-        return torch.where(first < k, 1 / (first + 1).double(), 0.0)
-    gain = sum_of(hit / (places + 2).double().log2())
-    ideal = torch.cat([torch.zeros(1, dtype=torch.float64), (1 / torch.arange(2, k + 2, dtype=torch.float64).log2()).cumsum(0)])
-    most = hits.long() if name == "ndcg_retrieved" else degrees.clamp(max=k)
-    return gain / ideal[most].clamp(min=1e-12)

@@ -6,14 +6,17 @@ kind is named by such a reference directly (`student.kind=my_module:MyStudent`),
 
 import importlib
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from .errors import InputError
 
-Kind = TypeVar("Kind")
+
+def declares(component: str) -> Callable[[Any], bool]:
+    """Whether a class says that it is a kind of the component, by a class attribute `component`."""
+    return lambda kind: isinstance(kind, type) and getattr(kind, "component", None) == component
 
 
-class Registry(Generic[Kind]):
+class Registry:
     """The kinds of one component.
 
     Args:
@@ -41,7 +44,7 @@ class Registry(Generic[Kind]):
         if name not in self._references:
             self.get(name)
 
-    def get(self, name: str) -> Kind:
+    def get(self, name: str) -> Any:
         """The kind of a name.
 
         Args:

@@ -135,34 +135,3 @@ class UnseenItems:
         r = random_below(unseen, stream, seed, epoch, examples[:, None], slots)
         below = torch.searchsorted(self.keys, users[:, None] * (self.num_items + 1) + r, right=True)
         return r + below - self.pointers[users][:, None]
-
-
-def candidate_lists(
-    users: Tensor,
-    positives: Tensor,
-    examples: Tensor,
-    unseen: UnseenItems,
-    num_uniform: int,
-    top_items: Tensor | None,
-    num_top: int,
-    seed: int,
-    epoch: int,
-    top_rows: Tensor | None = None,
-) -> Tensor:
-    """Candidate lists of method.md 3: the positive, then uniform unseen items, then some of the teacher's top-ranked unseen ones.
-
-    Args:
-        users, positives, examples: int64 [n].
-        top_items: int64 [rows, depth], the teacher's best unseen items (best first); needed when num_top > 0.
-        top_rows: The row of `top_items` for each example, int64 [n]; the users themselves when not given.
-
-    Returns:
-        int64 [n, 1 + num_uniform + num_top].
-    """
-    parts = [positives[:, None], unseen.draw(users, examples, num_uniform, seed, epoch)]
-    if num_top:
-        assert top_items is not None
-        slots = torch.arange(num_top, device=users.device)
-        at = random_below(top_items.shape[1], STREAM_TOP, seed, epoch, examples[:, None], slots)
-        parts.append(top_items[(users if top_rows is None else top_rows)[:, None], at])
-    return torch.cat(parts, dim=1)

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from .errors import InputError
+from .registry import Registry
 
 
 def setting(
@@ -18,6 +19,8 @@ def setting(
     le: float | None = None,
     lt: float | None = None,
     choices: tuple[str, ...] | None = None,
+    kinds: Registry | None = None,
+    is_recent: bool = False,
 ) -> Any:
     """A documented field of a settings class.
 
@@ -26,11 +29,19 @@ def setting(
         help: One line for `promptmm VERB --help`, with the unit where there is one.
         ge, gt, le, lt: Bounds, checked by `check_bounds`.
         choices: The allowed strings, checked by `check_bounds`.
+        kinds: The registry of the kinds that the setting names, checked by `check_bounds`.
+        is_recent: The setting was added after records of runs had been written without it; they stand for its default.
     """
-    metadata = {"help": help, "ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices}
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    metadata = {"help": help, **bounds, "choices": choices, "kinds": kinds, "is_recent": is_recent}
     if isinstance(default, dict | list):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    """A field's default value, made anew where it is a list or a dictionary."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def check_bounds(settings: Any, section: str) -> None:
@@ -44,6 +55,8 @@ def check_bounds(settings: Any, section: str) -> None:
         bounds = field.metadata
         if value is None or not bounds:
             continue
+        if bounds["kinds"] is not None:
+            bounds["kinds"].check(value)
         if bounds["choices"] is not None and value not in bounds["choices"]:
             raise InputError(f"{name}={value!r}: expected one of {', '.join(bounds['choices'])}")
         for sign, holds in (

@@ -1,4 +1,4 @@
-"""Stage 2's prompt-tuning (method.md 4): one definition of the loss for both regimes.
+"""Stage 2's prompt-tuning (docs/method.md 4): one definition of the loss for both regimes.
 
 inline: the student's loop calls `PromptTuner.terms` with the student's live vectors, and one backward pass serves both.
 rounds: `tune_prompt_loop` calls it with the student as it is, and writes the next revision of the teacher's vectors.

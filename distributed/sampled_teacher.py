@@ -288,7 +288,7 @@ class TeacherTables:
 
     @torch.no_grad()
     def infer(self) -> None:
-        """Fills the tables from the weights as they are (method.md 1.2 to 1.5), without dropout."""
+        """Fills the tables from the weights as they are (docs/method.md 1.2 to 1.5), without dropout."""
         teacher = self.teacher
         client, worker, config, own = teacher.client, teacher.worker, teacher.config, teacher.own_ids
         self._reduce()

@@ -1,4 +1,4 @@
-"""Every loss against a loop-by-loop numpy transcription of its formula (method.md 1.6 and 3), and by finite differences."""
+"""Every loss against a loop-by-loop numpy transcription of its formula (docs/method.md 1.6 and 3), and by finite differences."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Students and what they learn from labels (method.md 2 and 3)."""
+"""Students and what they learn from labels (docs/method.md 2 and 3)."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The teacher against dense numpy transcriptions of its equations (method.md 1), and by finite differences."""
+"""The teacher against dense numpy transcriptions of its equations (docs/method.md 1), and by finite differences."""
 
 import math
 

@@ -1,0 +1,66 @@
+"""The registries of everything that has kinds in the method: what each setting may name, and where the kind's class or function is.
+
+A kind says of itself what it can do (class attributes such as `engines` and `reads_features`), so that settings, plan and engines ask the
+kind and not its name. This module imports none of them: a kind is imported when it is asked for.
+"""
+
+from .registry import Registry, declares
+
+STUDENTS = Registry(
+    "student",
+    "student.kind",
+    {
+        "lightgcn": ".students.layered:LightGcnStudent",
+        "mf": ".students.layered:MfStudent",
+        "gcn": ".students.layered:GcnStudent",
+        "mlp": ".students.mlp:MlpStudent",
+    },
+    __package__,
+    declares("student"),
+    "a subclass of promptmm.core.students.Student",
+)
+TEACHERS = Registry(
+    "teacher",
+    "teacher.kind",
+    {
+        "promptmm": ".teacher.model:PromptTeacher",
+        "mf": ".teacher.collaborative:MfTeacher",
+        "lightgcn": ".teacher.collaborative:LightGcnTeacher",
+        "vbpr": ".teacher.vbpr:VbprTeacher",
+        "lattice": ".teacher.lattice:LatticeTeacher",
+    },
+    __package__,
+    declares("teacher"),
+    "a subclass of promptmm.core.teacher.WholeTeacher",
+)
+LOSSES = Registry(
+    "distillation loss",
+    "distill.losses",
+    {
+        "pair": ".objectives.terms:pair",
+        "list": ".objectives.terms:by_modality",
+        "embedding": ".objectives.terms:embedding",
+    },
+    __package__,
+    callable,
+    "a function of a promptmm.core.objectives.LossInputs",
+)
+CANDIDATES = Registry(
+    "candidate policy",
+    "distill.candidates",
+    {"mixed": ".objectives.candidates:MixedCandidates"},
+    __package__,
+    declares("candidates"),
+    "a subclass of promptmm.core.objectives.CandidatePolicy",
+)
+METRICS = Registry(
+    "metric",
+    "evaluation.metrics",
+    {
+        name: f".metrics:{name.upper()}"
+        for name in ("recall", "ndcg", "ndcg_retrieved", "precision", "hit_ratio", "mrr", "map", "coverage")
+    },
+    __package__,
+    lambda kind: callable(kind) or getattr(kind, "component", None) == "metric",
+    "a function of a user's hits, as promptmm.core.metrics.UserMetric",
+)

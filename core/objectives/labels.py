@@ -1,0 +1,56 @@
+"""Teacher labels of candidate lists: what the student's losses read (docs/method.md 3)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..scoring import candidate_scores
+from ..vectors import TeacherVectors
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A batch of teacher labels.
+
+    Attributes:
+        users: int64 [batch].
+        candidates: int64 [batch, 1 + K], the positive first, then BPR's uniform negative.
+        scores: The teacher's scores relative to the positive's [batch, 1 + K]; None for a student without a teacher.
+        modal_scores: The same by modality [num_modalities, batch, 1 + K]; a teacher without modalities has none of them.
+    """
+
+    users: Tensor
+    candidates: Tensor
+    scores: Tensor | None = None
+    modal_scores: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.users.numel()
+
+    def slice(self, rows: slice) -> "Labels":
+        return Labels(
+            self.users[rows],
+            self.candidates[rows],
+            None if self.scores is None else self.scores[rows],
+            None if self.modal_scores is None else self.modal_scores[:, rows],
+        )
+
+    def to(self, device: torch.device | str) -> "Labels":
+        def move(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+            return None if x is None else x.to(device=device, dtype=dtype, non_blocking=True)
+
+        users, candidates = self.users.to(device).long(), self.candidates.to(device).long()
+        return Labels(users, candidates, move(self.scores, torch.float32), move(self.modal_scores, torch.float32))
+
+
+def label(vectors: TeacherVectors, users: Tensor, candidates: Tensor) -> Labels:
+    """The teacher's labels for candidate lists; differentiable with respect to the vectors.
+
+    Args:
+        users: int64 [batch]; candidates: int64 [batch, 1 + K].
+    """
+    scores = candidate_scores(vectors.user, vectors.item, users, candidates)
+    found = [candidate_scores(vectors.modal_user[m], vectors.modal_item[m], users, candidates) for m in vectors.modal_user]
+    modal = torch.stack(found) if found else scores.new_zeros(0, *scores.shape)
+    return Labels(users, candidates, scores - scores[:, :1], modal - modal[:, :, :1])

@@ -1,0 +1,110 @@
+"""The terms of the student's loss: BPR with L2, and what it learns from the teacher's labels (docs/method.md 3).
+
+A distillation loss is a function from `LossInputs` to a scalar; its weight is multiplied on by `distillation_terms`. The shipped ones have
+weights of their own (`distill.pair_weight` and so on); one of your own is named with its weight in `distill.losses`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+from ..config import DistillationConfig
+from ..kinds import LOSSES
+from ..losses import bpr_loss, embedding_loss, l2_loss, list_loss, pair_loss
+from .labels import Labels
+
+
+class Decoders(nn.Module):
+    """D_m of the embedding loss: a linear map per modality, or the identity where sizes agree and none is asked for."""
+
+    def __init__(self, modalities: list[str], student_dim: int, teacher_dim: int, learnt: bool) -> None:
+        super().__init__()
+        needed = learnt or student_dim != teacher_dim
+        self.maps = nn.ModuleDict(
+            {f"of_{m}": nn.Linear(student_dim, teacher_dim, bias=False) if needed else nn.Identity() for m in modalities}
+        )
+
+    def forward(self, items: Tensor) -> list[Tensor]:
+        """[n, d_S] -> one [n, d] per modality."""
+        return [decoder(items) for decoder in self.maps.values()]
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What a distillation loss may read: one worker's share of a batch.
+
+    Attributes:
+        scores: The student's scores of the batch's candidates [batch, 1 + K], the positive first.
+        teacher_scores: The teacher's, relative to the positive's [batch, 1 + K].
+        modal_scores: The teacher's by modality, relative to the positive's [num_modalities, batch, 1 + K].
+        student_items: The student's final item vectors, as `unique_items` counts them [n, d_S].
+        unique_items: int64, this worker's share of the distinct positive items of the global batch, rows of `student_items`.
+        targets: The teacher's vectors M_m^I of `unique_items` by modality, made when called: a list of [len(unique_items), d].
+        decoders: D_m, from [n, d_S] to a list of [n, d] by modality.
+        num_examples: What sums over the examples are divided by (see `Triples.num_examples`).
+        num_unique: What sums over the distinct items are divided by.
+        config: The distillation's settings.
+    """
+
+    scores: Tensor
+    teacher_scores: Tensor
+    modal_scores: Tensor
+    student_items: Tensor
+    unique_items: Tensor
+    targets: Callable[[], list[Tensor]]
+    decoders: Decoders
+    num_examples: float
+    num_unique: float
+    config: DistillationConfig
+
+
+DistillationLoss: TypeAlias = Callable[[LossInputs], Tensor]
+
+
+def pair(inputs: LossInputs) -> Tensor:
+    """Returns L_pair, ranking distillation on pairs (docs/method.md 3.1)."""
+    return pair_loss(inputs.scores, inputs.teacher_scores, inputs.config.temperature, inputs.num_examples)
+
+
+def by_modality(inputs: LossInputs) -> Tensor:
+    """Returns L_list, denoised modality-aware ranking distillation on lists (docs/method.md 3.2)."""
+    config = inputs.config
+    return list_loss(
+        inputs.scores,
+        inputs.modal_scores,
+        config.temperature,
+        config.reweight_temperature,
+        config.confident_weight,
+        config.uncertain_weight,
+        inputs.num_examples,
+        config.reweight,
+        config.disentangle,
+    )
+
+
+def embedding(inputs: LossInputs) -> Tensor:
+    """Returns L_emb, modality-aware embedding distillation (docs/method.md 3.3)."""
+    decoded = inputs.decoders(inputs.student_items[inputs.unique_items])
+    return embedding_loss(decoded, inputs.targets(), inputs.config.embedding_power, inputs.num_unique)
+
+
+def distillation_terms(inputs: LossInputs) -> dict[str, Tensor]:
+    """The distillation losses that have a weight, each times its weight: the terms that teacher and student share (docs/method.md 3, 4)."""
+    weights = inputs.config.loss_weights()
+    losses: dict[str, DistillationLoss] = {name: LOSSES.get(name) for name in weights}
+    return {name: weight * losses[name](inputs) for name, weight in weights.items()}
+
+
+def student_terms(scores: Tensor, rows: list[Tensor], l2: float, num_examples: float, weights: Tensor | None = None) -> dict[str, Tensor]:
+    """BPR(S) with the first candidate as the negative, and L2 on the batch's rows.
+
+    Args:
+        scores: The student's scores of the batch's candidates [batch, 1 + K].
+        rows: What L2 acts on: of the users, positives and negatives, each [batch, d_S].
+        l2: `student.l2`.
+        num_examples: What sums over the examples are divided by.
+        weights: float32 [batch], of the examples (`UserWeights`); 1 where not given.
+    """
+    return {"bpr": bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights), "l2": l2 * l2_loss(rows, num_examples, weights)}

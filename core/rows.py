@@ -1,0 +1,51 @@
+"""Rows of users and items: ID tables with their seeded start, and rows of unit length."""
+
+import torch
+from torch import Tensor, nn
+
+from .random import random_normal
+from .sampling import STREAM_INITIAL
+from .sides import ITEMS, USERS
+
+
+class _RowNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = torch.where(norm > 0, 1 / norm, 0.0)
+        y = x * inverse
+        ctx.save_for_backward(y, inverse)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        y, inverse = ctx.saved_tensors
+        return torch.addcmul(grad, y, (grad * y).sum(-1, keepdim=True), value=-1).mul_(inverse)
+
+
+def rownorm(x: Tensor) -> Tensor:
+    """Rows scaled to unit length; a zero row stays zero and passes no gradient (its direction is not defined)."""
+    return _RowNorm.apply(x)
+
+
+class IdTables(nn.Module):
+    """User and item ID vectors E_U [num_users, d] and E_I [num_items, d]."""
+
+    def __init__(self, num_users: int, num_items: int, dim: int, init_scale: float, seed: int) -> None:
+        super().__init__()
+        self.user = nn.Parameter(initial_rows(USERS, torch.arange(num_users), dim, init_scale, seed))
+        self.item = nn.Parameter(initial_rows(ITEMS, torch.arange(num_items), dim, init_scale, seed))
+
+
+def initial_rows(side: int, rows: Tensor, dim: int, init_scale: float, seed: int) -> Tensor:
+    """The seeded start of some rows of an ID table, normal with deviation `init_scale`, whatever holds the others.
+
+    Args:
+        side: USERS or ITEMS.
+        rows: int64 [n], dataset indices.
+
+    Returns:
+        float32 [n, dim].
+    """
+    columns = torch.arange(dim, device=rows.device)
+    return init_scale * random_normal(STREAM_INITIAL, seed, side, rows[:, None], columns)

@@ -1,0 +1,42 @@
+"""Lightweight students (docs/method.md 2): ID vectors and at most a light propagation, nothing multi-modal at inference."""
+
+import torch
+
+from ..config import StudentConfig
+from ..kinds import STUDENTS
+from ..random import derive_seed
+from ..sampling import STREAM_INITIAL
+from .base import Student
+from .layered import LayeredStudent
+from .warm_start import project, warm_start_maps
+
+__all__ = ["LayeredStudent", "Student", "build_student", "project", "student_kind", "warm_start_maps"]
+
+
+def student_kind(config: StudentConfig) -> type[Student]:
+    """The class that `student.kind` names.
+
+    Raises:
+        InputError: there is no such student; the message lists those that there are.
+    """
+    kind: type[Student] = STUDENTS.get(config.kind)
+    return kind
+
+
+def build_student(config: StudentConfig, seed: int, frozen_dims: tuple[int, int] | None = None) -> Student:
+    """The student that `student.kind` names, with the seeded start of what it has beside its rows.
+
+    Args:
+        config: The student's settings.
+        seed: Seed of the start.
+        frozen_dims: Columns of the teacher's final vectors of users and items, for a student whose rows they are.
+
+    Raises:
+        InputError: there is no such student.
+    """
+    kind = student_kind(config)
+    dims = (config.dim, config.dim) if kind.learns_rows else frozen_dims
+    assert dims is not None, "a student on frozen vectors comes with a teacher"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(STREAM_INITIAL, seed, 2))
+        return kind(config, *dims)

@@ -1,0 +1,76 @@
+"""A student's rows from the teacher's final vectors, at the student's size (docs/method.md 2)."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+
+def project(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Vectors of size `dim` whose dot products come closest to those of the given ones, over all users and items.
+
+    Args:
+        users, items: float [num_users, d] and [num_items, d].
+        dim: Columns of the result.
+
+    Returns:
+        [num_users, dim] and [num_items, dim], of the dtype given; `warm_start_maps` says how.
+    """
+    maps = warm_start_maps([[users], [items]], dim)
+    return (users.double() @ maps[0]).to(users.dtype), (items.double() @ maps[1]).to(items.dtype)
+
+
+def warm_start_maps(
+    sides: Iterable[Iterable[Tensor]], dim: int, sum_: Callable[[list[Tensor]], None] = lambda tensors: None
+) -> tuple[Tensor, Tensor]:
+    """`projection_maps` of vectors that come a chunk at a time, or that several workers hold.
+
+    Args:
+        sides: For users and for items the chunks of their vectors, float [n, d] each; at least one chunk a side, which may be empty.
+        dim: Columns of the maps.
+        sum_: Sums tensors over the workers, in place.
+    """
+    grams = []
+    for chunks in sides:
+        gram = None
+        for rows in chunks:
+            gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64) if gram is None else gram
+            wide = rows.double()
+            gram.addmm_(wide.T, wide)
+        assert gram is not None
+        grams.append(gram)
+    sum_(grams)
+    return projection_maps(grams[0], grams[1], dim)
+
+
+def projection_maps(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Maps A and B with (U A)(I B)^T the best approximation of U I^T of rank `dim` in least squares (Eckart and Young 1936).
+
+    With U = Q_U R_U and I = Q_I R_I, Q orthonormal, and the singular value decomposition R_U R_I^T = P S W^T, A = R_U^-1 P S^½ and
+    B = R_I^-1 W S^½. Sizes that are equal or larger lose nothing: the vectors stay as they are, with zeros behind them.
+
+    Args:
+        users, items: U^T U and I^T I, float64 [d, d].
+
+    Returns:
+        A and B, float64 [d, dim]; the largest entry of a column of A is positive.
+    """
+    size = users.shape[0]
+    if dim >= size:
+        padded = torch.eye(size, dim, dtype=users.dtype)
+        return padded, padded
+    (user_root, user_inverse), (item_root, item_inverse) = _root(users), _root(items)
+    left, values, right = torch.linalg.svd(user_root @ item_root.T)
+    scale = values[:dim].sqrt()
+    maps = user_inverse @ (left[:, :dim] * scale), item_inverse @ (right.T[:, :dim] * scale)
+    signs = maps[0].gather(0, maps[0].abs().argmax(0, keepdim=True)).sign()
+    return maps[0] * signs, maps[1] * signs
+
+
+def _root(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """R with X = Q R from X^T X, and its pseudo-inverse."""
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > 1e-12 * values.max().clamp(min=1e-300)
+    values = torch.where(kept, values, 1.0)
+    root = torch.where(kept, values.sqrt(), 0.0)[:, None] * vectors.T
+    return root, vectors * torch.where(kept, values.rsqrt(), 0.0)

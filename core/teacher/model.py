@@ -1,0 +1,131 @@
+"""PromptMM's own teacher: propagation, fusion and loss (docs/method.md 1.3 to 1.6), on the whole graph or on sampled blocks of it."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..config import TeacherConfig
+from ..graph import Propagation, light_propagation
+from ..losses import bpr_loss, l2_loss
+from ..rows import rownorm
+from ..scoring import candidate_scores
+from ..vectors import TeacherVectors
+from .base import Teacher
+from .triples import Triples
+
+
+class PromptTeacher(Teacher):
+    """The cumbersome multi-modal teacher. Its rows are ID tables, prompts and reduced features, which the engine holds and hands to it."""
+
+    engines: ClassVar[tuple[str, ...]] = ("full", "sampled")
+    reads_features: ClassVar[bool] = True
+    has_prompt: ClassVar[bool] = True
+    has_towers: ClassVar[bool] = True
+
+    @classmethod
+    def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:
+        """Columns of the final vectors that `fuse` gives."""
+        return config.dim * (1 + num_modalities if config.fusion == "concat" else 1)
+
+    @classmethod
+    def num_hops(cls, config: TeacherConfig) -> int:
+        """L on the collaborative path; on a modality's two for each round of propagation, or one without any."""
+        return max(config.layers, 2 * config.modality_layers, 1)
+
+
+def teacher_vectors(
+    graph: Propagation,
+    user_ids: Tensor,
+    item_ids: Tensor,
+    prompt: dict[str, Tensor],
+    reduced: dict[str, Tensor],
+    config: TeacherConfig,
+    final: bool = True,
+) -> TeacherVectors:
+    """Propagation and fusion (docs/method.md 1.3 to 1.5), layer by layer; the vectors are those of the graph's level 0.
+
+    With `config.fusion` "concat" the final vectors are [rownorm(e_U), η rownorm(M_m^U), ...] and [e_I, rownorm(M_m^I), ...], so that a
+    score is <rownorm(e_U), e_I> + η Σ_m cos(M_m^U, M_m^I). With no round of propagation M_m^U = Ã z_m and M_m^I = z_m.
+
+    Args:
+        graph: The whole train graph, or sampled blocks of `PromptTeacher.num_hops(config)` hops.
+        user_ids, item_ids: Rows of E_U and E_I at level `config.layers` or deeper.
+        prompt: Output of the prompt module for the same rows; those of level 0 are enough where `config.id_prompt_weight` is 0.
+        reduced: z_m by modality, the items' rows at level max(1, 2 · modality_layers) or deeper.
+        final: False leaves the collaborative vectors in place of the final ones where the loss reads no others.
+    """
+    users, items = user_ids, item_ids
+    if config.prompt and config.id_prompt_weight:
+        users = users + config.id_prompt_weight * rownorm(prompt["user"])
+        items = items + config.id_prompt_weight * rownorm(prompt["item"])
+    users, items = light_propagation(graph, users, items, config.layers)
+    modal_user, modal_item = {}, {}
+    for modality, z in reduced.items():
+        of_users = None if config.modality_layers else graph.to_users(z, 0)
+        for hop in reversed(range(0, 2 * config.modality_layers, 2)):
+            of_users = graph.to_users(z, hop + 1)
+            z = graph.to_items(of_users, hop)
+        assert of_users is not None
+        modal_user[modality], modal_item[modality] = graph.users_at(of_users, 0), graph.items_at(z, 0)
+    p_user, p_item = (graph.users_at(prompt["user"], 0), graph.items_at(prompt["item"], 0)) if config.prompt else (None, None)
+    path = (users, items) if config.fusion == "concat" else (None, None)
+    if final or config.fusion != "concat":
+        users = fuse(users, list(modal_user.values()), config, of_users=True)
+        items = fuse(items, list(modal_item.values()), config, of_users=False)
+    return TeacherVectors(users, items, modal_user, modal_item, p_user, p_item, reduced, *path)
+
+
+def fuse(collaborative: Tensor, modal: list[Tensor], config: TeacherConfig, of_users: bool) -> Tensor:
+    """Final vectors of any users (or items) from their collaborative vectors and those of every modality (docs/method.md 1.5)."""
+    parts = [rownorm(m) for m in modal]
+    if config.fusion == "sum":
+        return collaborative + config.fusion_weight * torch.stack(parts).sum(0) if parts else collaborative
+    if of_users:  # η stands on one side of the product
+        return torch.cat([rownorm(collaborative), *(config.fusion_weight * part for part in parts)], 1)
+    return torch.cat([collaborative, *parts], 1)
+
+
+def teacher_loss(vectors: TeacherVectors, user_ids: Tensor, item_ids: Tensor, batch: Triples, config: TeacherConfig) -> dict[str, Tensor]:
+    """The terms of the teacher's loss (docs/method.md 1.6), each with its weight; their sum is the loss.
+
+    Args:
+        vectors: The teacher's vectors with their graph of gradients.
+        user_ids, item_ids: Rows of E_U and E_I, as the batch counts them.
+        batch: The examples.
+        config: The teacher's settings.
+    """
+    users, num_examples, weights = batch.users, batch.num_examples, batch.weights
+    pairs = torch.stack([batch.positives, batch.negatives], 1)
+
+    def bpr(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
+        scores = candidate_scores(user_vectors, item_vectors, users, pairs)
+        return bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights)
+
+    def modal_bpr(of_users: Tensor, of_items: Tensor) -> Tensor:
+        if not config.leave_one_out and config.feature_temperature is None:
+            return bpr(of_users, of_items)
+        queries, compared = of_users[users], of_items[pairs]  # [batch, d], [batch, 2, d]
+        if config.leave_one_out:
+            assert batch.entries is not None
+            queries = queries - batch.entries[:, None] * compared[:, 0]
+        if config.feature_temperature is not None:
+            queries, compared = rownorm(queries) / config.feature_temperature, rownorm(compared)
+        scores = (queries[:, None] * compared).sum(-1)
+        return bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights)
+
+    if vectors.path_user is not None and vectors.path_item is not None:
+        terms = {"bpr": bpr(vectors.path_user, vectors.path_item)}
+    else:
+        terms = {"bpr": bpr(vectors.user, vectors.item)}
+    if config.feature_loss_weight:
+        modal = [modal_bpr(vectors.modal_user[m], vectors.modal_item[m]) for m in vectors.modal_user]
+        terms["feature_bpr"] = config.feature_loss_weight * torch.stack(modal).sum()
+    if config.prompt_loss_weight and vectors.prompt_user is not None and vectors.prompt_item is not None:
+        terms["prompt_bpr"] = config.prompt_loss_weight * bpr(vectors.prompt_user, vectors.prompt_item)
+    terms["l2"] = config.l2 * l2_loss([user_ids[users], item_ids[batch.positives], item_ids[batch.negatives]], num_examples, weights)
+    if config.feature_decay:
+        count = batch.num_decayed or next(iter(vectors.reduced.values())).shape[0]
+        decay = torch.stack([z.square().sum() for z in vectors.reduced.values()]).sum() / count
+        terms["feature_decay"] = config.feature_decay * decay
+    return terms
