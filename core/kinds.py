@@ -56,10 +56,7 @@ CANDIDATES = Registry(
 METRICS = Registry(
     "metric",
     "evaluation.metrics",
-    {
-        name: f".metrics:{name.upper()}"
-        for name in ("recall", "ndcg", "ndcg_retrieved", "precision", "hit_ratio", "mrr", "map", "coverage")
-    },
+    {name: f".metrics:{name.upper()}" for name in ("recall", "ndcg", "ndcg_retrieved", "precision", "hit_ratio", "mrr", "map", "coverage")},
     __package__,
     lambda kind: callable(kind) or getattr(kind, "component", None) == "metric",
     "a function of a user's hits, as promptmm.core.metrics.UserMetric",

@@ -88,6 +88,22 @@ def _exclude(scores: Tensor, excluded: Csr, first: int) -> None:
     scores[excluded.rows[inside], columns[inside]] = -torch.inf
 
 
+def top_unseen(users: Tensor, items: Tensor, seen: Csr, train: Csr, depth: int) -> Tensor:
+    """The best unseen items of some users, int64 [rows, depth], best first.
+
+    Args:
+        users: Final vectors of the users [rows, d].
+        items: Final vectors of all items [num_items, d].
+        seen: Train items of those users.
+        train: Train items of all users: the depth is at most what the busiest of them has left.
+        depth: Length of the ranking.
+    """
+    depth = min(depth, train.num_columns - int(train.degrees.max()))
+    if not users.shape[0]:  # a worker without a share of a small last batch
+        return torch.zeros(0, depth, dtype=torch.int64, device=users.device)
+    return torch.cat([ranked for _, _, ranked in top_k(users, items, depth, seen)])
+
+
 def rank_users(
     users: Tensor,
     items: Tensor,

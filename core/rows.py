@@ -29,12 +29,17 @@ def rownorm(x: Tensor) -> Tensor:
 
 
 class IdTables(nn.Module):
-    """User and item ID vectors E_U [num_users, d] and E_I [num_items, d]."""
+    """ID vectors of all users and items, as learnt tables E_U [num_users, d] and E_I [num_items, d]."""
 
-    def __init__(self, num_users: int, num_items: int, dim: int, init_scale: float, seed: int) -> None:
+    def __init__(self, user: Tensor, item: Tensor) -> None:
         super().__init__()
-        self.user = nn.Parameter(initial_rows(USERS, torch.arange(num_users), dim, init_scale, seed))
-        self.item = nn.Parameter(initial_rows(ITEMS, torch.arange(num_items), dim, init_scale, seed))
+        self.user, self.item = nn.Parameter(user), nn.Parameter(item)
+
+    @staticmethod
+    def seeded(num_users: int, num_items: int, dim: int, init_scale: float, seed: int) -> "IdTables":
+        """Tables at their seeded start; see `initial_rows`."""
+        sizes = ((USERS, num_users), (ITEMS, num_items))
+        return IdTables(*(initial_rows(side, torch.arange(count), dim, init_scale, seed) for side, count in sizes))
 
 
 def initial_rows(side: int, rows: Tensor, dim: int, init_scale: float, seed: int) -> Tensor:

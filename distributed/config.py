@@ -17,6 +17,13 @@ class ClusterConfig:
         "auto: full where it fits the hosts' memory (see plan), and what a run was started with stays",
         choices=("auto", "full", "sampled"),
     )
+    executor: str = setting(
+        "ray",
+        "what runs the training loops: ray, on workers of a cluster or of this machine; local, in this process, with one worker and "
+        "without Ray, DeepSpeed or sockets: the same numbers",
+        choices=("ray", "local"),
+        is_recent=True,
+    )
     address: str | None = setting(
         None,
         "address of a running Ray cluster ('auto' finds one); not set: RAY_ADDRESS, else an embedded one on this machine",
@@ -65,12 +72,26 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "cluster")
+        if self.executor == "local":
+            self._check_local()
         if self.offload_optimizer and not self.zero_stage:
             raise InputError("cluster.offload_optimizer=true needs ZeRO's sharded optimizer; set cluster.zero_stage=1, 2 or 3")
         if self.offload_parameters and self.zero_stage != 3:
             raise InputError(
                 f"cluster.offload_parameters=true needs sharded weights, and cluster.zero_stage={self.zero_stage} keeps them whole in "
                 "every worker; set cluster.zero_stage=3"
+            )
+
+    def _check_local(self) -> None:
+        """What only workers of Ray can do, where the loops run in this process."""
+        if self.num_workers > 1:
+            raise InputError(f"cluster.num_workers={self.num_workers}: cluster.executor=local is one worker; set cluster.executor=ray")
+        if self.address is not None:
+            raise InputError(f"cluster.address={self.address} has no meaning with cluster.executor=local; set cluster.executor=ray")
+        if self.zero_stage:
+            raise InputError(
+                f"cluster.zero_stage={self.zero_stage}: sharded optimizers are DeepSpeed's, which cluster.executor=local does not use; set "
+                "cluster.zero_stage=0 or cluster.executor=ray"
             )
 
     @property

@@ -1,12 +1,14 @@
-"""What a Ray Train worker knows about itself, and the collectives that the training loops use."""
+"""What a worker knows about itself, and the collectives that the training loops use; torch.distributed alone, whoever started it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+ProcessGroup: TypeAlias = dist.ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -16,30 +18,13 @@ class Worker:
     rank: int
     world_size: int
     device: torch.device
-    nodes: tuple[str, ...]  # Ray node id of every rank
-
-    @staticmethod
-    def current(use_gpu: bool, threads: int) -> "Worker":
-        """This process's worker inside a Ray Train loop; sets torch's thread count (Ray sets OMP_NUM_THREADS=1)."""
-        import ray.train
-        import ray.train.torch
-
-        torch.set_num_threads(threads)
-        context = ray.train.get_context()
-        rank, world_size = context.get_world_rank(), context.get_world_size()
-        device = ray.train.torch.get_device() if use_gpu else torch.device("cpu")
-        node = ray.get_runtime_context().get_node_id()
-        nodes: list[Any] = [node]
-        if world_size > 1:
-            nodes = [None] * world_size
-            dist.all_gather_object(nodes, node)
-        return Worker(rank, world_size, device, tuple(nodes))
+    nodes: tuple[str, ...]  # the host of every rank, by an id
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def new_group(self) -> Any:
+    def new_group(self) -> ProcessGroup | None:
         """A further process group over all workers, on the CPU, for a thread of its own; None with one worker. Collective."""
         return dist.new_group(backend="gloo") if self.world_size > 1 else None
 
@@ -55,9 +40,9 @@ class Worker:
         """All workers' dictionaries as one, on every rank."""
         if self.world_size == 1:
             return value
-        found: list[Any] = [None] * self.world_size
-        dist.all_gather_object(found, value)
-        return {key: entry for part in found for key, entry in part.items()}
+        parts: list[Any] = [None] * self.world_size
+        dist.all_gather_object(parts, value)
+        return {key: entry for part in parts for key, entry in part.items()}
 
     def barrier(self) -> None:
         if self.world_size > 1:
@@ -102,22 +87,21 @@ class Worker:
             return rows
         return _GatherRows.apply(rows, sizes, self.rank)
 
-    def union(self, values: Tensor) -> Tensor:
-        """The sorted unique values over all workers, int64."""
-        if self.world_size == 1:
-            return torch.unique(values)
-        gathered: list[Any] = [None] * self.world_size
-        dist.all_gather_object(gathered, values.cpu())
-        return torch.unique(torch.cat(gathered)).to(values.device)
+    def share_of_distinct(self, values: Tensor) -> tuple[Tensor, int]:
+        """This worker's share of the distinct values over all workers, those that no lower rank has, and how many there are in all.
 
-    def first_to_name(self, values: Tensor) -> tuple[Tensor, int]:
-        """This worker's share of the unique values over all workers: those that no lower rank has; and how many there are in all."""
+        Args:
+            values: int64, any shape.
+
+        Returns:
+            int64 [n], ascending, and the number.
+        """
         own = torch.unique(values)
         if self.world_size == 1:
             return own, own.numel()
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, own.cpu())
-        lower = torch.cat([own.new_zeros(0), *gathered[: self.rank]])
+        lower = torch.cat([gathered[0].new_zeros(0), *gathered[: self.rank]]).to(own.device)
         return own[~torch.isin(own, lower)], torch.unique(torch.cat(gathered)).numel()
 
     def check_finite(self, loss: Tensor, where: str) -> float:

@@ -2,7 +2,7 @@
 
 from .candidates import CandidatePolicy, CandidateRequest, candidate_identity, candidate_lists, candidate_policy, plain_lists
 from .labels import Labels, label
-from .terms import Decoders, LossInputs, distillation_terms, student_terms
+from .terms import Decoders, LossInputs, StudentSide, distillation_terms, student_terms
 
 __all__ = [
     "CandidatePolicy",
@@ -10,6 +10,7 @@ __all__ = [
     "Decoders",
     "Labels",
     "LossInputs",
+    "StudentSide",
     "candidate_identity",
     "candidate_lists",
     "candidate_policy",

@@ -32,32 +32,50 @@ class Decoders(nn.Module):
 
 
 @dataclass(frozen=True)
-class LossInputs:
-    """What a distillation loss may read: one worker's share of a batch.
+class StudentSide:
+    """The student's part of a distillation loss: one worker's share of a batch.
 
     Attributes:
-        scores: The student's scores of the batch's candidates [batch, 1 + K], the positive first.
-        teacher_scores: The teacher's, relative to the positive's [batch, 1 + K].
-        modal_scores: The teacher's by modality, relative to the positive's [num_modalities, batch, 1 + K].
-        student_items: The student's final item vectors, as `unique_items` counts them [n, d_S].
-        unique_items: int64, this worker's share of the distinct positive items of the global batch, rows of `student_items`.
-        targets: The teacher's vectors M_m^I of `unique_items` by modality, made when called: a list of [len(unique_items), d].
+        scores: Its scores of the batch's candidates [batch, 1 + K], the positive first.
+        items: Its final item vectors [n, d_S].
+        unique_items: int64, this worker's share of the distinct positive items of the global batch, rows of `items`.
         decoders: D_m, from [n, d_S] to a list of [n, d] by modality.
         num_examples: What sums over the examples are divided by (see `Triples.num_examples`).
         num_unique: What sums over the distinct items are divided by.
-        config: The distillation's settings.
     """
 
     scores: Tensor
-    teacher_scores: Tensor
-    modal_scores: Tensor
-    student_items: Tensor
+    items: Tensor
     unique_items: Tensor
-    targets: Callable[[], list[Tensor]]
     decoders: Decoders
     num_examples: float
     num_unique: float
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What a distillation loss may read.
+
+    Attributes:
+        student: The student's part.
+        teacher_scores: The teacher's final scores, relative to the positive's [batch, 1 + K].
+        modal_scores: The teacher's scores by modality, relative to the positive's [num_modalities, batch, 1 + K].
+        targets: Makes the teacher's vectors M_m^I of the distinct positives by modality, a list of [len(unique_items), d].
+        config: The distillation's settings.
+    """
+
+    student: StudentSide
+    teacher_scores: Tensor
+    modal_scores: Tensor
+    targets: Callable[[], list[Tensor]]
     config: DistillationConfig
+
+    @staticmethod
+    def of(student: StudentSide, labels: Labels, targets: Callable[[], list[Tensor]], config: DistillationConfig) -> "LossInputs":
+        """From the batch's labels, which must have scores."""
+        assert labels.scores is not None
+        assert labels.modal_scores is not None
+        return LossInputs(student, labels.scores, labels.modal_scores, targets, config)
 
 
 DistillationLoss: TypeAlias = Callable[[LossInputs], Tensor]
@@ -65,20 +83,20 @@ DistillationLoss: TypeAlias = Callable[[LossInputs], Tensor]
 
 def pair(inputs: LossInputs) -> Tensor:
     """Returns L_pair, ranking distillation on pairs (docs/method.md 3.1)."""
-    return pair_loss(inputs.scores, inputs.teacher_scores, inputs.config.temperature, inputs.num_examples)
+    return pair_loss(inputs.student.scores, inputs.teacher_scores, inputs.config.temperature, inputs.student.num_examples)
 
 
 def by_modality(inputs: LossInputs) -> Tensor:
     """Returns L_list, denoised modality-aware ranking distillation on lists (docs/method.md 3.2)."""
     config = inputs.config
     return list_loss(
-        inputs.scores,
+        inputs.student.scores,
         inputs.modal_scores,
         config.temperature,
         config.reweight_temperature,
         config.confident_weight,
         config.uncertain_weight,
-        inputs.num_examples,
+        inputs.student.num_examples,
         config.reweight,
         config.disentangle,
     )
@@ -86,8 +104,9 @@ def by_modality(inputs: LossInputs) -> Tensor:
 
 def embedding(inputs: LossInputs) -> Tensor:
     """Returns L_emb, modality-aware embedding distillation (docs/method.md 3.3)."""
-    decoded = inputs.decoders(inputs.student_items[inputs.unique_items])
-    return embedding_loss(decoded, inputs.targets(), inputs.config.embedding_power, inputs.num_unique)
+    own = inputs.student
+    decoded = own.decoders(own.items[own.unique_items])
+    return embedding_loss(decoded, inputs.targets(), inputs.config.embedding_power, own.num_unique)
 
 
 def distillation_terms(inputs: LossInputs) -> dict[str, Tensor]:

@@ -51,7 +51,8 @@ def teacher_vectors(
     Args:
         graph: The whole train graph, or sampled blocks of `PromptTeacher.num_hops(config)` hops.
         user_ids, item_ids: Rows of E_U and E_I at level `config.layers` or deeper.
-        prompt: Output of the prompt module for the same rows; those of level 0 are enough where `config.id_prompt_weight` is 0.
+        prompt: `user` and `item`, the soft prompts of the same rows; those of level 0 are enough where `config.id_prompt_weight` is 0, and
+            none where the loss reads no prompts either.
         reduced: z_m by modality, the items' rows at level max(1, 2 · modality_layers) or deeper.
         final: False leaves the collaborative vectors in place of the final ones where the loss reads no others.
     """
@@ -68,7 +69,7 @@ def teacher_vectors(
             z = graph.to_items(of_users, hop)
         assert of_users is not None
         modal_user[modality], modal_item[modality] = graph.users_at(of_users, 0), graph.items_at(z, 0)
-    p_user, p_item = (graph.users_at(prompt["user"], 0), graph.items_at(prompt["item"], 0)) if config.prompt else (None, None)
+    p_user, p_item = (graph.users_at(prompt["user"], 0), graph.items_at(prompt["item"], 0)) if config.prompt and prompt else (None, None)
     path = (users, items) if config.fusion == "concat" else (None, None)
     if final or config.fusion != "concat":
         users = fuse(users, list(modal_user.values()), config, of_users=True)

@@ -23,7 +23,7 @@ class Collaborative(nn.Module):
     def __init__(self, num_users: int, num_items: int, config: TeacherConfig, num_layers: int, seed: int) -> None:
         super().__init__()
         self.num_layers = num_layers
-        self.ids = IdTables(num_users, num_items, config.dim, config.init_scale, seed)
+        self.ids = IdTables.seeded(num_users, num_items, config.dim, config.init_scale, seed)
 
     def vectors(self, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
         """The mean of the layers, [num_users, d] and [num_items, d]."""

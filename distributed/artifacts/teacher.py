@@ -1,0 +1,235 @@
+"""The teacher artifact: weights, and for each revision of the prompt all vectors in shards.
+
+Layout: `weights.safetensors` (reduction layers, prompt and standardisation, or the whole module of a baseline), the ID tables beside it in
+`ids-user-<s>.safetensors` and `ids-item-<s>.safetensors`, and `rev-<r>/` with `user-<s>.safetensors` and `item-<s>.safetensors`, each a
+range of rows with the tensors `final`, `modal.<modality>` and `prompt`, plus `prompt.safetensors`. Every worker writes its share of the
+shards, and rank 0 the manifests, last.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.config import OptimizerConfig, TeacherConfig, as_dict
+from ...core.errors import InputError
+from ...core.sides import SIDE_NAMES, SIDES
+from ...core.storage import ShardWriter, join, manifest_digest, open_artifact, publish_manifest, read_manifest
+from ...core.vectors import TeacherVectors
+from ..loop.selection import Selection
+from ..messages import TeacherJob
+from ..worker import Worker
+from .output import Output, Rows, TensorRows
+
+ROWS_A_SHARD = 1 << 18
+Pair = tuple[Tensor, Tensor]
+
+
+def vectors_by_name(vectors: TeacherVectors) -> dict[str, Pair]:
+    """`final`, `modal.<modality>` and `prompt` (where there is one), of users and items each."""
+    modal = {f"modal.{m}": (vectors.modal_user[m], vectors.modal_item[m]) for m in vectors.modal_item}
+    has_prompt = vectors.prompt_user is not None and vectors.prompt_item is not None
+    prompt = {"prompt": (vectors.prompt_user, vectors.prompt_item)} if has_prompt else {}
+    return {"final": (vectors.user, vectors.item), **modal, **prompt}  # type: ignore[dict-item]
+
+
+def write_teacher(job: TeacherJob, output: Output, selection: Selection, weights: dict[str, Tensor], num_parameters: int) -> None:
+    """Writes teacher/ and revision 0 of its vectors; a collective call.
+
+    Args:
+        job: The teacher's job.
+        output: ID vectors and vectors, at the best epoch.
+        selection: The best epoch.
+        weights: What goes into `weights.safetensors`, beside the standardisation.
+        num_parameters: Trained parameters.
+    """
+    from safetensors.torch import save
+
+    worker, writer = output.worker, ShardWriter(job.teacher_url)
+    if worker.is_first:
+        writer.clear()
+    worker.barrier()
+    for side in SIDES if output.ids is not None else ():
+        rows = {f"ids.{SIDE_NAMES[side]}": output.ids[side]}  # type: ignore[index]
+        _add_shards(writer, f"ids-{SIDE_NAMES[side]}", rows, output.counts[side], worker)
+    if worker.is_first:
+        tensors = {name: t.detach().cpu().contiguous() for name, t in {**weights, **output.feature_tensors}.items()}
+        writer.add("weights.safetensors", save(tensors))
+    files = worker.gather(writer.files)
+    if worker.is_first:
+        facts = teacher_facts(job, selection, num_parameters)
+        # A list, since a manifest's keys are sorted and the order of modalities is the model's.
+        modalities = [[modality, dim] for modality, dim in output.dims.items()]
+        publish_manifest(job.teacher_url, "teacher", {"config": as_dict(job.config), "modalities": modalities, **facts}, files)
+    prompt = {name.split(".prompt.", 1)[1]: t for name, t in weights.items() if name.startswith("reduction.prompt.")}
+    facts = {"lineage": job.lineage, "config": as_dict(job.config)}
+    write_revision(job.teacher_url, 0, output, prompt, facts)
+    worker.barrier()
+
+
+def teacher_facts(job: TeacherJob, selection: Selection, num_parameters: int) -> dict:
+    """What a teacher's manifest says of its training, whatever trained it."""
+    return {
+        "best_epoch": selection.best_epoch,
+        "selected_by": selection.metric,
+        "num_parameters": num_parameters,
+        "lineage": job.lineage,
+        "seed": job.seed,
+    }
+
+
+def write_revision(url: str, revision: int, output: Output, prompt: dict[str, Tensor], metadata: dict) -> None:
+    """Writes teacher/rev-<r>/: prompt weights and all vectors, float32, in shards of rows; a collective call.
+
+    Args:
+        url: The teacher's artifact.
+        revision: The prompt's revision.
+        output: The vectors.
+        prompt: The prompt module's weights; none for a teacher without a prompt.
+        metadata: Further facts for the manifest.
+    """
+    from safetensors.torch import save
+
+    worker, writer = output.worker, ShardWriter(revision_url(url, revision))
+    if worker.is_first:
+        writer.clear()
+    worker.barrier()
+    for side in SIDES:
+        rows = {name: pair[side] for name, pair in output.vectors.items()}
+        _add_shards(writer, SIDE_NAMES[side], rows, output.counts[side], worker)
+    if worker.is_first:
+        writer.add("prompt.safetensors", save({name: t.detach().cpu().contiguous() for name, t in prompt.items()}))
+    files = worker.gather(writer.files)
+    if worker.is_first:
+        modalities = [name.removeprefix("modal.") for name in output.vectors if name.startswith("modal.")]
+        facts = {"revision": revision, "modalities": modalities, "rows_a_shard": ROWS_A_SHARD, **metadata}
+        publish_manifest(revision_url(url, revision), "teacher-vectors", facts, files)
+    worker.barrier()
+
+
+def _add_shards(writer: ShardWriter, name: str, rows: Mapping[str, Rows], count: int, worker: Worker) -> None:
+    """Adds this worker's share of the files `name`-<s>.safetensors."""
+    from safetensors.torch import save
+
+    for shard, first in list(enumerate(range(0, count, ROWS_A_SHARD)))[worker.rank :: worker.world_size]:
+        ids = torch.arange(first, min(first + ROWS_A_SHARD, count))
+        writer.add(f"{name}-{shard:05d}.safetensors", save({key: table.pull(ids).contiguous() for key, table in rows.items()}))
+
+
+def output_of_vectors(worker: Worker, vectors: TeacherVectors) -> Output:
+    """Vectors that a worker has whole, as an `Output` of rank 0 alone."""
+    pairs = {name: (TensorRows(users.detach()), TensorRows(items.detach())) for name, (users, items) in vectors_by_name(vectors).items()}
+    return Output(worker, vectors.user.shape[0], vectors.item.shape[0], {}, None, pairs, {}, {})  # type: ignore[arg-type]
+
+
+def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tensor], dict]:
+    """The weights and the manifest of teacher/."""
+    from safetensors.torch import load_file
+
+    folder, manifest = open_artifact(url, "teacher", cache_dir)
+    weights = load_file(str(folder / "weights.safetensors"))
+    for side in SIDE_NAMES:
+        shards = [load_file(str(folder / name))[f"ids.{side}"] for name in sorted(manifest["files"]) if name.startswith(f"ids-{side}-")]
+        if shards:
+            weights[f"ids.{side}"] = torch.cat(shards)
+    return weights, manifest
+
+
+def revision_url(url: str, revision: int) -> str:
+    """Where a revision's vectors are."""
+    return join(url, f"rev-{revision}")
+
+
+def revision_digest(url: str, revision: int) -> str:
+    """A revision's checksum, from its manifest alone: who reads the vectors verifies them."""
+    return manifest_digest(read_manifest(revision_url(url, revision), "teacher-vectors"))
+
+
+@dataclass(frozen=True)
+class RowShards:
+    """A table in shards of `ROWS_A_SHARD` rows, memory-mapped: float32 [n, dim] rows by index.
+
+    Attributes:
+        shards: The shards, in order.
+    """
+
+    shards: list[Tensor]
+
+    @property
+    def dim(self) -> int:
+        """Columns."""
+        return self.shards[0].shape[1]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Rows by index, int64 [n]."""
+        if len(self.shards) == 1:
+            return self.shards[0][rows]
+        out, which = torch.empty(rows.numel(), self.dim), rows // ROWS_A_SHARD
+        for number in torch.unique(which).tolist():
+            chosen = (which == number).nonzero().squeeze(1)
+            out[chosen] = self.shards[number][rows[chosen] - number * ROWS_A_SHARD]
+        return out
+
+
+def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> dict[str, RowShards]:
+    """M_m^I of a revision by modality, memory-mapped: the targets of the embedding loss."""
+    from safetensors.torch import load_file
+
+    folder, manifest = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir, lambda name: name.startswith("item-"))
+    shards = [load_file(str(path)) for path in sorted(folder.glob("item-*.safetensors"))]
+    return {m: RowShards([shard[f"modal.{m}"] for shard in shards]) for m in manifest["modalities"]}
+
+
+def final_rows(url: str, revision: int, cache_dir: str | None = None) -> list[RowShards]:
+    """The final vectors of a revision's users and items, memory-mapped: what a warm start reads."""
+    from safetensors.torch import load_file
+
+    folder, _ = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir)
+    sides = (sorted(folder.glob(f"{side}-*.safetensors")) for side in SIDE_NAMES)
+    return [RowShards([load_file(str(path))["final"] for path in paths]) for paths in sides]
+
+
+@dataclass(frozen=True)
+class TeacherRevision:
+    """A revision's vectors, read-only and memory-mapped where there is one shard, with its prompt weights."""
+
+    revision: int
+    vectors: TeacherVectors
+    prompt: dict[str, Tensor]
+
+
+def read_revision(url: str, revision: int, cache_dir: str | None = None) -> TeacherRevision:
+    """Verifies and opens teacher/rev-<r>/.
+
+    Raises:
+        InputError: it is missing, damaged, or of another revision than its name says.
+    """
+    from safetensors.torch import load_file
+
+    folder, manifest = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir)
+    if manifest["revision"] != revision:
+        raise InputError(f"{revision_url(url, revision)}: holds revision {manifest['revision']}; run train-teacher again")
+
+    def side(name: str) -> dict[str, Tensor]:
+        shards = [load_file(str(path)) for path in sorted(folder.glob(f"{name}-*.safetensors"))]
+        return {k: shards[0][k] if len(shards) == 1 else torch.cat([s[k] for s in shards]) for k in shards[0]}
+
+    user, item = (side(name) for name in SIDE_NAMES)
+    modalities = manifest["modalities"]
+    vectors = TeacherVectors(
+        user["final"],
+        item["final"],
+        {m: user[f"modal.{m}"] for m in modalities},
+        {m: item[f"modal.{m}"] for m in modalities},
+        user.get("prompt"),
+        item.get("prompt"),
+        {},
+    )
+    return TeacherRevision(revision, vectors, load_file(str(folder / "prompt.safetensors")))
+
+
+def teacher_config_of(manifest: dict) -> TeacherConfig:
+    """The settings that a teacher was trained with, from its manifest."""
+    values = dict(manifest["config"])
+    return TeacherConfig(**{**values, "train": OptimizerConfig(**values["train"])})

@@ -1,0 +1,157 @@
+"""The full engine's trainer: every worker has all rows of a task, and steps on the whole graph."""
+
+from collections.abc import Generator
+
+import torch
+from torch import Tensor, nn
+
+from ....core.rows import IdTables
+from ....core.sampling import rank_slice
+from ....core.sides import SIDE_NAMES
+from ...artifacts.output import Output, Rows, TensorRows
+from ...loop.checkpoints import Checkpoints, LoopFacts
+from ...loop.totals import total_of
+from ...tasks.base import Task
+from ..examples import Examples
+from ..learners import Learner, restore_state, restore_weights, take_prefix, whole_state_stream, whole_weights, with_prefix
+from ..validation import Validation
+from ..view import REDUCED, TaskBatch, View
+from .catalog import WholeCatalog
+
+
+class FullTrainer:
+    """A task in training on one worker; see `loop.trainer.Trainer`.
+
+    Args:
+        task: What is trained.
+        catalog: The train graph and this worker's features.
+        validation: None without the split.
+    """
+
+    def __init__(self, task: Task, catalog: WholeCatalog, validation: Validation | None) -> None:
+        self.task, self.catalog, self.worker, self.validation = task, catalog, catalog.worker, validation
+        graph, device = catalog.graph, catalog.worker.device
+        self.counts = graph.num_users, graph.num_items
+        task.build(catalog.dims, self.counts, lambda: catalog.inputs(None))
+        self.tables = self._build_tables().to(device)
+        self.learners: list[Learner] = task.learners(self.tables)
+        self.examples = Examples.of(self.worker, graph.users, task.train, task.user_balance, task.seed, in_memory=True)
+        self.best: dict[str, Tensor] = {}
+        self._refresh()
+
+    def _build_tables(self) -> nn.Module:
+        """The task's rows as whole tables: ID vectors to be learnt, or frozen rows."""
+        share = [rank_slice(count, self.worker.rank, self.worker.world_size) for count in self.counts]
+        mine = tuple(torch.arange(run.start, run.stop) for run in share)
+        rows = [make(torch.arange(count)) for make, count in zip(self.task.initial_rows(mine), self.counts)]  # type: ignore[arg-type]
+        if not self.task.learns_rows:
+            frozen = nn.Module()
+            for name, values in zip(SIDE_NAMES, rows):
+                frozen.register_buffer(name, values, persistent=False)
+            return frozen
+        return IdTables(*rows)
+
+    @property
+    def num_examples(self) -> int:
+        """Train interactions."""
+        return self.examples.num_examples
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return self.examples.num_steps
+
+    def open(self, epochs: range) -> None:
+        """Opens what the batches are made from."""
+        self.task.open(epochs)
+
+    def close(self) -> None:
+        """Ends it."""
+        self.task.close()
+
+    def start_epoch(self, epoch: int) -> None:
+        """Sets the epoch's learning rates."""
+        for learner in self.learners:
+            learner.scale_rates(self.task.train.lr_decay**epoch)
+
+    def batches(self, epoch: int) -> Generator[TaskBatch, None, None]:
+        """This worker's share of every step, as it is needed."""
+        return self.task.batches(self.examples, epoch, 1)
+
+    def train_step(self, batch: TaskBatch, epoch: int) -> dict[str, Tensor]:
+        """Forward, backward and all optimizers."""
+        view = self.view((self.task.seed, epoch * self.num_steps + batch.step))
+        terms = self.task.terms(view, batch.to(self.worker.device))
+        for learner in self.learners:
+            learner.zero_grad()
+        if self.task.reduction is not None:
+            self.task.reduction.backward(total_of(terms))
+        else:
+            total_of(terms).backward()
+        for learner in self.learners:
+            learner.step()
+        return terms
+
+    def view(self, dropout_keys: tuple[int, ...] | None = None) -> View:
+        """All rows as the weights make them; dropout_keys: (seed, step) in training, None in evaluation."""
+        own = self.task.reduce(self.catalog.inputs(dropout_keys)) if self.task.reads_features else {}
+        return self.catalog.view(self.tables.user, self.tables.item, own)
+
+    def end_epoch(self) -> dict[str, float]:
+        """Brings the task up to date with its weights."""
+        self._refresh()
+        return self.task.epoch_facts()
+
+    def _refresh(self) -> None:
+        def reduce_all() -> dict[str, Tensor]:
+            out = self.task.reduce(self.catalog.inputs(None)) if self.task.reads_features else {}
+            return {name.removeprefix(REDUCED): self.catalog.gather(x) for name, x in out.items() if name.startswith(REDUCED)}
+
+        self.task.refresh(reduce_all, self.catalog.gather)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float] | None:
+        """Validation metrics, None without the split."""
+        if self.validation is None:
+            return None
+        users, items = self.task.vectors(self.view())["final"]
+        return self.validation(lambda ids: users[ids], items)
+
+    def keep(self) -> None:
+        """Remembers the weights as the best so far."""
+        self.best = whole_weights(self.learners)
+
+    def restore_best(self) -> None:
+        """Goes back to the weights that were kept."""
+        restore_weights(self.learners, self.best)
+        self._refresh()
+
+    def save(self, checkpoints: Checkpoints, epochs: int, facts: LoopFacts) -> None:
+        """Writes a checkpoint: rank 0 does, since every worker has all weights."""
+        tensors = {**with_prefix("state.", dict(whole_state_stream(self.learners))), **with_prefix("best.", self.best)}
+        if self.worker.is_first:
+            checkpoints.save(epochs, tensors, facts)
+        self.worker.barrier()
+
+    def load(self, checkpoints: Checkpoints) -> LoopFacts | None:
+        """Restores the newest checkpoint if there is one."""
+        newest = checkpoints.latest()
+        if newest is None:
+            self.keep()
+            return None
+        tensors, facts = newest
+        restore_state(self.learners, take_prefix("state.", tensors))
+        self.best = take_prefix("best.", tensors)
+        self._refresh()
+        return facts
+
+    @torch.no_grad()
+    def output(self) -> Output:
+        """The best weights, and the vectors that they give."""
+        self.restore_best()
+        vectors: dict[str, tuple[Rows, Rows]] = {
+            name: (TensorRows(users), TensorRows(items)) for name, (users, items) in self.task.vectors(self.view()).items()
+        }
+        ids = (TensorRows(self.tables.user.detach()), TensorRows(self.tables.item.detach())) if self.task.learns_rows else None
+        features = self.catalog.feature_constants.tensors()
+        return Output(self.worker, *self.counts, self.best, ids, vectors, features, self.catalog.dims)

@@ -1,0 +1,268 @@
+"""The one module that touches DeepSpeed: reduction layers and prompt under ZeRO."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...config import ClusterConfig
+from ...worker import Worker
+from .plain import LARGEST_NORM
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+BUCKET = 1 << 24  # elements that are gathered, reduced or stepped together; DeepSpeed's own 5e8 is a buffer of 2 GB
+STALE_SECONDS = 300.0  # a compilation takes about one minute
+
+
+class DeepSpeedReduction:
+    """A module in a DeepSpeed engine with Adam under a ZeRO stage, whose state moves freely between stages and world sizes.
+
+    State is kept as whole named float32 tensors (weights, Adam's two moments and its step count), so a checkpoint written at one stage and
+    world size, offloaded or not and in any dtype, resumes at any other.
+    """
+
+    def __init__(
+        self, module: nn.Module, learning_rate: float, dtype: torch.dtype, cluster: ClusterConfig, worker: Worker, example: tuple
+    ) -> None:
+        """Builds the engine.
+
+        Args:
+            module: On the worker's device, equal on every worker, float32; it returns float32 whatever the dtype of its weights.
+            learning_rate: Adam's step size.
+            dtype: Of the weights that the module computes with: float32, or bfloat16 at the stages 1 to 3.
+            cluster: ZeRO stage, offloading and micro-batches.
+            worker: This worker.
+            example: Arguments of one forward pass; it is run once with zero gradients so that Adam's state exists.
+        """
+        prepare_extensions()
+        import deepspeed
+
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self.stage, self.rank, self.world_size = cluster.zero_stage, worker.rank, worker.world_size
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        # torch's fused Adam makes no temporaries; DeepSpeed's own for CPUs would be compiled first
+        adam = torch.optim.Adam(parameters, lr=learning_rate, fused=True if cluster.offload_optimizer else None)
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.engine, *_ = deepspeed.initialize(
+                model=module,
+                model_parameters=parameters,
+                config=_deepspeed_config(cluster, dtype),
+                dist_init_required=False,
+                optimizer=adam,
+            )
+        self.state_prefix = self.weight_prefix = "reduction."
+        self._rate = learning_rate
+        self._prime(example)
+
+    def _prime(self, example: tuple) -> None:
+        self.scale_rates(0.0)
+        out = self.engine(*example)
+        self.backward(torch.stack([value.sum() for value in out.values()]).sum() * 0.0)
+        self.step()
+        self.scale_rates(1.0)
+        self._set_step(0)
+
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        optimizer: Any = self.engine.optimizer
+        return optimizer if isinstance(optimizer, torch.optim.Adam) else optimizer.optimizer
+
+    def scale_rates(self, decay: float) -> None:
+        """Sets Adam's step size to `decay` times its setting."""
+        for group in self._adam.param_groups:
+            group["lr"] = self._rate * decay
+
+    def zero_grad(self) -> None:
+        """Does nothing: a step clears the gradients."""
+
+    def __call__(self, *args: Any) -> dict[str, Tensor]:
+        return self.engine(*args)
+
+    def backward(self, loss: Tensor, is_last: bool = True) -> None:
+        """Backpropagates the loss; other leaves of its graph get their gradients too.
+
+        Args:
+            loss: Of a batch, or of a micro-batch: the step is on the sum of their gradients.
+            is_last: A step follows; otherwise gradients stay for the next micro-batch.
+        """
+        self.engine.set_gradient_accumulation_boundary(is_last)
+        self.engine.backward(loss, scale_wrt_gas=False)
+        if not is_last:
+            self.engine.step()  # only counts the micro-batch
+
+    def step(self) -> None:
+        """Averages gradients over the workers, steps and clears them."""
+        self.engine.step()
+
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.engine.module.named_parameters() if p.requires_grad]
+
+    def _set_step(self, count: int) -> None:
+        for state in self._adam.state.values():
+            if "step" in state:
+                state["step"] = torch.full_like(state["step"], float(count)) if isinstance(state["step"], Tensor) else count
+
+    def weights(self) -> dict[str, Tensor]:
+        """Whole float32 weights by name, Adam's own where the module computes with rounded ones, on the CPU; collective under ZeRO."""
+        return {name: self._weight(parameter) for name, parameter in self.engine.module.named_parameters()}
+
+    def _weight(self, parameter: nn.Parameter) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        with self._whole(parameter):
+            masters = self.stage and parameter.requires_grad
+            value = safe_get_full_fp32_param(parameter) if masters else parameter
+            return value.detach().to("cpu", torch.float32, copy=True).reshape(parameter.shape)
+
+    def _whole(self, parameter: nn.Parameter, modifier_rank: int | None = None) -> Any:
+        """A context in which a parameter is whole; one at a time, since all of them may not fit a worker."""
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier_rank, enabled=self.stage == 3)
+
+    def stream_state(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights, moments and step count as whole float32 tensors on the CPU, made one at a time.
+
+        All of them (12 bytes a parameter) may not fit a worker. A collective call under ZeRO, in which every worker takes all.
+        """
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        for name, parameter in self.engine.module.named_parameters():
+            weight = self._weight(parameter)
+            shape = weight.shape
+            yield f"weight.{name}", weight
+            del weight
+            for moment in _MOMENTS if parameter.requires_grad else ():
+                value = self._adam.state[parameter][moment] if self.stage == 0 else safe_get_full_optimizer_state(parameter, moment)
+                yield f"{moment}.{name}", value.detach().to("cpu", torch.float32, copy=True).reshape(shape)
+        steps = [state["step"] for state in self._adam.state.values() if "step" in state]
+        yield "step", torch.tensor(float(steps[0]) if steps else 0.0)
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Restores what `weights` returned; the optimizer's state stays."""
+        for name, parameter in self._named():
+            with self._whole(parameter, modifier_rank=0), torch.no_grad():
+                parameter.copy_(weights[name])
+            if self.stage:
+                self._set_sharded(parameter, weights[name], None)
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Restores what `stream_state` gave, at any stage and world size."""
+        self.load_weights({name.removeprefix("weight."): value for name, value in state.items() if name.startswith("weight.")})
+        for name, parameter in self._named():
+            for moment in _MOMENTS:
+                if self.stage:
+                    self._set_sharded(parameter, state[f"{moment}.{name}"], moment)
+                else:
+                    self._adam.state[parameter][moment].copy_(state[f"{moment}.{name}"])
+        self._set_step(int(state["step"]))
+
+    def _set_sharded(self, parameter: nn.Parameter, value: Tensor, moment: str | None) -> None:
+        """Sets this worker's float32 shard of a parameter or of one of its moments."""
+        from deepspeed.utils import (
+            safe_set_full_fp32_param,
+            safe_set_full_optimizer_state,
+            safe_set_local_fp32_param,
+            safe_set_local_optimizer_state,
+        )
+
+        value = value.to(self.engine.device)
+        if self.stage == 3:
+            size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+            # The last shard is padded, which the whole-tensor setters do not handle
+            padded = torch.zeros(size * self.world_size, device=value.device)
+            padded[: value.numel()] = value.flatten()
+            value = padded[self.rank * size : (self.rank + 1) * size]
+            set_weight, set_state = safe_set_local_fp32_param, safe_set_local_optimizer_state
+        else:
+            set_weight, set_state = safe_set_full_fp32_param, safe_set_full_optimizer_state
+        if moment is None:
+            set_weight(parameter, value)
+        else:
+            set_state(parameter, value, moment)
+
+
+def _deepspeed_config(cluster: ClusterConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """DeepSpeed's settings. Under ZeRO 3 a layer's weights are whole only while it runs."""
+    host = {"device": "cpu", "pin_memory": cluster.use_gpu}
+    zero: dict[str, Any] = {
+        "stage": cluster.zero_stage,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
+        "sub_group_size": BUCKET,
+        "stage3_param_persistence_threshold": 4096,
+        "stage3_prefetch_bucket_size": BUCKET,
+        "stage3_max_live_parameters": BUCKET,
+        "stage3_max_reuse_distance": 0,
+    }
+    if cluster.offload_optimizer:
+        zero["offload_optimizer"] = host
+    if cluster.offload_parameters:
+        zero["offload_param"] = host
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": cluster.micro_batches,
+        "gradient_clipping": LARGEST_NORM,
+        "steps_per_print": 10**9,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": zero,
+    }
+    if dtype == torch.bfloat16:
+        assert cluster.zero_stage, "bfloat16 weights have float32 masters in ZeRO's optimizer only"
+        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    return config
+
+
+def prepare_extensions() -> None:
+    """Finds what DeepSpeed compiled for this Python environment and torch, so that it does not start ninja in every process.
+
+    The cache is the environment's own: several that share the user's compile in turns. The environment's ninja comes first on the path:
+    another version of ninja does not read its log, and compiles again. And a module that is there is loaded directly: torch's loader
+    would wait for ever for the lock of a process that was killed while it compiled.
+    """
+    from deepspeed.ops.op_builder.builder import OpBuilder
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    tools = os.path.dirname(sys.executable)
+    if tools not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([tools, os.environ.get("PATH", "")])
+    if os.access(sys.prefix, os.W_OK):
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions", torch.__version__))
+    cache, name = os.environ.get("TORCH_EXTENSIONS_DIR"), ShareMemCommBuilder.NAME
+    if cache is None or name in OpBuilder._loaded_ops:
+        return
+    built, lock = Path(cache, name, f"{name}.so"), Path(cache, name, "lock")
+    with contextlib.suppress(FileNotFoundError):
+        while time.time() - lock.stat().st_mtime < STALE_SECONDS:  # another process compiles, or was killed while it did
+            time.sleep(0.5)
+        lock.unlink()
+    if not built.exists():
+        return
+    try:
+        spec = importlib.util.spec_from_file_location(name, built)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except ImportError:  # cut short, or of another torch: DeepSpeed compiles it again
+        built.unlink(missing_ok=True)
+        return
+    OpBuilder._loaded_ops[name] = module
+
+
+def compile_collective() -> None:
+    """Compiles DeepSpeed's shared-memory collective for CPUs, once for an environment; needs a C++ compiler."""
+    prepare_extensions()
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    ShareMemCommBuilder().load(verbose=False)

@@ -1,0 +1,72 @@
+"""The features of a worker's own items in the sampled engine: memory-mapped, standardised as they are multiplied."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ....core.features import Standardisation, chunk_rows
+from ....core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
+from ....core.teacher.reduction import PromptConstants
+from ....graph_store.backend import GraphConnection, RowTable
+from ...features import FeatureConstants, RawRows, prepare_features
+from ...worker import Worker
+from ..view import FeatureInputs
+
+
+@dataclass(frozen=True)
+class ShardedFeatures:
+    """The features of this worker's own items, and the prompt's constants.
+
+    Attributes:
+        worker: This worker.
+        item_ids: Dataset indices of its own items, int64.
+        features: Raw rows by modality, memory-mapped.
+        constants: Standardisation by modality, G_m and s_m.
+        tokens: h_U and h_I, tables of users and items.
+    """
+
+    worker: Worker
+    item_ids: Tensor
+    features: dict[str, RawRows]
+    constants: FeatureConstants
+    tokens: tuple[RowTable, RowTable]
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """d_m by modality."""
+        return {m: own.dim for m, own in self.features.items()}
+
+    def standardisation(self, modality: str) -> Standardisation:
+        """Of one modality."""
+        return self.constants.standardisation[modality]
+
+    def inputs(self, users: Tensor, items: Tensor, dropout_keys: tuple[int, ...] | None) -> FeatureInputs:
+        """What reduction layers and prompt are computed from, for own users and items by place.
+
+        Args:
+            users, items: int64, places among what this worker owns.
+            dropout_keys: (seed, step) in training, None in evaluation.
+        """
+        device, fixed = self.worker.device, self.constants
+        constants = PromptConstants(self.tokens[ITEMS].read(items), self.tokens[USERS].read(users), fixed.gram, fixed.column_sums)
+        rows = {m: self.standardisation(m).lazily(own.read, items, device) for m, own in self.features.items()}
+        here = torch.arange(items.numel(), device=device)
+        return FeatureInputs(constants.to(device), here, rows, dropout_keys, self.item_ids[items].to(device))
+
+    @staticmethod
+    def of(connection: GraphConnection, worker: Worker, dim: int, whiten: bool) -> "ShardedFeatures":
+        """Streams the own rows; a collective call. The users' tokens are still to be propagated from the items'.
+
+        Args:
+            connection: To the graph.
+            worker: This worker.
+            dim: d, the columns of the tokens.
+            whiten: Whether standardised rows are decorrelated.
+        """
+        features = {m: connection.own_features(m) for m in connection.manifest["modalities"]}
+        users, items = (connection.table(side, f"tokens_{SIDE_NAMES[side]}", dim) for side in SIDES)
+        size = chunk_rows(sum(own.dim for own in features.values()))
+        constants = prepare_features(worker, features, dim, whiten, size, items.write)
+        worker.barrier()
+        return ShardedFeatures(worker, connection.own_ids(ITEMS), features, constants, (users, items))

@@ -1,0 +1,122 @@
+"""Checkpoints of the sampled engine, shard by shard: readable by any number of workers.
+
+`user-<part>-<begin>-<end>.safetensors` and `item-...` hold a run of a part's rows with Adam's moments and their best copy; `dense-<n>` the
+replicated weights with their optimizer's state, `best-<n>` the best replicated weights.
+"""
+
+import torch
+from torch import Tensor
+
+from ....core.sides import SIDE_NAMES
+from ....graph_store.ownership import Owners, Piece
+from ...loop.checkpoints import Checkpoints, Complete, LoopFacts
+from ...worker import Worker
+from ..learners import Learner, restore_state, whole_state_stream, with_prefix
+from .inference import chunks
+from .sparse_adam import AdamTable
+
+ROWS_A_FILE = 1 << 16
+
+
+def save_shards(
+    checkpoints: Checkpoints, epochs: int, facts: LoopFacts, tables: list[AdamTable], owners: Owners, learners: list[Learner],
+    best: dict[str, Tensor], worker: Worker,
+) -> None:  # fmt: skip
+    """Writes a checkpoint after `epochs` epochs; a collective call.
+
+    Args:
+        checkpoints: Of the stage.
+        epochs: Epochs finished.
+        facts: The loop's, with the steps taken.
+        tables: The ID tables of users and items.
+        owners: Who owns which rows.
+        learners: Replicated weights with their optimizers.
+        best: The best replicated weights.
+        worker: This worker.
+    """
+    from safetensors.torch import save
+
+    writer = checkpoints.shard_writer(epochs)
+    for table in tables:
+        for first, piece in _pieces(table, owners, worker):
+            for places in chunks(len(piece), ROWS_A_FILE):
+                rows = {name: t.read(first + places) for name, t in table.tables.items()}
+                begin = piece.begin + int(places[0])
+                writer.add(f"{SIDE_NAMES[table.side]}-{piece.part}-{begin}-{begin + places.numel()}.safetensors", save(rows))
+    state = whole_state_stream(learners)
+    if worker.is_first:
+        checkpoints.add_tensors(writer, "dense", state)
+        checkpoints.add_tensors(writer, "best", best.items())
+    else:
+        for _ in state:  # the workers make each tensor together
+            pass
+    files = worker.gather(writer.files)
+    if worker.is_first:
+        checkpoints.publish(epochs, facts, files)
+    worker.barrier()
+
+
+def load_shards(
+    checkpoints: Checkpoints, tables: list[AdamTable], owners: Owners, learners: list[Learner], worker: Worker
+) -> tuple[LoopFacts, dict[str, Tensor]] | None:
+    """Restores tables and learners; returns the loop's facts and the best replicated weights, None without a checkpoint. Collective.
+
+    Args:
+        checkpoints: Of the stage.
+        tables, owners, learners, worker: As in `save_shards`.
+    """
+    mine = [(table, first, piece) for table in tables for first, piece in _pieces(table, owners, worker)]
+
+    def wants(name: str) -> bool:
+        is_dense = name.startswith(("dense-", "best-"))
+        return is_dense or any(begin < end for begin, end in (_overlap(name, table, piece) for table, _, piece in mine))
+
+    complete = checkpoints.complete(wants)
+    of_ranks = worker.gather({worker.rank: set(complete)})
+    common = set.intersection(*of_ranks.values())
+    if not common:
+        return None
+    newest = complete[max(common)]
+    for table, first, piece in mine:
+        for name in newest.files:
+            _load_overlap(newest, name, table, first, piece)
+    dense, best = checkpoints.read_tensors(newest, "dense"), checkpoints.read_tensors(newest, "best")
+    restore_state(learners, _prefixed(dense, learners[0].state_prefix))
+    best = {key: t.clone() for key, t in _prefixed(best, learners[0].weight_prefix).items()}
+    worker.barrier()
+    return newest.facts, best
+
+
+def _prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors with the names that they have today: earlier checkpoints left the prefix of their one learner out."""
+    return tensors if any(name.startswith(prefix) for name in tensors) else with_prefix(prefix, tensors)
+
+
+def _load_overlap(checkpoint: Complete, name: str, table: AdamTable, first: int, piece: Piece) -> None:
+    """Reads what a file holds of a piece, whose first row is own row `first`."""
+    from safetensors.torch import load_file
+
+    begin, end = _overlap(name, table, piece)
+    if begin >= end:
+        return
+    rows, start = load_file(checkpoint.folder / name), int(name.split("-")[2])
+    places = torch.arange(first + begin - piece.begin, first + end - piece.begin)
+    for key, target in table.tables.items():
+        target.write(places, rows[key][begin - start : end - start])
+
+
+def _pieces(table: AdamTable, owners: Owners, worker: Worker) -> list[tuple[int, Piece]]:
+    """This worker's pieces of a table, each with its first place."""
+    pieces, first = [], 0
+    for piece in owners.own(table.side, worker.rank):
+        pieces.append((first, piece))
+        first += len(piece)
+    return pieces
+
+
+def _overlap(name: str, table: AdamTable, piece: Piece) -> tuple[int, int]:
+    """The run that a checkpoint's file and a piece share, [begin, end) in the part; empty where they share none."""
+    words = name.removesuffix(".safetensors").split("-")
+    if len(words) != 4 or words[0] != SIDE_NAMES[table.side] or int(words[1]) != piece.part:
+        return 0, 0
+    return max(int(words[2]), piece.begin), min(int(words[3]), piece.end)

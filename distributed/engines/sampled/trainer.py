@@ -1,0 +1,228 @@
+"""The sampled engine's trainer: every worker steps on its blocks, and keeps, saves and restores the rows that it owns."""
+
+import tempfile
+from collections.abc import Generator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
+from ....graph_store.backend import GraphConnection
+from ....graph_store.dataset import Dataset
+from ...artifacts.output import Output
+from ...loop.checkpoints import Checkpoints, LoopFacts
+from ...loop.totals import total_of
+from ...messages import Job
+from ...prefetch import Prefetched
+from ...tasks.base import Task
+from ...worker import Worker
+from ..examples import Examples
+from ..learners import restore_weights, whole_weights
+from ..validation import Validation
+from ..view import ID, PROMPT, REDUCED, View
+from .batches import BatchMaker, SampledBatch
+from .exchange import Traffic
+from .features import ShardedFeatures
+from .inference import ShardedInference, chunks
+from .served import ServedRows, summed_gradients
+from .shards import load_shards, save_shards
+from .sparse_adam import AdamTable
+
+BATCH_SECONDS = 300.0
+
+
+class SampledTrainer:
+    """A task in training on one worker; see `loop.trainer.Trainer`. Building it is a collective call.
+
+    Args:
+        task: What is trained.
+        job: Its settings of the cluster and of sampling.
+        connection: To the graph.
+        worker: This worker.
+        dataset: Whose validation split selects; None to train without.
+    """
+
+    def __init__(self, task: Task, job: Job, connection: GraphConnection, worker: Worker, dataset: Dataset | None) -> None:
+        self.task, self.connection, self.worker, self.sampling = task, connection, worker, job.sampling
+        self.num_parts = job.cluster.micro_batches if task.stage == "teacher" else 1
+        self.batch_seconds = BATCH_SECONDS + job.cluster.start_timeout  # a stream of labels has a deadline of its own
+        self.counts = connection.num_users, connection.num_items
+        self.examples = Examples.of(worker, connection.train_rows(), task.train, task.user_balance, task.seed, in_memory=False)
+        self.ids = [AdamTable(connection, side, f"{task.stage}_ids_{SIDE_NAMES[side]}", task.dim) for side in SIDES]
+        self.features = self._build_features(task)
+        self._fill_tables()
+        self.learners = task.learners(None)
+        self.inference = ShardedInference(connection, worker, self.ids, self.features, task.stage)
+        self._propagate_tokens()
+        self.traffic, self.num_steps_taken = Traffic(), 0
+        self.maker = BatchMaker(connection, worker, self.examples, self.sampling, self.traffic, worker.new_group())
+        self.validation = Validation.of(dataset, worker, self.examples.train, job.evaluation) if dataset is not None else None
+        self._ranked_items = self._map_items() if self.validation is not None else None
+        self.best: dict[str, Tensor] = {}
+        self._decay, self._sent = 1.0, 0
+        self._served: list[tuple[ServedRows, ServedRows]] = []  # by the micro-batches of the step so far
+
+    def _build_features(self, task: Task) -> ShardedFeatures | None:
+        features = None
+        if task.reads_features:
+            features = ShardedFeatures.of(self.connection, self.worker, task.dim, task.whitens)
+        none = torch.zeros(0, dtype=torch.int64)
+        task.build(features.dims if features else {}, self.counts, lambda: features.inputs(none, none, None))  # type: ignore[union-attr]
+        return features
+
+    def _fill_tables(self) -> None:
+        own = self.connection.own_ids(USERS), self.connection.own_ids(ITEMS)
+        for side, rows in zip(SIDES, self.task.initial_rows(own)):
+            for places in chunks(own[side].numel()):
+                self.ids[side].tables["weight"].write(places, rows(own[side][places]))
+
+    def _propagate_tokens(self) -> None:
+        """h_U = Ã h_I."""
+        if self.features is not None:
+            self.inference.propagate(self.features.tokens, self.features.tokens, USERS)
+
+    def _map_items(self) -> Tensor:
+        """Room for the vectors of all items in a file that is deleted when the process ends: its pages count as cache."""
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object
+        shape = (self.counts[ITEMS], self.task.vector_dims["final"])
+        return torch.from_numpy(np.memmap(self._file, np.float32, "w+", shape=shape))
+
+    @property
+    def num_examples(self) -> int:
+        """Train interactions."""
+        return self.examples.num_examples
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return self.examples.num_steps
+
+    def open(self, epochs: range) -> None:
+        """Opens what the batches are made from."""
+        self.task.open(epochs)
+
+    def close(self) -> None:
+        """Ends it."""
+        self.task.close()
+
+    def start_epoch(self, epoch: int) -> None:
+        """Sets the epoch's learning rates."""
+        self._decay, self._sent = self.task.train.lr_decay**epoch, self.traffic.sent
+        for learner in self.learners:
+            learner.scale_rates(self._decay)
+
+    def batches(self, epoch: int) -> Generator[SampledBatch, None, None]:
+        """This worker's share of every micro-batch, made ahead in the background."""
+        what = "a batch of neighbour blocks from the graph servers"
+        made = self.maker.batches(self.task, epoch, self.num_parts)
+        batches = Prefetched(made, self.sampling.prefetch, self.batch_seconds, what)
+        try:
+            yield from batches
+        finally:
+            batches.close()
+
+    def view(self, batch: SampledBatch, dropout_keys: tuple[int, ...] | None) -> tuple[View, tuple[ServedRows, ServedRows]]:
+        """The rows that a batch reads, and those that this worker serves to all for it; a collective call."""
+        device, exchanges = self.worker.device, batch.exchanges
+        served = tuple(ServedRows(x.served, table.read(x.served).to(device).requires_grad_()) for x, table in zip(exchanges, self.ids))
+        answers: list[dict[str, Tensor]] = [{ID: served[side].rows} for side in SIDES]
+        if self.features is not None:
+            own = self.task.reduce(self.features.inputs(exchanges[USERS].served, exchanges[ITEMS].served, dropout_keys))
+            answers[ITEMS].update({name: rows for name, rows in own.items() if name.startswith(REDUCED)})
+            for side in SIDES if self.task.sends_prompt else ():
+                answers[side][PROMPT] = own[SIDE_NAMES[side]]
+        rows = []
+        for exchange, answer in zip(exchanges, answers):
+            widths = [part.shape[1] for part in answer.values()]
+            rows.append(dict(zip(answer, exchange.gather(torch.cat(list(answer.values()), 1)).split(widths, 1))))
+        blocks = batch.blocks.to(device)
+        return View(blocks, rows[USERS], rows[ITEMS], blocks.items[: blocks.num_items[0]]), served  # type: ignore[return-value]
+
+    def loss_terms(self, batch: SampledBatch, epoch: int) -> tuple[dict[str, Tensor], tuple[ServedRows, ServedRows]]:
+        """The loss terms of this worker's share, and the ID rows that it serves; a collective call."""
+        view, served = self.view(batch, (self.task.seed, epoch * self.num_steps + batch.step))
+        return self.task.terms(view, batch.own.to(self.worker.device)), served
+
+    def train_step(self, batch: SampledBatch, epoch: int) -> dict[str, Tensor]:
+        """Forward and backward of a micro-batch, and all optimizers after a step's last one."""
+        terms, served = self.loss_terms(batch, epoch)
+        if not self._served:
+            for learner in self.learners:
+                learner.zero_grad()
+        if self.task.reduction is not None:
+            self.task.reduction.backward(total_of(terms), batch.own.is_last)
+        else:
+            total_of(terms).backward()
+        self._served.append(served)
+        if batch.own.is_last:
+            for learner in self.learners:
+                learner.step()
+            self._update_tables()
+            self._served = []
+        return terms
+
+    def _update_tables(self) -> None:
+        """Sparse Adam on the rows served to a step's micro-batches, with their summed gradients: that of the mean loss."""
+        self.num_steps_taken += 1
+        for table, parts in zip(self.ids, zip(*self._served)):
+            with_grad = [rows for rows in parts if rows.rows.grad is not None and rows.places.numel()]
+            if with_grad:
+                places, grad = summed_gradients(with_grad)
+                grad = grad.cpu() / self.worker.world_size
+                touched = grad.abs().amax(1) != 0  # served also for the feature decay, or at levels that only the features need
+                if not touched.all():
+                    places, grad = places[touched], grad[touched]
+                table.step(places, grad, self.task.train.learning_rate * self._decay, self.num_steps_taken)
+
+    def end_epoch(self) -> dict[str, float]:
+        """What this worker sent to others in the epoch, MiB, and the task's own facts."""
+        return {"mib_sent": (self.traffic.sent - self._sent) / 2**20, **self.task.epoch_facts()}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float] | None:
+        """Infers all vectors exactly, and ranks the validation users."""
+        if self.validation is None or self._ranked_items is None:
+            return None
+        self.task.infer(self.inference)
+        users, items = self.inference.tables("final", self.task.vector_dims["final"])
+        for places in chunks(len(self._ranked_items)):
+            self._ranked_items[places] = items.pull(places)
+        return self.validation(users.pull, self._ranked_items)
+
+    def keep(self) -> None:
+        """Remembers the weights as the best so far."""
+        for table in self.ids:
+            table.copy("weight", "best")
+        self.best = whole_weights(self.learners)
+
+    def restore_best(self) -> None:
+        """Goes back to the weights that were kept."""
+        for table in self.ids:
+            table.copy("best", "weight")
+        restore_weights(self.learners, self.best)
+        self.worker.barrier()
+
+    def save(self, checkpoints: Checkpoints, epochs: int, facts: LoopFacts) -> None:
+        """Every worker writes its own rows; rank 0 the replicated weights and their optimizers."""
+        facts = {**facts, "steps": self.num_steps_taken}
+        save_shards(checkpoints, epochs, facts, self.ids, self.connection.owners, self.learners, self.best, self.worker)
+
+    def load(self, checkpoints: Checkpoints) -> LoopFacts | None:
+        """Every worker reads what overlaps its own rows, whoever wrote it, from the newest checkpoint that all find complete."""
+        restored = load_shards(checkpoints, self.ids, self.connection.owners, self.learners, self.worker)
+        if restored is None:
+            self.keep()
+            return None
+        facts, self.best = restored
+        self.num_steps_taken = facts["steps"]
+        return facts
+
+    @torch.no_grad()
+    def output(self) -> Output:
+        """The best weights, and the vectors that they give, sharded as they are."""
+        self.restore_best()
+        self.task.infer(self.inference)
+        vectors = {name: self.inference.tables(name, dim) for name, dim in self.task.vector_dims.items()}
+        features, dims = (self.features.constants.tensors(), self.features.dims) if self.features else ({}, {})
+        return Output(self.worker, *self.counts, self.best, self.inference.ids, dict(vectors), features, dims)

@@ -1,0 +1,35 @@
+"""What the verbs ask of an executor."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ...core.config import EvaluationConfig
+from ..messages import LabelJob, StudentJob, TeacherJob, TuneJob
+
+
+class Executor(Protocol):
+    """Runs the jobs of one run, one after the other."""
+
+    def run(self, job: TeacherJob | StudentJob | TuneJob) -> None:
+        """Trains or tunes, from the last checkpoint on.
+
+        Raises:
+            InputError: inputs do not fit together, or a file is damaged.
+            RunError: workers failed more often than allowed, or did not get their resources in time.
+        """
+
+    def label(self, job: LabelJob, run_url: str, epochs: int, metadata: dict) -> dict:
+        """Materialises labels/rev-<r>/; returns the manifest's facts with `bytes` and `rows`.
+
+        Args:
+            job: Of whole steps.
+            run_url: The run's folder.
+            epochs: Distinct epochs of labels.
+            metadata: Further facts for the manifest.
+        """
+        ...
+
+    def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig) -> dict[str, float]:
+        """Full-ranking metrics of a split, from final vectors float32 [num_users, d] and [num_items, d]."""
+        ...

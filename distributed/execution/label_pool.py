@@ -1,0 +1,106 @@
+"""Labels from a pool of Ray Data actors: materialised, or streamed straight to a student's worker."""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import ray.data
+import torch
+from ray.actor import ActorHandle
+
+from ...core.storage import filesystem, is_local
+from ...graph_store.dataset import open_dataset
+from ..config import ClusterConfig
+from ..labels.labeler import Labeler, clear_labels, publish_labels
+from ..messages import LabelJob
+from .lines import start_progress, watching
+
+if TYPE_CHECKING:
+    from ray.data import Dataset as RayDataset
+
+LINE_SECONDS = 15.0
+
+
+class BlockActor:
+    """A label process: makes the blocks that it is asked for, by epoch and number."""
+
+    def __init__(self, job: LabelJob) -> None:
+        torch.set_num_threads(job.threads)
+        self.labeler = Labeler(job, open_dataset(job.dataset_url, job.cache_dir))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Ray Data's entry: rows with `epoch` and `block` in, their labels out."""
+        return pa.concat_tables([self.labeler.table(row["epoch"], row["block"]) for row in batch.to_pylist()])
+
+
+class BlockWriter(BlockActor):
+    """A label process that writes its blocks below a URL, and returns what `Labeler.write_block` says of them."""
+
+    def __init__(self, job: LabelJob, url: str, lines: ActorHandle) -> None:
+        lines.start.remote()
+        super().__init__(job)
+        self.url = url
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Ray Data's entry: rows with `epoch` and `block` in, facts of the written blocks out."""
+        rows = batch.to_pylist()
+        return pa.Table.from_pylist([self.labeler.write_block(self.url, row["epoch"], row["block"]) for row in rows])
+
+
+def _asked(job: LabelJob, epochs: range) -> "RayDataset | None":
+    """The blocks of some epochs, in order, as what the actors are asked for; None where there is none.
+
+    A shard may have no row in a very small block: it is not asked for, since Ray Data drops empty blocks.
+    """
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    items = [{"epoch": epoch, "block": block} for epoch in epochs for block in range(job.num_blocks) if any(job.step_sizes(block))]
+    return ray.data.from_items(items, override_num_blocks=len(items)) if items else None
+
+
+def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig, metadata: dict) -> dict:
+    """Writes labels/rev-<r>/ with a pool of label actors; returns the manifest's facts with `bytes` and `rows`.
+
+    Args:
+        job: Of whole steps.
+        run_url: The run's folder.
+        epochs: Distinct epochs of labels.
+        cluster: Size of the pool, and the longest wait for it.
+        metadata: Further facts for the manifest.
+
+    Raises:
+        RunError: the cluster had no room for a labeler within `cluster.start_timeout`.
+    """
+    url = clear_labels(run_url, job.revision)
+    if not is_local(url):
+        filesystem(url)  # a wrong URL fails here, before the work
+    lines, written, asked = start_progress(), [], _asked(job, range(epochs))
+    assert asked is not None
+    blocks = asked.map_batches(
+        BlockWriter, fn_constructor_args=(job, url, lines), batch_size=1, batch_format="pyarrow", num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=cluster.num_labelers),
+    )  # fmt: skip
+    said = started = time.monotonic()
+    with watching(lines, cluster.start_timeout, f"{cluster.num_labelers} labelers of 1 CPU each"):
+        for row in blocks.iter_rows():
+            written.append(row)
+            now, total = time.monotonic(), epochs * job.num_blocks
+            if now - said >= LINE_SECONDS and len(written) < total:
+                said, rate = now, len(written) / (now - started)
+                print(f"[label] block {len(written)}/{total}, {rate:.1f} blocks/s, {(total - len(written)) / rate:.0f} s left", flush=True)
+    return publish_labels(job, url, epochs, written, metadata)
+
+
+def stream_blocks(job: LabelJob, epochs: range, cluster: ClusterConfig) -> Iterator[pa.Table]:
+    """A shard's blocks of some epochs in order, through one Ray Data execution over all of them."""
+    asked = _asked(job, epochs)
+    if asked is None:  # a round that was finished before it was interrupted
+        return
+    stream = asked.map_batches(
+        BlockActor, fn_constructor_args=(job,), batch_size=1, batch_format="pyarrow", num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=cluster.num_labelers),
+    )  # fmt: skip
+    # batch_size=None keeps the labelers' blocks; the order is that of the work items (preserve_order).
+    yield from stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

@@ -1,0 +1,99 @@
+"""Running a job on Ray Train workers."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from ...core.errors import InputError, RunError
+from ...core.storage import filesystem, is_local, join, local_path, remove
+from ..config import ClusterConfig
+from .lines import CALL_SECONDS, watching
+
+
+def ray_storage(url: str) -> dict[str, Any]:
+    """Arguments of a Ray `RunConfig` that keep its own files below a URL."""
+    import pyarrow.fs
+
+    if is_local(url):
+        return {"storage_path": str(local_path(url))}
+    fs, path = filesystem(url)
+    return {"storage_path": path, "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))}
+
+
+def fit(name: str, loop: Callable[[], None], config: ClusterConfig, run_url: str, lines: ActorHandle) -> None:
+    """Runs `loop` on Ray Train workers; a failed worker restarts all of them, up to `cluster.max_failures` times.
+
+    The loop resumes by itself from the checkpoints in the run's folder.
+
+    Raises:
+        RunError: the workers failed more often than allowed; the message holds the last failure.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    storage_url = join(run_url, "training", "ray")
+    run_name = f"{name}-{os.getpid()}-{os.urandom(3).hex()}"
+
+    def announced() -> None:
+        if ray.get(lines.failed.remote(), timeout=CALL_SECONDS) is not None:
+            return  # a restart after an error that it cannot mend: the driver raises it
+        ray.get(lines.start.remote(), timeout=CALL_SECONDS)
+        try:
+            loop()
+        except (InputError, FloatingPointError) as error:
+            ray.get(lines.fail.remote(str(error)), timeout=CALL_SECONDS)
+            raise
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, InputError):
+                ray.get(lines.fail.remote(str(error.cause)), timeout=CALL_SECONDS)
+            raise
+
+    ray.get(lines.reset.remote(), timeout=CALL_SECONDS)
+
+    trainer = TorchTrainer(
+        announced,
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker={"CPU": 1, "GPU": 1} if config.use_gpu else {"CPU": 1},
+            placement_strategy="SPREAD",
+        ),
+        run_config=RunConfig(
+            name=run_name,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            **ray_storage(storage_url),
+        ),
+    )
+    needs = f"{config.num_workers} workers of 1 CPU{' and 1 GPU' if config.use_gpu else ''} each"
+    with watching(lines, config.start_timeout, needs):
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit()
+            failure = ray.get(lines.failed.remote(), timeout=CALL_SECONDS)
+            if failure is not None:
+                raise InputError(failure)
+        except SystemExit as end:  # Ray Train answers Ctrl-C by ending the run and then the process, with code 0
+            raise KeyboardInterrupt from end
+        except Exception as error:
+            raise _explain(name, error) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)  # Ray Train leaves its own
+            remove(join(storage_url, run_name))  # Ray's own snapshots: resuming is ours
+
+
+def _explain(name: str, error: Exception) -> Exception:
+    """The error for the person who started the run."""
+    if isinstance(error, InputError):
+        return error
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    return RunError(f"{name} failed on its workers: {failures[0]}")

@@ -1,0 +1,89 @@
+"""Jobs in this process: the same loops, tasks and engines as on Ray, with one worker and no sockets."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ...core.config import EvaluationConfig
+from ...core.ranking import evaluate
+from ...core.storage import exists, join
+from ...graph_store.dataset import Dataset, masks
+from ..config import ClusterConfig
+from ..labels.labeler import Labeler, clear_labels, publish_labels, stream_here
+from ..messages import LabelJob, StudentJob, TeacherJob, TuneJob
+from ..run_job import run_job
+from ..surroundings import Surroundings
+from ..worker import Worker
+from .dataset_graph import DatasetGraph
+
+
+def start_worker(threads: int, use_gpu: bool = False) -> Worker:
+    """This process as the only worker.
+
+    Args:
+        threads: torch's threads.
+        use_gpu: Whether it computes on the first GPU.
+    """
+    torch.set_num_threads(threads)
+    return Worker(0, 1, torch.device("cuda" if use_gpu else "cpu"), ("here",))
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """An `Executor` in this process.
+
+    Attributes:
+        cluster: Threads and device.
+        run_url: The run's folder.
+        dataset: The run's dataset; may withhold a split.
+    """
+
+    cluster: ClusterConfig
+    run_url: str
+    dataset: Dataset
+
+    def run(self, job: TeacherJob | StudentJob | TuneJob) -> None:
+        """See `Executor`."""
+        worker = start_worker(self.cluster.worker_threads, self.cluster.use_gpu)
+        graph_url = join(self.run_url, "graph")
+        graph = DatasetGraph(self.dataset, graph_url if exists(join(graph_url, "manifest.json")) else None, self.cluster.cache_dir)
+        run_job(_locally(job), worker, Surroundings(self.dataset, graph, self._stream))
+
+    def _stream(self, job: LabelJob, epochs: range) -> Iterator[pa.Table]:
+        return stream_here(job, self.dataset, epochs)
+
+    def label(self, job: LabelJob, run_url: str, epochs: int, metadata: dict) -> dict:
+        """See `Executor`."""
+        url = clear_labels(run_url, job.revision)
+        with _threads(job.threads):
+            labeler = Labeler(job, self.dataset)
+            written = [labeler.write_block(url, epoch, block) for epoch in range(epochs) for block in range(job.num_blocks)]
+        return publish_labels(job, url, epochs, written, metadata)
+
+    def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig) -> dict[str, float]:
+        """See `Executor`."""
+        held_out, exclude = masks(self.dataset, split)
+        with _threads(self.cluster.worker_threads):
+            return evaluate(users, items, held_out, exclude, config.cutoffs, config.memory_mib, further=config.metrics)
+
+
+def _locally(job: TeacherJob | StudentJob | TuneJob) -> TeacherJob | StudentJob | TuneJob:
+    """The job for an executor that is local whatever the run's setting says: an experiment's cells are."""
+    if isinstance(job, TuneJob):
+        return TuneJob(replace(job.student, cluster=replace(job.student.cluster, executor="local")))
+    return replace(job, cluster=replace(job.cluster, executor="local"))
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """torch's threads while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

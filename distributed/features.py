@@ -1,0 +1,119 @@
+"""From raw feature rows to standardised ones and the prompt's constants, in the same passes for both engines (docs/method.md 1.1).
+
+Every worker streams the rows of its own items; sums over the workers are taken in float64.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..core.features import FeatureMoments, Standardisation, chunk_rows, principal_axes
+from .worker import Worker
+
+
+class RawRows(Protocol):
+    """Raw rows of one modality for a worker's own items."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [n, dim] of any float dtype, and presence bool [n], by place among the worker's items, int64 [n]."""
+        ...
+
+
+@dataclass(frozen=True)
+class FeatureConstants:
+    """What is fixed about the features before training starts.
+
+    Attributes:
+        standardisation: By modality, over all workers' rows.
+        gram, column_sums: G_m = h_I^T X_m float32 [d, d_m] and s_m = X_m^T 1 float32 [d_m] by modality; empty without tokens.
+    """
+
+    standardisation: dict[str, Standardisation]
+    gram: dict[str, Tensor]
+    column_sums: dict[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Mean, scale and whitening of every modality by name, for the teacher's artifact."""
+        return {
+            f"standardisation.{m}.{part}": tensor.contiguous()
+            for m, standard in self.standardisation.items()
+            for part, tensor in standard.tensors().items()
+        }
+
+
+def runs(count: int, rows: int) -> list[Tensor]:
+    """The places 0..count in runs of at most so many, int64."""
+    return [torch.arange(first, min(first + rows, count)) for first in range(0, count, max(rows, 1))]
+
+
+def prepare_features(
+    worker: Worker,
+    features: Mapping[str, RawRows],
+    dim: int,
+    whiten: bool,
+    token_rows: int,
+    write_tokens: Callable[[Tensor, Tensor], None],
+) -> FeatureConstants:
+    """Streams the rows: moments, row norms, then hard tokens h_I with G_m and s_m; a collective call.
+
+    Args:
+        worker: This worker.
+        features: Raw rows of its own items by modality, all of the same items.
+        dim: d, the columns of the tokens; 0 for a teacher without a prompt, which has none.
+        whiten: Whether standardised rows are decorrelated. The tokens are taken before: the axes of whitened rows have no order.
+        token_rows: Items whose tokens are made at a time.
+        write_tokens: Takes the tokens of some own items: places int64 [n], and h_I float32 [n, dim].
+    """
+    plain: dict[str, Standardisation] = {}
+    standardisation: dict[str, Standardisation] = {}
+    axes: dict[str, Tensor] = {}
+    for modality, own in features.items():
+        moments = _moments(worker, own)
+        plain[modality] = standardisation[modality] = _with_unit_rows(worker, own, Standardisation.from_moments(moments), moments)
+        if dim:
+            axes[modality] = principal_axes(moments, plain[modality], dim)
+        if whiten:
+            standardisation[modality] = _with_unit_rows(worker, own, plain[modality].whitened(moments), moments)
+    if not dim:
+        return FeatureConstants(standardisation, {}, {})
+    gram = {m: torch.zeros(dim, own.dim, dtype=torch.float64) for m, own in features.items()}
+    sums = {m: torch.zeros(own.dim, dtype=torch.float64) for m, own in features.items()}
+    for places in runs(len(next(iter(features.values()))), token_rows) if features else ():
+        tokens, num_present = torch.zeros(places.numel(), dim, dtype=torch.float64), torch.zeros(places.numel(), 1)
+        for modality, own in features.items():
+            rows, present = own.read(places)
+            tokens += plain[modality].apply(rows, present).double() @ axes[modality]
+            num_present += present[:, None]
+        tokens /= num_present.clamp(min=1)
+        write_tokens(places, tokens.float())
+        for modality, own in features.items():
+            x = standardisation[modality].apply(*own.read(places)).double()
+            gram[modality] += tokens.T @ x
+            sums[modality] += x.sum(0)
+    worker.sum_([*gram.values(), *sums.values()])
+    return FeatureConstants(standardisation, {m: g.float() for m, g in gram.items()}, {m: s.float() for m, s in sums.items()})
+
+
+def _moments(worker: Worker, own: RawRows) -> FeatureMoments:
+    moments = FeatureMoments.zeros(own.dim)
+    for places in runs(len(own), chunk_rows(own.dim)):
+        moments.add(*own.read(places))
+    worker.sum_(moments.tensors())
+    return moments
+
+
+def _with_unit_rows(worker: Worker, own: RawRows, standard: Standardisation, moments: FeatureMoments) -> Standardisation:
+    """Brings the mean norm of the present rows to one."""
+    norms = torch.zeros(1, dtype=torch.float64)
+    for places in runs(len(own), chunk_rows(own.dim)):
+        norms += standard.sum_of_row_norms(*own.read(places))
+    worker.sum_([norms])
+    return standard.with_mean_row_norm(norms[0] / moments.count.clamp(min=1))

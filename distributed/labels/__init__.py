@@ -1,0 +1,1 @@
+"""Teacher labels between labelers and students: made once in blocks, kept as files or streamed."""

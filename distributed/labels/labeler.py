@@ -1,0 +1,91 @@
+"""The labeler: scores candidate lists with the frozen teacher, a block at a time."""
+
+import hashlib
+from collections.abc import Iterator
+
+import pyarrow as pa
+import torch
+
+from ...core.objectives import CandidateRequest, Labels, candidate_lists, candidate_policy, label
+from ...core.ranking import top_unseen
+from ...core.sampling import UnseenItems, epoch_order
+from ...core.storage import join, publish_manifest, remove, write_bytes
+from ...graph_store.dataset import Dataset
+from ..artifacts.teacher import read_revision
+from ..messages import LabelJob
+from .blocks import block_name, labels_to_table, labels_url
+
+BlockFacts = dict[str, str | int]
+
+
+class Labeler:
+    """Holds the teacher's vectors at one revision, and makes blocks.
+
+    Args:
+        job: What to label.
+        dataset: The run's dataset.
+    """
+
+    def __init__(self, job: LabelJob, dataset: Dataset) -> None:
+        self.job = job
+        self.train = dataset.csr("train")
+        self.users, self.items = self.train.rows, self.train.columns
+        self.vectors = read_revision(job.teacher_url, job.revision, job.cache_dir).vectors
+        self.unseen = UnseenItems(self.train)
+        depth = candidate_policy(job.config).depth
+        self.ranking = top_unseen(self.vectors.user, self.vectors.item, self.train, self.train, depth) if depth else None
+
+    def labels(self, epoch: int, block: int) -> Labels:
+        """This shard's labels of a block, float32 scores."""
+        job = self.job
+        orders = [epoch_order(job.num_examples, job.seed, epoch, job.share_of(step)) for step in job.steps_of(block)]
+        examples = torch.cat(orders)
+        users = self.users[examples]
+        request = CandidateRequest(users, self.items[examples], examples, self.unseen, job.seed, epoch, self.ranking)
+        return label(self.vectors, users, candidate_lists(job.config, request))
+
+    def table(self, epoch: int, block: int) -> pa.Table:
+        """A block as an Arrow table."""
+        return labels_to_table(self.labels(epoch, block), list(self.vectors.modal_item), self.job.revision, epoch, block)
+
+    def write_block(self, url: str, epoch: int, block: int) -> BlockFacts:
+        """Writes a block as an Arrow IPC file below `url`; returns its name, size, checksum and number of rows."""
+        sink, table = pa.BufferOutputStream(), self.table(epoch, block)
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        data, name = sink.getvalue().to_pybytes(), block_name(epoch, block)
+        write_bytes(join(url, name), data)
+        return {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": table.num_rows}
+
+
+def clear_labels(run_url: str, revision: int) -> str:
+    """Removes the labels of a revision, their manifest first; returns where new ones go."""
+    url = labels_url(run_url, revision)
+    remove(join(url, "manifest.json"))
+    remove(url)
+    return url
+
+
+def publish_labels(job: LabelJob, url: str, epochs: int, written: list[BlockFacts], metadata: dict) -> dict:
+    """Completes labels/rev-<r>/ from what `write_block` said of every block; returns the manifest's facts, bytes and rows."""
+    files = {str(row["name"]): {"bytes": row["bytes"], "sha256": row["sha256"]} for row in written}
+    facts = {
+        "revision": job.revision,
+        "epochs": epochs,
+        "num_examples": job.num_examples,
+        "batch_size": job.batch_size,
+        "steps_a_block": job.steps_a_block,
+        **job.candidates(),
+        **metadata,
+    }
+    publish_manifest(url, "labels", facts, files)
+    return {**facts, "bytes": sum(int(row["bytes"]) for row in written), "rows": sum(int(row["rows"]) for row in written)}
+
+
+def stream_here(job: LabelJob, dataset: Dataset, epochs: range) -> Iterator[pa.Table]:
+    """A shard's blocks of some epochs, in order, made in this process; blocks without a row of the shard are left out."""
+    labeler = Labeler(job, dataset)
+    for epoch in epochs:
+        for block in range(job.num_blocks):
+            if any(job.step_sizes(block)):
+                yield labeler.table(epoch, block)

@@ -1,0 +1,111 @@
+"""Where a student's labels come from: files that were written before, or a stream of blocks."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import pyarrow as pa
+import torch
+
+from ...core.errors import InputError
+from ...core.objectives import Labels
+from ...core.sampling import rank_slice
+from ...core.storage import open_artifact
+from ..messages import LabelJob
+from ..prefetch import Prefetched
+from .blocks import block_name, labels_url, table_to_labels
+
+BLOCKS_AHEAD = 2
+
+
+class LabelSource(Protocol):
+    """One worker's labels, step by step."""
+
+    def order_epoch(self, epoch: int) -> int:
+        """The epoch whose examples, in that one's order, an epoch of training takes."""
+
+    def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
+        """(step, this worker's labels of it) for every step of an epoch; epochs are asked for in order."""
+
+    def close(self) -> None:
+        """Ends what makes the labels."""
+
+
+class MaterialisedLabels:
+    """Reads labels/rev-<r>/: memory-mapped where the run's folder is local. Epochs beyond the written ones reuse them in turn.
+
+    Args:
+        run_url: The run's folder.
+        job: This worker's share.
+        modalities: The teacher's, in its order.
+    """
+
+    def __init__(self, run_url: str, job: LabelJob, modalities: list[str]) -> None:
+        url = labels_url(run_url, job.revision)
+        self.folder, self.manifest = open_artifact(url, "labels", job.cache_dir)
+        self.job, self.modalities = job, modalities
+        expected_facts = {"batch_size": job.batch_size, "num_examples": job.num_examples, **job.candidates()}
+        for name, expected in expected_facts.items():
+            if self.manifest.get(name) != expected:
+                raise InputError(f"{url}: {name} {self.manifest.get(name)}, {expected} expected; run label again")
+
+    def order_epoch(self, epoch: int) -> int:
+        """See `LabelSource`."""
+        return epoch % int(self.manifest["epochs"])
+
+    def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
+        """See `LabelSource`."""
+        whole = self.job.of_whole_steps(self.manifest["steps_a_block"])
+        source, step = self.order_epoch(epoch), 0
+        for block in range(whole.num_blocks):
+            with pa.memory_map(str(self.folder / block_name(source, block))) as file:
+                labels = table_to_labels(pa.ipc.open_file(file).read_all(), self.modalities, self.job.revision, source, block)
+            start = 0
+            for size in whole.step_sizes(block):
+                mine = rank_slice(size, self.job.rank, self.job.world_size)
+                yield step, labels.slice(slice(start + mine.start, start + mine.stop))
+                start, step = start + size, step + 1
+
+    def close(self) -> None:
+        """Has nothing to end."""
+
+
+class StreamedLabels:
+    """This worker's shard of every step, from a stream of blocks over all remaining epochs.
+
+    Args:
+        job: This worker's share.
+        modalities: The teacher's, in its order.
+        blocks: The stream, in order, without the blocks that hold no row of this share.
+        timeout: Longest wait for a block, seconds.
+        what: Names a block and who makes it, for the message where it does not come.
+    """
+
+    def __init__(self, job: LabelJob, modalities: list[str], blocks: Iterator[pa.Table], timeout: float, what: str) -> None:
+        self.job, self.modalities = job, modalities
+        self._blocks: Prefetched[pa.Table] = Prefetched(blocks, BLOCKS_AHEAD, timeout, what)
+
+    def order_epoch(self, epoch: int) -> int:
+        """See `LabelSource`."""
+        return epoch
+
+    def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
+        """See `LabelSource`."""
+        step = 0
+        for block in range(self.job.num_blocks):
+            sizes = self.job.step_sizes(block)
+            labels = self._next(epoch, block) if any(sizes) else self._nothing()
+            start = 0
+            for size in sizes:
+                yield step, labels.slice(slice(start, start + size))
+                start, step = start + size, step + 1
+
+    def _next(self, epoch: int, block: int) -> Labels:
+        return table_to_labels(next(self._blocks), self.modalities, self.job.revision, epoch, block)
+
+    def _nothing(self) -> Labels:
+        none, width = torch.zeros(0, dtype=torch.int64), self.job.width
+        return Labels(none, none.reshape(0, width), torch.zeros(0, width), torch.zeros(len(self.modalities), 0, width))
+
+    def close(self) -> None:
+        """Ends the stream and its labelers."""
+        self._blocks.close()

@@ -1,0 +1,70 @@
+"""Which epoch of a training stage is kept, and when training ends."""
+
+import math
+from dataclasses import dataclass
+from typing import TypedDict
+
+
+class SelectionState(TypedDict):
+    """A `Selection` as a checkpoint keeps it; JSON-able."""
+
+    best_value: float | None
+    best_epoch: int
+    num_bad: int
+    revision: int
+
+
+@dataclass
+class Selection:
+    """The best epoch so far by the validation metric; without a validation split every epoch counts as better than the last.
+
+    Attributes:
+        metric: "recall@20" or another, None without a validation split.
+        patience: Evaluations without improvement before `should_stop`.
+        best_value: The metric's value at the best epoch; infinite without a metric, and before the first evaluation.
+        best_epoch: The best epoch, -1 before the first evaluation.
+        num_bad: Evaluations since the best one, within the round.
+        revision: Revision of the labels that the epochs since the last reset have seen.
+    """
+
+    metric: str | None
+    patience: int
+    best_value: float = -math.inf
+    best_epoch: int = -1
+    num_bad: int = 0
+    revision: int = 0
+
+    def start_round(self, revision: int) -> None:
+        """Gives a new round of labels the full patience; does nothing where the round goes on after an interruption."""
+        if revision != self.revision:
+            self.revision, self.num_bad = revision, 0
+
+    def observe(self, epoch: int, metrics: dict[str, float] | None) -> bool:
+        """Takes an evaluation; returns whether this epoch is the best so far.
+
+        Args:
+            epoch: The epoch, from 0.
+            metrics: Its validation metrics; None without a validation split.
+        """
+        value = metrics[self.metric] if self.metric and metrics else math.inf
+        if self.metric is None or value > self.best_value:
+            self.best_value, self.best_epoch, self.num_bad = value, epoch, 0
+            return True
+        self.num_bad += 1
+        return False
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether patience has run out; never without a validation split."""
+        return self.metric is not None and self.num_bad >= self.patience
+
+    def state(self) -> SelectionState:
+        """What a checkpoint keeps."""
+        best = self.best_value if math.isfinite(self.best_value) else None
+        return {"best_value": best, "best_epoch": self.best_epoch, "num_bad": self.num_bad, "revision": self.revision}
+
+    def restore(self, state: SelectionState) -> None:
+        """Goes back to what `state` returned."""
+        best = state["best_value"]
+        self.best_value = best if best is not None else (-math.inf if self.metric else math.inf)
+        self.best_epoch, self.num_bad, self.revision = state["best_epoch"], state["num_bad"], state["revision"]

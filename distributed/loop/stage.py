@@ -1,0 +1,138 @@
+"""The epoch loop: every stage of a run trains in it, in both engines."""
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+from ...core.config import OptimizerConfig
+from ...core.storage import join
+from .checkpoints import Checkpoints
+from .recorder import Recorder, print_line
+from .selection import Selection
+from .totals import Totals
+from .trackers import Row
+from .trainer import StepType, Trainer
+
+
+def stage_url(run_url: str, stage: str) -> str:
+    """The folder of a training stage: metrics, events, checkpoints."""
+    return join(run_url, "training", stage)
+
+
+class Waiting(Generic[StepType]):
+    """The batches of an epoch, and the seconds that the loop waited for them."""
+
+    def __init__(self, batches: Generator[StepType, None, None]) -> None:
+        self._batches, self.seconds = batches, 0.0
+
+    def __iter__(self) -> Generator[StepType, None, None]:
+        with contextlib.closing(self._batches):
+            while True:
+                asked = time.monotonic()
+                batch = next(self._batches, None)
+                self.seconds += time.monotonic() - asked
+                if batch is None:
+                    return
+                yield batch
+
+
+@dataclass
+class Stage:
+    """One stage of a run on this worker.
+
+    Attributes:
+        name: "teacher" or "student".
+        run_url: The run's folder.
+        config: Epochs, patience, intervals.
+        select_by: Validation metric that chooses the epoch, None without a validation split.
+        show: Shows a line to the person who started the run.
+        trackers: Names of the trackers that get every epoch's row.
+        cache_dir: Folder for local copies where the run's folder is remote.
+    """
+
+    name: str
+    run_url: str
+    config: OptimizerConfig
+    select_by: str | None
+    show: Callable[[str], None] = print_line
+    trackers: Sequence[str] = ()
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        self.recorder = Recorder(stage_url(self.run_url, self.name), self.name, self.show, self.trackers)
+        self.selection = Selection(self.select_by, self.config.patience)
+        self.checkpoints = Checkpoints(join(self.recorder.url, "checkpoints"), self.cache_dir)
+
+    def train(self, trainer: Trainer, stop_epoch: int, revision: int = 0) -> int:
+        """Resumes where there is a checkpoint, and trains up to `stop_epoch` or until patience runs out.
+
+        Args:
+            trainer: The model in training.
+            stop_epoch: The epoch before which it ends.
+            revision: Revision of the labels; a new one gives the full patience again.
+
+        Returns:
+            Epochs trained in all.
+        """
+        config, selection = self.config, self.selection
+        epoch = self._resume(trainer)
+        selection.start_round(revision)
+        trainer.open(range(epoch, stop_epoch))
+        try:
+            while epoch < stop_epoch and not selection.should_stop:
+                started = time.monotonic()
+                row = self._train_epoch(trainer, epoch)
+                row["seconds"] = time.monotonic() - started
+                if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == stop_epoch:
+                    metrics = trainer.validate()
+                    row.update({f"validation/{name}": value for name, value in (metrics or {}).items()})
+                    if selection.observe(epoch, metrics):
+                        trainer.keep()
+                if trainer.worker.is_first:
+                    self._report(row)
+                epoch += 1
+                if epoch % config.checkpoint_every == 0:
+                    self.save(trainer, epoch)
+        finally:
+            trainer.close()
+        return epoch
+
+    def _train_epoch(self, trainer: Trainer, epoch: int) -> Row:
+        """One pass over the train interactions; returns the epoch's row."""
+        trainer.start_epoch(epoch)
+        totals, started = Totals(trainer.worker), time.monotonic()
+        waiting = Waiting(trainer.batches(epoch))
+        with contextlib.closing(iter(waiting)) as batches:
+            for batch in batches:
+                terms = trainer.train_step(batch, epoch)
+                totals.add(terms, batch.size / trainer.num_examples, f"{self.name} epoch {epoch}, step {batch.step}")
+                if trainer.worker.is_first:
+                    self.recorder.say_within_epoch(epoch, batch.step + 1, trainer.num_steps, started)
+        share = waiting.seconds / max(time.monotonic() - started, 1e-9)
+        return {**totals.row(epoch), "waiting": share, **trainer.end_epoch()}
+
+    def save(self, trainer: Trainer, epochs: int) -> None:
+        """Writes a checkpoint after `epochs` epochs."""
+        trainer.save(self.checkpoints, epochs, {"epochs": epochs, "history": self.recorder.history, "selection": self.selection.state()})
+
+    def _resume(self, trainer: Trainer) -> int:
+        facts = trainer.load(self.checkpoints)
+        if facts is None:
+            return 0
+        self.recorder.history[:] = facts["history"]
+        self.selection.restore(facts["selection"])
+        if trainer.worker.is_first:
+            self.recorder.say(f"resuming after epoch {facts['epochs'] - 1}")
+        return facts["epochs"]
+
+    def _report(self, row: Row) -> None:
+        """Records an epoch and says how it went."""
+        self.recorder.record(row)
+        text = f"epoch {row['epoch']:3.0f}  loss {row['loss']:.4f}  {row['seconds']:.1f} s  waiting for data {row['waiting']:.0%}"
+        value = row.get(f"validation/{self.selection.metric}")
+        if value is not None:
+            best = f"(best {self.selection.best_value:.4f}, epoch {self.selection.best_epoch})"
+            text += f"  validation {self.selection.metric} {value:.4f} {best}"
+        self.recorder.say(text)

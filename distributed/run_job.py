@@ -1,0 +1,108 @@
+"""Runs a job on one worker: task x engine. Every executor calls it, in each of its workers."""
+
+from ..core.teacher import teacher_kind
+from .engines.full.catalog import WholeCatalog, build_catalog
+from .engines.full.trainer import FullTrainer
+from .engines.validation import Validation
+from .labels.source import LabelSource, MaterialisedLabels, StreamedLabels
+from .loop.stage import Stage
+from .loop.trainer import Trainer
+from .messages import Job, StudentJob, TeacherJob, TuneJob
+from .surroundings import Surroundings
+from .tasks.base import Task
+from .tasks.student import StudentTask
+from .tasks.teacher import PromptTeacherTask
+from .tasks.tuning import PromptTuner
+from .tasks.tuning_round import resident_config, tune_prompt
+from .tasks.whole_teacher import WholeTeacherTask
+from .worker import Worker
+
+
+def run_job(job: TeacherJob | StudentJob | TuneJob, worker: Worker, around: Surroundings) -> None:
+    """Does a job from its last checkpoint on; a collective call.
+
+    Args:
+        job: What to do.
+        worker: This worker.
+        around: How it reaches everything else.
+
+    Raises:
+        InputError: inputs do not fit together, or a file is missing or damaged.
+        FloatingPointError: the loss is not finite.
+    """
+    if isinstance(job, TeacherJob):
+        towers = teacher_kind(job.config).has_towers
+        task: Task = PromptTeacherTask(job, worker) if towers else WholeTeacherTask(job, worker)
+        _train(job, task, worker, around, None)
+    elif isinstance(job, StudentJob):
+        resident = _resident(job, worker, around) if job.distill.use_teacher and job.distill.regime == "inline" else None
+        tuner = PromptTuner.load(job, resident, worker) if resident is not None else None
+        _train(job, student_task(job, worker, around, tuner), worker, around, resident)
+    else:
+        _tune(job.student, worker, around)
+
+
+def student_task(job: StudentJob, worker: Worker, around: Surroundings, tuner: PromptTuner | None = None) -> StudentTask:
+    """The task of a student's job, with its labels from where the job says."""
+
+    def open_labels(modalities: list[str], epochs: range) -> LabelSource:
+        labels = job.label_job(worker.rank, worker.world_size)
+        if job.labels.mode == "materialised":
+            return MaterialisedLabels(job.run_url, labels, modalities)
+        what = f"a block of labels from {around.labelers} (cluster.start_timeout)"
+        return StreamedLabels(labels, modalities, around.stream_labels(labels, epochs), job.cluster.start_timeout, what)
+
+    return StudentTask(job, worker, open_labels, tuner, around.show)
+
+
+def _resident(job: StudentJob, worker: Worker, around: Surroundings) -> WholeCatalog:
+    """The catalog of the run's teacher, for a worker that keeps the teacher whole."""
+    config = resident_config(job)
+    return build_catalog(worker, config, *around.graph.whole(worker, config.reads_features))
+
+
+def _train(job: TeacherJob | StudentJob, task: Task, worker: Worker, around: Surroundings, catalog: WholeCatalog | None) -> None:
+    if job.engine == "sampled":
+        from .engines.sampled.trainer import SampledTrainer
+
+        with around.graph.connect(worker) as connection:
+            _train_with(job, task, SampledTrainer(task, job, connection, worker, around.dataset), around)
+    else:
+        config = job.config if isinstance(job, TeacherJob) else None
+        catalog = catalog or build_catalog(worker, config, *around.graph.whole(worker, config is not None and config.reads_features))
+        validation = Validation.of(around.dataset, worker, catalog.graph.users, job.evaluation)
+        _train_with(job, task, FullTrainer(task, catalog, validation), around)
+
+
+def _train_with(job: TeacherJob | StudentJob, task: Task, trainer: Trainer, around: Surroundings) -> None:
+    """Trains in the epoch loop, and writes the result where the job ends the stage."""
+    stage, is_last = stage_of(job, around), isinstance(job, TeacherJob) or job.is_last
+    revision = job.revision if isinstance(job, StudentJob) else 0
+    epochs = stage.train(trainer, job.train.epochs if isinstance(job, TeacherJob) else job.stop_epoch, revision)
+    if is_last:
+        task.write(trainer.output(), stage.selection)
+        if isinstance(job, TeacherJob) and trainer.worker.is_first:
+            num_items = around.dataset.num_items
+            stage.recorder.say(f"best epoch {stage.selection.best_epoch}; vectors of {num_items:,} items written")
+    else:
+        stage.save(trainer, epochs)  # the next round goes on from here
+    if trainer.worker.is_first:
+        stage.recorder.close()
+    trainer.worker.barrier()
+
+
+def stage_of(job: Job, around: Surroundings) -> Stage:
+    """The stage's recorder, selection and checkpoints."""
+    select_by = job.evaluation.select_by if around.dataset.has_split("validation") else None
+    return Stage(job.stage, job.run_url, job.train, select_by, around.show, job.trackers, job.cluster.cache_dir)
+
+
+def _tune(job: StudentJob, worker: Worker, around: Surroundings) -> None:
+    """Tunes the prompt against the student as its newest checkpoint has it."""
+    catalog = _resident(job, worker, around)
+    task = student_task(job, worker, around)
+    trainer = FullTrainer(task, catalog, None)
+    facts = trainer.load(stage_of(job, around).checkpoints)
+    assert facts is not None, "a round of training ends with a checkpoint"
+    vectors = task.vectors(trainer.view())["final"]
+    tune_prompt(job, worker, PromptTuner.load(job, catalog, worker), task, vectors, facts["epochs"], around.show)

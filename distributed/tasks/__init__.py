@@ -1,0 +1,1 @@
+"""Tasks: what is trained. They know models, losses and artifacts, and not where rows live."""

@@ -1,0 +1,219 @@
+"""Stage 2: the student, from labels (materialised or streamed), beside a resident teacher, or alone; in both engines."""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...core.objectives import CandidateRequest, Decoders, Labels, LossInputs, StudentSide, distillation_terms, plain_lists, student_terms
+from ...core.scoring import candidate_scores
+from ...core.sides import ITEMS, SIDES, USERS
+from ...core.students import LayeredStudent, build_student, warm_start_maps
+from ..artifacts.output import Output
+from ..artifacts.student import write_student
+from ..artifacts.teacher import final_rows, modal_item_rows
+from ..engines.examples import Examples
+from ..engines.learners import AdamLearner, Learner, take_prefix
+from ..engines.view import ID, FeatureInputs, View
+from ..labels.source import LabelSource
+from ..loop.selection import Selection
+from ..messages import StudentJob
+from ..worker import Worker
+from .base import Pair, RowsOf, Task
+from .layers import LayerByLayer
+from .tuning import PromptTuner
+
+WARM_START_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class StudentBatch:
+    """One worker's share of a step; see `TaskBatch`.
+
+    Attributes:
+        labels: Users, candidates and the teacher's scores, if any.
+        weights: float32 [n], of the examples, or None.
+    """
+
+    step: int
+    size: int
+    order_epoch: int
+    labels: Labels
+    weights: Tensor | None
+    is_last: bool = True
+    further: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    @property
+    def users(self) -> Tensor:
+        """int64 [n]."""
+        return self.labels.users
+
+    @property
+    def items(self) -> Tensor:
+        """The candidates, int64 [n, 1 + K]."""
+        return self.labels.candidates
+
+    def located(self, users: Tensor, items: Tensor, further: Tensor) -> "StudentBatch":
+        """With rows in place of dataset indices."""
+        return replace(self, labels=Labels(users, items, self.labels.scores, self.labels.modal_scores))
+
+    def to(self, device: torch.device) -> "StudentBatch":
+        """On a device."""
+        return replace(self, labels=self.labels.to(device), weights=None if self.weights is None else self.weights.to(device))
+
+
+class StudentTask(Task[StudentBatch]):
+    """The student and its decoders, and the teacher's part: labels with frozen targets, a resident teacher, or none.
+
+    Args:
+        job: The student's job.
+        worker: This worker.
+        open_labels: Opens the labels of some epochs; called only where the student learns from labels.
+        tuner: The resident teacher whose prompt is tuned beside the student; None for labels made elsewhere.
+        show: Shows a line to the person who started the run.
+    """
+
+    stage: ClassVar[str] = "student"
+
+    def __init__(
+        self,
+        job: StudentJob,
+        worker: Worker,
+        open_labels: Callable[[list[str], range], LabelSource],
+        tuner: PromptTuner | None,
+        show: Callable[[str], None],
+    ) -> None:
+        config, cache_dir = job.config, job.cluster.cache_dir
+        self.job, self.worker, self.config, self.seed, self.show = job, worker, config, job.seed, show
+        self.train, self.dim, self.init_scale, self.user_balance = config.train, config.dim, config.init_scale, config.user_balance
+        self.tuner, self._open_labels = tuner, open_labels
+        self._source: LabelSource | None = None
+        taught = job.distill.use_teacher
+        self.targets = modal_item_rows(job.teacher_url, job.revision, cache_dir) if taught else {}
+        self.frozen = final_rows(job.teacher_url, job.revision, cache_dir) if taught and config.starts_from_teacher else None
+        self.model = build_student(config, job.seed, (self.frozen[0].dim, self.frozen[1].dim) if self.frozen else None)
+        self.model.to(worker.device)
+        self.learns_rows, self.num_hops = self.model.learns_rows, self.model.num_hops(config)
+        self.decoders = self._build_decoders().to(worker.device)
+
+    def _build_decoders(self) -> Decoders:
+        teacher_dim = next(iter(self.targets.values())).dim if self.targets else self.dim  # of the targets: final vectors may be longer
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return Decoders(list(self.targets), self.dim, teacher_dim, self.job.distill.decoder)
+
+    @property
+    def vector_dims(self) -> dict[str, int]:
+        return {"final": self.dim}
+
+    def build(self, dims: dict[str, int], counts: tuple[int, int], example: Callable[[], FeatureInputs]) -> None:
+        """Has nothing to build: a student does not depend on features."""
+
+    def initial_rows(self, own_ids: Pair) -> tuple[RowsOf, RowsOf]:
+        frozen, config = self.frozen, self.config
+        if frozen is None:
+            return super().initial_rows(own_ids)
+        if not self.model.learns_rows:
+            return frozen[0].__getitem__, frozen[1].__getitem__
+
+        def chunks(side: int) -> Iterator[Tensor]:
+            return (frozen[side][ids] for ids in own_ids[side].split(WARM_START_ROWS))
+
+        maps = warm_start_maps([chunks(side) for side in SIDES], config.dim, self.worker.sum_)
+
+        def projected(side: int) -> RowsOf:
+            return lambda ids: (frozen[side][ids].double() @ maps[side]).float()
+
+        return projected(USERS), projected(ITEMS)
+
+    def learners(self, tables: nn.Module | None) -> list[Learner]:
+        if tables is not None and self.model.learns_rows:
+            self.model.add_module("ids", tables)  # whole tables are weights of the student like others
+        trained = nn.ModuleDict({"student": self.model, "decoders": self.decoders})
+        own = AdamLearner(trained, [(list(trained.parameters()), self.config.train.learning_rate)], self.worker, "student.", "")
+        return [own] if self.tuner is None else [own, self.tuner.learner(self.worker)]
+
+    def open(self, epochs: range) -> None:
+        if self.job.distill.use_teacher and self.tuner is None:
+            self._source = self._open_labels(list(self.targets), epochs)
+
+    def close(self) -> None:
+        if self._source is not None:
+            self._source.close()
+
+    def batches(self, examples: Examples, epoch: int, num_parts: int) -> Generator[StudentBatch, None, None]:
+        assert num_parts == 1, "a student's step is one batch"
+        order_epoch = epoch if self._source is None else self._source.order_epoch(epoch)
+        for step, labels in self._labels(examples, epoch):
+            labels = labels.to(examples.train.pointers.device)
+            yield StudentBatch(step, examples.size_of(step), order_epoch, labels, examples.weights(labels.users))
+
+    def _labels(self, examples: Examples, epoch: int) -> Iterator[tuple[int, Labels]]:
+        """Every step's labels from their source; or lists that are made here, for a student alone and beside a resident teacher."""
+        if self._source is not None:
+            yield from self._source.epoch(epoch)
+            return
+        for step in range(examples.num_steps):
+            indices, users, positives = examples.of_step(epoch, step, examples.share_of(step))
+            rows, unseen = examples.unseen_of(users)
+            request = CandidateRequest(rows, positives, indices, unseen, self.seed, epoch)
+            candidates = plain_lists(request) if self.tuner is None else self.tuner.candidates(request)
+            yield step, Labels(users, candidates)
+
+    def terms(self, view: View, batch: StudentBatch) -> dict[str, Tensor]:
+        labels, share = batch.labels, batch.size / self.worker.world_size
+        users, items = view.users[ID], view.items[ID]
+        final_users, final_items = self.model.vectors(view.graph, users, items)
+        scores = candidate_scores(final_users, final_items, labels.users, labels.candidates)
+        rows = self.model.regularised(users[labels.users], [items[labels.candidates[:, 0]], items[labels.candidates[:, 1]]])
+        terms = student_terms(scores, rows, self.config.l2, share, batch.weights)
+        if self.job.distill.use_teacher:
+            unique, places, count = self._distinct_positives(view, labels)
+            own = StudentSide(scores, final_items, places, self.decoders, share, count / self.worker.world_size)
+            if self.tuner is not None:
+                terms.update(self.tuner.terms(own, labels.users, labels.candidates, unique))
+            else:
+                terms.update(distillation_terms(LossInputs.of(own, labels, lambda: self._targets(unique), self.job.distill)))
+        return terms
+
+    def _distinct_positives(self, view: View, labels: Labels) -> tuple[Tensor, Tensor, int]:
+        """This worker's share of the global batch's distinct positives: dataset indices, rows of the view; and how many there are."""
+        positives = labels.candidates[:, 0]
+        if view.item_ids is None:
+            unique, count = self.worker.share_of_distinct(positives)
+            return unique, unique, count
+        ids = view.item_ids
+        unique, count = self.worker.share_of_distinct(ids[positives.to(ids.device)])
+        return unique, torch.searchsorted(ids, unique).to(positives.device), count
+
+    def _targets(self, items: Tensor) -> list[Tensor]:
+        return [rows[items.to("cpu")].to(self.worker.device) for rows in self.targets.values()]
+
+    def vectors(self, view: View) -> dict[str, Pair]:
+        return {"final": self.model.vectors(view.graph, view.users[ID], view.items[ID])}
+
+    def infer(self, layers: LayerByLayer) -> None:
+        """The student's layers, one after the other."""
+        model, device = self.model, self.worker.device
+        assert isinstance(model, LayeredStudent)
+        start = layers.tables("layer", self.dim)
+        layers.fill(start, lambda side, places, ids: layers.ids[side].read(places))
+
+        def layer(number: int, own: Tensor, neighbours: Tensor) -> Tensor:
+            return model.layer(number, own.to(device), neighbours.to(device)).cpu()
+
+        layers.mean_of_layers(start, layers.tables("final", self.dim), model.num_layers(self.config), layer)
+
+    def epoch_facts(self) -> dict[str, float]:
+        return {"revision": self.job.revision}
+
+    def write(self, output: Output, selection: Selection) -> None:
+        if self.tuner is not None:
+            self.tuner.write(self.worker, self.job.teacher_url, self.job.revision + 1, {"lineage": self.job.lineage, "regime": "inline"})
+        if self.worker.is_first:
+            weights = {n: t for n, t in take_prefix("student.", output.weights).items() if not n.startswith("ids.")}
+            count = write_student(self.job, output, selection, weights)
+            self.show(f"[student] best epoch {selection.best_epoch}; student of {count:,} parameters written")
+        self.worker.barrier()

@@ -1,0 +1,214 @@
+"""Stage 1: PromptMM's own teacher, in both engines."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...core.random import random_below
+from ...core.rows import rownorm
+from ...core.sampling import STREAM_DECAY, share_of_part
+from ...core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
+from ...core.teacher import Triples, teacher_kind
+from ...core.teacher.model import fuse, teacher_loss, teacher_vectors
+from ...core.teacher.reduction import build_reduction
+from ...core.vectors import TeacherVectors
+from ..artifacts.output import Output
+from ..artifacts.teacher import vectors_by_name, write_teacher
+from ..engines.examples import Examples
+from ..engines.learners import AdamLearner, Learner
+from ..engines.reduction import build_learner
+from ..engines.view import ID, PROMPT, REDUCED, FeatureInputs, View
+from ..loop.selection import Selection
+from ..messages import TeacherJob
+from ..worker import Worker
+from .base import Pair, Task
+from .layers import LayerByLayer
+
+
+@dataclass(frozen=True)
+class TeacherBatch:
+    """One worker's share of a micro-batch; see `TaskBatch`.
+
+    Attributes:
+        users, positives, negatives: int64 [n].
+        weights: float32 [n], of the examples, or None.
+        further: Items that the feature decay is taken over; none where it is taken over the catalog.
+        num_decayed: Of how many of them the whole step takes the mean; None for the catalog.
+    """
+
+    step: int
+    size: int
+    is_last: bool
+    order_epoch: int
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
+    weights: Tensor | None
+    further: Tensor
+    num_decayed: int | None = None
+
+    @property
+    def items(self) -> Tensor:
+        """Positives, then negatives, int64 [2 n]."""
+        return torch.cat([self.positives, self.negatives])
+
+    def located(self, users: Tensor, items: Tensor, further: Tensor) -> "TeacherBatch":
+        """With rows in place of dataset indices."""
+        positives, negatives = items.split(self.users.numel())
+        return replace(self, users=users, positives=positives, negatives=negatives, further=further)
+
+    def to(self, device: torch.device) -> "TeacherBatch":
+        """On a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("users", "positives", "negatives", "further")}
+        return replace(self, **moved, weights=None if self.weights is None else self.weights.to(device))
+
+
+def pair_batches(
+    examples: Examples, epoch: int, num_parts: int, further: Callable[[int, int], tuple[Tensor, int | None]]
+) -> Generator[TeacherBatch, None, None]:
+    """Train pairs with a uniform negative each, in every micro-batch of every step.
+
+    Negatives are functions of the example, so the micro-batches of a step draw what the whole batch would.
+
+    Args:
+        examples: The train interactions.
+        epoch: The epoch.
+        num_parts: Micro-batches of a step.
+        further: From step and micro-batch to `further` and `num_decayed` of the batch.
+    """
+    for step in range(examples.num_steps):
+        for part in range(num_parts):
+            indices, users, positives = examples.of_step(epoch, step, examples.share_of(step, part, num_parts))
+            negatives = examples.unseen(users, indices, 1, epoch)[:, 0]
+            weights = examples.weights(users)
+            more = further(step, part)
+            yield TeacherBatch(step, examples.size_of(step), part + 1 == num_parts, epoch, users, positives, negatives, weights, *more)
+
+
+class PromptTeacherTask(Task[TeacherBatch]):
+    """The teacher of docs/method.md 1: ID tables, reduction layers and prompt.
+
+    Args:
+        job: The teacher's job.
+        worker: This worker.
+    """
+
+    stage: ClassVar[str] = "teacher"
+
+    def __init__(self, job: TeacherJob, worker: Worker) -> None:
+        config = job.config
+        self.job, self.worker, self.config, self.seed = job, worker, config, job.seed
+        self.train, self.dim, self.init_scale, self.user_balance = config.train, config.dim, config.init_scale, config.user_balance
+        self.kind = teacher_kind(config)
+        self.num_hops, self.reads_features, self.whitens = self.kind.num_hops(config), True, config.whiten
+        self.sends_prompt = config.prompt and bool(config.id_prompt_weight or config.prompt_loss_weight)
+        # A step of the sampled engine has some items' features only, so that it estimates the decay on as many as it has examples.
+        self.samples_decay = job.engine == "sampled"
+
+    def build(self, dims: dict[str, int], counts: tuple[int, int], example: Callable[[], FeatureInputs]) -> None:
+        self.dims, self.num_items = dims, counts[ITEMS]
+        config, cluster = self.config, self.job.cluster
+        module = build_reduction(dims, config, self.seed, cluster.checkpoint_activations).to(self.worker.device)
+        module.prompt.requires_grad_(config.prompt)
+        rate = config.reduction_learning_rate
+        self.reduction = build_learner(module, rate, config.tower_dtype, cluster, self.worker, lambda: example().as_arguments())
+
+    @property
+    def vector_dims(self) -> dict[str, int]:
+        modal = {f"modal.{modality}": self.dim for modality in self.dims}
+        prompt = {PROMPT: self.dim} if self.config.prompt else {}
+        return {"final": self.kind.final_dim(self.config, len(self.dims)), **modal, **prompt}
+
+    def learners(self, tables: nn.Module | None) -> list[Learner]:
+        assert self.reduction is not None, "build comes first"
+        rate = self.config.train.learning_rate
+        ids = [] if tables is None else [AdamLearner(tables, [(list(tables.parameters()), rate)], self.worker, "ids.")]
+        return [*ids, self.reduction]
+
+    def batches(self, examples: Examples, epoch: int, num_parts: int) -> Generator[TeacherBatch, None, None]:
+        def further(step: int, part: int) -> tuple[Tensor, int | None]:
+            return self._decayed(epoch * examples.num_steps + step, part, num_parts)
+
+        return pair_batches(examples, epoch, num_parts, further)
+
+    def _decayed(self, number: int, part: int, num_parts: int) -> tuple[Tensor, int | None]:
+        """This worker's share of the items that a micro-batch's feature decay is taken over, drawn uniformly, and how many a step has.
+
+        As many as the batch has examples: an unbiased estimate of the mean over the catalog, exact where the catalog is smaller.
+        """
+        none = torch.zeros(0, dtype=torch.int64)
+        if not self.samples_decay or not self.config.feature_decay:
+            return none, None
+        total = min(self.num_items, self.config.train.batch_size)
+        mine = share_of_part(total, part, num_parts, self.worker.rank, self.worker.world_size)
+        slots = torch.arange(mine.start, mine.stop)
+        if total == self.num_items:
+            return slots, total
+        return random_below(self.num_items, STREAM_DECAY, self.seed, number, slots), total
+
+    def reduce(self, inputs: FeatureInputs) -> dict[str, Tensor]:
+        assert self.reduction is not None, "build comes first"
+        return self.reduction(*inputs.as_arguments())
+
+    def terms(self, view: View, batch: TeacherBatch) -> dict[str, Tensor]:
+        vectors, num_decayed = self.all_vectors(view, final=False), None
+        if batch.num_decayed is not None:
+            vectors = vectors.with_reduced({m: z[batch.further] for m, z in vectors.reduced.items()})
+            num_decayed = batch.num_decayed / self.worker.world_size
+        share = batch.size / self.worker.world_size
+        entries = view.graph.entries(batch.users, batch.positives) if self.config.leave_one_out else None
+        triples = Triples(batch.users, batch.positives, batch.negatives, share, batch.weights, entries, num_decayed)
+        return teacher_loss(vectors, view.users[ID], view.items[ID], triples, self.config)
+
+    def all_vectors(self, view: View, final: bool = True) -> TeacherVectors:
+        """Everything that the teacher knows of the users and items of the view's level 0; final: as in `teacher_vectors`."""
+        prompt = dict(zip(SIDE_NAMES, (view.users[PROMPT], view.items[PROMPT]))) if PROMPT in view.users else {}
+        return teacher_vectors(view.graph, view.users[ID], view.items[ID], prompt, view.reduced(), self.config, final)
+
+    def vectors(self, view: View) -> dict[str, Pair]:
+        return vectors_by_name(self.all_vectors(view))
+
+    def infer(self, layers: LayerByLayer) -> None:
+        """Docs/method.md 1.3 to 1.5, layer by layer."""
+        config, dims = self.config, self.vector_dims
+        final = layers.tables("final", dims["final"])
+        path = final if dims["final"] == self.dim else layers.tables("path", self.dim)  # which fusion may replace by wider ones
+        start = layers.tables("layer", self.dim)
+        modal = {m: layers.tables(f"modal.{m}", self.dim) for m in self.dims}
+        self._infer_start(layers, start)
+        layers.mean_of_layers(start, path, config.layers, None)
+        for tables in modal.values():
+            for _ in range(max(1, config.modality_layers)):
+                layers.propagate(tables, tables, USERS)
+                if config.modality_layers:
+                    layers.propagate(tables, tables, ITEMS)
+
+        def fused(side: int, places: Tensor, ids: Tensor) -> Tensor:
+            parts = [tables[side].read(places) for tables in modal.values()]
+            return fuse(path[side].read(places), parts, config, of_users=side == USERS)
+
+        layers.fill(final, fused)
+
+    def _infer_start(self, layers: LayerByLayer, start: tuple) -> None:
+        """Layer 0, the prompts, and z_m in the place of the items' modality vectors."""
+        prompts = layers.tables(PROMPT, self.dim) if self.config.prompt else None
+        for places in layers.own_chunks():
+            out = self.reduce(layers.inputs(*places))
+            for side in SIDES:
+                rows = layers.ids[side].read(places[side])
+                if prompts is not None:
+                    prompt = out[SIDE_NAMES[side]].float().cpu()
+                    prompts[side].write(places[side], prompt)
+                    rows = rows + self.config.id_prompt_weight * rownorm(prompt)
+                start[side].write(places[side], rows)
+            for modality in self.dims:
+                layers.tables(f"modal.{modality}", self.dim)[ITEMS].write(places[ITEMS], out[REDUCED + modality].float().cpu())
+        layers.barrier()
+
+    def write(self, output: Output, selection: Selection) -> None:
+        of_reduction = {name: t for name, t in output.weights.items() if name.startswith("reduction.")}
+        learnt = sum(t.numel() for name, t in of_reduction.items() if self.config.prompt or ".prompt." not in name)
+        write_teacher(self.job, output, selection, of_reduction, learnt + sum(output.counts) * self.dim)

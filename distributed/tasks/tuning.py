@@ -1,0 +1,130 @@
+"""Stage 2's prompt-tuning (docs/method.md 4): one definition of the loss for both regimes.
+
+inline: the student's task calls `PromptTuner.terms` with the student's live vectors, and one backward pass serves both.
+rounds: `tuning_round.py` calls it with the student as it is, and writes the next revision of the teacher's vectors.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...core.config import DistillationConfig, TeacherConfig
+from ...core.graph import BipartiteGraph
+from ...core.objectives import CandidateRequest, LossInputs, StudentSide, candidate_lists, candidate_policy, distillation_terms, label
+from ...core.ranking import top_unseen
+from ...core.sampling import UserWeights
+from ...core.sides import SIDE_NAMES
+from ...core.teacher import Triples
+from ...core.teacher.model import teacher_loss, teacher_vectors
+from ...core.teacher.reduction import FeatureReduction
+from ...core.vectors import TeacherVectors
+from ..artifacts.teacher import output_of_vectors, read_revision, read_weights, teacher_config_of, write_revision
+from ..engines.full.catalog import WholeCatalog
+from ..engines.learners import AdamLearner, take_prefix
+from ..engines.view import PROMPT
+from ..messages import StudentJob
+from ..worker import Worker
+
+
+@dataclass
+class PromptTuner:
+    """The resident teacher with everything frozen but its prompt module.
+
+    Attributes:
+        catalog: Graph, constants and features.
+        teacher: The teacher's settings.
+        reduction: Reduction layers and prompt; only the prompt requires gradients.
+        user_ids, item_ids: The frozen ID tables.
+        config: Distillation settings.
+    """
+
+    catalog: WholeCatalog
+    teacher: TeacherConfig
+    reduction: FeatureReduction
+    user_ids: Tensor
+    item_ids: Tensor
+    config: DistillationConfig
+
+    def __post_init__(self) -> None:
+        self.weights = UserWeights.of(self.graph.users.pointers, self.teacher.user_balance)
+
+    @property
+    def graph(self) -> BipartiteGraph:
+        """The train graph."""
+        return self.catalog.graph
+
+    @staticmethod
+    def load(job: StudentJob, catalog: WholeCatalog, worker: Worker) -> "PromptTuner":
+        """Reads the teacher's weights and its prompt at the job's revision.
+
+        Args:
+            job: The student's job.
+            catalog: Made for this teacher (see `resident_config`).
+            worker: This worker.
+        """
+        weights, manifest = read_weights(job.teacher_url, job.cluster.cache_dir)
+        config = teacher_config_of(manifest)
+        reduction = FeatureReduction(dict(manifest["modalities"]), config)
+        reduction.load_state_dict(take_prefix("reduction.", weights))
+        reduction.prompt.load_state_dict(read_revision(job.teacher_url, job.revision, job.cluster.cache_dir).prompt)
+        reduction.requires_grad_(False)
+        reduction.towers.to(config.tower_dtype)  # as they were trained; the prompt learns in float32
+        reduction.prompt.requires_grad_(config.prompt)
+        reduction.to(worker.device)
+        tables = (weights[f"ids.{name}"].to(worker.device) for name in SIDE_NAMES)
+        return PromptTuner(catalog, config, reduction, *tables, job.distill)
+
+    def learner(self, worker: Worker) -> AdamLearner:
+        """The prompt module with its optimizer."""
+        prompt = self.reduction.prompt
+        return AdamLearner(prompt, [(list(prompt.parameters()), self.config.tuning_learning_rate)], worker, "tuner.", "prompt.")
+
+    def vectors(self) -> TeacherVectors:
+        """All vectors at the prompt as it is, in evaluation mode; differentiable with respect to the prompt."""
+        out = self.reduction(*self.catalog.inputs(None).as_arguments())
+        view = self.catalog.view(self.user_ids, self.item_ids, out)
+        prompt = dict(zip(SIDE_NAMES, (view.users[PROMPT], view.items[PROMPT])))
+        return teacher_vectors(self.graph, self.user_ids, self.item_ids, prompt, view.reduced(), self.teacher)
+
+    def terms(self, student: StudentSide, users: Tensor, candidates: Tensor, unique_items: Tensor) -> dict[str, Tensor]:
+        """λ1 L_pair + λ2 L_list + λ3 L_emb + λ_anchor times the teacher's own loss.
+
+        Gradients reach the prompt, and the student where its scores and vectors carry them.
+
+        Args:
+            student: The student's part of the losses.
+            users, candidates: int64 [batch] and [batch, 1 + K].
+            unique_items: int64, dataset indices of `student.unique_items`.
+        """
+        vectors = self.vectors()
+
+        def targets() -> list[Tensor]:
+            return [rows[unique_items] for rows in vectors.modal_item.values()]
+
+        terms = distillation_terms(LossInputs.of(student, label(vectors, users, candidates), targets, self.config))
+        if self.config.anchor_weight:
+            positives, weights = candidates[:, 0], self.weights(users) if self.weights else None
+            entries = self.graph.entries(users, positives) if self.teacher.leave_one_out else None
+            triples = Triples(users, positives, candidates[:, 1], student.num_examples, weights, entries)
+            own = teacher_loss(vectors, self.user_ids, self.item_ids, triples, self.teacher)
+            terms["anchor"] = self.config.anchor_weight * torch.stack(list(own.values())).sum()
+        return terms
+
+    def candidates(self, request: CandidateRequest) -> Tensor:
+        """Candidate lists, int64 [n, 1 + K], where what the teacher ranks high is by the prompt as it is; request: without a ranking."""
+        depth = candidate_policy(self.config).depth
+        if not depth:
+            return candidate_lists(self.config, request)
+        with torch.no_grad():
+            vectors, seen = self.vectors(), self.graph.users
+        unique, rows = torch.unique(request.users, return_inverse=True)
+        ranking = top_unseen(vectors.user[unique], vectors.item, seen.select(unique), seen, depth)
+        return candidate_lists(self.config, replace(request, ranking=ranking, ranking_rows=rows))
+
+    def write(self, worker: Worker, teacher_url: str, revision: int, metadata: dict) -> None:
+        """Writes the vectors of the prompt as it is as a revision; a collective call."""
+        with torch.no_grad():
+            vectors = self.vectors()
+        prompt = {name: p.detach().cpu().clone() for name, p in self.reduction.prompt.state_dict().items()}
+        write_revision(teacher_url, revision, output_of_vectors(worker, vectors), prompt, metadata)

@@ -1,0 +1,61 @@
+"""Between two rounds of labels: n steps for the prompt against the student as it is (docs/method.md 4)."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ...core.config import TeacherConfig
+from ...core.objectives import CandidateRequest, StudentSide
+from ...core.scoring import candidate_scores
+from ...core.storage import read_manifest
+from ..artifacts.teacher import teacher_config_of
+from ..engines.examples import Examples
+from ..loop.totals import total_of
+from ..messages import StudentJob
+from ..worker import Worker
+from .student import StudentTask
+from .tuning import PromptTuner
+
+
+def resident_config(job: StudentJob) -> TeacherConfig:
+    """The settings of the teacher that the run has: what a catalog for tuning is made for."""
+    return teacher_config_of(read_manifest(job.teacher_url, "teacher"))
+
+
+def tune_prompt(
+    job: StudentJob, worker: Worker, tuner: PromptTuner, student: StudentTask, vectors: tuple[Tensor, Tensor], epochs: int,
+    show: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Tunes the prompt and writes the next revision of the teacher's vectors; a collective call.
+
+    Args:
+        job: The round's job.
+        worker: This worker.
+        tuner: The teacher at the round's revision.
+        student: The student; its decoders take part in the loss.
+        vectors: Its final vectors of users and items, as the newest checkpoint has them.
+        epochs: Epochs that it has seen.
+        show: Shows a line to the person who started the run.
+    """
+    users_vectors, items_vectors = (rows.detach() for rows in vectors)
+    decoders = student.decoders.requires_grad_(False)
+    examples = Examples.of(worker, tuner.graph.users, job.train, 0.0, job.seed, in_memory=True)
+    learner = tuner.learner(worker)
+    for number in range(job.distill.tuning_steps):
+        epoch, step = epochs + number // examples.num_steps, number % examples.num_steps
+        indices, users, positives = examples.of_step(epoch, step, examples.share_of(step))
+        rows, unseen = examples.unseen_of(users)
+        candidates = tuner.candidates(CandidateRequest(rows, positives, indices, unseen, job.seed, epoch))
+        unique, count = worker.share_of_distinct(positives)
+        scores = candidate_scores(users_vectors, items_vectors, users, candidates)
+        share = examples.size_of(step) / worker.world_size
+        side = StudentSide(scores, items_vectors, unique, decoders, share, count / worker.world_size)
+        loss = total_of(tuner.terms(side, users, candidates, unique))
+        worker.check_finite(loss, f"prompt-tuning step {number} of revision {job.revision}")
+        learner.zero_grad()
+        loss.backward()
+        learner.step()
+    tuner.write(worker, job.teacher_url, job.revision + 1, {"lineage": job.lineage, "tuned_after_epoch": epochs})
+    if worker.is_first:
+        show(f"[student] prompt tuned for {job.distill.tuning_steps} steps: revision {job.revision + 1} written")
+    worker.barrier()
