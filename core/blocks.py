@@ -14,17 +14,16 @@ from torch import Tensor
 
 from .graph import BipartiteGraph, Csr, NeighbourSum
 from .sampling import STREAM_NEIGHBOUR, sample_edges
-
-USERS, ITEMS = 0, 1  # the sides of the graph
+from .sides import ITEMS, USERS
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Sampled neighbours of some nodes of one kind.
+    """Sampled neighbours of some nodes of one side.
 
     Attributes:
         pointers: int64 [n + 1], a run of neighbours for every node, in the order asked for.
-        ids: int64 [edges], dataset indices of the neighbours (of the other kind).
+        ids: int64 [edges], dataset indices of the neighbours (of the other side).
         weights: float32 [edges], Ã's entry times degree / sampled neighbours.
     """
 

@@ -60,8 +60,8 @@ class Registry(Generic[Kind]):
             if error.name is None or not module_name.startswith(error.name):  # found, but something that it imports is missing
                 raise
             raise InputError(
-                f"{self.setting}={name!r}: there is no module {error.name!r} here; put its file into the folder that the command is started "
-                f"from, or install it. {self._known()}"
+                f"{self.setting}={name!r}: there is no module {error.name!r} here; put its file into the folder that the command "
+                f"is started from, or install it. {self._known()}"
             ) from error
         if not hasattr(module, attribute):
             raise InputError(f"{self.setting}={name!r}: the module {module_name} has no {attribute}; {self._known()}")

@@ -16,6 +16,7 @@ from .losses import bpr_loss, l2_loss
 from .random import derive_seed, dropout, random_normal
 from .sampling import STREAM_DROPOUT, STREAM_INITIAL
 from .scoring import candidate_scores
+from .sides import SIDE_NAMES
 
 
 class _RowNorm(torch.autograd.Function):
@@ -207,7 +208,7 @@ def initial_rows(side: str, rows: Tensor, dim: int, init_scale: float, seed: int
         float32 [n, dim].
     """
     columns = torch.arange(dim, device=rows.device)
-    return init_scale * random_normal(STREAM_INITIAL, seed, ("user", "item").index(side), rows[:, None], columns)
+    return init_scale * random_normal(STREAM_INITIAL, seed, SIDE_NAMES.index(side), rows[:, None], columns)
 
 
 def build_reduction(dims: dict[str, int], config: TeacherConfig, seed: int, recompute: bool = False) -> FeatureReduction:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..graph_store.embeddings import Owners
+from ..graph_store.ownership import Owners
 from .worker import Worker
 
 

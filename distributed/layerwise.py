@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.blocks import ITEMS, USERS
-from ..graph_store.client import GraphClient
-from ..graph_store.embeddings import ShardedTable
+from ..core.sides import ITEMS, USERS
+from ..graph_store.backend import GraphConnection, RowTable
 
 CHUNK_ROWS = 16_384
 CHUNK_EDGES = 1 << 20  # with d = 64 at most 256 MiB of rows
@@ -26,9 +25,9 @@ def chunks(count: int, rows: int | None = None) -> Iterator[Tensor]:
         yield torch.arange(first, min(first + rows, count))
 
 
-def edge_chunks(client: GraphClient, side: int) -> Iterator[Tensor]:
+def edge_chunks(client: GraphConnection, side: int) -> Iterator[Tensor]:
     """The places of this worker's own nodes of one side in runs of at most `CHUNK_ROWS` rows and `CHUNK_EDGES` edges, one row at least."""
-    degrees = client.owners.own_degrees(side, client.rank, client.folder)
+    degrees = client.own_degrees(side)
     for places in chunks(degrees.numel()):
         ends = degrees[places].cumsum(0)
         first = 0
@@ -39,7 +38,7 @@ def edge_chunks(client: GraphClient, side: int) -> Iterator[Tensor]:
             first = last
 
 
-def neighbour_sums(client: GraphClient, ids: Tensor, source: ShardedTable, target_side: int) -> Tensor:
+def neighbour_sums(client: GraphConnection, ids: Tensor, source: RowTable, target_side: int) -> Tensor:
     """Ã x (or Ã^T x) for some rows, float32 [n, dim].
 
     Args:
@@ -59,7 +58,7 @@ def neighbour_sums(client: GraphClient, ids: Tensor, source: ShardedTable, targe
     return sums
 
 
-def propagate(client: GraphClient, own_ids: list[Tensor], source: ShardedTable, target: ShardedTable) -> None:
+def propagate(client: GraphConnection, own_ids: list[Tensor], source: RowTable, target: RowTable) -> None:
     """Writes this worker's own rows of Ã x into `target`; a barrier must follow before anyone reads them.
 
     Args:
@@ -71,7 +70,7 @@ def propagate(client: GraphClient, own_ids: list[Tensor], source: ShardedTable, 
         target.write(places, neighbour_sums(client, own_ids[target.side][places], source, target.side))
 
 
-def add_to(target: ShardedTable, source: ShardedTable, scale: float = 1.0) -> None:
+def add_to(target: RowTable, source: RowTable, scale: float = 1.0) -> None:
     """target <- scale · (target + source) on own rows."""
     for places in chunks(len(target)):
         target.write(places, scale * (target.read(places) + source.read(places)))

@@ -18,8 +18,11 @@ from ..core.features import FeatureMoments, Standardisation, principal_axes
 from ..core.graph import BipartiteGraph
 from ..core.sampling import UserWeights
 from ..core.teacher import PromptConstants, TeacherVectors, teacher_vectors
-from ..graph_store.client import ItemShard, connect, read_item_shard
+from ..graph_store.backend import Session
 from ..graph_store.dataset import Dataset
+from ..graph_store.dgl.connection import connect
+from ..graph_store.dgl.item_shard import read_item_shard
+from ..graph_store.own_features import ItemShard
 from .worker import Worker
 
 SERVICE_SECONDS = 180.0
@@ -112,7 +115,7 @@ def _resident_of_dataset(worker: Worker, dataset: Dataset, config: TeacherConfig
     return build_resident(worker, config, graph, ItemShard(torch.arange(dataset.num_items), rows, present))
 
 
-def _read_structure(service: Any, session: dict, worker: Worker) -> tuple[Tensor, Tensor, int, int, Tensor]:
+def _read_structure(service: Any, session: Session, worker: Worker) -> tuple[Tensor, Tensor, int, int, Tensor]:
     """Rank 0 alone is a DGL client, since hosts without a part of the graph cannot be; it checks what it read against the degrees."""
     with connect(service, session, worker.rank, list(worker.nodes)) as client:
         users, items = client.train_pairs()
@@ -121,7 +124,7 @@ def _read_structure(service: Any, session: dict, worker: Worker) -> tuple[Tensor
             (torch.bincount(users, minlength=client.num_users), torch.bincount(items, minlength=client.num_items)),
         )
         if not all(torch.equal(d, f) for d, f in zip(degrees, found)):
-            raise InputError(f"{session['graph_url']}: degrees and edges do not agree; add run.redo=partition")
+            raise InputError(f"{session.graph_url}: degrees and edges do not agree; add run.redo=partition")
         return users, items, client.num_users, client.num_items, client.original_items()
 
 

@@ -15,15 +15,16 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..core.blocks import ITEMS, USERS, Blocks, without_pairs
+from ..core.blocks import Blocks, without_pairs
 from ..core.config import EvaluationConfig, OptimizerConfig, SamplingConfig
 from ..core.graph import Csr
 from ..core.ranking import rank_rows
 from ..core.sampling import UnseenItems, UserWeights, epoch_order, share_of_part
+from ..core.sides import ITEMS, SIDE_NAMES, USERS
 from ..core.teacher import initial_rows
-from ..graph_store.client import GraphClient
+from ..graph_store.backend import GraphConnection, RowTable
 from ..graph_store.dataset import Dataset
-from ..graph_store.embeddings import Piece, ShardedTable
+from ..graph_store.ownership import Piece
 from .checkpoints import Checkpoints
 from .exchange import RowExchange, Traffic
 from .layerwise import chunks
@@ -35,7 +36,6 @@ from .worker import Worker
 
 BATCH_SECONDS = 300.0
 CHECKPOINT_ROWS = 1 << 16
-SIDE_NAMES = ("user", "item")
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ class SampledModel:
     stage = ""
 
     def __init__(
-        self, client: GraphClient, worker: Worker, sampling: SamplingConfig, train: OptimizerConfig, dim: int, init_scale: float,
+        self, client: GraphConnection, worker: Worker, sampling: SamplingConfig, train: OptimizerConfig, dim: int, init_scale: float,
         user_balance: float, seed: int,
     ) -> None:  # fmt: skip
         self.client, self.worker, self.sampling, self.train_config, self.seed = client, worker, sampling, train, seed
         self.train = client.train_rows()
         self.user_weights = UserWeights.of(self.train.pointers, user_balance)
-        self.own_ids = [client.owners.own_ids(side, worker.rank, client.folder) for side in (USERS, ITEMS)]
+        self.own_ids = [client.own_ids(side) for side in (USERS, ITEMS)]
         self.ids = [AdamTable(client, side, f"{self.stage}_ids_{side}", dim) for side in (USERS, ITEMS)]
         for side in (USERS, ITEMS):
             for places in chunks(self.own_ids[side].numel()):
@@ -227,7 +227,7 @@ class SampledTrainer:
         validation: None without the split.
     """
 
-    def __init__(self, model: SampledModel, final: list[ShardedTable], infer: Any, validation: "ShardedValidation | None") -> None:
+    def __init__(self, model: SampledModel, final: list[RowTable], infer: Any, validation: "ShardedValidation | None") -> None:
         self.model, self.worker, self.final, self.infer, self.validation = model, model.worker, final, infer, validation
         self.best: dict[str, Tensor] = {}
 
@@ -357,7 +357,7 @@ class ShardedValidation:
         mine = csr.degrees.nonzero().squeeze(1)[worker.rank :: worker.world_size]
         return ShardedValidation(worker, mine, csr.select(mine), train, dim, config)
 
-    def __call__(self, final: list[ShardedTable]) -> dict[str, float]:
+    def __call__(self, final: list[RowTable]) -> dict[str, float]:
         """The metrics of the vectors in the tables; collective."""
         for places in chunks(len(self._items)):
             self._items[places] = final[ITEMS].pull(places)

@@ -7,21 +7,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..core.blocks import ITEMS, USERS, Blocks
+from ..core.blocks import Blocks
 from ..core.distillation import Decoders, Labels, distillation_terms, student_terms
 from ..core.scoring import candidate_scores
+from ..core.sides import ITEMS, SIDE_NAMES, USERS
 from ..core.storage import join, write_artifact
 from ..core.student import Student, build_student, projection_maps
-from ..graph_store.client import GraphClient, connect
+from ..graph_store.backend import GraphConnection, RowTable
 from ..graph_store.dataset import Dataset, open_dataset
-from ..graph_store.embeddings import ShardedTable
+from ..graph_store.dgl.connection import connect
 from .checkpoints import adam_state, load_adam_state
 from .exchange import RowExchange
 from .labels import LabelJob, MaterialisedLabels, StreamedLabels
 from .layerwise import add_to, chunks, edge_chunks, neighbour_sums, propagate
 from .progress import Selection
 from .resident import SERVICE_SECONDS
-from .sampled import SIDE_NAMES, SampledModel, SampledTrainer, ServedRows, ShardedValidation
+from .sampled import SampledModel, SampledTrainer, ServedRows, ShardedValidation
 from .student_training import StudentJob, student_facts, student_stage
 from .teacher_artifact import final_rows, modal_item_rows
 from .training import stage_url, total_of
@@ -54,7 +55,7 @@ class SampledStudent(SampledModel):
 
     stage = "student"
 
-    def __init__(self, job: StudentJob, worker: Worker, client: GraphClient) -> None:
+    def __init__(self, job: StudentJob, worker: Worker, client: GraphConnection) -> None:
         assert job.sampling is not None
         config = job.student
         super().__init__(client, worker, job.sampling, config.train, config.dim, config.init_scale, config.user_balance, job.seed)
@@ -190,7 +191,7 @@ class StudentTables:
     def __init__(self, student: SampledStudent) -> None:
         self.student = student
         self.final, *self.layers = (
-            [ShardedTable(student.client, side, f"{name}_{side}", student.config.dim) for side in (USERS, ITEMS)]
+            [student.client.table(side, f"{name}_{side}", student.config.dim) for side in (USERS, ITEMS)]
             for name in ("student_final", "student_a", "student_b")
         )
 
@@ -218,7 +219,7 @@ class StudentTables:
             worker.barrier()
             now, then = then, now
 
-    def _convolve(self, now: list[ShardedTable], target: ShardedTable, layer: torch.nn.Module) -> None:
+    def _convolve(self, now: list[RowTable], target: RowTable, layer: torch.nn.Module) -> None:
         """One layer of the gcn student on own rows."""
         for places in edge_chunks(self.student.client, target.side):
             ids = self.student.own_ids[target.side][places]
@@ -239,7 +240,7 @@ def run_sampled_student(job: StudentJob, worker: Worker) -> None:
         train_sampled_student(job, worker, client, dataset)
 
 
-def train_sampled_student(job: StudentJob, worker: Worker, client: GraphClient, dataset: Dataset) -> None:
+def train_sampled_student(job: StudentJob, worker: Worker, client: GraphConnection, dataset: Dataset) -> None:
     """The same with a connection to the graph."""
     student = SampledStudent(job, worker, client)
     tables = StudentTables(student)

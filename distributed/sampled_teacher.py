@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.blocks import ITEMS, USERS, Blocks, append_distinct
+from ..core.blocks import Blocks, append_distinct
 from ..core.config import SamplingConfig, TeacherConfig
 from ..core.features import FeatureMoments, LazyRows, Standardisation, chunk_rows, principal_axes
 from ..core.random import random_below
 from ..core.sampling import STREAM_DECAY, share_of_part
+from ..core.sides import ITEMS, USERS
 from ..core.teacher import PromptConstants, build_reduction, final_dim, fuse, num_hops, rownorm, teacher_loss, teacher_vectors
-from ..graph_store.client import GraphClient
-from ..graph_store.embeddings import OwnFeatures, ShardedTable
+from ..graph_store.backend import GraphConnection, RowTable
+from ..graph_store.own_features import OwnFeatures
 from .config import ClusterConfig
 from .deepspeed_engine import ReductionEngine
 from .exchange import RowExchange
@@ -72,7 +73,7 @@ class ShardedFeatures:
     standardisation: dict[str, Standardisation]
     gram: dict[str, Tensor]
     column_sums: dict[str, Tensor]
-    tokens: list[ShardedTable]
+    tokens: list[RowTable]
 
     def rows(self, places: Tensor, device: torch.device) -> dict[str, Tensor | LazyRows]:
         """Rows of own items by modality [n, d_m], for the first reduction layer."""
@@ -83,10 +84,9 @@ class ShardedFeatures:
         return PromptConstants(self.tokens[ITEMS].read(items), self.tokens[USERS].read(users), self.gram, self.column_sums).to(device)
 
     @staticmethod
-    def of(client: GraphClient, worker: Worker, own_ids: list[Tensor], dim: int, whiten: bool) -> "ShardedFeatures":
+    def of(client: GraphConnection, worker: Worker, own_ids: list[Tensor], dim: int, whiten: bool) -> "ShardedFeatures":
         """Streams the own rows three times: moments, row norms, tokens with h_I, G_m and s_m; sums over the shards in float64."""
-        pieces = client.owners.own(ITEMS, worker.rank)
-        features = {m: OwnFeatures(pieces, client.folder, client.manifest, m) for m in client.manifest["modalities"]}
+        features = {m: client.own_features(m) for m in client.manifest["modalities"]}
         plain, standardisation, axes = {}, {}, {}
         for modality, own in features.items():
             moments, size = FeatureMoments.zeros(own.dim), chunk_rows(own.dim)
@@ -105,7 +105,7 @@ class ShardedFeatures:
             axes[modality] = principal_axes(moments, plain[modality], dim)
             if whiten:  # after the tokens' axes: those of whitened rows have no order
                 standardisation[modality] = with_unit_rows(plain[modality].whitened(moments))
-        tokens = [ShardedTable(client, side, f"tokens_{side}", dim) for side in (USERS, ITEMS)]
+        tokens = [client.table(side, f"tokens_{side}", dim) for side in (USERS, ITEMS)]
         gram = {m: torch.zeros(dim, own.dim, dtype=torch.float64) for m, own in features.items()}
         sums = {m: torch.zeros(own.dim, dtype=torch.float64) for m, own in features.items()}
         for places in chunks(len(tokens[ITEMS]), chunk_rows(sum(own.dim for own in features.values()))):
@@ -145,7 +145,7 @@ class SampledTeacher(SampledModel):
     stage = "teacher"
 
     def __init__(
-        self, client: GraphClient, worker: Worker, config: TeacherConfig, sampling: SamplingConfig, cluster: ClusterConfig, seed: int
+        self, client: GraphConnection, worker: Worker, config: TeacherConfig, sampling: SamplingConfig, cluster: ClusterConfig, seed: int
     ) -> None:
         super().__init__(client, worker, sampling, config.train, config.dim, config.init_scale, config.user_balance, seed)
         self.config, self.num_parts = config, cluster.micro_batches
@@ -277,8 +277,8 @@ class TeacherTables:
     def __init__(self, teacher: SampledTeacher) -> None:
         client, dim = teacher.client, teacher.config.dim
 
-        def pair(name: str, width: int = dim) -> list[ShardedTable]:
-            return [ShardedTable(client, side, f"{name}_{side}", width) for side in (USERS, ITEMS)]
+        def pair(name: str, width: int = dim) -> list[RowTable]:
+            return [client.table(side, f"{name}_{side}", width) for side in (USERS, ITEMS)]
 
         self.teacher = teacher
         self.final, self.layers = pair("final", teacher.final_dim), (pair("layer_a"), pair("layer_b"))

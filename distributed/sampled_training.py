@@ -3,15 +3,16 @@
 import torch
 from safetensors.torch import save
 
-from ..core.blocks import ITEMS, USERS
 from ..core.config import as_dict
+from ..core.sides import ITEMS, SIDE_NAMES, USERS
 from ..core.storage import ShardWriter, join
-from ..graph_store.client import GraphClient, connect
+from ..graph_store.backend import GraphConnection
 from ..graph_store.dataset import Dataset, open_dataset
+from ..graph_store.dgl.connection import connect
 from .checkpoints import take_prefix, with_prefix
 from .progress import Selection
 from .resident import SERVICE_SECONDS
-from .sampled import SIDE_NAMES, SampledTrainer, ShardedValidation
+from .sampled import SampledTrainer, ShardedValidation
 from .sampled_teacher import SampledTeacher, TeacherTables
 from .teacher_artifact import ROWS_A_SHARD, publish_revision, publish_weights, revision_url
 from .teacher_training import TeacherJob, teacher_stage
@@ -31,7 +32,7 @@ def run_sampled_teacher(job: TeacherJob, worker: Worker) -> None:
         train_sampled_teacher(job, worker, client, dataset)
 
 
-def train_sampled_teacher(job: TeacherJob, worker: Worker, client: GraphClient, dataset: Dataset) -> None:
+def train_sampled_teacher(job: TeacherJob, worker: Worker, client: GraphConnection, dataset: Dataset) -> None:
     """The same with a connection to the graph."""
     trainer = SampledTeacherTrainer(job, worker, client, dataset)
     stage = teacher_stage(job, dataset)
@@ -46,7 +47,7 @@ def train_sampled_teacher(job: TeacherJob, worker: Worker, client: GraphClient, 
 class SampledTeacherTrainer(SampledTrainer):
     """The teacher's trainer, and its artifact."""
 
-    def __init__(self, job: TeacherJob, worker: Worker, client: GraphClient, dataset: Dataset) -> None:
+    def __init__(self, job: TeacherJob, worker: Worker, client: GraphConnection, dataset: Dataset) -> None:
         assert job.sampling is not None
         self.job, self.client = job, client
         self.teacher = SampledTeacher(client, worker, job.config, job.sampling, job.cluster, job.seed)

@@ -9,8 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..graph_store.client import GraphClient
-from ..graph_store.embeddings import ShardedTable
+from ..graph_store.backend import GraphConnection
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -40,9 +39,9 @@ class AdamTable:
 
     NAMES = ("weight", "exp_avg", "exp_avg_sq", "best")
 
-    def __init__(self, client: GraphClient, side: int, name: str, dim: int) -> None:
+    def __init__(self, client: GraphConnection, side: int, name: str, dim: int) -> None:
         self.side = side
-        self.tables = {key: ShardedTable(client, side, f"{name}_{key}", dim) for key in self.NAMES}
+        self.tables = {key: client.table(side, f"{name}_{key}", dim) for key in self.NAMES}
 
     def read(self, places: Tensor) -> Tensor:
         """Own rows [n, dim]."""

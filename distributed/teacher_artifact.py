@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.config import TeacherConfig, as_dict
 from ..core.errors import InputError
+from ..core.sides import SIDE_NAMES
 from ..core.storage import join, manifest_digest, open_artifact, publish_manifest, read_manifest, write_artifact
 from ..core.teacher import TeacherVectors
 
@@ -42,7 +43,7 @@ def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tens
 
     folder, manifest = open_artifact(url, "teacher", cache_dir)
     weights = load_file(str(folder / "weights.safetensors"))
-    for side in ("user", "item"):
+    for side in SIDE_NAMES:
         shards = [load_file(str(folder / name))[f"ids.{side}"] for name in sorted(manifest["files"]) if name.startswith(f"ids-{side}-")]
         if shards:
             weights[f"ids.{side}"] = torch.cat(shards)
@@ -127,7 +128,7 @@ def final_rows(url: str, revision: int, cache_dir: str | None = None) -> list[Ro
     from safetensors.torch import load_file
 
     folder, _ = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir)
-    sides = (sorted(folder.glob(f"{side}-*.safetensors")) for side in ("user", "item"))
+    sides = (sorted(folder.glob(f"{side}-*.safetensors")) for side in SIDE_NAMES)
     return [RowShards([load_file(str(path))["final"] for path in paths]) for paths in sides]
 
 

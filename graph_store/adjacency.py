@@ -6,17 +6,14 @@ Memory: pointers of all nodes, and `SORT_PAIRS` pairs at a time.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import torch
 
+from ..core.sides import ITEMS, USERS
 from .dataset import Dataset
 from .external import grouped
+from .flat_files import map_array
 
-USER, ITEM = "user", "item"
-KINDS = (USER, ITEM)  # in the order of DGL's type ids
-OTHER = {USER: ITEM, ITEM: USER}
 READ_PAIRS = 1 << 20
 SORT_PAIRS = 1 << 24
 SCRATCH = ".users-by-item.i32"
@@ -24,11 +21,11 @@ SCRATCH = ".users-by-item.i32"
 
 @dataclass(frozen=True)
 class Rows:
-    """Neighbours of every node of one kind by dataset index, on disk.
+    """Neighbours of every node of one side by dataset index, on disk.
 
     Attributes:
-        pointers: int64 [n + 1].
-        columns: Memory-mapped int32 [num_edges], ascending within a row.
+        pointers: int64 [n + 1]; the neighbours of node k are `columns[pointers[k] : pointers[k + 1]]`.
+        columns: Memory-mapped int32 [num_edges], dataset indices of the other side, ascending within a row.
     """
 
     pointers: np.ndarray
@@ -38,18 +35,31 @@ class Rows:
         return len(self.pointers) - 1
 
     def degrees(self, ids: np.ndarray) -> np.ndarray:
-        """Of some nodes, int64."""
+        """Numbers of neighbours of some nodes, int64 [n].
+
+        Args:
+            ids: integers [n], dataset indices.
+        """
         return self.pointers[ids + 1] - self.pointers[ids]
 
     def gather(self, ids: np.ndarray) -> np.ndarray:
-        """Neighbours of some nodes, one row after the other, int32."""
+        """Neighbours of some nodes, int32, one row after the other.
+
+        Args:
+            ids: integers [n], dataset indices.
+        """
         first, degrees = self.pointers[ids], self.degrees(ids)
         shift = first - np.cumsum(degrees) + degrees
         return self.columns[np.arange(int(degrees.sum())) + np.repeat(shift, degrees)]
 
 
 def runs(pointers: np.ndarray, max_edges: int, max_rows: int) -> Iterator[tuple[int, int]]:
-    """Cuts the rows of a CSR matrix into runs [first, last) of at most so many edges and rows; a row with more edges is one alone."""
+    """Cuts the rows of a CSR matrix into runs [first, last) of at most so many edges and rows; a row with more edges is one alone.
+
+    Args:
+        pointers: int64 [n + 1], of the matrix.
+        max_edges, max_rows: Limits of a run.
+    """
     first, count = 0, len(pointers) - 1
     while first < count:
         fitting = int(np.searchsorted(pointers, pointers[first] + max_edges, side="right")) - 1
@@ -58,7 +68,7 @@ def runs(pointers: np.ndarray, max_edges: int, max_rows: int) -> Iterator[tuple[
         first = last
 
 
-def write_rows(dataset: Dataset, folder: Path) -> dict[str, Rows]:
+def write_rows(dataset: Dataset, folder: Path) -> tuple[Rows, Rows]:
     """Writes examples/, and the same pairs by item to the file `SCRATCH`: an external sort in buckets of items.
 
     Args:
@@ -70,22 +80,22 @@ def write_rows(dataset: Dataset, folder: Path) -> dict[str, Rows]:
     """
     examples = folder / "examples"
     examples.mkdir()
-    pointers = {kind: np.zeros(size + 1, np.int64) for kind, size in ((USER, dataset.num_users), (ITEM, dataset.num_items))}
+    pointers = np.zeros(dataset.num_users + 1, np.int64), np.zeros(dataset.num_items + 1, np.int64)
     with open(examples / "items.i32", "wb") as out:
         for users, items in dataset.pair_chunks("train", READ_PAIRS):
             first = int(users[0])
             counts = np.bincount(users - first)
-            pointers[USER][1 + first : 1 + first + len(counts)] += counts
-            np.add.at(pointers[ITEM][1:], items, 1)
+            pointers[USERS][1 + first : 1 + first + len(counts)] += counts
+            np.add.at(pointers[ITEMS][1:], items, 1)
             out.write(np.ascontiguousarray(items, "<i4").data)
-    for entries in pointers.values():
+    for entries in pointers:
         np.cumsum(entries, out=entries)
-    pointers[USER].astype("<i8", copy=False).tofile(examples / "pointers.i64")
-    _sort_by_item(dataset, pointers[ITEM], folder / SCRATCH)
-    return {
-        USER: Rows(pointers[USER], map_array(examples / "items.i32", "<i4")),
-        ITEM: Rows(pointers[ITEM], map_array(folder / SCRATCH, "<i4")),
-    }
+    pointers[USERS].astype("<i8", copy=False).tofile(examples / "pointers.i64")
+    _sort_by_item(dataset, pointers[ITEMS], folder / SCRATCH)
+    return (
+        Rows(pointers[USERS], map_array(examples / "items.i32", "<i4")),
+        Rows(pointers[ITEMS], map_array(folder / SCRATCH, "<i4")),
+    )
 
 
 def _sort_by_item(dataset: Dataset, pointers: np.ndarray, target: Path) -> None:
@@ -95,13 +105,3 @@ def _sort_by_item(dataset: Dataset, pointers: np.ndarray, target: Path) -> None:
             run.sort()
             for start in range(0, len(run), READ_PAIRS):
                 out.write((run[start : start + READ_PAIRS] & 0xFFFFFFFF).astype("<i4").data)
-
-
-def map_array(path: Path, dtype: str, mode: Literal["r", "c"] = "r") -> np.ndarray:
-    """A flat file as a memory-mapped array; an empty file as an empty array. With mode "c" what is written stays in this process."""
-    return np.memmap(path, dtype, mode) if path.stat().st_size else np.zeros(0, dtype)
-
-
-def mapped(path: Path, dtype: str) -> torch.Tensor:
-    """A flat file as a memory-mapped tensor; what is written to it stays in this process."""
-    return torch.from_numpy(map_array(path, dtype, "c"))

@@ -4,17 +4,19 @@ from dataclasses import dataclass
 
 from ..core.errors import InputError
 from ..core.settings import check_bounds, setting
-
-FORMATS = ("parquet", "mmrec", "promptmm", "diffmm", "lightgcn", "synthetic")
+from .sources.kinds import SOURCES, source_of
 
 
 @dataclass(frozen=True)
 class SourceConfig:
     """Where the raw catalog comes from, and how it is split where the source has no split of its own."""
 
-    format: str = setting("synthetic", "format of the raw catalog", choices=FORMATS)
+    format: str = setting(
+        "synthetic",
+        f"format of the raw catalog: {', '.join(SOURCES.names)}, or your own as module:function",
+    )
     path: str | None = setting(
-        None, "folder (path or URL) of the raw catalog; every format but synthetic needs it; generate writes one there"
+        None, "folder (path or URL) of the raw catalog; every format that ships but synthetic needs it; generate writes one there"
     )
     modalities: dict[str, str] | None = setting(
         None,
@@ -61,7 +63,8 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "source")
-        if self.format != "synthetic" and not self.path:
+        source = source_of(self.format)
+        if source.needs_path and not self.path:
             raise InputError(f"source.path is not set: source.format={self.format} needs the folder of the raw catalog")
         if self.train_ratio + self.validation_ratio > 1 + 1e-9:
             raise InputError(
@@ -70,10 +73,10 @@ class SourceConfig:
             )
         if self.synthetic_dims is not None and any(dim < 1 for dim in self.synthetic_dims.values()):
             raise InputError(f"source.synthetic_dims={self.synthetic_dims}: every dimension must be at least 1")
-        if self.format == "synthetic" and self.modalities:
-            raise InputError("source.modalities: the synthetic catalog brings its own; leave it out, or set it to {} for none")
-        if self.format == "synthetic" and self.split == "time":
-            raise InputError("source.split=time: the synthetic catalog has no times; set source.split=random")
+        if source.own_modalities and self.modalities:
+            raise InputError(f"source.modalities: the {self.format} catalog brings its own; leave it out, or set it to {{}} for none")
+        if not source.has_times and self.split == "time":
+            raise InputError(f"source.split=time: the {self.format} catalog has no times; set source.split=random")
 
 
 @dataclass(frozen=True)

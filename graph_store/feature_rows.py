@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .adjacency import map_array
 from .config import GraphConfig
 from .dataset import Dataset, ModalityInfo
+from .flat_files import map_array
 
 SCALE_BYTES = 4
 STEPS = 127

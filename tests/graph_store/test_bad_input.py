@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from promptmm.core.errors import InputError
 from promptmm.graph_store.config import GraphConfig, SourceConfig
-from promptmm.graph_store.dataset import open_dataset, write_dataset
-from promptmm.graph_store.formats import load_catalog
-from promptmm.graph_store.safe_pickle import load_matrix
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.sources.formats import load_catalog
+from promptmm.graph_store.sources.safe_pickle import load_matrix
 
 
 def fails(*parts):
@@ -33,7 +34,7 @@ def write_interactions(folder, **columns):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"format": "csv"}, "source.format='csv': expected one of parquet, mmrec"),
+        ({"format": "csv"}, "source.format='csv': no such source format; the kinds that ship are parquet, mmrec"),
         ({"format": "diffmm"}, "source.path is not set"),
         ({"train_ratio": 0.9, "validation_ratio": 0.2}, "source.train_ratio=0.9 and source.validation_ratio=0.2"),
         ({"train_ratio": 0}, "source.train_ratio=0: expected more than 0"),

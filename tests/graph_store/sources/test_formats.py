@@ -9,14 +9,15 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from promptmm.core.errors import InputError
-from promptmm.graph_store import sources, tables
 from promptmm.graph_store.catalog import SPLITS
 from promptmm.graph_store.config import SourceConfig
-from promptmm.graph_store.dataset import open_dataset, write_dataset
-from promptmm.graph_store.formats import load_catalog
-from promptmm.graph_store.safe_pickle import load_matrix
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.sources import table_file
+from promptmm.graph_store.sources.formats import load_catalog
+from promptmm.graph_store.sources.safe_pickle import load_matrix
+from promptmm.graph_store.sources.synthetic_writer import write_synthetic
 from promptmm.graph_store.splits import split_labels
-from promptmm.graph_store.synthetic import write_synthetic
 
 
 def pairs_of(catalog, split=None):
@@ -221,8 +222,8 @@ def test_tables_are_read_in_pieces(tmp_path, monkeypatch, name):
     write = pq.write_table if name.endswith("parquet") else pa.csv.write_csv
     write(table, tmp_path / name)
     whole = load_catalog(SourceConfig(format="parquet", path=str(tmp_path)))
-    monkeypatch.setattr(tables, "ROW_BYTES", 2**20)  # 16 rows in 16 MiB
-    monkeypatch.setattr(sources, "_BATCH_ROWS", 16)
+    monkeypatch.setattr(table_file, "ROW_BYTES", 2**20)  # 16 rows in 16 MiB
+    monkeypatch.setattr(table_file, "_BATCH_ROWS", 16)
     assert_same(load_catalog(SourceConfig(format="parquet", path=str(tmp_path), memory_mib=16)), whole)
     gone = table.set_column(0, "user", pa.array([*table["user"].to_pylist()[:450], None, *table["user"].to_pylist()[451:]]))
     write(gone, tmp_path / name)

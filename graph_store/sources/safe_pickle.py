@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import InputError
+from ...core.errors import InputError
 
 _SPARSE_MODULE = re.compile(r"scipy\.sparse(\._?(coo|csr|csc))?")
 _SPARSE_CLASS = re.compile(r"(coo|csr|csc)_(matrix|array)")
@@ -129,7 +129,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_matrix(path: Path) -> SparseMatrix:
-    """The non-zero positions of a pickled scipy COO, CSR or CSC matrix.
+    """Reads the non-zero positions of a pickled scipy COO, CSR or CSC matrix.
 
     Raises:
         InputError: the file is missing, truncated, no such matrix, or names any other global.

@@ -14,20 +14,19 @@ Everything is made in blocks of users and items, each from a generator of its ow
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from ..core.storage import write_artifact
-from .catalog import CHUNK_ROWS, Catalog, Unsplit
-from .config import SourceConfig
-from .external import Spool, scratch
+from ..catalog import CHUNK_ROWS, Catalog, Unsplit
+from ..config import SourceConfig
+from ..external import Spool, scratch
+from .kinds import Source
 
 _LATENT_DIM = 16
 _SPREAD = 0.5 / np.sqrt(_LATENT_DIM)  # of latent vectors around their centre
-_USER_BLOCK = 8192
+USER_BLOCK = 8192
 _PROPOSALS = 4
 _ROUNDS = 20  # of draws until a user has enough distinct items
 _SIGMA = 0.7  # of the log of a user's number of interactions
@@ -57,42 +56,50 @@ class Synthetic:
         slot_of_item = np.empty(self.num_items, np.int32)
         slot_of_item[self._item_of_slot] = np.arange(self.num_items, dtype=np.int32)
         self._latents = scratch(np.float32, self.num_items, _LATENT_DIM)
-        for start, stop in _blocks(self.num_items, CHUNK_ROWS):
+        for start, stop in blocks(self.num_items, CHUNK_ROWS):
             cluster = np.searchsorted(self._ends, slot_of_item[start:stop], side="right")
             noise = self._rng(_ITEMS, start).standard_normal((stop - start, _LATENT_DIM))
             self._latents[start:stop] = _unit(self._centres[cluster] + _SPREAD * noise)
 
     def interactions(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Distinct users and items, int64 [n] each, a block of users at a time, ascending by user."""
-        for start, stop in _blocks(self.num_users, _USER_BLOCK):
+        """Draws the interactions, a block of users at a time.
+
+        Yields:
+            Distinct pairs: users and items, int64 [n] each, ascending by user, then item.
+        """
+        for start, stop in blocks(self.num_users, USER_BLOCK):
             rng, config = self._rng(_USERS, start), self.config
             latents = self._user_latents(rng, stop - start)
             mean = np.log(config.synthetic_interactions_per_user) - _SIGMA**2 / 2
             wanted = np.clip(np.rint(rng.lognormal(mean, _SIGMA, stop - start)), 1, self.num_items // 2).astype(np.int64)
-            found = np.zeros(0, np.int64)  # keys of distinct pairs
+            kept = np.zeros(0, np.int64)  # keys of distinct pairs
             for _ in range(_ROUNDS):
-                missing = wanted - np.bincount(found // self.num_items, minlength=stop - start)
+                missing = wanted - np.bincount(kept // self.num_items, minlength=stop - start)
                 if not missing.any():
                     break
                 users = np.repeat(np.arange(stop - start), np.where(missing > 0, missing + missing // 4 + 1, 0))
                 keys = users * np.int64(self.num_items) + self._draw(rng, latents, users)
                 distinct, first = np.unique(keys, return_index=True)
-                new = ~np.isin(distinct, found, assume_unique=True)
+                new = ~np.isin(distinct, kept, assume_unique=True)
                 distinct = distinct[new][np.argsort(first[new])]  # in the order they were drawn, so ascending by user
                 owners = distinct // self.num_items
                 counts = np.bincount(owners, minlength=stop - start)
                 rank = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-                found = np.concatenate([found, distinct[rank < missing[owners]]])
-            users, items = np.divmod(np.sort(found), np.int64(self.num_items))
+                kept = np.concatenate([kept, distinct[rank < missing[owners]]])
+            users, items = np.divmod(np.sort(kept), np.int64(self.num_items))
             yield users + start, items
 
     def features(self, modality: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rows [n, dim] float16 and present [n], a block of items at a time."""
+        """Makes a modality's features, a block of `CHUNK_ROWS` items at a time.
+
+        Yields:
+            Rows [n, dim] float16, zeros where missing, and present [n] bool.
+        """
         number, dim = list(self.dims).index(modality), self.dims[modality]
         informative, scale = number < 2 or number + 1 < len(self.dims), _SCALES[number % len(_SCALES)]
         rng = self._rng(_FEATURES, number)
         signal_map, offset = rng.standard_normal((_LATENT_DIM, dim), np.float32), rng.standard_normal(dim, np.float32)
-        for start, stop in _blocks(self.num_items, CHUNK_ROWS):
+        for start, stop in blocks(self.num_items, CHUNK_ROWS):
             rng = self._rng(_FEATURES, number, start)
             rows = rng.standard_normal((stop - start, dim), np.float32)
             if informative:  # the signal has unit variance: the latents have unit length
@@ -132,8 +139,8 @@ class Synthetic:
         return items.reshape(-1, _PROPOSALS)[np.arange(len(users)), best].astype(np.int64)
 
 
-def synthetic_catalog(config: SourceConfig) -> Catalog:
-    """Generates a catalog; interactions and features lie in scratch files."""
+def load(config: SourceConfig) -> Catalog:
+    """Generates the catalog; interactions and features lie in scratch files."""
     made, users, items = Synthetic(config), Spool(np.int32), Spool(np.int32)
     for some_users, some_items in made.interactions():
         users.append(some_users)
@@ -141,58 +148,29 @@ def synthetic_catalog(config: SourceConfig) -> Catalog:
     features = {}
     for modality, dim in made.dims.items():
         rows, present = scratch(np.float16, made.num_items, dim), np.zeros(made.num_items, bool)
-        for (start, stop), (some_rows, some_present) in zip(_blocks(made.num_items, CHUNK_ROWS), made.features(modality)):
+        for (start, stop), (some_rows, some_present) in zip(blocks(made.num_items, CHUNK_ROWS), made.features(modality)):
             rows[start:stop], present[start:stop] = some_rows, some_present
         features[modality] = (rows, present)
-    return Catalog(_ids("u", 0, made.num_users), _ids("i", 0, made.num_items), Unsplit((users.array(), items.array()), config), features)
+    return Catalog(
+        raw_ids("u", 0, made.num_users), raw_ids("i", 0, made.num_items), Unsplit((users.array(), items.array()), config), features
+    )
 
 
-def write_synthetic(config: SourceConfig, url: str) -> dict:
-    """Generates a catalog as a raw one: the Parquet files that `source.format=parquet` reads, written a block at a time.
-
-    Args:
-        url: The folder; a catalog that is there is replaced.
-
-    Returns:
-        Counts of users, items and interactions, and the file of every modality.
-    """
-    made = Synthetic(config)
-    files = {modality: f"{modality}.parquet" for modality in made.dims}
-    facts: dict = {"num_users": made.num_users, "num_items": made.num_items, "num_interactions": 0, "modalities": files}
-    with write_artifact(url, "catalog", facts) as folder:
-        schema = pa.schema({"user": pa.string(), "item": pa.string()})
-        with pq.ParquetWriter(folder / "interactions.parquet", schema, compression="zstd") as writer:
-            for users, items in made.interactions():
-                facts["num_interactions"] += len(users)
-                writer.write_table(pa.table({"user": _names("u", users), "item": _names("i", items)}, schema))
-        with pq.ParquetWriter(folder / "items.parquet", pa.schema({"item": pa.string()})) as writer:
-            for start, stop in _blocks(made.num_items, _USER_BLOCK * 16):
-                writer.write_table(pa.table({"item": _ids("i", start, stop)}))
-        for modality, dim in made.dims.items():
-            _write_features(made, folder / files[modality], modality, dim)
-    return facts
+SOURCE = Source(load, needs_path=False, own_modalities=True, has_times=False)
 
 
-def _write_features(made: Synthetic, path: Path, modality: str, dim: int) -> None:
-    schema = pa.schema({"item": pa.string(), "vector": pa.list_(pa.float16(), dim)})
-    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
-        for (start, stop), (rows, present) in zip(_blocks(made.num_items, CHUNK_ROWS), made.features(modality)):
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), dim, mask=pa.array(~present))
-            writer.write_table(pa.table({"item": _ids("i", start, stop), "vector": vectors}, schema))
-
-
-def _blocks(count: int, size: int) -> Iterator[tuple[int, int]]:
+def blocks(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cuts 0..count into runs [start, stop) of `size`, the last one shorter."""
     return ((start, min(start + size, count)) for start in range(0, count, size))
 
 
-def _ids(letter: str, start: int, stop: int) -> pa.Array:
-    return _names(letter, np.arange(start, stop))
+def raw_ids(letter: str, start: int, stop: int) -> pa.Array:
+    """Makes the raw ids of users or items [start, stop), such as u17."""
+    return raw_names(letter, np.arange(start, stop))
 
 
-def _names(letter: str, numbers: np.ndarray) -> pa.Array:
-    """Raw ids such as u17, strings."""
-    import pyarrow.compute as pc
-
+def raw_names(letter: str, numbers: np.ndarray) -> pa.Array:
+    """Makes the raw ids of some users or items, such as u17, from their numbers."""
     return pc.binary_join_element_wise(letter, pa.array(numbers).cast(pa.string()), "")
 
 

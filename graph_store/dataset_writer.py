@@ -1,0 +1,146 @@
+"""Writing the canonical dataset artifact from a catalog; dataset.py says what is in it."""
+
+import contextlib
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..core.errors import InputError
+from ..core.sides import ITEMS, SIDE_NAMES, USERS
+from ..core.storage import read_manifest, write_artifact
+from .catalog import SPLITS, Catalog, Unsplit, check_catalog, check_finite, feature_chunk_rows, pair_keys, stored_dtype
+from .external import grouped
+from .splits import split_labels
+
+FILE_ROWS = 65_536  # feature rows in a file
+PAIR_BYTES = 160  # of memory for an interaction while it is sorted and split
+GROUP_PAIRS = 1 << 20  # interactions in a row group
+
+
+def write_dataset(url: str, catalog: Catalog, source_info: dict, memory_mib: int = 1024) -> dict:
+    """Checks a catalog and writes it as a dataset artifact. The same input gives the same manifest, byte for byte.
+
+    Args:
+        url: Where the dataset goes.
+        catalog: What to write.
+        source_info: JSON-able facts about the source, kept in the manifest.
+        memory_mib: For interactions that are sorted, MiB; more of them go through files.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: the catalog is not valid; the message names the split and row, or the modality and row.
+    """
+    check_catalog(catalog)
+    metadata: dict = {"num_users": catalog.num_users, "num_items": catalog.num_items, "source": source_info}
+    with write_artifact(url, "dataset", metadata) as folder:
+        _write_ids(folder / "users.parquet", catalog.user_ids)
+        _write_ids(folder / "items.parquet", catalog.item_ids)
+        metadata |= _write_interactions(folder / "interactions", catalog, memory_mib * 2**20 // PAIR_BYTES)
+        metadata["modalities"] = {
+            modality: _write_features(folder / "features" / modality, modality, rows, present)
+            for modality, (rows, present) in catalog.features.items()
+        }
+    return read_manifest(url, "dataset")
+
+
+def _write_ids(path: Path, ids: pa.Array) -> None:
+    index = pa.array(np.arange(len(ids)), pa.int64())
+    pq.write_table(pa.table({"index": index, "id": ids}), path)
+
+
+def _write_interactions(folder: Path, catalog: Catalog, most: int) -> dict:
+    """Writes every split there is, a run of users at a time; returns the manifest's counts."""
+    folder.mkdir()
+    num_interactions, num_duplicates = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    degrees, has_train = np.zeros(catalog.num_users, np.int64), [np.zeros(n, bool) for n in (catalog.num_users, catalog.num_items)]
+    for chunk in catalog.rows():
+        degrees += np.bincount(chunk["user"], minlength=catalog.num_users)
+    unsplit = catalog.interactions if isinstance(catalog.interactions, Unsplit) else None
+    rng = np.random.default_rng(unsplit.config.seed if unsplit else 0)
+    schema, twice = pa.schema({"user": pa.int32(), "item": pa.int32()}), _InTwoSplits(catalog)
+    with contextlib.ExitStack() as stack:
+        files: dict[str, pq.ParquetWriter] = {}
+        for records in grouped(catalog.rows(), lambda rows: rows["user"], degrees, most):
+            labels = records["label"]
+            if unsplit is not None:
+                times = records["time"] if unsplit.times is not None else None
+                labels = split_labels(records["user"], records["item"], unsplit.config, rng, times)
+            keys = pair_keys(records["user"], records["item"], catalog.num_items)
+            by_split = [_distinct(keys[labels == label]) for label in range(len(SPLITS))]
+            twice.look_in(by_split)
+            for label, (split, distinct) in enumerate(zip(SPLITS, by_split)):
+                if not len(distinct):
+                    continue
+                users, items = np.divmod(distinct, np.int64(catalog.num_items))
+                num_interactions[split] += len(distinct)
+                num_duplicates[split] += int(np.count_nonzero(labels == label)) - len(distinct)
+                if split == "train":
+                    has_train[USERS][users], has_train[ITEMS][items] = True, True
+                if split not in files:
+                    files[split] = stack.enter_context(pq.ParquetWriter(folder / f"{split}.parquet", schema))
+                table = pa.table({"user": pa.array(users, pa.int32()), "item": pa.array(items, pa.int32())})
+                files[split].write_table(table, row_group_size=GROUP_PAIRS)
+    twice.refuse()
+    untrained = {f"{name}s_without_train": int((~seen).sum()) for name, seen in zip(SIDE_NAMES, has_train)}
+    return {"num_interactions": num_interactions, "duplicates_merged": num_duplicates, **untrained}
+
+
+def _distinct(keys: np.ndarray) -> np.ndarray:
+    """Sorts the distinct keys; `np.unique` hashes integers first, which is several times slower here."""
+    keys = np.sort(keys)
+    return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys
+
+
+class _InTwoSplits:
+    """Collects the pairs that stand in two splits."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._first: dict[tuple[str, str], int] = {}
+        self._number: dict[tuple[str, str], int] = {}
+
+    def look_in(self, by_split: list[np.ndarray]) -> None:
+        """Looks among the pairs of a run of users.
+
+        Args:
+            by_split: The distinct keys of every split's pairs, ascending int64.
+        """
+        for first, second in itertools.combinations(range(len(SPLITS)), 2):
+            shared = np.intersect1d(by_split[first], by_split[second], assume_unique=True)
+            if len(shared):
+                names = SPLITS[first], SPLITS[second]
+                self._first.setdefault(names, int(shared[0]))
+                self._number[names] = self._number.get(names, 0) + len(shared)
+
+    def refuse(self) -> None:
+        """Raises InputError where there are any such pairs."""
+        for (first, second), key in self._first.items():
+            user, item = divmod(key, self._catalog.num_items)
+            raise InputError(
+                f"user {self._catalog.user_ids[user].as_py()!r} and item {self._catalog.item_ids[item].as_py()!r} are a pair in both "
+                f"{first} and {second} ({self._number[first, second]} such pairs); keep each pair in one split"
+            )
+
+
+def _write_features(folder: Path, modality: str, rows: np.ndarray, present: np.ndarray) -> dict:
+    """Writes one modality, a chunk in memory at a time; returns its entry in the manifest."""
+    folder.mkdir(parents=True)
+    dtype, dim = stored_dtype(rows), rows.shape[1]
+    schema = pa.schema({"vector": pa.list_(pa.from_numpy_dtype(dtype), dim)})
+    size = feature_chunk_rows(dim * dtype.itemsize)
+    for part, first in enumerate(range(0, len(rows), FILE_ROWS)):
+        with pq.ParquetWriter(folder / f"part-{part:05d}.parquet", schema, use_dictionary=False) as writer:
+            for start in range(first, min(first + FILE_ROWS, len(rows)), size):
+                stop = min(start + size, first + FILE_ROWS, len(rows))
+                here = present[start:stop]
+                with np.errstate(over="ignore"):  # a float64 too large for float32 is reported as infinite
+                    values = np.where(here[:, None], rows[start:stop], 0).astype(dtype)
+                check_finite(modality, "its features", values, here, start)
+                vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), dim, mask=pa.array(~here))
+                writer.write_table(pa.table({"vector": vectors}, schema=schema))
+    return {"dim": dim, "dtype": dtype.name, "missing_rows": int((~present).sum())}
