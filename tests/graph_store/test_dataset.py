@@ -120,3 +120,29 @@ def test_a_pair_in_two_splits_is_found_in_any_run(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"user '39' and item '3' are a pair in both train and test \(1 such pairs\)"):
         write_dataset(str(tmp_path / "d"), catalog, {}, memory_mib=1)
     assert not (tmp_path / "d").exists()
+
+
+def test_features_too_large_for_float32(tmp_path, small, fails):
+    catalog = dataclasses.replace(small, features={"visual": (np.full((6, 3), 1e300), np.ones(6, bool))})
+    with fails("modality 'visual': row 0", "an infinite value"):
+        write_dataset(str(tmp_path / "dataset"), catalog, {})
+
+
+def test_empty_or_missing_split_in_a_catalog(tmp_path, small, fails):
+    empty = np.empty(0, np.int64)
+    with fails("split 'test' is empty"):
+        write_dataset(str(tmp_path / "d"), dataclasses.replace(small, interactions={**small.interactions, "test": (empty, empty)}), {})
+    with fails("no train split"):
+        write_dataset(str(tmp_path / "d"), dataclasses.replace(small, interactions={"test": small.interactions["test"]}), {})
+
+
+def test_a_dataset_whose_checksum_does_not_match(tmp_path, small, fails):
+    write_dataset(str(tmp_path / "d"), small, {})
+    path = tmp_path / "d" / "interactions" / "train.parquet"
+    content = path.read_bytes()
+    for damaged in (content[:-5], content[:10] + bytes([content[10] ^ 1]) + content[11:]):
+        path.write_bytes(damaged)
+        with fails("interactions/train.parquet: checksum does not match the manifest"):
+            open_dataset(str(tmp_path / "d"))
+    with fails("no complete dataset here"):
+        open_dataset(str(tmp_path / "nowhere"))

@@ -17,7 +17,6 @@ from promptmm.graph_store.sources import table_file
 from promptmm.graph_store.sources.formats import load_catalog
 from promptmm.graph_store.sources.safe_pickle import load_matrix
 from promptmm.graph_store.sources.synthetic_writer import write_synthetic
-from promptmm.graph_store.splits import split_labels
 
 
 def pairs_of(catalog, split=None):
@@ -27,11 +26,6 @@ def pairs_of(catalog, split=None):
         records = records[records["label"] == SPLITS.index(split)]
         return records["user"], records["item"]
     return np.sort(records)
-
-
-def split_by_label(users, items, config):
-    labels = split_labels(users, items, config, np.random.default_rng(config.seed))
-    return {name: (users[labels == label], items[labels == label]) for label, name in enumerate(SPLITS) if (labels == label).any()}
 
 
 def written(config, folder):
@@ -130,25 +124,6 @@ def test_a_folder_of_parquet_parts(tmp_path):
         table = pa.table({"user": [user], "item": ["x"], "split": ["train"]})
         pq.write_table(table, tmp_path / "interactions.parquet" / f"part-{part}.parquet")
     assert load_catalog(SourceConfig(format="parquet", path=str(tmp_path))).user_ids.to_pylist() == ["a", "b"]
-
-
-def test_random_split_is_80_10_10_a_user_and_independent_of_the_row_order():
-    rng = np.random.default_rng(0)
-    users, items = np.repeat(np.arange(50), 20), np.concatenate([rng.permutation(100)[:20] for _ in range(50)])
-    splits = split_by_label(users, items, SourceConfig(seed=3))
-    assert [np.unique(np.bincount(splits[s][0])).tolist() for s in ("train", "validation", "test")] == [[16], [2], [2]]
-    order = rng.permutation(len(users))
-    again = split_by_label(users[order], items[order], SourceConfig(seed=3))
-    other = split_by_label(users, items, SourceConfig(seed=4))
-    assert all(set(zip(*splits[s])) == set(zip(*again[s])) for s in splits)
-    assert any(set(zip(*splits[s])) != set(zip(*other[s])) for s in splits)
-
-
-def test_users_with_few_interactions_stay_in_train():
-    splits = split_by_label(np.array([0, 0, 0, 2]), np.array([0, 1, 2, 0]), SourceConfig())
-    assert set(splits) == {"train"}
-    skewed = SourceConfig(train_ratio=0.1, validation_ratio=0.45)
-    assert set(split_by_label(np.array([0, 0]), np.array([0, 1]), skewed)) == {"train", "validation"}
 
 
 def test_time_split_puts_the_latest_last_and_repeats_together(tmp_path):
