@@ -13,8 +13,9 @@ from promptmm.core.teacher import teacher_loss
 from promptmm.distributed import local
 from promptmm.distributed.resident import load_resident
 from promptmm.distributed.teacher_training import TeacherJob, TeacherTrainer
-from promptmm.graph_store.dataset import open_dataset, write_dataset
-from promptmm.graph_store.formats import load_catalog
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.sources.formats import load_catalog
 from promptmm.jobs.settings import load_settings
 
 GROUPS = ((0, 0), (1, 3), (4, 15), (16, 10**9))

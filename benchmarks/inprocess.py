@@ -9,10 +9,12 @@ from promptmm.distributed.resident import ResidentTeacher, load_resident
 from promptmm.distributed.student_training import StudentJob
 from promptmm.distributed.teacher_training import TeacherJob
 from promptmm.distributed.worker import Worker
-from promptmm.graph_store.client import GraphClient
-from promptmm.graph_store.dataset import Dataset, open_dataset, write_dataset
-from promptmm.graph_store.formats import load_catalog
-from promptmm.graph_store.partition import partition
+from promptmm.graph_store.backend import PartLocation, Session
+from promptmm.graph_store.dataset import Dataset, open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.dgl.client import GraphClient
+from promptmm.graph_store.dgl.partition import partition
+from promptmm.graph_store.sources.formats import load_catalog
 from promptmm.jobs.settings import Settings
 from promptmm.jobs.verbs import student_job
 
@@ -38,7 +40,8 @@ def standalone_client(settings: Settings, dataset: Dataset) -> GraphClient:
     partition(dataset, str(folder), settings.graph)
     dgl.distributed.initialize(None)
     graph = dgl.distributed.DistGraph("promptmm", part_config=str(folder / "promptmm.json"))
-    return GraphClient(graph, {"session": "alone", "locations": [("here", str(folder))]}, folder, 0, ["here"])
+    session = Session("alone", str(folder), (PartLocation("here", str(folder)),))
+    return GraphClient(graph, session, folder, 0, ["here"])
 
 
 def train_teacher(settings: Settings, dataset: Dataset, worker: Worker) -> None:

@@ -24,8 +24,9 @@ def make_graph(folder: Path, options) -> None:
     """A catalog with popular items and one modality, cut in two."""
     from promptmm.graph_store.catalog import Catalog, ids_of
     from promptmm.graph_store.config import GraphConfig
-    from promptmm.graph_store.dataset import open_dataset, write_dataset
-    from promptmm.graph_store.partition import partition
+    from promptmm.graph_store.dataset import open_dataset
+    from promptmm.graph_store.dataset_writer import write_dataset
+    from promptmm.graph_store.dgl.partition import partition
 
     random = np.random.default_rng(0)
     popularity = 1 / np.arange(1, options.items + 1) ** 0.6
@@ -87,7 +88,7 @@ def dgls(options, graph, rank: int):
     import torch
     import torch.distributed as dist
     import torch.nn.functional as F
-    from promptmm.graph_store.embeddings import zeros
+    from promptmm.graph_store.dgl.tables import zeros
 
     def data(kind: str, name: str):
         return graph.nodes[kind].data[f"{name}_{options.session}"]

@@ -34,7 +34,7 @@ def serve_and_work(options: argparse.Namespace, work: Callable[[Any, int], Itera
         work: (DistGraph, rank) -> facts of one step after another.
         prepare: Changes the host's session folder before the server starts; called with (graph folder, folder, part).
     """
-    from promptmm.graph_store.servers import dgl_environment, write_session_config
+    from promptmm.graph_store.dgl.session_files import dgl_environment, write_session_config
 
     folder, rank = Path(options.folder), options.rank
     with tempfile.TemporaryDirectory() as target:
@@ -45,7 +45,7 @@ def serve_and_work(options: argparse.Namespace, work: Callable[[Any, int], Itera
         os.environ.update(dgl_environment(config, 2), DGL_IP_CONFIG=str(Path(target) / "ip_config.txt"))
         roles = {**os.environ, "DGL_ROLE": "server", "DGL_SERVER_ID": str(rank)}
         with open(folder / f"server-{options.role}-{rank}.log", "wb") as log:
-            words = [sys.executable, "-m", "promptmm.graph_store.server_process"]
+            words = [sys.executable, "-m", "promptmm.graph_store.dgl.server_process"]
             server = subprocess.Popen(words, env=roles, stdout=log, stderr=subprocess.STDOUT)
         try:
             _work(options, work, rank)
@@ -60,7 +60,7 @@ def _work(options: argparse.Namespace, work: Callable[[Any, int], Iterator[dict]
     import dgl
     import torch
     import torch.distributed as dist
-    from promptmm.graph_store.neighbours import register
+    from promptmm.graph_store.dgl.neighbours import register
 
     register()
     torch.set_num_threads(1)
@@ -83,10 +83,11 @@ def _work(options: argparse.Namespace, work: Callable[[Any, int], Iterator[dict]
 
 def client_of(options: argparse.Namespace, graph: Any, rank: int) -> Any:
     """The project's connection to the graph."""
-    from promptmm.graph_store.client import GraphClient
+    from promptmm.graph_store.backend import PartLocation, Session
+    from promptmm.graph_store.dgl.client import GraphClient
 
     folder = Path(options.folder) / "graph"
-    session = {"session": options.session, "locations": [(node, str(folder)) for node in NODES]}
+    session = Session(options.session, str(folder), tuple(PartLocation(node, str(folder)) for node in NODES))
     return GraphClient(graph, session, folder, rank, NODES)
 
 

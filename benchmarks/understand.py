@@ -10,8 +10,9 @@ import tempfile
 
 import torch
 from promptmm.core.features import FeatureMoments, Standardisation
-from promptmm.graph_store.dataset import Dataset, open_dataset, write_dataset
-from promptmm.graph_store.formats import load_catalog
+from promptmm.graph_store.dataset import Dataset, open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.sources.formats import load_catalog
 from promptmm.jobs.settings import load_settings
 
 BUSY_FACTOR = 10  # a busy user has more than so many times the mean of train interactions

@@ -8,7 +8,8 @@ from ..core.errors import InputError
 from ..core.storage import exists, join, read_json, remove, write_json
 from ..distributed.labels import labels_url
 from ..distributed.teacher_artifact import revision_url
-from ..graph_store.sources import check_folder
+from ..graph_store.sources.folder import check_folder
+from ..graph_store.sources.kinds import source_of
 from .settings import VERBS, Settings
 
 # What each verb leaves in the run's folder, beside its record.
@@ -100,7 +101,7 @@ def forget_from(settings: Settings) -> None:
     """Removes the results of `run.redo` and of every verb after it."""
     if settings.run.redo is None:
         return
-    if settings.run.redo == "prepare" and settings.source.format != "synthetic":
+    if settings.run.redo == "prepare" and source_of(settings.source.format).needs_path:
         check_folder(settings.source)  # before anything is removed
     for verb in VERBS[VERBS.index(settings.run.redo) :]:
         for product in PRODUCTS[verb]:

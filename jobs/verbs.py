@@ -26,11 +26,13 @@ from ..distributed.student_training import StudentJob, train_student_loop
 from ..distributed.teacher_artifact import revision_digest, revision_url
 from ..distributed.teacher_training import TeacherJob, train_teacher_loop
 from ..distributed.training import stage_url
-from ..graph_store.dataset import Dataset, open_dataset, write_dataset
-from ..graph_store.formats import load_catalog, memory_bound
-from ..graph_store.partition import describe_memory, describe_part, memory_of
-from ..graph_store.partition import partition as write_partition
-from ..graph_store.synthetic import write_synthetic
+from ..graph_store.dataset import Dataset, open_dataset
+from ..graph_store.dataset_writer import write_dataset
+from ..graph_store.dgl.partition import partition as write_partition
+from ..graph_store.graph_artifact import describe_part
+from ..graph_store.partition_memory import describe_memory, memory_of
+from ..graph_store.sources.formats import load_catalog, memory_bound
+from ..graph_store.sources.synthetic_writer import write_synthetic
 from . import planning, report
 from .models import TrainedModel, trained_student, trained_teacher
 from .settings import SECTIONS, Settings
@@ -164,7 +166,7 @@ def train_teacher(settings: Settings) -> None:
     made_with = _teacher_inputs(settings, dataset)
 
     def make() -> dict:
-        from ..graph_store.servers import start_service
+        from ..graph_store.dgl.service import start_service
 
         with ray_session(settings.cluster):
             import ray
@@ -325,7 +327,7 @@ def _run_rounds(settings: Settings, dataset: Dataset, lineage: dict) -> None:
     """The rounds on Ray Train workers."""
     import ray
 
-    from ..graph_store.servers import start_service
+    from ..graph_store.dgl.service import start_service
 
     taught = has_teacher(settings, dataset)
     needs_graph = _sampling(settings) is not None or (taught and (settings.distill.regime == "inline" or settings.distill.rounds > 1))

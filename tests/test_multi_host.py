@@ -97,7 +97,7 @@ def copy_of(folder: Path, target: Path) -> Path:
 
 
 def graph_servers() -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["cmdline"]) if "promptmm.graph_store.server_process" in (p.info["cmdline"] or [])]
+    return [p for p in psutil.process_iter(["cmdline"]) if "promptmm.graph_store.dgl.server_process" in (p.info["cmdline"] or [])]
 
 
 @pytest.mark.slow  # the sampled engine does more of the same below

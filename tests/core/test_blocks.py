@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from promptmm.core.blocks import ITEMS, USERS, Blocks, graph_sampler, neighbour_keys, sample_neighbours, without_pairs
+from promptmm.core.blocks import Blocks, graph_sampler, neighbour_keys, sample_neighbours, without_pairs
 from promptmm.core.config import StudentConfig, TeacherConfig
 from promptmm.core.graph import BipartiteGraph, light_propagation
 from promptmm.core.random import random_bits
 from promptmm.core.sampling import sample_edges
+from promptmm.core.sides import ITEMS, USERS
 from promptmm.core.student import build_student
 from promptmm.core.teacher import num_hops, teacher_loss, teacher_vectors
 

@@ -1,23 +1,26 @@
 """The sampled engine against the full one, in this process: DGL's standalone store runs the same code as its servers, for one part."""
 
 import contextlib
+import copy
+import dataclasses
 import io
+import itertools
 import json
 import os
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
-from promptmm.core.blocks import ITEMS, USERS
 from promptmm.core.config import OptimizerConfig, SamplingConfig, TeacherConfig
+from promptmm.core.sides import ITEMS, USERS
 from promptmm.core.storage import read_json
 from promptmm.core.teacher import teacher_loss
 from promptmm.graph_store.config import GraphConfig, SourceConfig
-from promptmm.graph_store.dataset import open_dataset, write_dataset
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.dgl.partition import partition
 from promptmm.graph_store.feature_rows import map_features
-from promptmm.graph_store.formats import load_catalog
-from promptmm.graph_store.partition import partition
+from promptmm.graph_store.sources.formats import load_catalog
 
 SOURCE = SourceConfig(synthetic_num_users=120, synthetic_num_items=70, synthetic_interactions_per_user=10, synthetic_missing=0.2)
 
@@ -48,11 +51,13 @@ def client(dataset, process_group, tmp_path_factory):
     partition(dataset, str(folder), GraphConfig())
     os.environ.update(DGLBACKEND="pytorch", DGL_DIST_MODE="standalone")
     import dgl.distributed
-    from promptmm.graph_store.client import GraphClient
+    from promptmm.graph_store.backend import PartLocation, Session
+    from promptmm.graph_store.dgl.client import GraphClient
 
     dgl.distributed.initialize(None)
     graph = dgl.distributed.DistGraph("promptmm", part_config=str(folder / "promptmm.json"))
-    return GraphClient(graph, {"session": "alone", "locations": [("here", str(folder))]}, folder, 0, ["here"])
+    session = Session("alone", str(folder), (PartLocation("here", str(folder)),))
+    return GraphClient(graph, session, folder, 0, ["here"])
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +72,14 @@ def teacher_config(**settings):
     return TeacherConfig(**{"dim": 6, "hidden": [10], "layers": 2, "dropout": 0.3, "train": train, **settings})
 
 
-class Named:
+NAMES = itertools.count()
+
+
+def renamed(client):
     """The client with other names for its tables: standalone tensors live as long as the process."""
-
-    count = 0
-
-    def __new__(cls, client):
-        Named.count += 1
-        return SimpleNamespace(**{**client.__dict__, "suffix": f"_{Named.count}", "train_rows": client.train_rows})
+    other = copy.copy(client)
+    other.space = dataclasses.replace(client.space, suffix=f"_{next(NAMES)}")
+    return other
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +87,9 @@ def int8_client(client, dataset, tmp_path_factory):
     """The client of a graph with the same structure, whose features are int8."""
     folder = tmp_path_factory.mktemp("int8") / "graph"
     partition(dataset, str(folder), GraphConfig(features="int8"))
-    manifest = read_json(str(folder / "manifest.json"))
-    return SimpleNamespace(**{**client.__dict__, "folder": folder, "manifest": manifest, "train_rows": client.train_rows})
+    other = copy.copy(client)
+    other.folder, other.manifest = folder, read_json(str(folder / "manifest.json"))
+    return other
 
 
 @pytest.fixture
@@ -94,11 +100,11 @@ def both(client, dataset, worker):
     from promptmm.distributed.sampled_teacher import SampledTeacher
     from promptmm.distributed.student_training import train_graph
     from promptmm.distributed.teacher_training import TeacherJob, TeacherTrainer
-    from promptmm.graph_store.client import ItemShard
+    from promptmm.graph_store.own_features import ItemShard
 
     def make(config, fan_outs, client=client, exclude_seed_edges=False, **cluster):
         sampling = SamplingConfig(fan_outs=fan_outs, exclude_seed_edges=exclude_seed_edges)
-        sampled = SampledTeacher(Named(client), worker, config, sampling, ClusterConfig(engine="sampled", **cluster), 3)
+        sampled = SampledTeacher(renamed(client), worker, config, sampling, ClusterConfig(engine="sampled", **cluster), 3)
         loaded = {m: map_features(client.folder, client.manifest, 0, m) for m in dataset.modalities}
         rows, present = {m: x.values() for m, x in loaded.items()}, {m: torch.from_numpy(x.present) for m, x in loaded.items()}
         resident = build_resident(worker, config, train_graph(dataset), ItemShard(torch.arange(dataset.num_items), rows, present))
@@ -239,7 +245,7 @@ def test_seed_edges_stay_or_are_left_out(both, client, dataset, taught, worker, 
     labeler, url = Labeler(job.label_job()), labels_url(job.run_url, 0)
     torch.set_num_threads(threads)
     publish_labels(job.label_job(), url, 2, [write_block(labeler, url, e, b) for e in (0, 1) for b in range(labeler.job.num_blocks)], {})
-    student = SampledStudent(job, worker, Named(client))
+    student = SampledStudent(job, worker, renamed(client))
     student.open(range(3, 4))
     for batch in student.batches(3):
         labels, blocks = batch.labels, batch.blocks
@@ -275,7 +281,6 @@ def test_exact_inference_is_the_full_engines(both, settings):
 def test_chunks_of_few_edges_give_the_same_sums(both, client, monkeypatch, num_rows, num_edges):
     """Also where a row has more edges than a chunk."""
     from promptmm.distributed import layerwise
-    from promptmm.graph_store.embeddings import ShardedTable
 
     sampled, full = both(teacher_config(), [2])
     monkeypatch.setattr(layerwise, "CHUNK_ROWS", num_rows)
@@ -288,7 +293,7 @@ def test_chunks_of_few_edges_give_the_same_sums(both, client, monkeypatch, num_r
         assert int(rows.degrees.max()) > num_edges or num_edges == 40
         assert max(sizes) <= max(num_edges, int(rows.degrees.max()))
         assert longest <= num_rows
-        source, target = (ShardedTable(Named(client), s, f"chunks_{s}", 5) for s in (1 - side, side))
+        source, target = (renamed(client).table(s, f"chunks_{s}", 5) for s in (1 - side, side))
         values = torch.randn(len(source), 5, generator=torch.Generator().manual_seed(0))
         source.write(torch.arange(len(source)), values)
         layerwise.propagate(client, sampled.own_ids, source, target)
@@ -374,30 +379,6 @@ def test_sparse_adam_is_torchs():
         torch.testing.assert_close(ours[0], table.weight.detach(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("part_nodes", "worker_nodes"),
-    [(["a"], ["a"]), (["a"], ["a", "a", "a"]), (["a", "b", "c"], ["b"]), (["a", "b", "c"], ["c", "a", "a"]), (["a", "b"], ["a", "b"])],
-)
-def test_every_node_has_one_owner(dataset, tmp_path, part_nodes, worker_nodes):
-    """Also with fewer workers than parts, and with several workers on a host."""
-    from promptmm.graph_store.embeddings import Owners
-    from promptmm.graph_store.neighbours import NodeNumbers
-
-    partition(dataset, str(tmp_path / "graph"), GraphConfig(num_parts=len(part_nodes), method="hash"))
-    owners = Owners(NodeNumbers(tmp_path / "graph"), part_nodes, worker_nodes)
-    for side, count in ((USERS, dataset.num_users), (ITEMS, dataset.num_items)):
-        everyone = torch.arange(count)
-        ranks, places = owners.find(side, everyone)
-        for rank in range(len(worker_nodes)):
-            own = owners.own_ids(side, rank, tmp_path / "graph")
-            assert torch.equal(own[places[ranks == rank]], everyone[ranks == rank])
-            assert own.numel() == int((ranks == rank).sum())
-        parts, _ = owners.numbers.locate(side, everyone)
-        for part, node in enumerate(part_nodes):
-            if node in worker_nodes:  # owned where it lies
-                assert {worker_nodes[r] for r in ranks[parts == part].tolist()} == {node}
-
-
 @pytest.fixture(scope="module")
 def taught(dataset):
     """The dataset's folder with a teacher of random vectors beside it."""
@@ -440,7 +421,7 @@ def test_all_neighbours_give_the_full_engines_student_step(client, dataset, taug
     settings = load_settings(None, [*words, "cluster.engine=sampled", "sampling.fan_outs=[-1]", "evaluation.cutoffs=[20]", *overrides])
     job = student_job(settings, dataset, 0)
     graph, threads = train_graph(dataset), torch.get_num_threads()
-    full, sampled = StudentTrainer(dataclasses.replace(job, sampling=None), worker, graph), SampledStudent(job, worker, Named(client))
+    full, sampled = StudentTrainer(dataclasses.replace(job, sampling=None), worker, graph), SampledStudent(job, worker, renamed(client))
     if job.config.use_teacher:
         labels = Labeler(job.label_job()).labels(0, 0).slice(slice(0, 100))
         torch.set_num_threads(threads)
@@ -502,7 +483,7 @@ def one_worker(client, dataset, worker):
     """Trains in a run folder up to an epoch."""
     from promptmm.distributed.sampled_training import train_sampled_teacher
 
-    return lambda folder, epochs: train_sampled_teacher(job_of(folder, 1, epochs), worker, Named(client), dataset)
+    return lambda folder, epochs: train_sampled_teacher(job_of(folder, 1, epochs), worker, renamed(client), dataset)
 
 
 @pytest.fixture(scope="module")
@@ -510,7 +491,7 @@ def two_workers(ray_cluster, client):
     """The same with two workers on one host."""
     from promptmm.distributed.launch import fit, start_progress
     from promptmm.distributed.teacher_training import train_teacher_loop
-    from promptmm.graph_store.servers import start_service
+    from promptmm.graph_store.dgl.service import start_service
 
     def train(folder, epochs):
         service, lines = start_service(str(client.folder)), start_progress()

@@ -73,7 +73,7 @@ def test_every_zero_stage_trains_the_same_teacher_on_two_workers(ray_cluster, ti
     import torch
     from promptmm.distributed.launch import fit, start_progress
     from promptmm.distributed.teacher_training import TeacherJob
-    from promptmm.graph_store.servers import start_service
+    from promptmm.graph_store.dgl.service import start_service
 
     settings, lines = tiny_settings(tiny_run, "cluster.num_workers=2"), start_progress()
     service = start_service(str(tiny_run / "graph"))

@@ -2,14 +2,17 @@
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from promptmm.core.errors import InputError
 from promptmm.graph_store.catalog import Catalog, ids_of
 
 NUM_USERS, NUM_ITEMS = 4, 6
@@ -117,6 +120,12 @@ def write_source(tmp_path: Path) -> Callable[[str], Path]:
 def save_matrix() -> Callable[..., None]:
     """Pickles a split of the small catalog: (path, split, kind="coo", protocol=None)."""
     return _save_matrix
+
+
+@pytest.fixture
+def fails() -> Callable[..., Any]:
+    """Expects an InputError whose message has all the given parts in this order."""
+    return lambda *parts: pytest.raises(InputError, match="(?s)" + ".*".join(re.escape(str(part)) for part in parts))
 
 
 @pytest.fixture

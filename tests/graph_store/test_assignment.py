@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from promptmm.graph_store.adjacency import ITEM, KINDS, USER, Rows
-from promptmm.graph_store.assignment import Loads, assign
+from promptmm.core.sides import ITEMS, SIDES, USERS
+from promptmm.graph_store.adjacency import Rows
+from promptmm.graph_store.assignment import assign
 from promptmm.graph_store.config import GraphConfig
+from promptmm.graph_store.dgl.metis import cut_with_metis
+from promptmm.graph_store.loads import Loads
 
 NUM_USERS, NUM_ITEMS, NUM_CLUSTERS = 4000, 3000, 50
 
@@ -15,7 +18,7 @@ def rows_of(users, items, num_users, num_items):
     users, items = np.divmod(keys, num_items)
     order = np.argsort(items, kind="stable")
     pointers = [np.concatenate([[0], np.cumsum(np.bincount(ids, minlength=n))]) for ids, n in ((users, num_users), (items, num_items))]
-    return {USER: Rows(pointers[0], items.astype(np.int32)), ITEM: Rows(pointers[1], users[order].astype(np.int32))}
+    return Rows(pointers[USERS], items.astype(np.int32)), Rows(pointers[ITEMS], users[order].astype(np.int32))
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +34,15 @@ def graph():
 
 
 def largest_shares(graph, parts, count):
-    """By kind, the largest part over the mean part in nodes, edges and, for items, feature bytes."""
+    """By side, the largest part over the mean part in nodes, edges and, for items, feature bytes."""
     rows, feature_bytes = graph
-    loads = {USER: Loads(rows[USER].pointers), ITEM: Loads(rows[ITEM].pointers, feature_bytes)}
-    return {kind: loads[kind].sums(parts[kind], count).max(0) * count for kind in KINDS}
+    loads = Loads(rows[USERS].pointers), Loads(rows[ITEMS].pointers, feature_bytes)
+    return [loads[side].sums(parts[side], count).max(0) * count for side in SIDES]
 
 
 def cut(rows, parts):
-    users = np.repeat(parts[USER], np.diff(rows[USER].pointers))
-    return float((users != parts[ITEM][rows[USER].columns]).mean())
+    users = np.repeat(parts[USERS], np.diff(rows[USERS].pointers))
+    return float((users != parts[ITEMS][rows[USERS].columns]).mean())
 
 
 METHODS = {"hash": {}, "range": {}, "metis": {}, "coarse": {"method": "metis", "metis_edges": 5000}}
@@ -48,8 +51,8 @@ METHODS = {"hash": {}, "range": {}, "metis": {}, "coarse": {"method": "metis", "
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("count", [2, 4, 7])
 def test_parts_are_balanced_and_metis_cuts_few_edges(graph, name, count):
-    parts = assign(*graph, GraphConfig(**{"num_parts": count, "method": name, **METHODS[name]}))
-    for shares in largest_shares(graph, parts, count).values():
+    parts = assign(*graph, GraphConfig(**{"num_parts": count, "method": name, **METHODS[name]}), cut_with_metis)
+    for shares in largest_shares(graph, parts, count):
         assert (shares <= 1.1).all()
     spread = 1 - 1 / count
     if "metis" in (name, METHODS[name].get("method")):
@@ -65,9 +68,9 @@ def test_the_assignment_is_a_function_of_graph_and_settings(graph, name):
     for seed in range(3):
         np.random.seed(seed)  # noqa: NPY002 - what must not matter
         torch.manual_seed(seed)
-        found.append(assign(*graph, config))
-    for kind in KINDS:
-        assert all((found[0][kind] == other[kind]).all() for other in found[1:])
+        found.append(assign(*graph, config, cut_with_metis))
+    for side in SIDES:
+        assert all((found[0][side] == other[side]).all() for other in found[1:])
 
 
 @pytest.mark.parametrize("name", ["hash", "metis", "coarse"])
@@ -77,8 +80,8 @@ def test_a_part_with_a_very_popular_item_gets_little_else(name):
     users = np.concatenate([np.arange(2000), np.repeat(np.arange(4000), 11)])
     items = np.concatenate([np.zeros(2000, int), random.integers(1, 8000, 44_000)])
     graph = rows_of(users, items, 4000, 8000), np.full(8000, 100)
-    parts = assign(*graph, GraphConfig(**{"num_parts": 8, "method": name, **METHODS[name]}))
-    for shares in largest_shares(graph, parts, 8).values():
+    parts = assign(*graph, GraphConfig(**{"num_parts": 8, "method": name, **METHODS[name]}), cut_with_metis)
+    for shares in largest_shares(graph, parts, 8):
         assert (shares <= 1.1).all()
 
 
@@ -86,11 +89,11 @@ def test_range_cuts_where_the_largest_share_is_smallest():
     """All features in the first half, all edges in the second: no run of items holds more than the best cut's, found by trying all."""
     items = np.concatenate([np.repeat(np.arange(20, 40), 3), [0]])
     graph = rows_of(np.arange(61) % 30, items, 30, 40), np.where(np.arange(40) < 20, 100, 0)
-    parts = assign(*graph, GraphConfig(num_parts=3, method="range"))
-    assert (np.diff(parts[ITEM]) >= 0).all()
-    found = largest_shares(graph, parts, 3)[ITEM].max()
+    parts = assign(*graph, GraphConfig(num_parts=3, method="range"), cut_with_metis)
+    assert (np.diff(parts[ITEMS]) >= 0).all()
+    found = largest_shares(graph, parts, 3)[ITEMS].max()
     best = min(
-        largest_shares(graph, {**parts, ITEM: np.repeat([0, 1, 2], [a, b - a, 40 - b])}, 3)[ITEM].max()
+        largest_shares(graph, [parts[USERS], np.repeat([0, 1, 2], [a, b - a, 40 - b])], 3)[ITEMS].max()
         for a in range(1, 39)
         for b in range(a + 1, 40)
     )
@@ -98,8 +101,8 @@ def test_range_cuts_where_the_largest_share_is_smallest():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_part_has_a_node_of_each_kind(name):
+def test_every_part_has_a_node_of_each_side(name):
     graph = rows_of(np.arange(6), np.zeros(6, int), 6, 5), np.zeros(5, int)
-    parts = assign(*graph, GraphConfig(**{"num_parts": 5, "method": name, **METHODS[name]}))
-    for kind in KINDS:
-        assert set(parts[kind]) == set(range(5))
+    parts = assign(*graph, GraphConfig(**{"num_parts": 5, "method": name, **METHODS[name]}), cut_with_metis)
+    for side in SIDES:
+        assert set(parts[side]) == set(range(5))

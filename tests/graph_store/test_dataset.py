@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from promptmm.core.errors import InputError
 from promptmm.graph_store import catalog as catalog_module
-from promptmm.graph_store import dataset as dataset_module
+from promptmm.graph_store import dataset_writer
 from promptmm.graph_store.catalog import Catalog, Unsplit, ids_of
 from promptmm.graph_store.config import SourceConfig
-from promptmm.graph_store.dataset import ModalityInfo, open_dataset, write_dataset
+from promptmm.graph_store.dataset import ModalityInfo, open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
 
 
 def test_round_trip(tmp_path, small):
@@ -48,7 +49,7 @@ def test_an_absent_split_is_empty(tmp_path, small):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64"])
 def test_features_of_several_files_and_chunks(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(catalog_module, "CHUNK_ROWS", 4)
-    monkeypatch.setattr(dataset_module, "FILE_ROWS", 8)
+    monkeypatch.setattr(dataset_writer, "FILE_ROWS", 8)
     rng = np.random.default_rng(0)
     rows, present = (100 * rng.standard_normal((21, 5))).astype(dtype), rng.random(21) > 0.3
     if dtype != "int64":
@@ -97,7 +98,7 @@ def test_more_interactions_than_memory_holds_are_split_and_sorted_alike(tmp_path
     source = SourceConfig(split=kind, format="parquet", path="x", seed=3)
     catalog = Catalog(ids_of(list(map(str, range(40)))), ids_of(list(map(str, range(60)))), Unsplit(pairs, source, times))
     whole = write_dataset(str(tmp_path / "whole"), catalog, {})
-    monkeypatch.setattr(dataset_module, "PAIR_BYTES", 2**20 // 100)  # 100 pairs a MiB
+    monkeypatch.setattr(dataset_writer, "PAIR_BYTES", 2**20 // 100)  # 100 pairs a MiB
     parts = write_dataset(str(tmp_path / "parts"), catalog, {}, memory_mib=1)
     assert sum(whole["num_interactions"].values()) + sum(whole["duplicates_merged"].values()) == 3000
     for fact in ("num_interactions", "duplicates_merged", "users_without_train", "items_without_train"):
@@ -114,8 +115,34 @@ def test_a_pair_in_two_splits_is_found_in_any_run(tmp_path, monkeypatch):
     train = items < 50
     splits = {"train": (users[train], items[train]), "test": (np.append(users[~train], 39), np.append(items[~train], 3))}
     splits["train"] = (np.append(splits["train"][0], 39), np.append(splits["train"][1], 3))
-    monkeypatch.setattr(dataset_module, "PAIR_BYTES", 2**20 // 100)
+    monkeypatch.setattr(dataset_writer, "PAIR_BYTES", 2**20 // 100)
     catalog = Catalog(ids_of(list(map(str, range(40)))), ids_of(list(map(str, range(60)))), splits)
     with pytest.raises(InputError, match=r"user '39' and item '3' are a pair in both train and test \(1 such pairs\)"):
         write_dataset(str(tmp_path / "d"), catalog, {}, memory_mib=1)
     assert not (tmp_path / "d").exists()
+
+
+def test_features_too_large_for_float32(tmp_path, small, fails):
+    catalog = dataclasses.replace(small, features={"visual": (np.full((6, 3), 1e300), np.ones(6, bool))})
+    with fails("modality 'visual': row 0", "an infinite value"):
+        write_dataset(str(tmp_path / "dataset"), catalog, {})
+
+
+def test_empty_or_missing_split_in_a_catalog(tmp_path, small, fails):
+    empty = np.empty(0, np.int64)
+    with fails("split 'test' is empty"):
+        write_dataset(str(tmp_path / "d"), dataclasses.replace(small, interactions={**small.interactions, "test": (empty, empty)}), {})
+    with fails("no train split"):
+        write_dataset(str(tmp_path / "d"), dataclasses.replace(small, interactions={"test": small.interactions["test"]}), {})
+
+
+def test_a_dataset_whose_checksum_does_not_match(tmp_path, small, fails):
+    write_dataset(str(tmp_path / "d"), small, {})
+    path = tmp_path / "d" / "interactions" / "train.parquet"
+    content = path.read_bytes()
+    for damaged in (content[:-5], content[:10] + bytes([content[10] ^ 1]) + content[11:]):
+        path.write_bytes(damaged)
+        with fails("interactions/train.parquet: checksum does not match the manifest"):
+            open_dataset(str(tmp_path / "d"))
+    with fails("no complete dataset here"):
+        open_dataset(str(tmp_path / "nowhere"))

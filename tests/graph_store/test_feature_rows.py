@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from promptmm.graph_store.config import GraphConfig, SourceConfig
-from promptmm.graph_store.dataset import open_dataset, write_dataset
-from promptmm.graph_store.embeddings import OwnFeatures, Piece
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.dgl.partition import partition
 from promptmm.graph_store.feature_rows import map_features, quantise
-from promptmm.graph_store.formats import load_catalog
-from promptmm.graph_store.partition import partition
+from promptmm.graph_store.own_features import OwnFeatures
+from promptmm.graph_store.ownership import Piece
+from promptmm.graph_store.sources.formats import load_catalog
 
 ROUNDING = 1 + 1e-4  # float32's, in 127 steps
 

@@ -31,9 +31,11 @@ from promptmm.distributed.sampled_training import train_sampled_teacher
 from promptmm.distributed.student_training import run_student, train_graph
 from promptmm.distributed.teacher_training import TeacherJob, run_teacher
 from promptmm.distributed.worker import Worker
-from promptmm.graph_store.client import GraphClient, ItemShard
+from promptmm.graph_store.backend import PartLocation, Session
 from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dgl.client import GraphClient
 from promptmm.graph_store.feature_rows import map_features
+from promptmm.graph_store.own_features import ItemShard
 from promptmm.jobs.verbs import student_job
 
 
@@ -61,7 +63,8 @@ def run(stage: str, settings, worker) -> None:
         return
     if sampled:
         graph = dgl.distributed.DistGraph("promptmm", part_config=str(graph_url / "promptmm.json"))
-        client = GraphClient(graph, {"session": "alone", "locations": [("here", str(graph_url))]}, graph_url, 0, ["here"])
+        session = Session("alone", str(graph_url), (PartLocation("here", str(graph_url)),))
+        client = GraphClient(graph, session, graph_url, 0, ["here"])
     job = TeacherJob(
         settings.dir, settings.teacher, settings.evaluation, settings.cluster, settings.run.seed, None, None, {},
         settings.sampling if sampled else None,

@@ -6,8 +6,9 @@ from promptmm.core.blocks import Blocks, graph_sampler
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.sampling import UnseenItems
 from promptmm.graph_store.config import SourceConfig
-from promptmm.graph_store.dataset import open_dataset, write_dataset
-from promptmm.graph_store.formats import load_catalog
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.sources.formats import load_catalog
 from promptmm.jobs.block_sizes import Seeds, expected, most
 
 BATCHES = 8

@@ -14,8 +14,9 @@ from promptmm.distributed.labels import Labeler, labels_url, publish_labels, wri
 from promptmm.distributed.teacher_artifact import write_revision
 from promptmm.graph_store.catalog import Catalog
 from promptmm.graph_store.config import GraphConfig
-from promptmm.graph_store.dataset import open_dataset, write_dataset
-from promptmm.graph_store.partition import partition
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.dgl.partition import partition
 from promptmm.jobs.needs import MIB
 from promptmm.jobs.planning import make_plan
 from promptmm.jobs.settings import load_settings

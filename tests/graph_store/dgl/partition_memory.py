@@ -8,10 +8,10 @@ import memory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from promptmm.graph_store import adjacency, assignment
-from promptmm.graph_store import partition as module
+from promptmm.graph_store import adjacency, assignment, coarsening, loads, part_edges, partition_memory
 from promptmm.graph_store.config import GraphConfig
 from promptmm.graph_store.dataset import Dataset, ModalityInfo
+from promptmm.graph_store.dgl import partition as dgl_partition
 
 EDGES_A_USER, DIM, BUFFER = 20, 64, 1 << 16
 
@@ -36,15 +36,17 @@ def dataset(folder: Path, num_nodes: int) -> Dataset:
 def main(folder: Path, method: str, num_parts: int, num_nodes: int) -> None:
     made = dataset(folder / "dataset", num_nodes)
     pa.default_memory_pool().release_unused()
-    for owner, name in ((adjacency, "READ_PAIRS"), (module, "READ_PAIRS"), (assignment, "RUN_EDGES"), (module, "RUN_EDGES")):
-        setattr(owner, name, BUFFER)
-    adjacency.SORT_PAIRS = module.SORT_PAIRS = 4 * BUFFER
+    for name, size in (("READ_PAIRS", BUFFER), ("RUN_EDGES", BUFFER), ("SORT_PAIRS", 4 * BUFFER)):
+        for module in (adjacency, assignment, coarsening, loads, part_edges, partition_memory, dgl_partition):
+            if hasattr(module, name):
+                setattr(module, name, size)
     config = GraphConfig(num_parts=num_parts, method=method, metis_edges=100_000)
-    module.partition(dataset(folder / "small", 1000), str(folder / "small" / "graph"), config)  # loads what is loaded when it is needed
+    # The first call loads the libraries that are loaded when they are needed.
+    dgl_partition.partition(dataset(folder / "small", 1000), str(folder / "small" / "graph"), config)
     peak = memory.Peak(lambda: memory.resident()["RssAnon"], 0.002)
-    module.partition(made, str(folder / "graph"), config)
+    dgl_partition.partition(made, str(folder / "graph"), config)
     facts = {"edges": made.manifest["num_interactions"]["train"], "peak": peak.highest * 2**20, "grown": (peak.highest - peak.base) * 2**20}
-    print(json.dumps({**facts, "bound": module.memory_of(made, config)}))
+    print(json.dumps({**facts, "bound": partition_memory.memory_of(made, config)}))
 
 
 main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

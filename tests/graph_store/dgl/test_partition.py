@@ -13,10 +13,13 @@ from promptmm.core.errors import InputError
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.storage import open_artifact
 from promptmm.graph_store.config import GraphConfig, SourceConfig
-from promptmm.graph_store.dataset import open_dataset, write_dataset
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.dgl.partition import partition
 from promptmm.graph_store.feature_rows import map_features
-from promptmm.graph_store.formats import load_catalog
-from promptmm.graph_store.partition import files_of, partition, partition_memory
+from promptmm.graph_store.graph_artifact import files_of
+from promptmm.graph_store.partition_memory import partition_memory
+from promptmm.graph_store.sources.formats import load_catalog
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def test_memory_stays_under_its_bound(tmp_path, method, num_users):
     """In a process of its own, with small buffers, so that what grows with edges or nodes decides."""
     script = Path(__file__).with_name("partition_memory.py")
     words = [sys.executable, str(script), str(tmp_path), method, "4", str(num_users)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2] / "benchmarks")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[3] / "benchmarks")}
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

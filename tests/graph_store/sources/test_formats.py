@@ -9,14 +9,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from promptmm.core.errors import InputError
-from promptmm.graph_store import sources, tables
 from promptmm.graph_store.catalog import SPLITS
 from promptmm.graph_store.config import SourceConfig
-from promptmm.graph_store.dataset import open_dataset, write_dataset
-from promptmm.graph_store.formats import load_catalog
-from promptmm.graph_store.safe_pickle import load_matrix
-from promptmm.graph_store.splits import split_labels
-from promptmm.graph_store.synthetic import write_synthetic
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.sources import table_file
+from promptmm.graph_store.sources.formats import load_catalog
+from promptmm.graph_store.sources.safe_pickle import load_matrix
+from promptmm.graph_store.sources.synthetic_writer import write_synthetic
 
 
 def pairs_of(catalog, split=None):
@@ -26,11 +26,6 @@ def pairs_of(catalog, split=None):
         records = records[records["label"] == SPLITS.index(split)]
         return records["user"], records["item"]
     return np.sort(records)
-
-
-def split_by_label(users, items, config):
-    labels = split_labels(users, items, config, np.random.default_rng(config.seed))
-    return {name: (users[labels == label], items[labels == label]) for label, name in enumerate(SPLITS) if (labels == label).any()}
 
 
 def written(config, folder):
@@ -131,25 +126,6 @@ def test_a_folder_of_parquet_parts(tmp_path):
     assert load_catalog(SourceConfig(format="parquet", path=str(tmp_path))).user_ids.to_pylist() == ["a", "b"]
 
 
-def test_random_split_is_80_10_10_a_user_and_independent_of_the_row_order():
-    rng = np.random.default_rng(0)
-    users, items = np.repeat(np.arange(50), 20), np.concatenate([rng.permutation(100)[:20] for _ in range(50)])
-    splits = split_by_label(users, items, SourceConfig(seed=3))
-    assert [np.unique(np.bincount(splits[s][0])).tolist() for s in ("train", "validation", "test")] == [[16], [2], [2]]
-    order = rng.permutation(len(users))
-    again = split_by_label(users[order], items[order], SourceConfig(seed=3))
-    other = split_by_label(users, items, SourceConfig(seed=4))
-    assert all(set(zip(*splits[s])) == set(zip(*again[s])) for s in splits)
-    assert any(set(zip(*splits[s])) != set(zip(*other[s])) for s in splits)
-
-
-def test_users_with_few_interactions_stay_in_train():
-    splits = split_by_label(np.array([0, 0, 0, 2]), np.array([0, 1, 2, 0]), SourceConfig())
-    assert set(splits) == {"train"}
-    skewed = SourceConfig(train_ratio=0.1, validation_ratio=0.45)
-    assert set(split_by_label(np.array([0, 0]), np.array([0, 1]), skewed)) == {"train", "validation"}
-
-
 def test_time_split_puts_the_latest_last_and_repeats_together(tmp_path):
     rows = [f"u,{item},{10 - item}" for item in range(10)] + ["u,9,99"]  # item 9 first at time 1, again at 99
     (tmp_path / "interactions.csv").write_text("\n".join(["user,item,timestamp", *rows]))
@@ -221,8 +197,8 @@ def test_tables_are_read_in_pieces(tmp_path, monkeypatch, name):
     write = pq.write_table if name.endswith("parquet") else pa.csv.write_csv
     write(table, tmp_path / name)
     whole = load_catalog(SourceConfig(format="parquet", path=str(tmp_path)))
-    monkeypatch.setattr(tables, "ROW_BYTES", 2**20)  # 16 rows in 16 MiB
-    monkeypatch.setattr(sources, "_BATCH_ROWS", 16)
+    monkeypatch.setattr(table_file, "ROW_BYTES", 2**20)  # 16 rows in 16 MiB
+    monkeypatch.setattr(table_file, "_BATCH_ROWS", 16)
     assert_same(load_catalog(SourceConfig(format="parquet", path=str(tmp_path), memory_mib=16)), whole)
     gone = table.set_column(0, "user", pa.array([*table["user"].to_pylist()[:450], None, *table["user"].to_pylist()[451:]]))
     write(gone, tmp_path / name)
