@@ -13,8 +13,8 @@ from promptmm.graph_store.client import GraphClient
 from promptmm.graph_store.dataset import Dataset, open_dataset, write_dataset
 from promptmm.graph_store.formats import load_catalog
 from promptmm.graph_store.partition import partition
+from promptmm.jobs.runs.worker_jobs import student_job
 from promptmm.jobs.settings import Settings
-from promptmm.jobs.verbs import student_job
 
 start = local.start_worker
 
