@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...core.errors import InputError
 from ...core.ranking import evaluate, top_k
-from ...core.storage import copy_artifact, exists, has_artifact, join, read_json, remove, write_json
+from ...core.storage import copy_artifact, has_artifact, join, remove
 from ...distributed import local
 from ...distributed.evaluation import masks
 from ...distributed.launch import watching
@@ -32,6 +32,7 @@ from ..runs.rounds import run_rounds
 from ..runs.stages import differences
 from ..runs.worker_jobs import student_job, teacher_job
 from ..settings import Settings
+from .records import CellRecord, CellResult, read_cell, write_cell
 
 RANKINGS = 3  # full rankings that are timed
 TEST = "test"
@@ -39,10 +40,10 @@ TEST = "test"
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell's process is told.
+    """A model at a seed, as its process is told.
 
     Attributes:
-        name: For people: the model, and what tells the cell from others.
+        name: The model, and what tells the cell from others, in words.
         stage: "teacher" or "student".
         settings: With the cell's folder as `run.dir` and its seed.
         dataset_url: The experiment's dataset.
@@ -56,7 +57,7 @@ class Cell:
     settings: Settings
     dataset_url: str
     teacher_url: str | None
-    made_with: dict
+    made_with: dict[str, Any]
     keep: bool = True
 
     @property
@@ -75,24 +76,18 @@ class Cell:
         return self.settings.cluster.threads or 1
 
 
-def digest_of(made_with: dict) -> str:
-    """Checksum of JSON-able values."""
+def digest_of(made_with: dict[str, Any]) -> str:
+    """Computes the checksum of JSON-able values."""
     return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
 
 
-def read_cell(url: str) -> dict | None:
-    """A cell's record, None where it never started."""
-    path = join(url, "cell.json")
-    return read_json(path) if exists(path) else None
-
-
-def finished_cell(cell: Cell) -> dict | None:
-    """The record of a cell that is done with what it is made with now, else None."""
+def finished_cell(cell: Cell) -> CellRecord | None:
+    """Reads the record of a cell that is done with what it is made with now; None where it is not."""
     record = read_cell(cell.url)
-    return record if record is not None and record["done"] and record["digest"] == cell.digest else None
+    return record if record is not None and record.done and record.digest == cell.digest else None
 
 
-def run_cell(cell: Cell, lines: Any = None) -> dict:
+def run_cell(cell: Cell, lines: Any = None) -> CellRecord:
     """Trains a cell in this process, from its last checkpoint where it was interrupted; returns its record.
 
     Args:
@@ -118,25 +113,25 @@ def run_cell(cell: Cell, lines: Any = None) -> dict:
         local.train_teacher(teacher_job(settings, dataset), worker, dataset)
     else:
         _train_student(cell, worker, dataset)
-    record = _record(cell, dataset, time.monotonic() - started)
-    write_json(join(cell.url, "cell.json"), record)
-    for made in _passing(cell):
-        remove(made)
+    record = CellRecord(cell.digest, cell.made_with, True, _result(cell, dataset, time.monotonic() - started))
+    write_cell(cell.url, record)
+    for folder in _temporary(cell):
+        remove(folder)
     return record
 
 
 def outdated(cell: Cell) -> list[str]:
-    """What a cell was started with that is otherwise now."""
+    """Lists what a cell was started with that is otherwise now."""
     record = read_cell(cell.url)
-    return [] if record is None else differences(record["made_with"], cell.made_with)
+    return [] if record is None else differences(record.made_with, cell.made_with)
 
 
 def _begin(cell: Cell) -> None:
-    """Notes what the cell is made with, and removes what it made with anything else."""
+    """Notes what the cell is made with now, and removes what it made with other inputs."""
     if outdated(cell):
         remove(cell.url)
     if read_cell(cell.url) is None:
-        write_json(join(cell.url, "cell.json"), {"digest": cell.digest, "made_with": cell.made_with, "done": False})
+        write_cell(cell.url, CellRecord(cell.digest, cell.made_with, False))
 
 
 def _train_student(cell: Cell, worker: Worker, dataset: Dataset) -> None:
@@ -157,7 +152,13 @@ def _train_student(cell: Cell, worker: Worker, dataset: Dataset) -> None:
 
 
 def copy_teacher(url: str, target: str, cache_dir: str | None) -> None:
-    """A cell's teacher, beside the student that reads it (and that tunes its prompt, in some regimes)."""
+    """Copies a cell's teacher beside the student that reads it (and that tunes its prompt, in some regimes).
+
+    Args:
+        url: Folder of the teacher's cell.
+        target: Folder of the student's cell.
+        cache_dir: Folder for local copies of remote artifacts.
+    """
     source, copy = join(url, "teacher"), join(target, "teacher")
     if not has_artifact(copy):
         copy_artifact(source, copy, "teacher", cache_dir)
@@ -166,12 +167,12 @@ def copy_teacher(url: str, target: str, cache_dir: str | None) -> None:
 
 
 def trained_model(stage: str, url: str, dataset: Dataset, cache_dir: str | None) -> TrainedModel:
-    """What a cell trained."""
+    """Reads the model that a cell trained; `stage` is "teacher" or "student"."""
     return trained_teacher(url, dataset, cache_dir) if stage == "teacher" else trained_student(url, cache_dir)
 
 
-def _record(cell: Cell, dataset: Dataset, seconds: float) -> dict:
-    """Validation metrics of the chosen epoch, sizes and times."""
+def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
+    """Validation metrics of the chosen epoch, sizes and times; `seconds` is the time of the training."""
     evaluation, model = cell.settings.evaluation, trained_model(cell.stage, cell.url, dataset, cell.settings.cluster.cache_dir)
     held_out, train = masks(dataset, "validation")
 
@@ -184,36 +185,33 @@ def _record(cell: Cell, dataset: Dataset, seconds: float) -> dict:
         for _ranked in top_k(model.users, model.items, max(evaluation.cutoffs), train, evaluation.memory_mib):
             pass
         rankings.append(time.monotonic() - started)
-    return {
-        "digest": cell.digest,
-        "made_with": cell.made_with,
-        "done": True,
-        "validation": validate(model.users, model.items),
-        "modalities": {modality: validate(*vectors) for modality, vectors in model.modal.items()},
+    return CellResult(
+        validation=validate(model.users, model.items),
+        modalities={modality: validate(*vectors) for modality, vectors in model.modal.items()},
         **asdict(model.facts),
-        "epochs": len(history),
-        "seconds": seconds,
-        "seconds_per_epoch": sum(row["seconds"] for row in history) / len(history),
-        "ranking_seconds": sorted(rankings)[RANKINGS // 2],
-    }
+        epochs=len(history),
+        seconds=seconds,
+        seconds_per_epoch=sum(row["seconds"] for row in history) / len(history),
+        ranking_seconds=sorted(rankings)[RANKINGS // 2],
+    )
 
 
-def _passing(cell: Cell) -> list[str]:
-    """What a cell needs while it trains."""
+def _temporary(cell: Cell) -> list[str]:
+    """Lists the folders that a cell needs only while it trains."""
     training = join(cell.url, "training", cell.stage)
-    passing = ["labels", *(["teacher"] if cell.stage == "student" or not cell.keep else [])]
-    return [join(training, "checkpoints"), *(join(cell.url, name) for name in passing), *([] if cell.keep else [join(training, "model")])]
+    names = ["labels", *(["teacher"] if cell.stage == "student" or not cell.keep else [])]
+    return [join(training, "checkpoints"), *(join(cell.url, name) for name in names), *([] if cell.keep else [join(training, "model")])]
 
 
 def failure_of(error: BaseException) -> str:
-    """The cause of a failed cell, for people."""
+    """Names the cause of a failed cell, in words."""
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {cause}" if not isinstance(cause, InputError) else str(cause)
 
 
 @contextlib.contextmanager
 def waiting_for(cell: Cell, lines: Any) -> Iterator[None]:
-    """Ends with a RunError where the cluster has no room for such a cell within `cluster.start_timeout`."""
+    """Waits inside it end with a RunError where the cluster has no room for such a cell within `cluster.start_timeout`."""
     cluster = cell.settings.cluster
     needs = f"a cell of {cell.threads} CPUs{' and 1 GPU' if cluster.use_gpu else ''} (cluster.threads)"
     with watching(lines, cluster.start_timeout, needs):
@@ -221,7 +219,7 @@ def waiting_for(cell: Cell, lines: Any) -> Iterator[None]:
 
 
 def task_options(cell: Cell) -> dict[str, Any]:
-    """What a cell's process needs of the cluster."""
+    """Options of a Ray task that trains or tests a cell: CPUs, GPUs and restarts."""
     cluster = cell.settings.cluster
     return {"num_cpus": cell.threads, "num_gpus": int(cluster.use_gpu), "max_retries": cluster.max_failures}
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import ray
@@ -13,16 +13,17 @@ from ...distributed.launch import start_progress
 from ...graph_store.dataset import Dataset
 from .cells import Cell, digest_of, failure_of, finished_cell, outdated, run_cell_task, task_options, waiting_for
 from .models import Choices, Models, what_decides
+from .records import CellRecord, SearchResult
 from .search import choose, draw_points, run_trials
 from .settings import SearchConfig
 
 
 @dataclass
 class Progress:
-    """Lines for people: what ended, how many cells there are, and how long the rest takes at the pace so far.
+    """Progress on the terminal: what ended, how many cells there are, and how long the rest takes at the pace so far.
 
     Attributes:
-        metric: What is shown of a cell.
+        metric: Validation metric that is shown of a cell.
         planned: Folders of all cells and trials.
         done: Those that are finished.
     """
@@ -40,17 +41,15 @@ class Progress:
             if finished_cell(cell) is not None:
                 self.done.add(cell.url)
 
-    def ended(self, cell: Cell, record: dict | None, failure: str | None = None) -> None:
-        """Says how a cell ended."""
+    def ended(self, cell: Cell, record: CellRecord | None, failure: str | None = None) -> None:
+        """Says how a cell ended: by its record, or the failure that left none."""
         self.done.add(cell.url)
         self._ended_here += 1
-        record = record or {}
-        failure = failure or record.get("failed") or record.get("error")
-        if failure is None:
-            value = record["validation"][self.metric]
-            text = f"validation {self.metric} {value:.4f} ({record['epochs']} epochs, {record['seconds']:.0f} s)"
+        if record is not None and record.result is not None:
+            result = record.result
+            text = f"validation {self.metric} {result.validation[self.metric]:.4f} ({result.epochs} epochs, {result.seconds:.0f} s)"
         else:
-            text = f"failed: {failure}"
+            text = f"failed: {failure or (record and (record.failed or record.error))}"
         left = (time.monotonic() - self._started) / self._ended_here * len(self.planned - self.done)
         print(f"[experiment] {cell.name}: {text}; {len(self.done)}/{len(self.planned)} cells, {_duration(left)} left", flush=True)
 
@@ -66,16 +65,16 @@ class Grid:
         models: The models.
         dataset: The experiment's.
         choices: Settings chosen by searches, by model.
-        searches: What they found (see `choose`).
-        progress: Lines for people.
+        searches: What they found, by model.
+        progress: On the terminal.
         lines: The `ProgressLines` actor, which knows whether any cell has started.
-        points: Of every search, by model.
+        points: Dotted settings of every trial, by searched model.
     """
 
     def __init__(self, models: Models, dataset: Dataset) -> None:
         self.models, self.dataset = models, dataset
         self.choices: Choices = {}
-        self.searches: dict[str, dict] = {}
+        self.searches: dict[str, SearchResult] = {}
         self.progress, self.lines = Progress(models.recipe.metric), start_progress()
         config = models.recipe.config
         self.progress.planned |= {models.cell_url(name, seed) for name in models.by_name for seed in config.seeds}
@@ -95,7 +94,7 @@ class Grid:
         return join(self._run_dir, "search", self.models[name].folder, f"trial-{at:03d}", f"seed-{seed}")
 
     def cell(self, name: str, seed: int) -> Cell:
-        """A model's cell."""
+        """Makes the cell of a model at a seed."""
         return self._cell(name, seed, self.models.cell_url(name, seed), f"{name}, seed {seed}", {}, True)
 
     def _cell(self, name: str, seed: int, url: str, label: str, more: dict[str, Any], keep: bool) -> Cell:
@@ -113,7 +112,7 @@ class Grid:
         return Cell(label, model.stage, settings, dataset_url, taught_by.url if taught_by else None, made_with, keep)
 
     def cells(self) -> list[Cell]:
-        """Every model at every seed, teachers first, seed by seed."""
+        """Makes the cells of every model at every seed, teachers first, seed by seed."""
         names = sorted(self.models.by_name, key=lambda name: self.models[name].stage != "teacher")
         return [self.cell(name, seed) for seed in self.models.recipe.config.seeds for name in names]
 
@@ -124,20 +123,19 @@ class Grid:
         """
         searches = self.models.recipe.config.search
         for name in sorted(searches, key=self._depth):
-            found = self.searches[name] = self._search(name, searches[name])
-            self.choices[name] = found["settings"]
-            shown = ", ".join(f"{key}={value}" for key, value in self.choices[name].items())
-            value = f"{found['metric']} {found['value']:.4f}"
-            print(f"[experiment] search of {name}: {shown} (validation {value}, trial {found['trial']})", flush=True)
+            best = self.searches[name] = self._search(name, searches[name])
+            self.choices[name] = best.settings
+            shown = ", ".join(f"{key}={value}" for key, value in best.settings.items())
+            print(f"[experiment] search of {name}: {shown} (validation {best.metric} {best.value:.4f}, trial {best.trial})", flush=True)
         if searches:
-            write_json(join(self._run_dir, "choices.json"), self.searches)
+            write_json(join(self._run_dir, "choices.json"), {name: asdict(result) for name, result in self.searches.items()})
 
     def _depth(self, name: str) -> int:
-        """How many models a model builds on."""
+        """Counts the models that a model builds on."""
         model = self.models[name]
         return max((self._depth(other) + 1 for other in (model.of, model.teacher) if other), default=0)
 
-    def _search(self, name: str, search: SearchConfig) -> dict:
+    def _search(self, name: str, search: SearchConfig) -> SearchResult:
         teacher = self.models.teacher_of(name, self.models.settings(name, 0, self.choices))
         if teacher:
             self.train([self.cell(teacher, seed) for seed in search.seeds])

@@ -44,7 +44,7 @@ class Model:
 
 
 def folder_of(name: str) -> str:
-    """A name as the name of a folder."""
+    """Turns a name into the name of a folder."""
     return re.sub(r"[^\w.=+-]+", "-", name).strip("-")
 
 
@@ -64,11 +64,11 @@ class Models:
         return self.by_name[name]
 
     def of_role(self, *roles: str) -> list[Model]:
-        """Models of some roles, in order."""
+        """Lists the models of some roles, in order."""
         return [model for model in self.by_name.values() if model.role in roles]
 
     def changes(self, name: str, choices: Choices) -> dict[str, Any]:
-        """Dotted settings of a model over the base: what it starts from, its own, and what a search chose for it.
+        """Collects a model's dotted settings over the base: of what it starts from, its own, and what a search chose for it.
 
         Args:
             choices: Settings that searches chose, by model.
@@ -80,18 +80,28 @@ class Models:
         return {**{key: value for key, value in taught.items() if key.startswith("teacher.")}, **own}
 
     def settings(self, name: str, seed: int, choices: Choices, url: str | None = None, more: dict[str, Any] | None = None) -> Settings:
-        """Settings of a cell, in its own folder or in another; `more` changes some."""
+        """Builds the settings of a cell.
+
+        Args:
+            name, seed: Of the cell.
+            choices: Settings that searches chose, by model.
+            url: Its folder; None: below cells/.
+            more: Dotted settings over all others.
+
+        Raises:
+            InputError: they exclude each other; the message names the model.
+        """
         try:
             return self.recipe.settings(url or self.cell_url(name, seed), seed, {**self.changes(name, choices), **(more or {})})
         except InputError as error:
             raise InputError(f"{self.recipe.name}: model {name!r}: {error}") from error
 
     def cell_url(self, name: str, seed: int) -> str:
-        """Folder of a cell."""
+        """Names the folder of a cell."""
         return join(self.recipe.base.dir, "cells", self.by_name[name].folder, f"seed-{seed}")
 
     def teacher_of(self, name: str, settings: Settings) -> str | None:
-        """The model that a cell learns from, None for a teacher and for a student that is trained alone."""
+        """Names the model that a cell learns from; None for a teacher, and for a student that is trained alone."""
         model = self.by_name[name]
         return model.teacher if model.stage == "student" and settings.distill.use_teacher else None
 
@@ -105,7 +115,7 @@ def what_decides(stage: str, settings: Settings) -> dict[str, Any]:
 
 
 def expand(recipe: Recipe) -> Models:
-    """All models of a recipe.
+    """Lists all models of a recipe, with those that its ablations and sweeps add.
 
     Raises:
         InputError: a name that stands for nothing, a setting that the model does not read, or settings that exclude each other.
@@ -132,9 +142,26 @@ def expand(recipe: Recipe) -> Models:
 
 
 def _variant(
-    models: dict[str, ModelConfig], where: str, name: str, role: str, of: str, student: str | None, changes: dict, point: Any = None
+    models: dict[str, ModelConfig],
+    where: str,
+    name: str,
+    role: str,
+    of: str,
+    student: str | None,
+    changes: dict[str, Any],
+    point: tuple[str, Any] | None = None,
 ) -> list[Model]:
-    """A changed model; or a changed teacher with the student that is trained from it."""
+    """Makes a changed model; or a changed teacher with the student that is trained from it.
+
+    Args:
+        models: Those of the recipe.
+        where: The entry of the recipe, for messages.
+        name, role: Of the changed model.
+        of: The model that is changed.
+        student: The student model that is trained from a changed teacher, None where there is none.
+        changes: Dotted settings.
+        point: Of a sweep: its name and the value.
+    """
     for other in filter(None, (of, student)):
         if other not in models:
             raise InputError(f"{where}: {other!r} is not one of the models {', '.join(models)}")
@@ -150,7 +177,7 @@ def _variant(
 
 
 def _check(models: Models, model: Model) -> None:
-    """A model's keys and teacher, and that its settings go together."""
+    """Checks a model's keys and teacher, and that its settings go together."""
     teacher = models.by_name.get(model.teacher) if model.teacher else None
     if model.teacher and (teacher is None or teacher.stage != "teacher" or model.stage == "teacher"):
         raise InputError(f"model {model.name!r}: teacher={model.teacher!r} must be a model of stage teacher, for a student")
@@ -174,7 +201,7 @@ def _check_reads(model: Model, changes: dict[str, Any]) -> None:
 
 
 def _check_names(models: Models) -> None:
-    """Searches and comparisons name models."""
+    """Checks that searches and comparisons name models, and that searches have the same budget."""
     config = models.recipe.config
     for name, search in config.search.items():
         if name not in models.by_name:

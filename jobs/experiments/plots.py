@@ -2,17 +2,21 @@
 
 import io
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...core.storage import join, write_bytes
 from ..runs.report import read_history
+from .document import Popularity, Results, Spread, metrics_of
 from .models import Models
 from .results import lengths_of_curve
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def write_plots(run_dir: str, models: Models, results: dict) -> list[tuple[str, str]]:
+
+def write_plots(run_dir: str, models: Models, results: Results) -> list[tuple[str, str]]:
     """Writes plots/*.png; returns their names and titles."""
     written = []
     for name, title, draw in _plots(models, results):
@@ -34,8 +38,8 @@ def write_plots(run_dir: str, models: Models, results: dict) -> list[tuple[str, 
     return written
 
 
-def _plots(models: Models, results: dict) -> Iterator[tuple[str, str, Callable[[Any], None]]]:
-    """File name, title and drawing of every plot that there is something to draw for."""
+def _plots(models: Models, results: Results) -> Iterator[tuple[str, str, Callable[["Axes"], None]]]:
+    """Yields file name, title and drawing of every plot that there is something to draw for."""
     metric = results["metric"]
     yield "learning", f"Validation {models.recipe.base.evaluation.select_by} by epoch", lambda axes: _learning(axes, models)
     if results["ablations"]:
@@ -46,24 +50,24 @@ def _plots(models: Models, results: dict) -> Iterator[tuple[str, str, Callable[[
     for name, points in results["sweeps"].items():
         setting = models.recipe.config.sweeps[name].setting
 
-        def draw(axes: Any, name: str = name, points: list[str] = points) -> None:
+        def draw(axes: "Axes", name: str = name, points: list[str] = points) -> None:
             _sweep(axes, models, results, name, points)
 
         yield f"sweep-{models[points[0]].folder.partition('=')[0]}", f"{metric} by {setting}", draw
 
 
-def _histories(models: Models, name: str) -> list[list[dict]]:
+def _histories(models: Models, name: str) -> list[list[dict[str, float]]]:
     """Reads metrics.jsonl of every seed of a model that has one."""
     histories = [read_history(models.cell_url(name, seed), models[name].stage) for seed in models.recipe.config.seeds]
     return [history for history in histories if history]
 
 
-def _learning(axes: Any, models: Models) -> None:
-    """Every seed thin; thick the mean, as long as all seeds are training."""
+def _learning(axes: "Axes", models: Models) -> None:
+    """Draws every seed thin; thick the mean, as long as all seeds are training."""
     key = f"validation/{models.recipe.base.evaluation.select_by}"
     for number, model in enumerate(models.of_role("model")):
         color, histories = f"C{number}", _histories(models, model.name)
-        by_epoch: dict[int, list[float]] = {}
+        by_epoch: dict[float, list[float]] = {}
         for history in histories:
             points = [(row["epoch"] + 1, row[key]) for row in history if key in row]
             axes.plot(*zip(*points), color=color, linewidth=0.7, alpha=0.45)
@@ -73,16 +77,16 @@ def _learning(axes: Any, models: Models) -> None:
         marker = "o" if len(means) < 2 else None
         axes.plot(list(means), list(means.values()), color=color, linewidth=2.2, label=model.name, marker=marker)
     axes.set(xlabel="epoch", ylabel=key.removeprefix("validation/"))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.legend(frameon=False)
 
 
-def _error(value: dict) -> float:
+def _error(value: Spread) -> float:
     return value["deviation"] or 0.0
 
 
-def _ablations(axes: Any, results: dict) -> None:
-    """A bar for each ablation's difference from its model, with its interval."""
+def _ablations(axes: "Axes", results: Results) -> None:
+    """Draws a bar for each ablation's difference from its model, with its interval."""
     rows = results["ablations"]
     fulls = list(dict.fromkeys(row["second"] for row in rows))
     rows = sorted(rows, key=lambda row: fulls.index(row["second"]))  # stable: the recipe's order within
@@ -96,15 +100,15 @@ def _ablations(axes: Any, results: dict) -> None:
     axes.set_xlabel(f"difference in test {results['metric']} from {fulls[0] if len(fulls) == 1 else 'the whole model'}")
 
 
-def _line(axes: Any, at: list, values: list[dict], label: str, color: str | None = None) -> None:
-    """Means as a line, with a band of the standard deviation over seeds."""
+def _line(axes: "Axes", at: list, values: list[Spread], label: str, color: str | None = None) -> None:
+    """Draws means as a line, with a band of the standard deviation over seeds."""
     means, errors = np.array([v["mean"] for v in values]), np.array([_error(v) for v in values])
     (line,) = axes.plot(at, means, marker="o", markersize=3.5, label=label, color=color)
     axes.fill_between(at, means - errors, means + errors, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
-def _list_length(axes: Any, results: dict) -> None:
-    """A line for each model, with the standard deviation over seeds."""
+def _list_length(axes: "Axes", results: Results) -> None:
+    """Draws a line for each model, with the standard deviation over seeds."""
     lengths = lengths_of_curve(results)
     for name, model in results["models"].items():
         if model["role"] != "model":
@@ -114,8 +118,8 @@ def _list_length(axes: Any, results: dict) -> None:
     axes.legend(frameon=False)
 
 
-def _popularity(axes: Any, popularity: dict) -> None:
-    """Bars by group of items, and in it by model."""
+def _popularity(axes: "Axes", popularity: Popularity) -> None:
+    """Draws bars by group of items, and in it by model."""
     groups, models = list(popularity["num_pairs"]), popularity["models"]
     width = 0.8 / len(models)
     for number, (name, found) in enumerate(models.items()):
@@ -133,17 +137,19 @@ def _popularity(axes: Any, popularity: dict) -> None:
     axes.legend(frameon=False)
 
 
-def _sweep(axes: Any, models: Models, results: dict, name: str, points: list[str]) -> None:
-    """Validation and test over the values, evenly spaced where they are no numbers; the model itself as a line."""
-    metric, values = results["metric"], [models[point].point[1] for point in points]  # type: ignore[index]
+def _sweep(axes: "Axes", models: Models, results: Results, name: str, points: list[str]) -> None:
+    """Draws validation and test over the values, evenly spaced where they are no numbers; the model itself as a line."""
+    metric, swept = results["metric"], models[points[0]].of
+    assert swept is not None, "a sweep varies a model"
+    values: list[Any] = [point[1] for point in (models[name].point for name in points) if point is not None]
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     if numbers:
         values, points = (list(ordered) for ordered in zip(*sorted(zip(values, points))))
     at = values if numbers else list(range(len(values)))
     for split, color in (("validation", "C1"), ("test", "C0")):
-        _line(axes, at, [results["models"][point][split][metric] for point in points], split, color)
-        own = results["models"][models[points[0]].of][split][metric]["mean"]
-        axes.axhline(own, color=color, linestyle="--", linewidth=0.8, label=f"{models[points[0]].of}, {split}")
+        _line(axes, at, [metrics_of(results["models"][point], split)[metric] for point in points], split, color)
+        own = metrics_of(results["models"][swept], split)[metric]["mean"]
+        axes.axhline(own, color=color, linestyle="--", linewidth=0.8, label=f"{swept}, {split}")
     if numbers and min(values) > 0 and max(values) / min(values) >= 8:
         axes.set_xscale("log")
     axes.set_xticks(at, [str(value) for value in values])

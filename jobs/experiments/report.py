@@ -1,14 +1,15 @@
 """report.md and the plots of an experiment."""
 
 from ...core.storage import join, write_bytes
+from .document import Comparison, Popularity, Results, Spread, Transferability, metrics_of
 from .models import Models
 from .plots import write_plots
 
 TABLE_METRICS = ("recall", "ndcg", "ndcg_retrieved")
 
 
-def write_report(run_dir: str, models: Models, results: dict) -> str:
-    """Writes report.md and plots/; returns the main table."""
+def write_report(run_dir: str, models: Models, results: Results) -> str:
+    """Writes report.md and plots/; returns the table of the recipe's models."""
     metric, transfer = results["metric"], results["transferability"]
     main = [name for name, model in results["models"].items() if model["role"] == "model"]
     others = [name for name, model in results["models"].items() if model["role"] != "model"]
@@ -57,32 +58,33 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([_row(head), "|---|" + "---:|" * (len(head) - 1), *map(_row, rows)])
 
 
-def spread(value: dict, digits: int = 4) -> str:
-    """Mean ± standard deviation."""
+def spread(value: Spread, digits: int = 4) -> str:
+    """Formats mean ± standard deviation."""
     deviation = "" if value["deviation"] is None else f" ± {value['deviation']:.{digits}f}"
     return f"{value['mean']:.{digits}f}{deviation}"
 
 
-def _label(results: dict, name: str) -> str:
+def _label(results: Results, name: str) -> str:
     return f"{name} †" if results["models"][name]["added"] else name
 
 
-def _metric_table(results: dict, names: list[str], k: int) -> str:
-    """Validation and test at the main list length."""
+def _metric_table(results: Results, names: list[str], k: int) -> str:
+    """Tabulates validation and test at the main list length."""
     columns = [(split, f"{m}@{k}") for split in ("validation", "test") for m in TABLE_METRICS]
     head = ["", "seeds", *(f"{split} {metric}" for split, metric in columns)]
     rows = []
     for name in names:
         model = results["models"][name]
-        rows.append([_label(results, name), str(len(results["seeds"])), *(spread(model[split][metric]) for split, metric in columns)])
+        figures = [spread(metrics_of(model, split)[metric]) for split, metric in columns]
+        rows.append([_label(results, name), str(len(results["seeds"])), *figures])
     note = (
         "\n\n† added to the recipe when test figures of the others were known" if any(results["models"][n]["added"] for n in names) else ""
     )
     return _table(head, rows) + note
 
 
-def _cutoff_table(results: dict, names: list[str], cutoffs: list[int], main_k: int) -> str:
-    """Test at the other list lengths."""
+def _cutoff_table(results: Results, names: list[str], cutoffs: list[int], main_k: int) -> str:
+    """Tabulates test at the other list lengths."""
     columns = [f"{m}@{k}" for k in cutoffs if k != main_k for m in ("recall", "ndcg")]
     if not columns:
         return ""
@@ -90,7 +92,7 @@ def _cutoff_table(results: dict, names: list[str], cutoffs: list[int], main_k: i
     return _table(["", *(f"test {c}" for c in columns)], rows)
 
 
-def _cost_table(results: dict, names: list[str]) -> str:
+def _cost_table(results: Results, names: list[str]) -> str:
     head = ["", "trained parameters", "bytes to serve", "train seconds an epoch", "epochs", "seconds to rank all users"]
     rows = []
     for name in names:
@@ -103,8 +105,8 @@ def _cost_table(results: dict, names: list[str]) -> str:
     )
 
 
-def _ratio_table(models: Models, results: dict, names: list[str]) -> list[str]:
-    """What students keep of their teachers, and at what size."""
+def _ratio_table(models: Models, results: Results, names: list[str]) -> list[str]:
+    """Tabulates what students keep of their teachers' metric, and at what size."""
     metric, rows = results["metric"], []
     for name in names:
         teacher = models[name].teacher
@@ -117,8 +119,8 @@ def _ratio_table(models: Models, results: dict, names: list[str]) -> list[str]:
     return [_table(head, rows)] if rows else []
 
 
-def _modality_table(results: dict) -> list[str]:
-    """How well the paths of a teacher's modalities rank alone."""
+def _modality_table(results: Results) -> list[str]:
+    """Tabulates how well the paths of a teacher's modalities rank alone."""
     rows = [
         [_label(results, name), ", ".join(f"{modality} {spread(value)}" for modality, value in model["modalities"].items())]
         for name, model in results["models"].items()
@@ -127,15 +129,15 @@ def _modality_table(results: dict) -> list[str]:
     return [_table(["modality paths alone", f"validation {results['metric']}"], rows)] if rows else []
 
 
-def _popularity_table(popularity: dict) -> str:
+def _popularity_table(popularity: Popularity) -> str:
     groups = popularity["num_pairs"]
     rows = [["test pairs", *(f"{number:,}" for number in groups.values())]]
     rows += [[name, *(spread(found[group]) for group in groups)] for name, found in popularity["models"].items()]
     return _table(["", *groups], rows)
 
 
-def _choices(results: dict) -> list[str]:
-    """What searches chose."""
+def _choices(results: Results) -> list[str]:
+    """Tabulates the settings that searches chose."""
     rows = []
     for name, model in results["models"].items():
         if model["search"]:
@@ -146,11 +148,11 @@ def _choices(results: dict) -> list[str]:
 
 
 def p_value(p: float) -> str:
-    """A p-value as it is printed."""
+    """Formats a p-value."""
     return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
-def _comparison_table(comparisons: list[dict], what: str) -> str:
+def _comparison_table(comparisons: list[Comparison], what: str) -> str:
     rows = [
         [
             f"{row['first']} - {row['second']}",
@@ -163,8 +165,8 @@ def _comparison_table(comparisons: list[dict], what: str) -> str:
     return _table(["", what, "95 % interval", "p, t-test", "p, Holm", "p, sign flips"], rows)
 
 
-def _transfer_text(transfer: dict, metric: str) -> list[str]:
-    """Transferability, with what it rests on."""
+def _transfer_text(transfer: Transferability, metric: str) -> list[str]:
+    """Describes transferability, with what it rests on."""
     lead = transfer["teacher_lead"]
     formula = f"({transfer['student']} - {transfer['undistilled']}) / ({transfer['teacher']} - {transfer['undistilled']})"
     if transfer["value"] is None:
@@ -184,7 +186,7 @@ def _transfer_text(transfer: dict, metric: str) -> list[str]:
     ]
 
 
-def _ablation_table(results: dict) -> str:
+def _ablation_table(results: Results) -> str:
     names: list[str] = []
     for row in results["ablations"]:
         names += [name for name in (row["second"], row["first"]) if name not in names]

@@ -1,8 +1,8 @@
-"""The numbers of an experiment's report, from its finished cells: means over seeds, paired tests over users, transferability, curves."""
+"""The numbers of an experiment's report, from its cells: means over seeds, paired tests over users, transferability, curves."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,68 +10,91 @@ from torch import Tensor
 
 from ...core.ranking import metric_of_users
 from ...core.statistics import bootstrap_interval, holm, mean_and_deviation, mean_interval, sign_flip_p, transferability
-from ...core.storage import join, read_json
 from ...graph_store.dataset import Dataset
-from .cells import TEST, read_cell
+from .cells import TEST
+from .document import Comparison, ModelResults, Popularity, Results, Spread, Transferability
 from .models import Model, Models
+from .records import CellResult, SearchResult, TestRecord, read_cell, read_test
+from .settings import TransferConfig
 from .testing import CURVE, read_places
 
-COSTS = ("num_parameters", "serving_bytes", "seconds_per_epoch", "ranking_seconds", "best_epoch", "epochs")
 POPULARITY = 4  # groups of the items that train has, beside those that it has not
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the cells of one model found.
+    """What training and testing the cells of one model gave.
 
     Attributes:
         model: The model.
-        records: Their cell.json, by seed.
-        tests: Their test.json.
+        results: What training gave, by seed.
+        tests: What testing gave, by seed.
         places: Of the test items, int64 [num_seeds, num_pairs] (see `held_out_places`).
         rows: The user of every pair, from 0, int64 [num_pairs].
         degrees: Test items of each of these users, int64 [num_users].
     """
 
     model: Model
-    records: list[dict]
-    tests: list[dict]
+    results: list[CellResult]
+    tests: list[TestRecord]
     places: Tensor
     rows: Tensor
     degrees: Tensor
 
     def of_users(self, metric: str) -> np.ndarray:
-        """A metric of every user by seed, float64 [num_seeds, num_users]."""
+        """Computes a metric of every user by seed, float64 [num_seeds, num_users]."""
         name, _, k = metric.partition("@")
         return np.stack([metric_of_users(name, int(k), places, self.rows, self.degrees).numpy() for places in self.places])
 
     @cached_property
     def depth(self) -> int:
         """Length of the ranked lists."""
-        return self.tests[0]["depth"]
+        return self.tests[0].depth
 
-    def summary(self, metric: str) -> dict:
-        """Means over seeds of everything that a cell found; of a teacher's modalities the metric alone."""
-        validation = {name: _over_seeds([r["validation"][name] for r in self.records]) for name in self.records[0]["validation"]}
-        test = {name: _over_seeds([t["metrics"][name] for t in self.tests]) for name in self.tests[0]["metrics"]}
-        modalities = {m: _over_seeds([record["modalities"][m][metric] for record in self.records]) for m in self.records[0]["modalities"]}
-        costs = {name: _over_seeds([record[name] for record in self.records]) for name in COSTS}
-        facts = {"role": self.model.role, "stage": self.model.stage, "teacher": self.model.teacher, "of": self.model.of}
-        return {**facts, "validation": validation, "test": test, "modalities": modalities, **costs}
+    def summary(self, metric: str, search: SearchResult | None, added: bool) -> ModelResults:
+        """Computes means over seeds of everything that cells gave; of a teacher's modalities the metric alone.
+
+        Args:
+            metric: Name of the metric.
+            search: What the model's search found, None where it was not searched.
+            added: Whether the model was added when test figures were known.
+        """
+        model, first = self.model, self.results[0]
+        validation = {name: _over_seeds([result.validation[name] for result in self.results]) for name in first.validation}
+        test = {name: _over_seeds([test.metrics[name] for test in self.tests]) for name in self.tests[0].metrics}
+        modalities = {m: _over_seeds([result.modalities[m][metric] for result in self.results]) for m in first.modalities}
+        return ModelResults(
+            role=model.role,
+            stage=model.stage,
+            teacher=model.teacher,
+            of=model.of,
+            validation=validation,
+            test=test,
+            modalities=modalities,
+            num_parameters=_over_seeds([result.num_parameters for result in self.results]),
+            serving_bytes=_over_seeds([result.serving_bytes for result in self.results]),
+            seconds_per_epoch=_over_seeds([result.seconds_per_epoch for result in self.results]),
+            ranking_seconds=_over_seeds([result.ranking_seconds for result in self.results]),
+            best_epoch=_over_seeds([result.best_epoch for result in self.results]),
+            epochs=_over_seeds([result.epochs for result in self.results]),
+            search=None if search is None else asdict(search),
+            added=added,
+        )
 
 
-def _over_seeds(values: list[float]) -> dict:
-    mean, deviation = mean_and_deviation(values)
-    return {"mean": mean, "deviation": deviation, "by_seed": values}
+def _over_seeds(values: Sequence[float]) -> Spread:
+    by_seed = [*values]
+    mean, deviation = mean_and_deviation(by_seed)
+    return {"mean": mean, "deviation": deviation, "by_seed": by_seed}
 
 
-def collect(models: Models, dataset: Dataset, searches: dict[str, dict], added: list[str]) -> dict:
-    """All numbers of the report, as JSON-able values.
+def collect(models: Models, dataset: Dataset, searches: dict[str, SearchResult], added: list[str]) -> Results:
+    """Collects all numbers of the report, as results.json has them.
 
     Args:
         models: Every cell of theirs is finished and tested.
         dataset: The experiment's, with its test split.
-        searches: What searches found, by model (see `choose`).
+        searches: What searches found, by model.
         added: Models that were added when test figures were known.
     """
     config, metric = models.recipe.config, models.recipe.metric
@@ -85,9 +108,9 @@ def collect(models: Models, dataset: Dataset, searches: dict[str, dict], added: 
         "threads": models.recipe.base.cluster.threads or 1,
         "list_length": max(models.recipe.base.evaluation.cutoffs),
         "dataset": {**facts, "digest": dataset.digest, "test_users": len(outcomes[next(iter(outcomes))].degrees)},
-        "models": {name: {**o.summary(metric), "search": searches.get(name), "added": name in added} for name, o in outcomes.items()},
+        "models": {name: outcome.summary(metric, searches.get(name), name in added) for name, outcome in outcomes.items()},
         "comparisons": _comparisons(models, outcomes, metric),
-        "transferability": None if transfer is None else _transferability(outcomes, vars(transfer), metric),
+        "transferability": None if transfer is None else _transferability(outcomes, transfer, metric),
         "ablations": _against_their_models(models.of_role("ablation"), outcomes, metric),
         "sweeps": {name: [m.name for m in models.of_role("sweep") if m.point and m.point[0] == name] for name in config.sweeps},
         "popularity": _popularity(models, outcomes, dataset, metric),
@@ -98,44 +121,42 @@ def _outcome(models: Models, name: str) -> Outcome:
     urls = [models.cell_url(name, seed) for seed in models.recipe.config.seeds]
     arrays = [read_places(url) for url in urls]
     _, rows, degrees = arrays[0]["user"].unique(return_inverse=True, return_counts=True)
-    tests = [read_json(join(url, "test.json")) for url in urls]
-    records = [read_cell(url) or {} for url in urls]
-    return Outcome(models[name], records, tests, torch.stack([a["place"] for a in arrays]), rows, degrees)
+    records, tests = [read_cell(url) for url in urls], [read_test(url) for url in urls]
+    results = [record.result for record in records if record is not None and record.result is not None]
+    assert len(results) == len(urls), "every cell is trained before the report"
+    tested = [test for test in tests if test is not None]
+    return Outcome(models[name], results, tested, torch.stack([a["place"] for a in arrays]), rows, degrees)
 
 
-def compare(first: np.ndarray, second: np.ndarray) -> dict:
-    """first - second, paired over users.
-
-    Args:
-        first, second: A metric of every user, float64 [num_users], averaged over the seeds.
-    """
+def _compared(pairs: list[tuple[str, str]], outcomes: dict[str, Outcome], metric: str) -> list[Comparison]:
+    """Compares pairs of models, paired over users, with p-values of the t-test adjusted for the number of pairs."""
     from scipy.stats import ttest_rel
 
-    differences = first - second
-    same = not np.any(differences)
-    low, high = mean_interval(differences)
-    return {
-        "difference": float(differences.mean()),
-        "low": low,
-        "high": high,
-        "p_t": 1.0 if same or len(differences) < 2 else float(ttest_rel(first, second).pvalue),
-        "p_sign_flip": sign_flip_p(differences),
-    }
-
-
-def _compared(pairs: list[tuple[str, str]], outcomes: dict[str, Outcome], metric: str) -> list[dict]:
-    """Paired comparisons, with p-values of the t-test adjusted for their number."""
-    found: list[dict[str, Any]] = []
-    for first, second in pairs:
-        users = [outcomes[name].of_users(metric).mean(0) for name in (first, second)]
-        found.append({"first": first, "second": second, **compare(*users)})
-    for row, adjusted in zip(found, holm([row["p_t"] for row in found])):
+    rows: list[Comparison] = []
+    for names in pairs:
+        first, second = (outcomes[name].of_users(metric).mean(0) for name in names)  # [num_users] each, averaged over the seeds
+        differences = first - second
+        same = not np.any(differences) or len(differences) < 2
+        low, high = mean_interval(differences)
+        rows.append(
+            Comparison(
+                first=names[0],
+                second=names[1],
+                difference=float(differences.mean()),
+                low=low,
+                high=high,
+                p_t=1.0 if same else float(ttest_rel(first, second).pvalue),
+                p_sign_flip=sign_flip_p(differences),
+                p_holm=1.0,
+            )
+        )
+    for row, adjusted in zip(rows, holm([row["p_t"] for row in rows])):
         row["p_holm"] = adjusted
-    return found
+    return rows
 
 
-def _comparisons(models: Models, outcomes: dict[str, Outcome], metric: str) -> list[dict]:
-    """Every reference against every other model of the recipe."""
+def _comparisons(models: Models, outcomes: dict[str, Outcome], metric: str) -> list[Comparison]:
+    """Compares every reference with every other model of the recipe."""
     names = [model.name for model in models.of_role("model")]
     references = models.recipe.config.compare.references or [n for n in names if models[n].teacher] or names[:1]
     pairs: list[tuple[str, str]] = []
@@ -144,14 +165,14 @@ def _comparisons(models: Models, outcomes: dict[str, Outcome], metric: str) -> l
     return _compared(pairs, outcomes, metric)
 
 
-def _against_their_models(ablations: list[Model], outcomes: dict[str, Outcome], metric: str) -> list[dict]:
-    """Every ablation against the model that it changes."""
+def _against_their_models(ablations: list[Model], outcomes: dict[str, Outcome], metric: str) -> list[Comparison]:
+    """Compares every ablation with the model that it changes."""
     return _compared([(model.name, model.of or "") for model in ablations], outcomes, metric)
 
 
-def _transferability(outcomes: dict[str, Outcome], names: dict[str, str], metric: str) -> dict:
-    """(student - undistilled) / (teacher - undistilled): of the means, with a bootstrap over users, and by seed."""
-    by_seed = [outcomes[names[role]].of_users(metric) for role in ("student", "teacher", "undistilled")]
+def _transferability(outcomes: dict[str, Outcome], names: TransferConfig, metric: str) -> Transferability:
+    """Computes (student - undistilled) / (teacher - undistilled): of the means, with a bootstrap over users, and by seed."""
+    by_seed = [outcomes[name].of_users(metric) for name in (names.student, names.teacher, names.undistilled)]
     means = [values.mean(1) for values in by_seed]  # [num_seeds] each
     value = float(transferability(*(np.array([m.mean()]) for m in means))[0])
     low, high = bootstrap_interval(np.stack([values.mean(0) for values in by_seed]), lambda m: transferability(*m))
@@ -160,7 +181,9 @@ def _transferability(outcomes: dict[str, Outcome], names: dict[str, str], metric
     seeds = [float(v) if np.isfinite(v) else None for v in transferability(*means)]
     finite = [v for v in seeds if v is not None]
     return {
-        **names,
+        "student": names.student,
+        "teacher": names.teacher,
+        "undistilled": names.undistilled,
         "value": value if np.isfinite(value) else None,
         "low": low if np.isfinite(low) else None,
         "high": high if np.isfinite(high) else None,
@@ -170,20 +193,20 @@ def _transferability(outcomes: dict[str, Outcome], names: dict[str, str], metric
     }
 
 
-def _popularity(models: Models, outcomes: dict[str, Outcome], dataset: Dataset, metric: str) -> dict:
-    """Share of the test items that are found in lists of K, by how often train has them; the models of the recipe."""
+def _popularity(models: Models, outcomes: dict[str, Outcome], dataset: Dataset, metric: str) -> Popularity:
+    """Computes the share of test items found in lists of K, by how often train has them, for the models of the recipe."""
     k = int(metric.partition("@")[2])
     popularity = np.bincount(dataset.csr("train").columns.numpy(), minlength=dataset.num_items)
-    found = popularity[dataset.csr(TEST).columns.numpy()]
-    known, edges = found[found > 0], np.empty(0, np.int64)
+    of_pairs = popularity[dataset.csr(TEST).columns.numpy()]  # train interactions of the item of every test pair
+    known, edges = of_pairs[of_pairs > 0], np.empty(0, np.int64)
     if len(known):
         edges = np.unique(np.quantile(known, np.linspace(0, 1, POPULARITY + 1)[1:-1], method="higher"))
-    groups: dict[str, np.ndarray] = {"0 (cold)": found == 0}
+    groups: dict[str, np.ndarray] = {"0 (cold)": of_pairs == 0}
     low = 1
     for edge in edges:
-        groups[f"{low}–{edge}" if low < edge else f"{edge}"] = (found >= low) & (found <= edge)
+        groups[f"{low}–{edge}" if low < edge else f"{edge}"] = (of_pairs >= low) & (of_pairs <= edge)
         low = int(edge) + 1
-    groups[f"≥ {low}"] = found >= low
+    groups[f"≥ {low}"] = of_pairs >= low
     groups = {name: inside for name, inside in groups.items() if inside.any()}
     shown = {}
     for model in models.of_role("model"):
@@ -192,7 +215,7 @@ def _popularity(models: Models, outcomes: dict[str, Outcome], dataset: Dataset, 
     return {"k": k, "num_pairs": {name: int(inside.sum()) for name, inside in groups.items()}, "models": shown}
 
 
-def lengths_of_curve(results: dict) -> list[int]:
-    """List lengths that every model's lists reach."""
+def lengths_of_curve(results: Results) -> list[int]:
+    """Lists the lengths that every model's ranked lists reach."""
     first = next(iter(results["models"].values()))["test"]
     return [k for k in CURVE if f"recall@{k}" in first]

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import InputError, RunError
-from ...core.storage import join, remove, write_json
-from .cells import Cell, failure_of, finished_cell, read_cell, run_cell, waiting_for
+from ...core.storage import remove
+from .cells import Cell, failure_of, finished_cell, run_cell, waiting_for
+from .records import CellRecord, SearchResult, Trial, read_cell, write_cell
 from .settings import RangeConfig, SearchConfig
 
 ATTEMPTS = 100  # to draw a point that was not drawn before
 
 
 def draw_points(name: str, search: SearchConfig, seed: int) -> list[dict[str, Any]]:
-    """The search's points: `trials` random ones without repetition, or all of a finite space that has no more.
+    """Draws the search's points: `trials` random ones without repetition, or all of a finite space that has no more.
 
     Args:
         name: The model's, which makes its draws its own.
@@ -45,7 +46,7 @@ def draw_points(name: str, search: SearchConfig, seed: int) -> list[dict[str, An
 
 
 def _domain(key: str, space: list[Any] | RangeConfig) -> Any:
-    """The space of a setting as Ray Tune has it."""
+    """Builds the space of a setting as Ray Tune has it."""
     from ray import tune
 
     if isinstance(space, list):
@@ -60,12 +61,12 @@ def _domain(key: str, space: list[Any] | RangeConfig) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A drawn value as JSON has it, floats to four digits: what is reported is what was run."""
+    """Turns a drawn value into one that JSON has, floats to four digits: what is reported is what was run."""
     value = value.item() if isinstance(value, np.generic) else value
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, dict], None], lines: Any) -> None:
+def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, CellRecord | None], None], lines: Any) -> None:
     """Trains the cells of a search as trials of Ray Tune; those that are done already are not trained again.
 
     A trial whose loss is not finite, or whose teacher's scores do not fit, is part of the search: it is noted as failed and not chosen.
@@ -95,7 +96,7 @@ def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, dict], None], 
     class Lines(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             cell = left[trial.config["cell"]]
-            done(cell, read_cell(cell.url) or {})
+            done(cell, read_cell(cell.url))
 
     options = cells[0].settings.cluster
     resources: dict[str, float] = {"cpu": cells[0].threads, "gpu": int(options.use_gpu)}
@@ -118,29 +119,29 @@ def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, dict], None], 
     failures = []
     for at, cell in enumerate(left):
         if finished_cell(cell) is None:
-            cause = results[at].error or (read_cell(cell.url) or {}).get("error")
+            record = read_cell(cell.url)
+            cause = results[at].error or (record and record.error)
             failures.append(f"{cell.name}: {failure_of(cause) if isinstance(cause, Exception) else cause}")
     if failures:
         raise RunError(f"{len(failures)} trials failed, and the same command runs them again:\n  " + "\n  ".join(failures))
 
 
-def run_trial(config: dict, cells: list[Cell], lines: Any) -> None:
-    """One trial in its process."""
+def run_trial(config: dict[str, Any], cells: list[Cell], lines: Any) -> None:
+    """Trains the cell that is a trial, in the trial's process; `config["cell"]` is its place among the cells."""
     from ray import tune
 
     cell = cells[config["cell"]]
-    record = {"digest": cell.digest, "made_with": cell.made_with}
     try:
         run_cell(cell, lines)
     except (FloatingPointError, InputError) as error:
-        write_json(join(cell.url, "cell.json"), {**record, "done": True, "failed": str(error)})
+        write_cell(cell.url, CellRecord(cell.digest, cell.made_with, True, failed=str(error)))
     except Exception as error:  # Ray Tune would try it again, which is for processes that die
-        write_json(join(cell.url, "cell.json"), {**record, "done": False, "error": failure_of(error)})
+        write_cell(cell.url, CellRecord(cell.digest, cell.made_with, False, error=failure_of(error)))
     tune.report({"done": 1})
 
 
-def choose(name: str, points: list[dict[str, Any]], cells: list[list[Cell]], metric: str) -> dict:
-    """The best point by the mean validation metric over its seeds; the first of equals.
+def choose(name: str, points: list[dict[str, Any]], cells: list[list[Cell]], metric: str) -> SearchResult:
+    """Chooses the best point by the mean validation metric over its seeds; the first of equals.
 
     Args:
         name: The model's.
@@ -154,11 +155,12 @@ def choose(name: str, points: list[dict[str, Any]], cells: list[list[Cell]], met
     values: list[float | None] = []
     for of_point in cells:
         records = [finished_cell(cell) for cell in of_point]
-        found = [record["validation"][metric] for record in records if record is not None and "failed" not in record]
-        values.append(float(np.mean(found)) if len(found) == len(of_point) else None)
-    valid = [index for index, value in enumerate(values) if value is not None]
+        by_seed = [record.result.validation[metric] for record in records if record is not None and record.result is not None]
+        values.append(float(np.mean(by_seed)) if len(by_seed) == len(of_point) else None)
+    valid = [(index, value) for index, value in enumerate(values) if value is not None]
     if not valid:
-        raise RunError(f"search of {name}: every trial failed; the first: {(finished_cell(cells[0][0]) or {}).get('failed')}")
-    best = max(valid, key=lambda index: values[index] or 0.0)
-    trials = [{"settings": point, "value": value} for point, value in zip(points, values)]
-    return {"settings": points[best], "trial": best, "value": values[best], "metric": metric, "trials": trials}
+        first = finished_cell(cells[0][0])
+        raise RunError(f"search of {name}: every trial failed; the first: {first and first.failed}")
+    best, best_value = max(valid, key=lambda entry: entry[1])
+    trials = [Trial(point, value) for point, value in zip(points, values)]
+    return SearchResult(points[best], best, best_value, metric, trials)

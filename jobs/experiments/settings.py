@@ -132,11 +132,11 @@ class Recipe:
 
     @property
     def metric(self) -> str:
-        """Metric of searches and tests."""
+        """The metric of searches and tests."""
         return self.config.metric or self.base.evaluation.select_by
 
     def settings(self, url: str, seed: int, changes: Mapping[str, Any]) -> Settings:
-        """Settings of one cell.
+        """Builds the settings of one cell.
 
         Args:
             url: The cell's folder.
@@ -148,7 +148,11 @@ class Recipe:
 
 
 def load_experiment(recipe: str | None, overrides: list[str]) -> Recipe:
-    """An experiment from a YAML file or a shipped experiment, with `key=value` for the base recipe and `experiment.key=value` for its own.
+    """Reads an experiment, with `key=value` over its base recipe and `experiment.key=value` over its own keys.
+
+    Args:
+        recipe: A YAML file or the name of a shipped experiment; None is refused.
+        overrides: The words after it.
 
     Raises:
         InputError: an unknown key (with the nearest valid one), a wrong type, or what an experiment cannot do.
@@ -171,13 +175,13 @@ def load_experiment(recipe: str | None, overrides: list[str]) -> Recipe:
     name = Path(recipe).stem
     settings = tuple(o for o in overrides if not o.startswith(PREFIX))
     base = load_settings(config.recipe, [f"run.dir=runs/experiment-{name}", *settings])
-    found = Recipe(name, config, tuple(o for o in settings if not o.startswith("run.dir=")), base)
-    _check_base(found)
-    return found
+    experiment = Recipe(name, config, tuple(o for o in settings if not o.startswith("run.dir=")), base)
+    _check_base(experiment)
+    return experiment
 
 
 def _check_entries(values: dict, where: str) -> None:
-    """Names of keys, at every level."""
+    """Checks the names of keys, at every level."""
     _check_keys(values, ExperimentConfig, where)
     for section, kind in ENTRIES.items():
         entries = values.get(section) or {}
@@ -209,7 +213,7 @@ def _check_keys(values: Any, kind: Any, where: str) -> None:
 
 
 def _check_base(recipe: Recipe) -> None:
-    """What the cells of an experiment cannot be told."""
+    """Refuses settings that the cells of an experiment cannot have."""
     base, metric = recipe.base, recipe.metric
     if base.cluster.engine == "sampled" or base.cluster.num_workers > 1:
         raise InputError(
@@ -232,7 +236,7 @@ def _check_base(recipe: Recipe) -> None:
 
 
 def describe_recipe() -> str:
-    """All keys of an experiment's recipe, with their help."""
+    """Lists all keys of an experiment's recipe, with their help."""
     lines = []
     for field in dataclasses.fields(ExperimentConfig):
         entry = ENTRIES.get(field.name) or {"compare": CompareConfig}.get(field.name)

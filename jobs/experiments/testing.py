@@ -17,35 +17,37 @@ from ...graph_store.dataset import Dataset, open_dataset
 from ..runs.stages import differences
 from .cells import TEST, Cell, trained_model
 from .models import Models, what_decides
+from .records import TestRecord, read_test, write_test
+from .settings import RangeConfig
 
 CURVE_METRICS = ("recall", "ndcg", "ndcg_retrieved")
 CURVE = tuple(range(5, 55, 5))  # list lengths of the report's curve
 
 
 def frozen_url(run_dir: str) -> str:
-    """Where the experiment that was tested is."""
+    """Names the file that holds the experiment as it was tested."""
     return join(run_dir, "frozen.json")
 
 
-def definition(models: Models, dataset: Dataset) -> dict:
-    """What of an experiment may not change once it is tested, as JSON-able values."""
-    config, found = models.recipe.config, {}
+def definition(models: Models, dataset: Dataset) -> dict[str, Any]:
+    """Collects what of an experiment may not change once it is tested, as JSON-able values."""
+    config, by_name = models.recipe.config, {}
     for name, model in models.by_name.items():
         settings, search = models.settings(name, config.seeds[0], {}), config.search.get(name)
-        found[name] = {
+        by_name[name] = {
             "stage": model.stage,
             "teacher": models.teacher_of(name, settings),
             "settings": what_decides(model.stage, settings),
             "search": None if search is None else {"trials": search.trials, "space": _plain_space(search.space), "seeds": search.seeds},
         }
-    return {"metric": models.recipe.metric, "seeds": config.seeds, "dataset": dataset.digest, "models": found}
+    return {"metric": models.recipe.metric, "seeds": config.seeds, "dataset": dataset.digest, "models": by_name}
 
 
-def _plain_space(space: dict) -> dict:
+def _plain_space(space: dict[str, list[Any] | RangeConfig]) -> dict[str, Any]:
     return {key: values if isinstance(values, list) else dict(vars(values)) for key, values in space.items()}
 
 
-def check_frozen(run_dir: str, now: dict) -> None:
+def check_frozen(run_dir: str, now: dict[str, Any]) -> None:
     """Refuses an experiment that was tested as another one.
 
     Args:
@@ -73,7 +75,7 @@ def check_frozen(run_dir: str, now: dict) -> None:
         )
 
 
-def freeze(run_dir: str, now: dict) -> list[str]:
+def freeze(run_dir: str, now: dict[str, Any]) -> list[str]:
     """Notes the experiment as it is tested; returns the models that were added to one that was tested before."""
     url = frozen_url(run_dir)
     frozen: dict[str, Any] = read_json(url) if exists(url) else {"definition": now, "added": []}
@@ -84,20 +86,21 @@ def freeze(run_dir: str, now: dict) -> list[str]:
 
 
 def tested(cell: Cell) -> bool:
-    """Whether a cell's test figures are there.
+    """Whether a cell has been tested.
 
     Raises:
         InputError: they are of a model that was made with other inputs.
     """
-    url = join(cell.url, "test.json")
-    if not exists(url):
+    record = read_test(cell.url)
+    if record is None:
         return False
-    if read_json(url)["digest"] != cell.digest:
+    if record.digest != cell.digest:
+        url = join(cell.url, "test.json")
         raise InputError(f"{url}: of a cell that was made with other settings or by another version; use another run.dir")
     return True
 
 
-def rank_test_items(cell: Cell, run_dir: str, lines: Any = None) -> dict:
+def rank_test_items(cell: Cell, run_dir: str, lines: Any = None) -> dict[str, float]:
     """Ranks a finished cell's test items and writes test.json and test.safetensors; returns the metrics.
 
     test.safetensors has `user`, `item` and `place` int32 [num_pairs]: where every held-out item stands in its user's list, `depth` where it
@@ -124,12 +127,12 @@ def rank_test_items(cell: Cell, run_dir: str, lines: Any = None) -> dict:
     _, rows, degrees = held_out.rows.unique(return_inverse=True, return_counts=True)
     lengths = sorted({*CURVE, *settings.evaluation.cutoffs} & {*range(depth + 1)})
     metrics = {f"{m}@{k}": float(metric_of_users(m, k, places, rows, degrees).mean()) for m in CURVE_METRICS for k in lengths}
-    write_json(join(cell.url, "test.json"), {"digest": cell.digest, "depth": depth, "metrics": metrics})
+    write_test(cell.url, TestRecord(cell.digest, depth, metrics))
     return metrics
 
 
 def read_places(url: str) -> dict[str, torch.Tensor]:
-    """The arrays of a cell's test.safetensors, int64."""
+    """Reads the arrays of test.safetensors in a cell's folder, int64 [num_pairs] each."""
     from safetensors.torch import load
 
     return {name: values.long() for name, values in load(read_bytes(join(url, "test.safetensors"))).items()}

@@ -1,4 +1,4 @@
-"""`promptmm experiment`: see `jobs/experiments/`."""
+"""`promptmm experiment`: many models and one report; the work is in `jobs/experiments/`."""
 
 from ..experiments.run import run_experiment
 from ..experiments.settings import NOT_OF_CELLS, Recipe, describe_recipe, load_experiment
