@@ -14,7 +14,7 @@ from ...core.ranking import USER_METRICS
 from ...core.settings import check_bounds, setting
 from ..settings import Settings, build, load_settings, parse_override, read_recipe
 
-STAGES = ("teacher", "student")
+MODEL_STAGES = ("teacher", "student")
 PREFIX = "experiment."
 NOT_OF_CELLS = (
     "run.seed", "run.redo", "labels.mode", "cluster.engine", "cluster.num_workers", "cluster.num_labelers", "cluster.micro_batches",
@@ -26,7 +26,7 @@ PACKAGE = "promptmm.jobs.recipes.experiments"
 class ModelConfig:
     """One model; `models.NAME`."""
 
-    stage: str = setting("student", "what is trained", choices=STAGES)
+    stage: str = setting("student", "what is trained", choices=MODEL_STAGES)
     teacher: str | None = setting(None, "model that a student learns from, at the same seed; not set: with distill.use_teacher=false")
     set: dict[str, Any] = setting({}, "dotted settings of the stage that differ from the base recipe")
 

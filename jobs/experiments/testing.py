@@ -63,7 +63,7 @@ def check_frozen(run_dir: str, now: dict[str, Any]) -> None:
     changed = []
     for name, model in before["models"].items():
         if name in now["models"]:
-            changed += differences(model, now["models"][name], f"models.{name}")
+            changed += differences(model, now["models"][name], name=f"models.{name}")
         else:
             changed.append(f"models.{name} is not in the recipe any more")
     changed += differences({k: v for k, v in before.items() if k != "models"}, {k: v for k, v in now.items() if k != "models"})
