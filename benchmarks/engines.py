@@ -28,9 +28,9 @@ def cell(options) -> None:
     from promptmm.distributed.sampled_student import train_sampled_student
     from promptmm.distributed.sampled_training import train_sampled_teacher
     from promptmm.distributed.teacher_training import TeacherJob
-    from promptmm.jobs.models import trained_student, trained_teacher
+    from promptmm.jobs.runs.models import trained_student, trained_teacher
+    from promptmm.jobs.runs.worker_jobs import student_job
     from promptmm.jobs.settings import load_settings
-    from promptmm.jobs.verbs import student_job
 
     with tempfile.TemporaryDirectory() as folder:
         words = [f"source.path={options.path}", f"run.dir={folder}", f"run.seed={options.seeds[0]}", f"cluster.engine={options.cell}"]

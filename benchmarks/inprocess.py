@@ -15,8 +15,8 @@ from promptmm.graph_store.dataset_writer import write_dataset
 from promptmm.graph_store.dgl.client import GraphClient
 from promptmm.graph_store.dgl.partition import partition
 from promptmm.graph_store.sources.formats import load_catalog
+from promptmm.jobs.runs.worker_jobs import student_job
 from promptmm.jobs.settings import Settings
-from promptmm.jobs.verbs import student_job
 
 start = local.start_worker
 

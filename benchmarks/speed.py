@@ -23,8 +23,8 @@ from promptmm.distributed.prompt_tuning import PromptTuner
 from promptmm.distributed.student_training import StudentTrainer
 from promptmm.distributed.teacher_artifact import write_revision
 from promptmm.distributed.teacher_training import TeacherJob, TeacherTrainer
+from promptmm.jobs.planning.rates import seconds_of
 from promptmm.jobs.settings import load_settings
-from promptmm.jobs.step_costs import seconds_of
 
 BATCH, DIM, LAYERS, NEGATIVES = 1024, 64, 2, 10
 

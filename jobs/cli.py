@@ -1,11 +1,16 @@
 """`promptmm VERB [RECIPE] [key=value ...]`: the command line."""
 
+import os
 import signal
 import sys
 import warnings
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from .verbs.verb import Verb
 
 USAGE = """usage: promptmm VERB [RECIPE] [key=value ...]
        promptmm VERB --help
@@ -13,41 +18,34 @@ USAGE = """usage: promptmm VERB [RECIPE] [key=value ...]
 RECIPE is a YAML file or the name of a shipped recipe; settings are overridden by dotted keys, values in YAML:
   promptmm pipeline demo
   promptmm pipeline tiktok source.path=DIR teacher.train.epochs=20 source.modalities='{visual: image_feat.npy}'
+  promptmm my_module:MY_VERB demo      (an own verb, from my_module.py in this folder)
 
 verbs, in their order (pipeline does those from prepare to recommend; a finished one is not repeated; experiment trains many models):"""
 
+HELP = ("-h", "--help")
 INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0, 1 for a failure, 2 for bad input, 130 when interrupted."""
+    """Runs one verb; returns the exit code: 0, 1 for a failure, 2 for bad input, 130 when interrupted.
+
+    Args:
+        arguments: Words of the command line after `promptmm`; None: those of this process.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning)
     words = sys.argv[1:] if arguments is None else arguments
+    _find_own_modules()
     try:
-        from .experiment import run_experiment
-        from .experiment_settings import load_experiment
-        from .settings import load_settings
-        from .verbs import VERB_FUNCTIONS, run_verb
+        from .verbs import VERBS
     except ModuleNotFoundError as error:
         print(f"promptmm: the package {error.name} is missing; training needs the extra: pip install 'promptmm[train]'", file=sys.stderr)
         return 1
-    verbs = {**VERB_FUNCTIONS, "experiment": run_experiment}
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE + "".join(f"\n  {verb:<14} {_first_line(function)}" for verb, function in verbs.items()))
+    if not words or words[0] in HELP:
+        print(USAGE + "".join(f"\n  {verb.name:<14} {verb.help}" for verb in VERBS.values()))
         return 0 if words else 2
-    verb, *rest = words
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if verb not in verbs:
-            raise InputError(f"unknown verb {verb!r}; the verbs are {', '.join(verbs)}")
-        if "-h" in rest or "--help" in rest:
-            _help(verb, verbs[verb])
-            return 0
-        recipe = rest.pop(0) if rest and "=" not in rest[0] else None
-        if verb == "experiment":
-            run_experiment(load_experiment(recipe, rest))
-        else:
-            run_verb(verb, load_settings(recipe, rest))
+        _run(*words)
     except InputError as error:
         print(f"promptmm: {error}", file=sys.stderr)
         return 2
@@ -60,24 +58,40 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _interrupt(signum: int, frame: Any) -> None:
+def _run(name: str, *rest: str) -> None:
+    """Runs a verb, or shows its help."""
+    from .verbs.table import find_verb, start
+
+    verb = find_verb(name)
+    if any(word in HELP for word in rest):
+        print(_help(name, verb))
+        return
+    has_recipe = bool(rest) and "=" not in rest[0]
+    recipe, overrides = (rest[0], rest[1:]) if has_recipe else (None, rest)
+    start(verb, verb.load(recipe, list(overrides)))
+
+
+def _find_own_modules() -> None:
+    """Puts the current folder first on the path, so that own verbs and kinds of models are found in it."""
+    here = os.getcwd()
+    if sys.path[:1] not in ([here], [""]):  # "" is the current folder too
+        sys.path.insert(0, here)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _first_line(function: Any) -> str:
-    return (function.__doc__ or "").strip().splitlines()[0]
-
-
-def _help(verb: str, function: Any) -> None:
-    from .experiment_settings import NOT_OF_CELLS, describe_recipe
+def _help(name: str, verb: "Verb[Any]") -> str:
     from .settings import describe
 
-    text = f"promptmm {verb} [RECIPE] [key=value ...]\n\n{_first_line(function)}\n"
-    if verb == "experiment":
+    text = f"promptmm {name} [RECIPE] [key=value ...]\n\n{verb.help}\n"
+    if verb.describe_recipe is not None:
         text += (
-            f"\nRECIPE is a YAML file or a shipped experiment, with these keys (experiment.KEY=value overrides one):\n{describe_recipe()}\n"
+            f"\nRECIPE is a YAML file or a shipped {verb.name}, with these keys ({verb.name}.KEY=value overrides one):\n"
+            f"{verb.describe_recipe()}\n"
         )
-    print(f"{text}\nsettings:\n{describe(verb, NOT_OF_CELLS if verb == 'experiment' else ())}")
+    return f"{text}\nsettings:\n{describe(verb.sections, verb.excluded)}"
 
 
 if __name__ == "__main__":

@@ -1,173 +1,25 @@
-"""The settings tree of the command line: recipes (YAML) and dotted overrides, checked before any work starts."""
+"""Settings of a run from recipes (YAML) and dotted overrides, checked before any work starts."""
 
 import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig
 from ..core.errors import InputError
-from ..core.settings import check_bounds, setting
 from ..core.storage import is_local, local_path
-from ..distributed.config import ClusterConfig, LabelConfig
-from ..graph_store.config import GraphConfig, SourceConfig
+from .config import Settings
+
+__all__ = ["Settings", "build", "describe", "load_settings", "parse_override", "read_recipe", "walk"]
 
 T = TypeVar("T")
-VERBS = ("prepare", "partition", "plan", "train-teacher", "label", "distill", "evaluate", "export", "recommend")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One run; section `run`."""
-
-    dir: str | None = setting(None, "folder or URL that holds everything the run makes; not set: runs/<recipe>")
-    seed: int = setting(0, "seed of initial weights, order, negatives, candidates and dropout", ge=0)
-    redo: str | None = setting(None, "verb to do again, with all after it; their results are removed first", choices=VERBS)
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "run")
-
-
-@dataclass(frozen=True)
-class RecommendConfig:
-    """What `recommend` answers; section `recommend`."""
-
-    __pydantic_config__: typing.ClassVar[dict] = {"coerce_numbers_to_str": True}  # YAML reads the ids of recommend.users=[0, 17] as numbers
-
-    users: list[str] | None = setting(None, "raw user ids; not set: all with recommend.output, else the first user with train items")
-    k: int = setting(10, "items a list", ge=1)
-    exclude_seen: bool = setting(True, "leave out the user's train items")
-    output: str | None = setting(None, "URL of a Parquet file for the lists; not set: they are printed")
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "recommend")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything a run can be told. What to learn: source to evaluation; where to run: graph and cluster."""
-
-    run: RunConfig = RunConfig()
-    source: SourceConfig = SourceConfig()
-    teacher: TeacherConfig = TeacherConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    labels: LabelConfig = LabelConfig()
-    student: StudentConfig = StudentConfig()
-    distill: DistillationConfig = DistillationConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    recommend: RecommendConfig = RecommendConfig()
-    graph: GraphConfig = GraphConfig()
-    cluster: ClusterConfig = ClusterConfig()
-
-    def __post_init__(self) -> None:
-        distill, student = self.distill, self.student
-        tunes = distill.regime == "inline" or distill.rounds > 1
-        if distill.use_teacher and tunes and not self.teacher.prompt:
-            raise InputError(
-                f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: there is no prompt to tune with teacher.prompt=false; "
-                "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
-            )
-        self._check_baseline()
-        self._check_towers()
-        needs_full, needs_sampled = self.needs_full_engine, self.needs_sampled_engine
-        if needs_full is not None and (self.cluster.engine == "sampled" or needs_sampled is not None):
-            back = "" if needs_sampled is None else f" (without {needs_sampled})"
-            raise InputError(
-                f"{needs_full} keeps the teacher whole in every worker: set cluster.engine=full{back}, or distill.regime=rounds, "
-                "distill.rounds=1 and another student.kind than mlp"
-            )
-        if self.cluster.engine == "full" and needs_sampled is not None:
-            raise InputError(
-                f"{needs_sampled} has no meaning with cluster.engine=full, which propagates over the whole graph in every step; set "
-                "cluster.engine=sampled, or leave it out"
-            )
-        if distill.regime == "inline" and self.labels.mode == "streamed":
-            raise InputError("labels.mode=streamed has no meaning with distill.regime=inline: labels are made in the student's worker")
-        if not distill.use_teacher and (student.warm_start or student.kind == "mlp"):
-            raise InputError(
-                "student.warm_start and student.kind=mlp start from a teacher, and distill.use_teacher=false trains without one"
-            )
-
-    def _check_baseline(self) -> None:
-        """What only the method's own teacher has, where another kind is asked for."""
-        teacher, cluster, distill = self.teacher, self.cluster, self.distill
-        if not teacher.is_baseline:
-            return
-        kind, sampled = f"teacher.kind={teacher.kind}", self.needs_sampled_engine
-        if cluster.engine == "sampled" or sampled is not None:
-            raise InputError(
-                f"{kind} is trained by the full engine alone, and not with {sampled or 'cluster.engine=sampled'}; set cluster.engine=full"
-                f"{f' and leave {sampled} out' if sampled else ''}, or teacher.kind=promptmm"
-            )
-        if distill.use_teacher and (distill.regime == "inline" or distill.rounds > 1):
-            raise InputError(
-                f"{kind} has no prompt to tune with distill.regime={distill.regime}, distill.rounds={distill.rounds}; set "
-                "distill.regime=rounds and distill.rounds=1, or teacher.kind=promptmm"
-            )
-        of_towers = {
-            f"teacher.hidden={teacher.hidden}": bool(teacher.hidden),
-            f"teacher.reduction_dtype={teacher.reduction_dtype}": teacher.reduction_dtype != "float32",
-            f"cluster.zero_stage={cluster.zero_stage}": cluster.zero_stage > 0,  # offloading needs a stage, and so falls with it
-            "cluster.checkpoint_activations=true": cluster.checkpoint_activations,
-        }
-        for name, is_set in of_towers.items():
-            if is_set:
-                raise InputError(
-                    f"{kind} has no reduction towers for {name}; leave {name.split('=')[0]} at its default, or set teacher.kind=promptmm"
-                )
-
-    def _check_towers(self) -> None:
-        """How the teacher's towers are trained, against what they are."""
-        teacher, cluster = self.teacher, self.cluster
-        if teacher.reduction_dtype == "bfloat16" and not cluster.zero_stage:
-            raise InputError(
-                "teacher.reduction_dtype=bfloat16 keeps float32 masters in ZeRO's sharded optimizer; set cluster.zero_stage=1, 2 or 3, "
-                "or teacher.reduction_dtype=float32"
-            )
-        if cluster.checkpoint_activations and not teacher.hidden:
-            raise InputError(
-                "cluster.checkpoint_activations=true: a single linear layer has no hidden layers to compute again; set teacher.hidden, or "
-                "cluster.checkpoint_activations=false"
-            )
-        if cluster.micro_batches > teacher.train.batch_size:
-            raise InputError(
-                f"cluster.micro_batches={cluster.micro_batches} is more than teacher.train.batch_size={teacher.train.batch_size}; "
-                "cut the batch into fewer shares"
-            )
-
-    @property
-    def needs_full_engine(self) -> str | None:
-        """The setting that only the full engine can do, None where there is none."""
-        distill, student = self.distill, self.student
-        if self.teacher.is_baseline:
-            return f"teacher.kind={self.teacher.kind}"
-        if distill.use_teacher and (distill.regime == "inline" or distill.rounds > 1):
-            return f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student"
-        if student.kind == "mlp":
-            return "student.kind=mlp"
-        return None
-
-    @property
-    def needs_sampled_engine(self) -> str | None:
-        """The setting that only the sampled engine can do, None where there is none."""
-        if self.sampling.exclude_seed_edges:
-            return "sampling.exclude_seed_edges=true"
-        return f"cluster.micro_batches={self.cluster.micro_batches}" if self.cluster.micro_batches > 1 else None
-
-    @property
-    def dir(self) -> str:
-        """The run's folder."""
-        assert self.run.dir is not None
-        return self.run.dir.rstrip("/")
 
 
 def walk(kind: Any = Settings, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
-    """(dotted name, field, default) of every setting."""
+    """Yields (dotted name, field, default) of every setting, section by section."""
     for field in dataclasses.fields(kind):
         name = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(field.type):
@@ -178,7 +30,7 @@ def walk(kind: Any = Settings, prefix: str = "") -> Iterator[tuple[str, dataclas
 
 
 def load_settings(recipe: str | None, overrides: list[str]) -> Settings:
-    """Settings from a recipe and `key=value` overrides.
+    """Reads the settings of a recipe, with `key=value` overrides over it.
 
     Args:
         recipe: A YAML file, the name of a shipped recipe, or None for the defaults.
@@ -199,11 +51,15 @@ def load_settings(recipe: str | None, overrides: list[str]) -> Settings:
         url = values.get(section, {}).get(name)
         if isinstance(url, str) and is_local(url):
             values[section][name] = str(local_path(url))
-    return build_settings(values)
+    return build(Settings, values)
 
 
 def parse_override(override: str) -> tuple[str, Any]:
-    """Key and value of `key=value`, the value in YAML."""
+    """Splits `key=value` into the key and the value, which is YAML.
+
+    Raises:
+        InputError: there is no sign, or the value is not valid YAML.
+    """
     import yaml
 
     key, sign, text = override.partition("=")
@@ -215,13 +71,12 @@ def parse_override(override: str) -> tuple[str, Any]:
         raise InputError(f"{override!r}: the value is not valid YAML ({error})") from error
 
 
-def build_settings(values: dict) -> Settings:
-    """Settings from nested plain values, as in a recipe or a saved configuration."""
-    return build(Settings, values)
-
-
 def build(kind: type[T], values: dict) -> T:
-    """A settings class from nested plain values; InputError names what has a wrong type or is out of bounds."""
+    """Builds a settings class from nested plain values, as a recipe or a saved configuration holds them.
+
+    Raises:
+        InputError: values have a wrong type or are out of bounds; the message names every one of them.
+    """
     import pydantic
 
     try:
@@ -239,7 +94,11 @@ def _explain(error: Any) -> str:
 
 
 def read_recipe(recipe: str, package: str = "promptmm.jobs.recipes") -> dict:
-    """The values of a YAML file, or of the recipe of that name that the package ships."""
+    """Reads the values of a YAML file, or of the recipe of that name that a package ships.
+
+    Raises:
+        InputError: there is neither, or the text is no mapping in valid YAML.
+    """
     import yaml
 
     shipped = {p.name.removesuffix(".yaml"): p for p in resources.files(package).iterdir() if p.name.endswith(".yaml")}
@@ -288,7 +147,7 @@ def _nearest(name: str) -> str:
 
 
 def _sections_of(name: str) -> list[str]:
-    """`a` and `a.b` of `a.b.c`."""
+    """Names the sections around a setting: `a` and `a.b` of `a.b.c`."""
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts))]
 
@@ -305,12 +164,16 @@ def _set(values: dict, key: str, value: Any) -> None:
     values[last] = value
 
 
-def describe(verb: str, without: tuple[str, ...] = ()) -> str:
-    """All settings that a verb reads, with type, default and help; some may be left out."""
-    wanted = SECTIONS[verb]
+def describe(sections: Collection[str], without: Collection[str] = ()) -> str:
+    """Lists the settings of some sections for people, each with its type, default and help.
+
+    Args:
+        sections: Names of sections of `Settings`.
+        without: Dotted names of settings to leave out.
+    """
     lines = []
     for name, field, default in walk():
-        if name.split(".")[0] in wanted and name not in without:
+        if name.split(".")[0] in sections and name not in without:
             kind = _type_name(field.type)
             lines.append(f"  {name} ({kind}, default {_plain(default)})\n      {field.metadata['help']}")
     return "\n".join(lines)
@@ -324,19 +187,3 @@ def _type_name(kind: Any) -> str:
 
 def _plain(value: Any) -> str:
     return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "generate": ("source",),
-    "prepare": ("run", "source", "evaluation"),
-    "partition": ("run", "graph", "cluster"),
-    "plan": ("run", "teacher", "sampling", "student", "distill", "labels", "graph", "cluster"),
-    "train-teacher": ("run", "teacher", "sampling", "evaluation", "cluster"),
-    "label": ("run", "labels", "distill", "student", "cluster"),
-    "distill": ("run", "student", "distill", "labels", "sampling", "evaluation", "cluster"),
-    "evaluate": ("run", "evaluation", "cluster"),
-    "export": ("run", "cluster"),
-    "recommend": ("run", "recommend", "cluster"),
-    "experiment": ("run", "source", "teacher", "student", "distill", "labels", "evaluation", "cluster"),
-    "pipeline": tuple(f.name for f in dataclasses.fields(Settings)),
-}

@@ -15,7 +15,8 @@ from promptmm.distributed.teacher_artifact import read_revision
 from promptmm.distributed.teacher_training import TeacherJob
 from promptmm.distributed.worker import Worker
 from promptmm.graph_store.dataset import open_dataset
-from promptmm.jobs.verbs import run_verb, student_job
+from promptmm.jobs.runs.worker_jobs import student_job
+from promptmm.jobs.verbs import run_verb
 
 KINDS = ("mf", "lightgcn", "vbpr", "lattice")
 ALONE = Worker(0, 1, torch.device("cpu"), ("here",))

@@ -232,8 +232,8 @@ def test_seed_edges_stay_or_are_left_out(both, client, dataset, taught, worker, 
     """Teacher's blocks and student's, whose later epochs take earlier epochs' labels."""
     from promptmm.distributed.labels import Labeler, labels_url, publish_labels, write_block
     from promptmm.distributed.sampled_student import SampledStudent
+    from promptmm.jobs.runs.worker_jobs import student_job
     from promptmm.jobs.settings import load_settings
-    from promptmm.jobs.verbs import student_job
 
     sampled, _ = both(teacher_config(), [8], exclude_seed_edges=excluded)
     for batch in sampled.batches(1):
@@ -414,8 +414,8 @@ def test_all_neighbours_give_the_full_engines_student_step(client, dataset, taug
     from promptmm.distributed.labels import Labeler
     from promptmm.distributed.sampled_student import SampledStudent, StudentTables
     from promptmm.distributed.student_training import StudentTrainer, train_graph
+    from promptmm.jobs.runs.worker_jobs import student_job
     from promptmm.jobs.settings import load_settings
-    from promptmm.jobs.verbs import student_job
 
     words = [f"run.dir={taught}", "student.dim=6", "student.train.batch_size=100", "student.init_scale=0.5", "distill.num_uniform=4"]
     settings = load_settings(None, [*words, "cluster.engine=sampled", "sampling.fan_outs=[-1]", "evaluation.cutoffs=[20]", *overrides])
@@ -564,11 +564,11 @@ def test_checkpoints_of_one_worker_resume_on_two(continued_by_one, two_workers, 
 
 def test_the_plan_knows_what_a_step_sends(begun_by_two, dataset):
     """Ids, rows and gradients, within 25 % of what the first worker sent."""
-    from promptmm.jobs.planning import make_plan
+    from promptmm.jobs.planning.plan import make_plan
     from promptmm.jobs.settings import load_settings
 
     words = ["cluster.engine=sampled", "cluster.num_workers=2", "sampling.fan_outs=[2]", "teacher.dim=6", "teacher.hidden=[10]"]
     plan = make_plan(load_settings(None, [*words, "teacher.train.batch_size=16"]), dataset, None)
     num_steps = -(-dataset.manifest["num_interactions"]["train"] // 16)
     for row in rows_of(begun_by_two):
-        assert plan["steps"]["teacher"]["exchanged_bytes"] == pytest.approx(row["mib_sent"] * 2**20 / num_steps, rel=0.25)
+        assert plan.steps["teacher"].exchanged_bytes == pytest.approx(row["mib_sent"] * 2**20 / num_steps, rel=0.25)

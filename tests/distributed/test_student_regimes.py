@@ -90,7 +90,7 @@ def test_other_students_distil_too(taught_run, tiny_settings, overrides):
     from promptmm.distributed.student_training import StudentTrainer, train_graph
     from promptmm.distributed.worker import Worker
     from promptmm.graph_store.dataset import open_dataset
-    from promptmm.jobs.verbs import student_job
+    from promptmm.jobs.runs.worker_jobs import student_job
 
     settings, dataset = tiny_settings(taught_run, *overrides), open_dataset(str(taught_run / "dataset"))
     trainer = StudentTrainer(student_job(settings, dataset, 0), Worker(0, 1, torch.device("cpu"), ("here",)), train_graph(dataset))

@@ -11,9 +11,8 @@ from promptmm.core.config import as_dict
 from promptmm.core.graph import Csr
 from promptmm.core.serving import load_student, write_bundle
 from promptmm.core.storage import join, read_bytes, read_json
-from promptmm.jobs.settings import SECTIONS, VERBS, load_settings, walk
-
-ALL_VERBS = [*VERBS, "pipeline"]
+from promptmm.jobs.settings import load_settings, walk
+from promptmm.jobs.verbs import VERBS
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -41,16 +40,16 @@ def test_usage(command):
     assert asked.code == 0
     assert bare.code == 2
     assert asked.out == bare.out
-    for verb in ALL_VERBS:
+    for verb in VERBS:
         assert re.search(rf"^  {verb} +\S", asked.out, re.MULTILINE), verb
 
 
-@pytest.mark.parametrize("verb", ALL_VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb_lists_its_settings(command, verb):
     ended = command(verb, "--help")
     assert ended.code == 0
     listed = re.findall(r"^  (\S+) \(", ended.out, re.MULTILINE)
-    assert listed == [name for name, _, _ in walk() if name.split(".")[0] in SECTIONS[verb]]
+    assert listed == [name for name, _, _ in walk() if name.split(".")[0] in VERBS[verb].sections and name not in VERBS[verb].excluded]
     assert command(verb, "demo", "-h").out == ended.out
 
 

@@ -1,0 +1,165 @@
+"""The tree of settings of a run, and what settings of different sections exclude.
+
+The sections themselves lie beside the code that reads them. `jobs/settings.py` fills the tree from recipes and the command line.
+"""
+
+import typing
+from dataclasses import dataclass
+
+from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig
+from ..core.errors import InputError
+from ..core.settings import check_bounds, setting
+from ..distributed.config import ClusterConfig, LabelConfig
+from ..graph_store.config import GraphConfig, SourceConfig
+
+# The stages of a run in their order: what run.redo may name. `jobs/verbs/table.py` asserts that its verbs agree.
+STAGES = ("prepare", "partition", "plan", "train-teacher", "label", "distill", "evaluate", "export", "recommend")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run; section `run`."""
+
+    dir: str | None = setting(None, "folder or URL that holds everything the run makes; not set: runs/<recipe>")
+    seed: int = setting(0, "seed of initial weights, order, negatives, candidates and dropout", ge=0)
+    redo: str | None = setting(None, "verb to do again, with all after it; their results are removed first", choices=STAGES)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "run")
+
+
+@dataclass(frozen=True)
+class RecommendConfig:
+    """The lists that `recommend` makes; section `recommend`."""
+
+    __pydantic_config__: typing.ClassVar[dict] = {"coerce_numbers_to_str": True}  # YAML reads the ids of recommend.users=[0, 17] as numbers
+
+    users: list[str] | None = setting(None, "raw user ids; not set: all with recommend.output, else the first user with train items")
+    k: int = setting(10, "items a list", ge=1)
+    exclude_seen: bool = setting(True, "leave out the user's train items")
+    output: str | None = setting(None, "URL of a Parquet file for the lists; not set: they are printed")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "recommend")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run: what to learn is in the sections from source to evaluation, where to run in graph and cluster.
+
+    Raises:
+        InputError: settings of different sections exclude each other; the message names them and what to change.
+    """
+
+    run: RunConfig = RunConfig()
+    source: SourceConfig = SourceConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    labels: LabelConfig = LabelConfig()
+    student: StudentConfig = StudentConfig()
+    distill: DistillationConfig = DistillationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    recommend: RecommendConfig = RecommendConfig()
+    graph: GraphConfig = GraphConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    def __post_init__(self) -> None:
+        distill, student = self.distill, self.student
+        tunes = distill.regime == "inline" or distill.rounds > 1
+        if distill.use_teacher and tunes and not self.teacher.prompt:
+            raise InputError(
+                f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: there is no prompt to tune with teacher.prompt=false; "
+                "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
+            )
+        self._check_baseline()
+        self._check_towers()
+        needs_full, needs_sampled = self.needs_full_engine, self.needs_sampled_engine
+        if needs_full is not None and (self.cluster.engine == "sampled" or needs_sampled is not None):
+            back = "" if needs_sampled is None else f" (without {needs_sampled})"
+            raise InputError(
+                f"{needs_full} keeps the teacher whole in every worker: set cluster.engine=full{back}, or distill.regime=rounds, "
+                "distill.rounds=1 and another student.kind than mlp"
+            )
+        if self.cluster.engine == "full" and needs_sampled is not None:
+            raise InputError(
+                f"{needs_sampled} has no meaning with cluster.engine=full, which propagates over the whole graph in every step; set "
+                "cluster.engine=sampled, or leave it out"
+            )
+        if distill.regime == "inline" and self.labels.mode == "streamed":
+            raise InputError("labels.mode=streamed has no meaning with distill.regime=inline: labels are made in the student's worker")
+        if not distill.use_teacher and (student.warm_start or student.kind == "mlp"):
+            raise InputError(
+                "student.warm_start and student.kind=mlp start from a teacher, and distill.use_teacher=false trains without one"
+            )
+
+    def _check_baseline(self) -> None:
+        """Refuses what only the method's own teacher has, where teacher.kind names a baseline."""
+        teacher, cluster, distill = self.teacher, self.cluster, self.distill
+        if not teacher.is_baseline:
+            return
+        kind, sampled = f"teacher.kind={teacher.kind}", self.needs_sampled_engine
+        if cluster.engine == "sampled" or sampled is not None:
+            raise InputError(
+                f"{kind} is trained by the full engine alone, and not with {sampled or 'cluster.engine=sampled'}; set cluster.engine=full"
+                f"{f' and leave {sampled} out' if sampled else ''}, or teacher.kind=promptmm"
+            )
+        if distill.use_teacher and (distill.regime == "inline" or distill.rounds > 1):
+            raise InputError(
+                f"{kind} has no prompt to tune with distill.regime={distill.regime}, distill.rounds={distill.rounds}; set "
+                "distill.regime=rounds and distill.rounds=1, or teacher.kind=promptmm"
+            )
+        of_towers = {
+            f"teacher.hidden={teacher.hidden}": bool(teacher.hidden),
+            f"teacher.reduction_dtype={teacher.reduction_dtype}": teacher.reduction_dtype != "float32",
+            f"cluster.zero_stage={cluster.zero_stage}": cluster.zero_stage > 0,  # offloading needs a stage, and so falls with it
+            "cluster.checkpoint_activations=true": cluster.checkpoint_activations,
+        }
+        for name, is_set in of_towers.items():
+            if is_set:
+                raise InputError(
+                    f"{kind} has no reduction towers for {name}; leave {name.split('=')[0]} at its default, or set teacher.kind=promptmm"
+                )
+
+    def _check_towers(self) -> None:
+        """Refuses ways to train the reduction towers that do not fit the towers as they are set."""
+        teacher, cluster = self.teacher, self.cluster
+        if teacher.reduction_dtype == "bfloat16" and not cluster.zero_stage:
+            raise InputError(
+                "teacher.reduction_dtype=bfloat16 keeps float32 masters in ZeRO's sharded optimizer; set cluster.zero_stage=1, 2 or 3, "
+                "or teacher.reduction_dtype=float32"
+            )
+        if cluster.checkpoint_activations and not teacher.hidden:
+            raise InputError(
+                "cluster.checkpoint_activations=true: a single linear layer has no hidden layers to compute again; set teacher.hidden, or "
+                "cluster.checkpoint_activations=false"
+            )
+        if cluster.micro_batches > teacher.train.batch_size:
+            raise InputError(
+                f"cluster.micro_batches={cluster.micro_batches} is more than teacher.train.batch_size={teacher.train.batch_size}; "
+                "cut the batch into fewer shares"
+            )
+
+    @property
+    def needs_full_engine(self) -> str | None:
+        """A setting that only the full engine can do, as `name=value`; None where there is none."""
+        distill, student = self.distill, self.student
+        if self.teacher.is_baseline:
+            return f"teacher.kind={self.teacher.kind}"
+        if distill.use_teacher and (distill.regime == "inline" or distill.rounds > 1):
+            return f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student"
+        if student.kind == "mlp":
+            return "student.kind=mlp"
+        return None
+
+    @property
+    def needs_sampled_engine(self) -> str | None:
+        """A setting that only the sampled engine can do, as `name=value`; None where there is none."""
+        if self.sampling.exclude_seed_edges:
+            return "sampling.exclude_seed_edges=true"
+        return f"cluster.micro_batches={self.cluster.micro_batches}" if self.cluster.micro_batches > 1 else None
+
+    @property
+    def dir(self) -> str:
+        """The run's folder or URL, without a slash at the end."""
+        assert self.run.dir is not None
+        return self.run.dir.rstrip("/")

@@ -1,0 +1,227 @@
+"""A cell of an experiment: one model at one seed, trained in one process that never sees the test split.
+
+cells/<model>/seed-<n>/ (and search/<model>/trial-<t>/seed-<n>/) holds cell.json (what the cell was made with, and its result), the trained
+model and its metrics.jsonl. While it trains there are its checkpoints, its labels and a copy of its teacher; they go when it is done.
+"""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+from torch import Tensor
+
+from ...core.errors import InputError
+from ...core.ranking import evaluate, top_k
+from ...core.storage import copy_artifact, has_artifact, join, remove
+from ...distributed import local
+from ...distributed.evaluation import masks
+from ...distributed.launch import watching
+from ...distributed.prompt_tuning import tune_prompt
+from ...distributed.teacher_artifact import revision_url
+from ...distributed.worker import Worker
+from ...graph_store.dataset import Dataset, open_dataset
+from ..runs.compatibility import check_teachable
+from ..runs.models import TrainedModel, trained_student, trained_teacher
+from ..runs.report import read_history
+from ..runs.rounds import run_rounds
+from ..runs.stages import differences
+from ..runs.worker_jobs import student_job, teacher_job
+from ..settings import Settings
+from .records import CellRecord, CellResult, read_cell, write_cell
+
+RANKINGS = 3  # full rankings that are timed
+TEST = "test"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model at a seed, as its process is told.
+
+    Attributes:
+        name: The model, and what tells the cell from others, in words.
+        stage: "teacher" or "student".
+        settings: With the cell's folder as `run.dir` and its seed.
+        dataset_url: The experiment's dataset.
+        teacher_url: Folder of the teacher's cell, None where there is none.
+        made_with: Everything that decides the result, as JSON-able values.
+        keep: Whether the trained model stays; the record does in any case.
+    """
+
+    name: str
+    stage: str
+    settings: Settings
+    dataset_url: str
+    teacher_url: str | None
+    made_with: dict[str, Any]
+    keep: bool = True
+
+    @property
+    def url(self) -> str:
+        """The cell's folder."""
+        return self.settings.dir
+
+    @property
+    def digest(self) -> str:
+        """Checksum of what it is made with."""
+        return digest_of(self.made_with)
+
+    @property
+    def threads(self) -> int:
+        """torch threads and CPUs of its process."""
+        return self.settings.cluster.threads or 1
+
+
+def digest_of(made_with: dict[str, Any]) -> str:
+    """Computes the checksum of JSON-able values."""
+    return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
+
+
+def finished_cell(cell: Cell) -> CellRecord | None:
+    """Reads the record of a cell that is done with what it is made with now; None where it is not."""
+    record = read_cell(cell.url)
+    return record if record is not None and record.done and record.digest == cell.digest else None
+
+
+def run_cell(cell: Cell, lines: Any = None) -> CellRecord:
+    """Trains a cell in this process, from its last checkpoint where it was interrupted; returns its record.
+
+    Args:
+        cell: The cell.
+        lines: A `ProgressLines` actor that waits for cells to start.
+
+    Raises:
+        RunError: something asked for the test split.
+        FloatingPointError: the loss is not finite.
+    """
+    if lines is not None:
+        lines.start.remote()
+    finished = finished_cell(cell)
+    if finished is not None:  # its process died after the last word
+        return finished
+    settings, cluster = cell.settings, cell.settings.cluster
+    worker = local.start_worker(cell.threads, cluster.use_gpu)
+    dataset = open_dataset(cell.dataset_url, cluster.cache_dir).without(TEST)
+    _begin(cell)
+    started = time.monotonic()
+    if cell.stage == "teacher":
+        check_teachable(settings, dataset)
+        local.train_teacher(teacher_job(settings, dataset), worker, dataset)
+    else:
+        _train_student(cell, worker, dataset)
+    record = CellRecord(cell.digest, cell.made_with, True, _result(cell, dataset, time.monotonic() - started))
+    write_cell(cell.url, record)
+    for folder in _temporary(cell):
+        remove(folder)
+    return record
+
+
+def outdated(cell: Cell) -> list[str]:
+    """Lists what a cell was started with that is otherwise now."""
+    record = read_cell(cell.url)
+    return [] if record is None else differences(record.made_with, cell.made_with)
+
+
+def _begin(cell: Cell) -> None:
+    """Notes what the cell is made with now, and removes what it made with other inputs."""
+    if outdated(cell):
+        remove(cell.url)
+    if read_cell(cell.url) is None:
+        write_cell(cell.url, CellRecord(cell.digest, cell.made_with, False))
+
+
+def _train_student(cell: Cell, worker: Worker, dataset: Dataset) -> None:
+    settings = cell.settings
+    if cell.teacher_url is not None:
+        copy_teacher(cell.teacher_url, cell.url, settings.cluster.cache_dir)
+    run_rounds(
+        settings,
+        dataset,
+        lambda job: local.train_student(job, worker, dataset),
+        lambda job: tune_prompt(job, worker),
+        lambda revision: local.write_labels(
+            student_job(settings, dataset, revision).label_job(), cell.url, settings.labels.epochs, dataset, {"dataset": dataset.digest}
+        ),
+        service=dataset,
+        lineage={"dataset": dataset.digest},
+    )
+
+
+def copy_teacher(url: str, target: str, cache_dir: str | None) -> None:
+    """Copies a cell's teacher beside the student that reads it (and that tunes its prompt, in some regimes).
+
+    Args:
+        url: Folder of the teacher's cell.
+        target: Folder of the student's cell.
+        cache_dir: Folder for local copies of remote artifacts.
+    """
+    source, copy = join(url, "teacher"), join(target, "teacher")
+    if not has_artifact(copy):
+        copy_artifact(source, copy, "teacher", cache_dir)
+    if not has_artifact(revision_url(copy, 0)):
+        copy_artifact(revision_url(source, 0), revision_url(copy, 0), "teacher-vectors", cache_dir)
+
+
+def trained_model(stage: str, url: str, dataset: Dataset, cache_dir: str | None) -> TrainedModel:
+    """Reads the model that a cell trained; `stage` is "teacher" or "student"."""
+    return trained_teacher(url, dataset, cache_dir) if stage == "teacher" else trained_student(url, cache_dir)
+
+
+def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
+    """Validation metrics of the chosen epoch, sizes and times; `seconds` is the time of the training."""
+    evaluation, model = cell.settings.evaluation, trained_model(cell.stage, cell.url, dataset, cell.settings.cluster.cache_dir)
+    held_out, train = masks(dataset, "validation")
+
+    def validate(users: Tensor, items: Tensor) -> dict[str, float]:
+        return evaluate(users, items, held_out, train, evaluation.cutoffs, evaluation.memory_mib)
+
+    history, rankings = read_history(cell.url, cell.stage), []
+    for _ in range(RANKINGS):
+        started = time.monotonic()
+        for _ranked in top_k(model.users, model.items, max(evaluation.cutoffs), train, evaluation.memory_mib):
+            pass
+        rankings.append(time.monotonic() - started)
+    return CellResult(
+        validation=validate(model.users, model.items),
+        modalities={modality: validate(*vectors) for modality, vectors in model.modal.items()},
+        **asdict(model.facts),
+        epochs=len(history),
+        seconds=seconds,
+        seconds_per_epoch=sum(row["seconds"] for row in history) / len(history),
+        ranking_seconds=sorted(rankings)[RANKINGS // 2],
+    )
+
+
+def _temporary(cell: Cell) -> list[str]:
+    """Lists the folders that a cell needs only while it trains."""
+    training = join(cell.url, "training", cell.stage)
+    names = ["labels", *(["teacher"] if cell.stage == "student" or not cell.keep else [])]
+    return [join(training, "checkpoints"), *(join(cell.url, name) for name in names), *([] if cell.keep else [join(training, "model")])]
+
+
+def failure_of(error: BaseException) -> str:
+    """Names the cause of a failed cell, in words."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}" if not isinstance(cause, InputError) else str(cause)
+
+
+@contextlib.contextmanager
+def waiting_for(cell: Cell, lines: Any) -> Iterator[None]:
+    """Waits inside it end with a RunError where the cluster has no room for such a cell within `cluster.start_timeout`."""
+    cluster = cell.settings.cluster
+    needs = f"a cell of {cell.threads} CPUs{' and 1 GPU' if cluster.use_gpu else ''} (cluster.threads)"
+    with watching(lines, cluster.start_timeout, needs):
+        yield
+
+
+def task_options(cell: Cell) -> dict[str, Any]:
+    """Options of a Ray task that trains or tests a cell: CPUs, GPUs and restarts."""
+    cluster = cell.settings.cluster
+    return {"num_cpus": cell.threads, "num_gpus": int(cluster.use_gpu), "max_retries": cluster.max_failures}
+
+
+run_cell_task = ray.remote(run_cell)

@@ -1,0 +1,130 @@
+"""What the processes of every stage need together on the fullest host, and whether a host has as much."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from ...core.errors import InputError
+from ..settings import Settings
+from . import kinds
+from .block_sizes import Estimate
+from .label_needs import evaluator, labeler
+from .server_needs import graph_server
+from .sizes import BASE, Need, Sizes
+from .student_needs import STUDENT_TABLES, student_worker
+from .teacher_needs import full_teacher, teacher_tables, teacher_worker
+from .units import GIB
+
+AROUND = ("driver", "Ray")  # what an embedded run has on its machine beside its roles
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is alive at the same time on the fullest host.
+
+    Attributes:
+        name: Of the stage.
+        roles: Every role, with its number of processes.
+    """
+
+    name: str
+    roles: tuple[tuple[Need, int], ...]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all processes together."""
+        return sum(need.total * count for need, count in self.roles)
+
+
+def is_embedded(settings: Settings) -> bool:
+    """Whether the whole run shares this machine."""
+    return settings.cluster.address is None and "RAY_ADDRESS" not in os.environ
+
+
+def available_memory(settings: Settings) -> int | None:
+    """Bytes of memory of the smallest host that runs workers; None for a cluster whose hosts may not be up before work is asked for."""
+    if settings.cluster.host_memory is not None:
+        return int(settings.cluster.host_memory * GIB)
+    if not is_embedded(settings):
+        return None
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    limits = [int(text) for text in ([limit.read_text().strip()] if limit.exists() else []) if text.isdigit()]
+    return min([psutil.virtual_memory().total, *limits])
+
+
+def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate) -> list[Stage]:
+    """Lists the stages of a run, and what each of them runs on the fullest host.
+
+    Args:
+        settings: Of the run, with its engine.
+        sizes: Of the catalog.
+        blocks, most: Sizes of one worker's blocks, expected and at most.
+    """
+    around = [(Need(role, BASE[role], {}, "all the time", 0, BASE[role], ""), 1) for role in AROUND] if is_embedded(settings) else []
+    workers, labelers = _workers(settings), (labeler(settings, sizes), settings.cluster.num_labelers if is_embedded(settings) else 1)
+    sampled = settings.cluster.engine == "sampled"
+    inline, streamed = settings.distill.regime == "inline", settings.labels.mode == "streamed"
+    stages: dict[str, list[tuple[Need, int]]] = {}
+    if sizes.taught:
+        tables = teacher_tables(settings, sizes) if sampled else 0
+        server = _server("train-teacher", settings, sizes, tables, settings.teacher.dim)
+        stages["train-teacher"] = [(teacher_worker(settings, sizes, blocks, most), workers), (server, 1)]
+    if sizes.taught and not inline and not streamed:
+        stages["label"] = [labelers]
+    stages["distill"] = [(student_worker(settings, sizes, blocks, most), workers)]
+    if sampled or (sizes.taught and inline):
+        server = _server("distill", settings, sizes, STUDENT_TABLES if sampled else 0, settings.student.dim)
+        stages["distill"].append((server, 1))
+    if sizes.taught and not inline and streamed:
+        stages["distill"].append((labelers[0], labelers[1] * workers))
+    if sizes.taught and settings.distill.rounds > 1:
+        tuner = replace(full_teacher(settings, sizes), role="prompt tuner")
+        stages["tune-prompt"] = [(tuner, workers), (_server("tune-prompt", settings, sizes, 0, settings.teacher.dim), 1)]
+    if sizes.taught:
+        stages["evaluate (teacher)"] = [(evaluator(sizes, kinds.final_dim(settings.teacher, len(sizes.dims)), "teacher"), workers)]
+    stages["evaluate (student)"] = [(evaluator(sizes, settings.student.dim, "student"), workers)]
+    return [Stage(name, (*roles, *around)) for name, roles in stages.items()]
+
+
+def _workers(settings: Settings) -> int:
+    """Workers on the fullest host. A cluster spreads the full engine's, one a host; the sampled engine has a host for every part."""
+    num_workers = settings.cluster.num_workers
+    if is_embedded(settings):
+        return num_workers
+    return -(-num_workers // settings.graph.num_parts) if settings.cluster.engine == "sampled" else 1
+
+
+def _server(stage: str, settings: Settings, sizes: Sizes, tables: int, dim: int) -> Need:
+    need = graph_server(settings, sizes, tables, dim)
+    return replace(need, role=f"graph server ({stage})") if tables else need
+
+
+def check_fits(stages: list[Stage], available: int | None) -> None:
+    """Checks that every process, and what shares a host, fits the memory of a host.
+
+    Args:
+        stages: Of the run.
+        available: Bytes of memory of the smallest host, None where it is not known yet.
+
+    Raises:
+        InputError: something does not; the message has the largest number and the setting that changes it.
+    """
+    if available is None:
+        return
+    for stage in stages:
+        for need, _ in stage.roles:
+            if need.parts and need.total > available:
+                part, size = max(need.parts.items(), key=lambda entry: entry[1])
+                raise InputError(
+                    f"plan: a {need.role} needs {need.total / GIB:.1f} GiB and the smallest host has {available / GIB:.1f} GiB; most of it "
+                    f"is {part} ({size / GIB:.1f} GiB). Change {need.setting}, or run on larger hosts"
+                )
+    for stage in stages:
+        if stage.total > available:
+            need, count = max((role for role in stage.roles if role[0].parts), key=lambda role: role[0].total * role[1])
+            raise InputError(
+                f"plan: {stage.name} needs {stage.total / GIB:.1f} GiB on one host, which has {available / GIB:.1f} GiB; most of it is "
+                f"{count} x {need.role} ({need.total / GIB:.1f} GiB each). Change {need.setting}, or run on more or larger hosts"
+            )

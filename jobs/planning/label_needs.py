@@ -1,0 +1,67 @@
+"""Memory of labelers and evaluators, and the sizes of labels."""
+
+from ...distributed.teacher_artifact import ROWS_A_SHARD
+from ..settings import Settings
+from . import kinds
+from .sizes import SCORE_BYTES, Need, Sizes
+from .units import FLOAT, INDEX
+
+
+def candidates_of(settings: Settings, sizes: Sizes) -> int:
+    """Counts the items of a student's list, the positive included."""
+    return 1 + (settings.distill.num_candidates if sizes.taught else 1)
+
+
+def vectors_bytes(settings: Settings, sizes: Sizes) -> int:
+    """Bytes of all vectors at one revision of the teacher: final, by modality, and the prompt's."""
+    config = settings.teacher
+    count = len(sizes.dims)
+    return sizes.nodes * (kinds.final_dim(config, count) + (count + kinds.has_prompt(config)) * config.dim) * FLOAT
+
+
+def block_rows(settings: Settings) -> int:
+    """Counts the examples of a label block."""
+    return max(settings.labels.block_rows, settings.student.train.batch_size)
+
+
+def label_row(settings: Settings, sizes: Sizes) -> int:
+    """Bytes of a labelled example on disk and on the wire."""
+    return 4 + (1 + settings.distill.num_candidates) * (4 + 2 + 2 * len(sizes.dims)) + 12
+
+
+def label_block(settings: Settings, sizes: Sizes) -> int:
+    """Bytes of a block of labels."""
+    return min(block_rows(settings), sizes.edges) * label_row(settings, sizes)
+
+
+def labeler(settings: Settings, sizes: Sizes) -> Need:
+    """Memory of a label process: all train interactions, and a block in the making."""
+    dim, count, width = settings.teacher.dim, len(sizes.dims), 1 + settings.distill.num_candidates
+    rows = min(block_rows(settings), sizes.edges)
+    vectors = vectors_bytes(settings, sizes)
+    joined = max(sizes.users, sizes.items) > ROWS_A_SHARD
+    held = {
+        "train interactions": 3 * sizes.edges * INDEX + sizes.nodes * INDEX,
+        "teacher vectors": vectors if joined else 0,
+        "top-ranked items": sizes.users * settings.distill.top_depth * INDEX if settings.distill.num_top else 0,
+    }
+    # Candidate vectors are gathered for every kind of score in turn; the allocator does not fill the gap that the last ones left.
+    scored = rows * width * (1.2 * (kinds.final_dim(settings.teacher, count) + count * dim) * FLOAT + (2 + 3 * count) * FLOAT + 4 * INDEX)
+    moments: dict[str, dict[str, float]] = {
+        "loading": {"train interactions": 8 * sizes.edges * INDEX},
+        "scoring": {**held, "a block's candidates": scored, "block": 3 * label_block(settings, sizes)},
+    }
+    return Need.of("labeler", "labeler", moments, "labels.block_rows or distill.num_uniform", 0 if joined else vectors)
+
+
+def evaluator(sizes: Sizes, dim: int, model: str) -> Need:
+    """Memory of an evaluation task: all vectors, in Ray's object store and copied, and the interactions that it masks.
+
+    Args:
+        sizes: Of the catalog.
+        dim: Columns of the vectors.
+        model: "teacher" or "student".
+    """
+    vectors = sizes.nodes * dim * FLOAT
+    parts = {"vectors": vectors, "object store": vectors, "masks": 8 * sizes.edges * INDEX, "score blocks": SCORE_BYTES}
+    return Need.of(f"evaluator ({model})", "evaluator", {"ranking": parts}, f"{model}.dim")

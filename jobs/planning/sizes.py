@@ -1,0 +1,122 @@
+"""The counts that memory and traffic depend on, and the memory of one process."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...graph_store.dataset import Dataset
+from ..runs.compatibility import has_teacher
+from ..settings import Settings
+from . import kinds
+from .units import FLOAT, INDEX, MIB
+
+# What a process has before it holds anything of a catalog, measured on Linux with the versions of constraints.txt.
+BASE = {
+    "driver": 430 * MIB,
+    "Ray": 1350 * MIB,  # its daemons, agents and idle processes on one machine, Ray Train's controller, the servers' supervisor
+    "graph server": 410 * MIB,  # DGL's process and the actor that owns it
+    "worker": 400 * MIB,  # Ray, torch, DGL's client, DeepSpeed
+    "labeler": 240 * MIB,
+    "evaluator": 300 * MIB,
+}
+SCORE_BYTES = 64 * MIB  # a block of scores with its sorts, and the metrics' own arrays
+# Temporaries over all interactions while an epoch's order is computed, and while the graph is built: int64 arrays that live at once.
+ORDER_ARRAYS, LOADING_ARRAYS = 12, 12
+CHUNK_ROWS, CHUNK_EDGES = 16_384, 1 << 20  # of exact inference, as distributed/layerwise.py, whose import would load DGL
+BLOCKS_IN_HAND = 2  # one that is trained on, one that is being made
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory of one process, in bytes.
+
+    Attributes:
+        role: The process, in words.
+        base: Memory of its libraries.
+        parts: What it holds at its largest moment, anonymous and shared pages, by purpose.
+        moment: Name of that moment.
+        mapped: Pages of memory-mapped files that it reads again and again.
+        bound: The most that it takes in all, where `parts` are expectations.
+        setting: Settings that change it, in words.
+    """
+
+    role: str
+    base: int
+    parts: dict[str, int]
+    moment: str
+    mapped: int
+    bound: int
+    setting: str
+
+    @property
+    def total(self) -> int:
+        """What it takes in all, expected."""
+        return self.base + sum(self.parts.values())
+
+    @staticmethod
+    def of(role: str, kind: str, moments: Mapping[str, Mapping[str, float]], setting: str, mapped: float = 0) -> "Need":
+        """Makes a need from the parts at several moments, of which the largest counts.
+
+        Args:
+            role: The process, in words.
+            kind: Key of `BASE`.
+            moments: Bytes by purpose, by moment.
+            setting: Settings that change it, in words.
+            mapped: Bytes of memory-mapped files.
+        """
+        moment, parts = max(moments.items(), key=lambda entry: sum(entry[1].values()))
+        whole = {name: int(size) for name, size in parts.items() if int(size)}
+        return Need(role, BASE[kind], whole, moment, int(mapped), BASE[kind] + sum(whole.values()), setting)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Counts that memory and traffic depend on, as the run's teacher sees the catalog.
+
+    Attributes:
+        users, items, edges: Of the train graph.
+        dims: d_m by modality; none where the teacher reads no features, and labels so carry no scores by modality.
+        stored: Bytes of a raw feature row over these modalities, as graph/ keeps it.
+        held_out: Validation interactions.
+        taught: Whether the student learns from a teacher.
+    """
+
+    users: int
+    items: int
+    edges: int
+    dims: dict[str, int]
+    stored: int
+    held_out: int
+    taught: bool
+
+    @staticmethod
+    def of(settings: Settings, dataset: Dataset) -> "Sizes":
+        """Counts of a dataset, for a run with these settings."""
+        counts = dataset.manifest["num_interactions"]
+        infos = dataset.modalities if kinds.reads_features(settings.teacher) else {}
+        if settings.graph.features == "int8":
+            stored = sum(info.dim + FLOAT for info in infos.values())  # and a scale
+        else:
+            stored = sum(info.dim * (2 if info.dtype == "float16" else FLOAT) for info in infos.values())
+        dims = {modality: info.dim for modality, info in infos.items()}
+        taught = has_teacher(settings, dataset)
+        return Sizes(dataset.num_users, dataset.num_items, counts["train"], dims, stored, counts["validation"], taught)
+
+    @property
+    def nodes(self) -> int:
+        """Users and items together."""
+        return self.users + self.items
+
+    @property
+    def width(self) -> int:
+        """Columns of all modalities together, Σ d_m."""
+        return sum(self.dims.values())
+
+    @property
+    def largest(self) -> int:
+        """Columns of the widest modality."""
+        return max(self.dims.values(), default=0)
+
+    @property
+    def graph(self) -> int:
+        """Bytes of the train graph, as a `BipartiteGraph` holds it."""
+        return 2 * self.edges * (INDEX + FLOAT) + self.nodes * INDEX

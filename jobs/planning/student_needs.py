@@ -1,0 +1,89 @@
+"""Memory of a student's worker, in either engine."""
+
+from dataclasses import replace
+
+from ...distributed.teacher_artifact import ROWS_A_SHARD
+from ..settings import Settings
+from . import kinds
+from .block_sizes import Estimate, Seeds
+from .label_needs import candidates_of, label_block, vectors_bytes
+from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mapped_files, validation_bytes
+from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, Need, Sizes
+from .teacher_needs import inline_teacher
+from .units import FLOAT, INDEX
+
+STUDENT_TABLES = 4 + 3  # sharded tables of the sampled student: IDs with Adam and best, final vectors, two layers
+
+
+def student_worker(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate) -> Need:
+    """Memory of a student's worker with a chosen engine, and of the teacher that is resident in it where the regime is inline.
+
+    Args:
+        settings: Of the run, with its engine.
+        sizes: Of the catalog.
+        blocks, most: Sizes of its neighbour blocks, expected and at most; the full engine does not ask for them.
+    """
+    if settings.cluster.engine == "full":
+        need = full_student(settings, sizes)
+        with_teacher = sizes.taught and settings.distill.regime == "inline"
+        parts = {**need.parts, **(inline_teacher(settings, sizes) if with_teacher else {})}
+        return replace(need, parts=parts, bound=need.base + sum(parts.values()))
+    expected, largest = (sampled_student(settings, sizes, estimate) for estimate in (blocks, most))
+    mapped = mapped_files(settings, sizes, settings.student.dim)
+    return bounded("student worker", expected, largest, "sampling.fan_outs, student.train.batch_size or student.dim", mapped)
+
+
+def full_student(settings: Settings, sizes: Sizes) -> Need:
+    """Memory of a worker of the full engine: the graph and all tables."""
+    config, workers, taught = settings.student, settings.cluster.num_workers, sizes.taught
+    row, width = config.dim * FLOAT, candidates_of(settings, sizes)
+    batch, tables, count = -(-config.train.batch_size // workers), sizes.nodes * row, len(sizes.dims)
+    held = {"graph": sizes.graph + 2 * sizes.edges * INDEX, "tables, Adam and best": 5 * tables}
+    mapped = 0.0
+    if taught:
+        vectors = vectors_bytes(settings, sizes)
+        if max(sizes.users, sizes.items) > ROWS_A_SHARD:
+            held["teacher vectors"] = vectors  # several shards are joined
+        else:
+            mapped = vectors
+        held["labels"] = 2 * label_block(settings, sizes)
+    return Need.of(
+        "student worker",
+        "worker",
+        {
+            "loading": {"graph": sizes.graph + LOADING_ARRAYS * sizes.edges * INDEX},
+            "training": {
+                **held,
+                "activations": 11 * tables,
+                "scores of the batch": batch * (2 * (width + 1) * row + 3 * row + width * (2 + 8 * (1 + count)) * FLOAT),
+                "order of the epoch": 0 if taught else ORDER_ARRAYS * sizes.edges * INDEX,
+            },
+            "validation": {**held, "vectors": 6 * tables, "score blocks": SCORE_BYTES},
+            "checkpoint": {**held, "copies": 4 * tables},
+        },
+        "student.dim, student.train.batch_size or cluster.engine",
+        mapped,
+    )
+
+
+def student_seeds(settings: Settings, sizes: Sizes) -> Seeds:
+    """What one worker's blocks start from in the student's step; top-ranked candidates count as uniform ones."""
+    batch = -(-settings.student.train.batch_size // settings.cluster.num_workers)
+    return Seeds(batch, batch * (candidates_of(settings, sizes) - 1))
+
+
+def sampled_student(settings: Settings, sizes: Sizes, estimate: Estimate) -> Moments:
+    """Bytes of a worker of the sampled engine at several moments, for block sizes as estimated."""
+    config, workers, count = settings.student, settings.cluster.num_workers, len(sizes.dims)
+    blocks = estimate(student_seeds(settings, sizes), settings.sampling.fan_outs_of(kinds.student_hops(config)))
+    row, width, batch = config.dim * FLOAT, candidates_of(settings, sizes), -(-config.train.batch_size // workers)
+    rows = (blocks.users + blocks.items) * row
+    return {
+        "training": {
+            "blocks in flight": block_bytes(settings, blocks),
+            "rows with gradients": (17 if workers == 1 else 20) * rows,
+            "scores of the batch": batch * (2 * (width + 1) * row + 3 * row + width * (2 + 8 * (1 + count)) * FLOAT),
+            "labels": 2 * label_block(settings, sizes) if sizes.taught else 0,
+        },
+        "inference": {"a chunk": inference_bytes(sizes, config.dim), "validation": validation_bytes(sizes, config.dim, workers)},
+    }

@@ -1,0 +1,145 @@
+"""Memory of a teacher's worker, in either engine."""
+
+from ..settings import Settings
+from . import kinds
+from .block_sizes import Estimate, Seeds
+from .reduction import feature_chunk_bytes, reduction_bytes, reduction_floats, standardisation_bytes, whitening_bytes
+from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mapped_files, validation_bytes
+from .sizes import CHUNK_ROWS, LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, Need, Sizes
+from .units import DOUBLE, FLOAT, INDEX
+
+
+def teacher_worker(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate) -> Need:
+    """Memory of a teacher's worker with a chosen engine.
+
+    Args:
+        settings: Of the run, with its engine.
+        sizes: Of the catalog.
+        blocks, most: Sizes of its neighbour blocks, expected and at most; the full engine does not ask for them.
+    """
+    if settings.cluster.engine == "full":
+        return full_teacher(settings, sizes)
+    expected, largest = (sampled_teacher(settings, sizes, estimate) for estimate in (blocks, most))
+    mapped = mapped_files(settings, sizes, kinds.final_dim(settings.teacher, len(sizes.dims)))
+    return bounded("teacher worker", expected, largest, "sampling.fan_outs, teacher.train.batch_size or teacher.dim", mapped)
+
+
+def full_teacher(settings: Settings, sizes: Sizes) -> Need:
+    """Memory of a worker of the full engine: the graph and all tables, and the features of its share of the items.
+
+    Of a baseline it is an upper bound: it has no prompt, and maps features where the method's teacher propagates them too. What only a
+    baseline has is added.
+    """
+    config, workers, count = settings.teacher, settings.cluster.num_workers, len(sizes.dims)
+    row, rows = config.dim * FLOAT, -(-sizes.items // workers)
+    batch, tables = -(-config.train.batch_size // workers), sizes.nodes * row
+    features, reduction = rows * sizes.width * FLOAT, reduction_bytes(settings, sizes)
+    tastes = kinds.own_learnt_bytes(config, count, sizes.users)
+    held = {
+        "graph": sizes.graph + 3 * sizes.edges * INDEX,
+        "features of its shard": features,
+        "prompt constants": tables + row * sizes.width + sizes.items * INDEX,
+        "whitening": whitening_bytes(settings, sizes),
+    }
+    learnt = {"ID tables, Adam and best": 5 * tables + tastes, "reduction layers and prompt, Adam and best": reduction}
+    graphs, search = kinds.item_graph_bytes(config, count, sizes.items), search_bytes(settings, sizes)
+    # Vectors of a user and of an item that live at once, gradients and the allocator's gaps included.
+    of_users = (18 if config.prompt else 9) + 4 * count
+    of_items = (28 if config.prompt else 20) + 6 * count
+    final = kinds.final_dim(config, count) // config.dim  # wider ones are made for validation and the artifact alone
+    return Need.of(
+        "teacher worker",
+        "worker",
+        {
+            "loading": {"graph": sizes.graph + LOADING_ARRAYS * sizes.edges * INDEX},
+            "standardisation": {
+                **held,
+                "float64 features": rows * sizes.largest * (DOUBLE + FLOAT),
+                "Gram matrices": standardisation_bytes(sizes, config.dim),
+            },
+            "neighbour search": {**held, **learnt, "item graphs": graphs, "rows that are compared": search},
+            "training": {
+                **held,
+                **learnt,
+                "item graphs": graphs,
+                "activations": (of_users * sizes.users + of_items * sizes.items) * row,
+                "reduction": rows * reduction_floats(settings, count) * FLOAT,
+                "scores of the batch": (3 * (2 + count) + 6) * batch * row,
+                "order of the epoch": ORDER_ARRAYS * sizes.edges * INDEX,
+            },
+            "validation": {**held, **learnt, "vectors": (4 + 2 * count + 2 * final) * tables, "score blocks": SCORE_BYTES},
+            "checkpoint": {**held, **learnt, "copies": 4 * tables + reduction},
+        },
+        "cluster.num_workers, teacher.dim or cluster.engine",
+        mapped=rows * sizes.stored,
+    )
+
+
+def search_bytes(settings: Settings, sizes: Sizes) -> int:
+    """Bytes of the search for an item's neighbours: raw features of all items, copies of unit length and a block of similarities."""
+    if not kinds.searches_neighbours(settings.teacher):
+        return 0
+    return 4 * sizes.items * max(sizes.largest, settings.teacher.dim) * FLOAT + sizes.items * sizes.width * FLOAT + SCORE_BYTES
+
+
+def inline_teacher(settings: Settings, sizes: Sizes) -> dict[str, int]:
+    """Bytes that a resident teacher adds to a student's worker, by purpose."""
+    need = full_teacher(settings, sizes)
+    return {f"resident teacher: {name}": size for name, size in need.parts.items() if name != "graph"}
+
+
+def teacher_seeds(settings: Settings) -> Seeds:
+    """What one worker's blocks start from in the teacher's step, or in one of its micro-batches."""
+    batch = -(-settings.teacher.train.batch_size // (settings.cluster.num_workers * settings.cluster.micro_batches))
+    return Seeds(batch, batch, batch if settings.teacher.feature_decay else 0)
+
+
+def row_widths(settings: Settings, sizes: Sizes) -> tuple[int, int]:
+    """Counts the d-sized vectors that travel for a user and for an item in the teacher's step."""
+    config = settings.teacher
+    prompt = int(config.prompt and bool(config.id_prompt_weight or config.prompt_loss_weight))
+    return 1 + prompt, 1 + prompt + len(sizes.dims)
+
+
+def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Moments:
+    """Bytes of a worker of the sampled engine at several moments, for block sizes as estimated."""
+    config, workers, count = settings.teacher, settings.cluster.num_workers, len(sizes.dims)
+    blocks = estimate(teacher_seeds(settings), settings.sampling.fan_outs_of(kinds.num_hops(config)))
+    row, items, own = config.dim * FLOAT, blocks.items + blocks.further_items, -(-sizes.items // workers)
+    of_user, of_item = row_widths(settings, sizes)
+    exchanged = (of_user * blocks.users + of_item * items) * row
+    served = min(own, items)
+    batch = -(-config.train.batch_size // (workers * settings.cluster.micro_batches))
+    held = {
+        "reduction layers and prompt, Adam and best": reduction_bytes(settings, sizes),
+        "prompt constants": row * sizes.width,
+        "whitening": whitening_bytes(settings, sizes),
+    }
+    chunk = min(own, CHUNK_ROWS)
+    return {
+        "standardisation": {
+            "rows of a chunk": max(feature_chunk_bytes(own, sizes.largest), feature_chunk_bytes(own, sizes.width)),
+            "Gram matrices": standardisation_bytes(sizes, config.dim),
+        },
+        "training": {
+            **held,
+            "blocks in flight": block_bytes(settings, blocks),
+            # Answers with their gradients, and with others what is sent; the ID rows with their propagation and update.
+            "rows with gradients": (12 if workers == 1 else 15) * exchanged + 8 * (blocks.users + items) * row,
+            "reduction": served * reduction_floats(settings, count) * FLOAT,
+            "scores of the batch": (3 * (2 + count) + 6) * batch * row,
+        },
+        "inference": {
+            **held,
+            "a chunk": inference_bytes(sizes, config.dim) + chunk * (6 * count + 4) * row,
+            "validation": validation_bytes(sizes, kinds.final_dim(config, count), workers),
+        },
+    }
+
+
+def teacher_tables(settings: Settings, sizes: Sizes) -> int:
+    """Counts the sharded tables of the sampled teacher: IDs, Adam and best, tokens, final vectors, two layers, modalities and prompt."""
+    wider = (
+        kinds.final_dim(settings.teacher, len(sizes.dims)) // settings.teacher.dim - 1
+    )  # final vectors beside the collaborative ones, which then have a table
+    return 4 + 1 + 3 + len(sizes.dims) + settings.teacher.prompt + wider + bool(wider)

@@ -1,0 +1,59 @@
+"""Whether there is something to train a teacher from, and whether a student can learn from a teacher what the settings ask for."""
+
+from ...core.errors import InputError
+from ...core.storage import has_artifact, join, read_manifest
+from ...graph_store.dataset import Dataset
+from ..settings import Settings
+
+
+def has_teacher(settings: Settings, dataset: Dataset) -> bool:
+    """Whether the student of this run is distilled; the plan and the stages ask here alike.
+
+    It is where that is asked for (`distill.use_teacher`), and there is what a teacher of `teacher.kind` learns from, or a teacher in the
+    run's folder already.
+    """
+    can_learn = bool(dataset.modalities) or not settings.teacher.reads_features
+    return settings.distill.use_teacher and (can_learn or has_artifact(join(settings.dir, "teacher")))
+
+
+def check_teachable(settings: Settings, dataset: Dataset) -> None:
+    """Raises InputError where the dataset has nothing that a teacher of `teacher.kind` learns from."""
+    if settings.teacher.reads_features and not dataset.modalities:
+        raise InputError(
+            f"{settings.dir}: the dataset has no modality, and teacher.kind={settings.teacher.kind} learns from at least one; name feature "
+            "files in source.modalities, set teacher.kind=lightgcn or mf, or train a student alone with distill.use_teacher=false"
+        )
+
+
+def check_teacher(settings: Settings, kind: str, by_modality: bool) -> None:
+    """Checks that a student can learn from a kind of teacher what the settings ask for.
+
+    Args:
+        settings: Of the run; `distill` is read.
+        kind: The teacher's kind.
+        by_modality: Whether it has vectors for each modality.
+
+    Raises:
+        InputError: it has no prompt to tune, or no vectors by modality for a loss to learn from.
+    """
+    distill = settings.distill
+    if kind != "promptmm" and (distill.regime == "inline" or distill.rounds > 1):
+        raise InputError(
+            f"the teacher is a {kind}, which has no prompt to tune with distill.regime={distill.regime}, distill.rounds={distill.rounds}; "
+            "set distill.regime=rounds and distill.rounds=1, or train a teacher with teacher.kind=promptmm"
+        )
+    if not by_modality and (distill.list_weight or distill.embedding_weight):
+        raise InputError(
+            f"the teacher is a {kind}, which has no vectors by modality for distill.list_weight={distill.list_weight} and "
+            f"distill.embedding_weight={distill.embedding_weight} to learn from; set distill.list_weight=0 and distill.embedding_weight=0"
+        )
+
+
+def check_trained_teacher(settings: Settings) -> None:
+    """Checks the teacher in the run's folder as `check_teacher` does, whatever this command's settings say of it.
+
+    Raises:
+        InputError: there is no complete teacher, or the student cannot learn from it what is asked for.
+    """
+    manifest = read_manifest(join(settings.dir, "teacher"), "teacher")
+    check_teacher(settings, manifest["config"].get("kind", "promptmm"), bool(manifest["modalities"]))

@@ -1,0 +1,43 @@
+"""The labels of a run: whether they are written, and writing those of a revision."""
+
+from dataclasses import dataclass
+
+from ...core.storage import has_artifact, join
+from ...distributed.labels import labels_url, materialise
+from ...distributed.teacher_artifact import revision_digest
+from ...graph_store.dataset import Dataset
+from ..settings import Settings
+from .worker_jobs import student_job
+
+
+@dataclass(frozen=True)
+class WrittenLabels:
+    """Labels of a revision that were written: their bytes, and rows (examples of all epochs)."""
+
+    bytes: int
+    rows: int
+
+
+def is_materialised(settings: Settings) -> bool:
+    """Whether labels are written before the student trains; else they are made while it does."""
+    return settings.distill.regime == "rounds" and settings.labels.mode == "materialised"
+
+
+def has_labels(settings: Settings, revision: int) -> bool:
+    """Whether the labels of a revision are complete in the run's folder."""
+    return has_artifact(labels_url(settings.dir, revision))
+
+
+def write_labels(settings: Settings, dataset: Dataset, revision: int) -> WrittenLabels:
+    """Writes the labels of a revision to labels/rev-<r>/ with a pool of labelers on Ray, and says how many.
+
+    Raises:
+        RunError: the cluster had no room for a labeler within `cluster.start_timeout`.
+    """
+    job = student_job(settings, dataset, revision).label_job()
+    lineage = {"teacher": revision_digest(join(settings.dir, "teacher"), revision)}
+    facts = materialise(job, settings.dir, settings.labels.epochs, settings.cluster, lineage)
+    print(
+        f"[label] revision {revision}: {facts['rows']:,} examples in {facts['epochs']} epochs, {facts['bytes'] / 2**20:.1f} MiB", flush=True
+    )
+    return WrittenLabels(facts["bytes"], facts["rows"])

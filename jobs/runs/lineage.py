@@ -1,0 +1,122 @@
+"""What every stage is made with: the settings and checksums that decide its result, as the JSON-able values of its record.
+
+A stage is repeated only where these differ from its record, so whatever decides a result must be here, and what does not must not be.
+"""
+
+from typing import Any
+
+from ...core.config import as_dict
+from ...core.storage import join, manifest_digest, read_manifest
+from ...distributed.labels import labels_url
+from ...distributed.teacher_artifact import revision_digest
+from ...graph_store.dataset import Dataset
+from ..settings import Settings
+from .labels import is_materialised
+from .worker_jobs import sampling_of, student_job
+
+Inputs = dict[str, Any]
+PLANNED = ("teacher", "student", "distill", "labels", "sampling", "graph", "cluster")
+NOT_PLANNED = ("address", "cache_dir", "start_timeout", "max_failures", "threads")  # settings of cluster that no figure of a plan reads
+
+
+def dataset_inputs(settings: Settings) -> Inputs:
+    """Inputs of prepare: the source, but for the memory that reading it may take."""
+    return {"source": {name: value for name, value in as_dict(settings.source).items() if name != "memory_mib"}}
+
+
+def graph_inputs(settings: Settings, dataset: Dataset) -> Inputs:
+    """Inputs of partition."""
+    return {"graph": as_dict(settings.graph), "dataset": dataset.digest}
+
+
+def plan_inputs(settings: Settings, dataset: Dataset) -> Inputs:
+    """What a plan depends on, beside the machine."""
+    inputs: Inputs = {"dataset": dataset.digest, **{section: as_dict(getattr(settings, section)) for section in PLANNED}}
+    for name in NOT_PLANNED:
+        del inputs["cluster"][name]
+    return inputs
+
+
+def teacher_inputs(settings: Settings, dataset: Dataset) -> Inputs:
+    """Inputs of train-teacher, for settings with the run's engine."""
+    return {
+        "teacher": as_dict(settings.teacher),
+        "engine": _engine(settings),
+        "select_by": _select_by(settings, dataset),
+        "run": {"seed": settings.run.seed},
+        "dataset": dataset.digest,
+    }
+
+
+def label_inputs(settings: Settings, dataset: Dataset) -> Inputs:
+    """Inputs of label; the labels' own manifest keeps the same identity of the candidate lists (`LabelJob.candidates`)."""
+    candidates = student_job(settings, dataset, 0).label_job().candidates()
+    seed = candidates.pop("seed")
+    return {
+        "labels": as_dict(settings.labels),
+        "distill": candidates,
+        "student": {"train": {"batch_size": settings.student.train.batch_size}},
+        "run": {"seed": seed},
+        "teacher": revision_digest(join(settings.dir, "teacher"), 0),
+    }
+
+
+def student_lineage(settings: Settings, dataset: Dataset, taught: bool) -> dict[str, str]:
+    """Checksums of what a student is made from: dataset, and with a teacher its first revision, and labels that are written."""
+    lineage = {"dataset": dataset.digest}
+    if taught and is_materialised(settings):
+        lineage["labels"] = manifest_digest(read_manifest(labels_url(settings.dir, 0), "labels"))
+    if taught:
+        lineage["teacher"] = revision_digest(join(settings.dir, "teacher"), 0)
+    return lineage
+
+
+def distillation_settings(settings: Settings, taught: bool) -> Inputs:
+    """Settings that decide a student: its own, and with a teacher those of distillation and labels."""
+    return {
+        "student": as_dict(settings.student),
+        "distill": as_dict(settings.distill) if taught else {"use_teacher": settings.distill.use_teacher},
+        "labels": as_dict(settings.labels) if taught else None,
+    }
+
+
+def student_inputs(settings: Settings, dataset: Dataset, taught: bool, lineage: dict[str, str]) -> Inputs:
+    """Inputs of distill, for settings with the run's engine.
+
+    Args:
+        settings: Of the run.
+        dataset: The run's.
+        taught: Whether the student learns from a teacher.
+        lineage: Its `student_lineage`. The checksum of labels that are written stands in the place of their settings.
+    """
+    return {
+        "engine": _engine(settings),
+        **distillation_settings(settings, taught),
+        "select_by": _select_by(settings, dataset),
+        "run": {"seed": settings.run.seed},
+        **lineage,
+    }
+
+
+def evaluation_inputs(settings: Settings, dataset: Dataset, student: dict[str, Any]) -> Inputs:
+    """Inputs of evaluate; `student` is the trained student's manifest."""
+    return {"evaluation": as_dict(settings.evaluation), "student": manifest_digest(student), "dataset": dataset.digest}
+
+
+def bundle_inputs(dataset: Dataset, student: dict[str, Any]) -> Inputs:
+    """Inputs of export; `student` is the trained student's manifest."""
+    return {"student": manifest_digest(student), "dataset": dataset.digest}
+
+
+def _engine(settings: Settings) -> Inputs:
+    """The engine, with those of its settings that decide a result."""
+    sampling = sampling_of(settings)
+    if sampling is None:
+        return {"engine": "full"}
+    excluded = {"exclude_seed_edges": True} if sampling.exclude_seed_edges else {}
+    return {"engine": "sampled", "fan_outs": sampling.fan_outs, **excluded}
+
+
+def _select_by(settings: Settings, dataset: Dataset) -> str | None:
+    """The metric that chooses an epoch; None where there is no validation split to choose on."""
+    return settings.evaluation.select_by if dataset.has_split("validation") else None

@@ -1,0 +1,81 @@
+"""Trained models as evaluation, export and experiments read them: the vectors that serve, and what they cost."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ...core.storage import join, open_artifact, read_manifest
+from ...distributed.teacher_artifact import read_revision
+from ...distributed.training import stage_url
+from ...graph_store.dataset import Dataset
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a trained model costs, and how it was chosen; these fields stand in results.json and in the cells' records.
+
+    Attributes:
+        num_parameters: Trained parameters.
+        serving_bytes: All that is needed to produce the vectors that serve.
+        best_epoch: The epoch that was chosen, from 0.
+        selected_by: The validation metric that chose it, or that there was none.
+    """
+
+    num_parameters: int
+    serving_bytes: int
+    best_epoch: int
+    selected_by: str
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained teacher or student.
+
+    Attributes:
+        users: Final vectors, float32 [num_users, d].
+        items: float32 [num_items, d].
+        facts: Costs and choice.
+        modal: Of a teacher, the final vectors of users and items by modality, float32 in the same shapes.
+    """
+
+    users: Tensor
+    items: Tensor
+    facts: ModelFacts
+    modal: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> TrainedModel:
+    """Reads the teacher of a run, at the prompt that it was trained with.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    url = join(run_url, "teacher")
+    manifest, vectors = read_manifest(url, "teacher"), read_revision(url, 0, cache_dir).vectors
+    features = sum(dataset.num_items * dim * FLOAT_BYTES for _, dim in manifest["modalities"])  # of those that it reads
+    # Weights, prompt and raw features (as float32): what must be held to produce the vectors that serve.
+    facts = _facts(manifest, manifest["num_parameters"] * FLOAT_BYTES + features)
+    modal = {m: (vectors.modal_user[m], items) for m, items in vectors.modal_item.items()}
+    return TrainedModel(vectors.user, vectors.item, facts, modal)
+
+
+def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
+    """Reads the student of a run.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    folder, manifest = open_artifact(join(stage_url(run_url, "student"), "model"), "student-model", cache_dir)
+    vectors = load_file(str(folder / "vectors.safetensors"))
+    users, items = vectors["user"], vectors["item"]
+    return TrainedModel(users, items, _facts(manifest, (users.numel() + items.numel()) * FLOAT_BYTES))
+
+
+def _facts(manifest: dict[str, Any], serving_bytes: int) -> ModelFacts:
+    selected_by = manifest["selected_by"] or "no validation split: the last epoch"
+    return ModelFacts(manifest["num_parameters"], serving_bytes, manifest["best_epoch"], selected_by)

@@ -1,0 +1,90 @@
+"""The table and the plots of a run's report."""
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from ...core.storage import exists, join, read_bytes, write_bytes
+from ...distributed.training import stage_url
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def read_history(run_dir: str, stage: str) -> list[dict[str, float]]:
+    """Reads the rows of metrics.jsonl of the teacher's or the student's training; none where it did not run."""
+    url = join(stage_url(run_dir, stage), "metrics.jsonl")
+    if not exists(url):
+        return []
+    return [json.loads(line) for line in read_bytes(url).decode().splitlines()]
+
+
+def table(results: dict[str, Any], cutoffs: list[int]) -> str:
+    """Sets teacher and student side by side, as Markdown: validation and test metrics, sizes and ratios.
+
+    Args:
+        results: What results.json holds.
+        cutoffs: Lengths of the lists.
+    """
+    models = [name for name in ("teacher", "student") if results[name] is not None]
+    lines = ["| | " + " | ".join(models) + " |", "|---|" + "---:|" * len(models)]
+    for split in ("validation", "test"):
+        if not results[models[0]].get(split):
+            continue
+        for k in cutoffs:
+            for metric in ("recall", "ndcg"):
+                values = [f"{results[m][split][f'{metric}@{k}']:.4f}" for m in models]
+                lines.append(f"| {split} {metric}@{k} | " + " | ".join(values) + " |")
+    lines.append("| trained parameters | " + " | ".join(f"{results[m]['num_parameters']:,}" for m in models) + " |")
+    lines.append("| bytes to serve | " + " | ".join(f"{results[m]['serving_bytes']:,}" for m in models) + " |")
+    student = results["student"]
+    if student.get("parameter_ratio") is not None:
+        lines.append(f"| parameters, student / teacher | | {student['parameter_ratio']:.1%} |")
+        lines.append(f"| bytes to serve, student / teacher | | {student['serving_ratio']:.1%} |")
+    return "\n".join(lines)
+
+
+def write_plots(run_dir: str, select_by: str) -> list[str]:
+    """Draws the learning curves of teacher and student, as far as they ran, to PNG files below plots/; returns their URLs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    urls = []
+    for stage in ("teacher", "student"):
+        history = read_history(run_dir, stage)
+        if not history:
+            continue
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+        _plot_losses(axes[0], history, stage)
+        _plot_metric(axes[1], history, select_by)
+        figure.tight_layout()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        plt.close(figure)
+        urls.append(join(run_dir, "plots", f"{stage}.png"))
+        write_bytes(urls[-1], buffer.getvalue())
+    return urls
+
+
+def _plot_losses(axes: "Axes", history: list[dict[str, float]], stage: str) -> None:
+    epochs = [row["epoch"] for row in history]
+    for name in sorted(key for key in history[0] if key.startswith("loss/")):
+        axes.plot(epochs, [max(row[name], 1e-12) for row in history], label=name.removeprefix("loss/"))
+    axes.plot(epochs, [row["loss"] for row in history], color="black", linewidth=2, label="total")
+    axes.set(yscale="log", xlabel="epoch", ylabel="loss", title=f"{stage}: loss terms with their weights")
+    axes.legend(fontsize=8)
+
+
+def _plot_metric(axes: "Axes", history: list[dict[str, float]], select_by: str) -> None:
+    rows = [row for row in history if f"validation/{select_by}" in row]
+    axes.set(xlabel="epoch", title=f"validation {select_by}")
+    if not rows:
+        axes.text(0.5, 0.5, "no validation split", ha="center", va="center", transform=axes.transAxes)
+        return
+    values = [row[f"validation/{select_by}"] for row in rows]
+    axes.plot([row["epoch"] for row in rows], values)
+    best = max(range(len(rows)), key=values.__getitem__)
+    axes.axvline(rows[best]["epoch"], linestyle="--", color="grey", label=f"epoch {rows[best]['epoch']}: {values[best]:.4f}")
+    axes.legend()

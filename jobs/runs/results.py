@@ -1,0 +1,49 @@
+"""What a run ends with: results.json, report.md and plots/."""
+
+from typing import Any
+
+from ...core.storage import join, read_manifest, write_bytes, write_json
+from ...distributed.training import stage_url
+from ...graph_store.dataset import Dataset
+from ..config import STAGES
+from ..settings import Settings
+from .report import table, write_plots
+from .stages import read_record
+
+DATASET_FACTS = ("num_users", "num_items", "num_interactions", "users_without_train", "items_without_train", "modalities")
+
+
+def read_student_manifest(settings: Settings) -> dict[str, Any]:
+    """Reads the manifest of the run's trained student.
+
+    Raises:
+        InputError: there is no complete student.
+    """
+    return read_manifest(join(stage_url(settings.dir, "student"), "model"), "student-model")
+
+
+def write_results(settings: Settings, dataset: Dataset, evaluated: dict[str, Any]) -> dict[str, Any]:
+    """Writes results.json, report.md and plots/; returns what results.json holds.
+
+    Args:
+        settings: Of the run.
+        dataset: The run's.
+        evaluated: The result of evaluate: metrics and facts of `student`, and of `teacher` or None.
+    """
+    teacher, student = evaluated["teacher"], dict(evaluated["student"])
+    student["parameter_ratio"] = student["num_parameters"] / teacher["num_parameters"] if teacher else None
+    student["serving_ratio"] = student["serving_bytes"] / teacher["serving_bytes"] if teacher else None
+    records = {verb: read_record(settings.dir, verb) for verb in STAGES}
+    results = {
+        "teacher": teacher,
+        "student": student,
+        "timings": {verb: round(record.seconds, 2) for verb, record in records.items() if record and record.done},
+        "dataset": {key: dataset.manifest[key] for key in DATASET_FACTS},
+        "seed": read_student_manifest(settings)["seed"],
+    }
+    write_json(join(settings.dir, "results.json"), results)
+    shown = table(results, settings.evaluation.cutoffs)
+    plots = write_plots(settings.dir, settings.evaluation.select_by)
+    pictures = "\n".join(f"![{url.rsplit('/', 1)[-1]}](plots/{url.rsplit('/', 1)[-1]})" for url in plots)
+    write_bytes(join(settings.dir, "report.md"), f"# {settings.dir}\n\n{shown}\n\n{pictures}\n".encode())
+    return results

@@ -1,0 +1,54 @@
+"""`promptmm evaluate`: exact rankings of the whole catalog, by teacher and student."""
+
+from dataclasses import asdict
+from typing import Any
+
+from ...core.storage import join
+from ...distributed.evaluation import evaluate_vectors
+from ...distributed.launch import ray_session
+from ...graph_store.dataset import Dataset
+from ..runs.folder import open_run_dataset
+from ..runs.lineage import evaluation_inputs
+from ..runs.models import TrainedModel, trained_student, trained_teacher
+from ..runs.results import read_student_manifest, write_results
+from ..runs.stages import run_stage
+from ..settings import Settings
+from .verb import Verb
+
+
+def evaluate(settings: Settings) -> None:
+    """Validation and test metrics of teacher and student, sizes, ratios, table and plots -> results.json, report.md, plots/."""
+    dataset = open_run_dataset(settings)
+    settings.evaluation.check_catalog(dataset.num_items)
+    manifest, cache_dir = read_student_manifest(settings), settings.cluster.cache_dir
+    taught = manifest["distillation"]["use_teacher"]
+
+    def make() -> dict[str, Any]:
+        with ray_session(settings.cluster):
+            teacher = _metrics(settings, dataset, trained_teacher(settings.dir, dataset, cache_dir)) if taught else None
+            return {"teacher": teacher, "student": _metrics(settings, dataset, trained_student(settings.dir, cache_dir))}
+
+    record = run_stage(settings, "evaluate", evaluation_inputs(settings, dataset, manifest), make)
+    write_results(settings, dataset, record.result)
+
+
+def _metrics(settings: Settings, dataset: Dataset, model: TrainedModel) -> dict[str, Any]:
+    """The metrics of a model on every split that there is, and its facts, as results.json has them."""
+    url = join(settings.dir, "dataset")
+    metrics = {
+        split: evaluate_vectors(url, model.users, model.items, split, settings.evaluation, settings.cluster)
+        for split in ("validation", "test")
+        if dataset.has_split(split)
+    }
+    return {**metrics, **asdict(model.facts)}
+
+
+EVALUATE = Verb(
+    "evaluate",
+    evaluate,
+    ("run", "evaluation", "cluster"),
+    products=("results.json", "report.md", "plots"),
+    needs=("distill",),
+    is_stage=True,
+    shares_storage=True,
+)

@@ -1,0 +1,21 @@
+"""`promptmm experiment`: many models and one report; the work is in `jobs/experiments/`."""
+
+from ..experiments.run import run_experiment
+from ..experiments.settings import NOT_OF_CELLS, Recipe, describe_recipe, load_experiment
+from .verb import Verb
+
+
+def experiment(recipe: Recipe) -> None:
+    """A grid of models x seeds x ablations on Ray: searches and training on validation, one test pass at the end, one report."""
+    run_experiment(recipe)
+
+
+EXPERIMENT = Verb(
+    "experiment",
+    experiment,
+    ("run", "source", "teacher", "student", "distill", "labels", "evaluation", "cluster"),
+    is_part_of_run=False,
+    load=load_experiment,
+    excluded=NOT_OF_CELLS,
+    describe_recipe=describe_recipe,
+)

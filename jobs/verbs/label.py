@@ -1,0 +1,40 @@
+"""`promptmm label`: labelers write the teacher's scores of candidate lists."""
+
+from dataclasses import asdict
+from typing import Any
+
+from ...distributed.launch import ray_session
+from ..runs.compatibility import check_trained_teacher
+from ..runs.folder import open_run_dataset
+from ..runs.labels import is_materialised, write_labels
+from ..runs.lineage import label_inputs
+from ..runs.stages import run_stage
+from ..settings import Settings
+from .verb import Verb
+
+
+def label(settings: Settings) -> None:
+    """teacher/ -> labels/rev-0/ for materialised labels; streamed and inline labels are made while the student trains."""
+    check_trained_teacher(settings)
+    dataset = open_run_dataset(settings)
+    if not is_materialised(settings):
+        way = "distill.regime=inline" if settings.distill.regime == "inline" else "labels.mode=streamed"
+        print(f"[label] nothing to write: labels are made while the student trains ({way})", flush=True)
+        return
+
+    def make() -> dict[str, Any]:
+        with ray_session(settings.cluster):
+            return asdict(write_labels(settings, dataset, 0))
+
+    run_stage(settings, "label", label_inputs(settings, dataset), make)
+
+
+LABEL = Verb(
+    "label",
+    label,
+    ("run", "labels", "distill", "student", "cluster"),
+    products=("labels",),
+    needs=("train-teacher",),
+    is_stage=True,
+    shares_storage=True,
+)

@@ -1,0 +1,29 @@
+"""`promptmm partition`: the dataset is cut into the parts that graph servers hold."""
+
+from typing import Any
+
+from ...core.storage import join
+from ...graph_store.partition import describe_memory, describe_part, memory_of
+from ...graph_store.partition import partition as write_partition
+from ..runs.folder import open_run_dataset
+from ..runs.lineage import graph_inputs
+from ..runs.stages import run_stage
+from ..settings import Settings
+from .verb import Verb
+
+
+def partition(settings: Settings) -> None:
+    """dataset/ -> graph/."""
+    dataset = open_run_dataset(settings)
+
+    def make() -> dict[str, Any]:
+        print(f"[partition] {describe_memory(memory_of(dataset, settings.graph))}", flush=True)
+        facts = write_partition(dataset, join(settings.dir, "graph"), settings.graph)
+        return {"num_parts": facts["num_parts"], "part_items": facts["part_items"], "parts": facts["parts"]}
+
+    record = run_stage(settings, "partition", graph_inputs(settings, dataset), make)
+    for part, facts in enumerate(record.result["parts"]):
+        print(f"[partition] part {part}: {describe_part(facts)}", flush=True)
+
+
+PARTITION = Verb("partition", partition, ("run", "graph", "cluster"), products=("graph",), needs=("prepare",), is_stage=True)

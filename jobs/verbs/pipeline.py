@@ -1,0 +1,69 @@
+"""`promptmm pipeline`: every stage of a run, one after the other."""
+
+import dataclasses
+from typing import Any
+
+from ...core.errors import InputError
+from ...distributed.launch import ray_session
+from ...graph_store.dataset import Dataset
+from ..planning.engine import engine_of
+from ..runs.compatibility import check_teacher, has_teacher
+from ..runs.folder import open_run_dataset
+from ..runs.report import table
+from ..runs.results import write_results
+from ..runs.stages import require_done
+from ..settings import Settings
+from .distill import DISTILL
+from .evaluate import EVALUATE
+from .export import EXPORT
+from .label import LABEL
+from .partition import PARTITION
+from .plan import PLAN
+from .prepare import PREPARE
+from .recommend import RECOMMEND
+from .train_teacher import TRAIN_TEACHER
+from .verb import Verb, run_checked
+
+
+def pipeline(settings: Settings) -> None:
+    """All verbs; a verb that is already done is not done again."""
+    if settings.distill.use_teacher:
+        check_teacher(settings, settings.teacher.kind, settings.teacher.reads_features)
+    run_checked(PREPARE, settings)
+    dataset = open_run_dataset(settings)
+    _check_catalog(settings, dataset)
+    taught = has_teacher(settings, dataset)
+    if taught or engine_of(settings, dataset, "distill").engine == "sampled":
+        run_checked(PARTITION, settings)
+    run_checked(PLAN, settings)
+    with ray_session(settings.cluster):
+        for verb in (TRAIN_TEACHER, LABEL, DISTILL, EVALUATE) if taught else (DISTILL, EVALUATE):
+            run_checked(verb, settings)
+    run_checked(EXPORT, settings)
+    evaluated = require_done(settings.dir, "evaluate", "pipeline").result
+    _show(settings, dataset, write_results(settings, dataset, evaluated))
+    run_checked(RECOMMEND, settings)
+    here = settings.dir
+    print(f"\nresults: {here}/results.json, {here}/report.md; plots: {here}/plots; bundle to serve: {here}/student", flush=True)
+
+
+def _check_catalog(settings: Settings, dataset: Dataset) -> None:
+    """Raises InputError for what the last verbs would refuse, before the first expensive one starts."""
+    settings.evaluation.check_catalog(dataset.num_items)
+    if settings.recommend.k > dataset.num_items:
+        raise InputError(f"recommend.k={settings.recommend.k} is larger than the catalog of {dataset.num_items} items")
+    unknown = sorted(set(settings.recommend.users or []) - set(dataset.user_ids()))
+    if unknown:
+        raise InputError(f"recommend.users: the catalog has no users {', '.join(unknown[:20])}")
+
+
+def _show(settings: Settings, dataset: Dataset, results: dict[str, Any]) -> None:
+    """Prints the table, epochs that no validation chose, and the seconds of every verb."""
+    print("\n" + table(results, settings.evaluation.cutoffs), flush=True)
+    for name in ("teacher", "student"):
+        if results[name] is not None and not dataset.has_split("validation"):
+            print(f"{name}: no validation split, so no selection: epoch {results[name]['best_epoch']}, the last one", flush=True)
+    print("seconds: " + ", ".join(f"{verb} {seconds:.1f}" for verb, seconds in results["timings"].items()), flush=True)
+
+
+PIPELINE = Verb("pipeline", pipeline, tuple(field.name for field in dataclasses.fields(Settings)), shares_storage=True)

@@ -1,0 +1,79 @@
+"""The verbs of the command line: the one table that the help, `run.redo` and the dispatch follow."""
+
+from typing import Any
+
+from ...core.errors import InputError
+from ...core.registry import Registry
+from ..config import STAGES
+from ..runs.stages import forget_from
+from ..settings import Settings
+from .distill import DISTILL
+from .evaluate import EVALUATE
+from .experiment import EXPERIMENT
+from .export import EXPORT
+from .generate import GENERATE
+from .label import LABEL
+from .partition import PARTITION
+from .pipeline import PIPELINE
+from .plan import PLAN
+from .prepare import PREPARE
+from .recommend import RECOMMEND
+from .train_teacher import TRAIN_TEACHER
+from .verb import Verb, run_in_folder
+
+TABLE: tuple[Verb[Any], ...] = (
+    GENERATE, PREPARE, PARTITION, PLAN, TRAIN_TEACHER, LABEL, DISTILL, EVALUATE, EXPORT, RECOMMEND, PIPELINE, EXPERIMENT,
+)  # fmt: skip
+VERBS: dict[str, Verb[Any]] = {verb.name: verb for verb in TABLE}
+PRODUCTS: dict[str, tuple[str, ...]] = {verb.name: verb.products for verb in TABLE if verb.is_stage}
+assert tuple(PRODUCTS) == STAGES, "the stages of the table, in their order, are those of jobs/config.py"
+
+OWN_VERBS: Registry[Verb[Any]] = Registry(
+    "verb",
+    "VERB",
+    {verb.name: f"{verb.run.__module__}:{verb.run.__name__.upper()}" for verb in TABLE},
+    __name__,
+    lambda candidate: isinstance(candidate, Verb),
+    "an object of promptmm.jobs.verbs.Verb",
+)
+
+
+def find_verb(name: str) -> Verb[Any]:
+    """Finds a verb by its name, or imports a user's own.
+
+    Args:
+        name: Of a verb that ships, or `module:attribute` of an own one.
+
+    Raises:
+        InputError: there is no such verb; the message lists those that ship.
+    """
+    if name in VERBS:
+        return VERBS[name]
+    if ":" not in name:
+        raise InputError(f"unknown verb {name!r}; the verbs are {', '.join(VERBS)}")
+    return OWN_VERBS.get(name)
+
+
+def run_verb(name: str, settings: Settings) -> None:
+    """Runs a verb with a run's settings, as the command line does.
+
+    Args:
+        name: Of a verb of a run or `generate`; or `module:attribute` of an own verb.
+        settings: Of the run.
+
+    Raises:
+        InputError: there is no such verb, `run.redo` names another one, or the verb refuses its settings.
+    """
+    start(find_verb(name), settings)
+
+
+def start(verb: Verb[Any], config: Any) -> None:
+    """Runs a verb with the configuration that its `load` has read, in the run's folder where it is part of a run.
+
+    Raises:
+        InputError: `run.redo` names another verb, or the verb refuses its configuration.
+    """
+    if verb.is_part_of_run:
+        run_in_folder(verb, config, lambda settings: forget_from(settings, PRODUCTS))
+    else:
+        verb.run(config)

@@ -1,0 +1,106 @@
+"""What a verb declares: its name, what it does, which settings it reads, what it needs and what it leaves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from ...core.errors import InputError
+from ..config import STAGES, Settings
+from ..runs.folder import (
+    need_shared_storage,
+    read_configuration,
+    resolved_configuration,
+    warn_of_passing_folder,
+    write_configuration,
+)
+from ..runs.stages import require_done
+from ..settings import load_settings
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Verb(Generic[Config]):
+    """One verb of the command line.
+
+    The first line of the docstring of `run` is the verb's help. An own verb is such an object in a module of yours:
+
+        SIZES = Verb("sizes", sizes, ("run", "cluster"), needs=("prepare",))  # in my_module.py, beside `def sizes(settings): ...`
+
+    and `promptmm my_module:SIZES RECIPE key=value ...` runs it.
+
+    Attributes:
+        name: What the command line calls it.
+        run: Does the work.
+        sections: Sections of the settings that it reads: --help lists them, and config.yaml takes them over.
+        products: What it leaves in the run's folder beside its record; `run.redo` removes it.
+        needs: Stages that must have finished in the run's folder.
+        is_stage: Whether it is a stage of a run, which `run.redo` may name.
+        is_part_of_run: Whether it works in a run's folder, where its configuration is saved; else it runs by itself.
+        shares_storage: Whether it runs in several processes, so that the run's folder cannot be in the memory of one.
+        load: Reads its configuration from a recipe (None: no recipe) and `key=value` overrides.
+        excluded: Dotted settings of its sections that it does not read.
+        describe_recipe: Lists the keys of its recipe, where that is another than a run's.
+    """
+
+    name: str
+    run: Callable[[Config], None]
+    sections: tuple[str, ...]
+    products: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    is_stage: bool = False
+    is_part_of_run: bool = True
+    shares_storage: bool = False
+    load: Callable[[str | None, list[str]], Config] = cast(Any, load_settings)
+    excluded: tuple[str, ...] = ()
+    describe_recipe: Callable[[], str] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted({*self.needs} - {*STAGES})
+        if unknown:
+            raise InputError(f"verb {self.name}: needs={', '.join(unknown)}: expected some of {', '.join(STAGES)}")
+
+    @property
+    def help(self) -> str:
+        """One line for people."""
+        return (self.run.__doc__ or "").strip().partition("\n")[0]
+
+
+def run_checked(verb: Verb[Settings], settings: Settings) -> None:
+    """Runs a verb where the run's folder has what it needs.
+
+    Raises:
+        InputError: a stage that it needs has not finished, or the folder is one that its processes do not share.
+    """
+    if verb.shares_storage:
+        need_shared_storage(settings, verb.name)
+    for stage in verb.needs:
+        require_done(settings.dir, stage, verb.name)
+    verb.run(settings)
+
+
+def run_in_folder(verb: Verb[Settings], settings: Settings, forget: Callable[[Settings], None]) -> None:
+    """Runs a verb that is part of a run, and saves the resolved configuration with the run.
+
+    Args:
+        verb: The verb.
+        settings: Of the run.
+        forget: Removes what `run.redo` names.
+
+    Raises:
+        InputError: `run.redo` names another verb, or the verb refuses its settings; the configuration is then as it was.
+    """
+    if settings.run.redo not in (None, verb.name) and verb.name != "pipeline":
+        raise InputError(
+            f"run.redo={settings.run.redo}: {verb.name} does not do that verb again; use it with {settings.run.redo} or pipeline"
+        )
+    forget(settings)
+    warn_of_passing_folder(settings)
+    before = read_configuration(settings)
+    write_configuration(settings, resolved_configuration(settings, verb.sections, before))
+    try:
+        run_checked(verb, settings)
+    except InputError:  # refused: the folder still holds what the earlier configuration made
+        if before is not None:
+            write_configuration(settings, before)
+        raise

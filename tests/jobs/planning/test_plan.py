@@ -1,0 +1,187 @@
+"""The plan agrees with the models it predicts, and refuses with the number and the setting."""
+
+import re
+
+import pytest
+from promptmm.core.config import TeacherConfig
+from promptmm.core.errors import InputError
+from promptmm.core.student import build_student
+from promptmm.core.teacher import IdTables, build_reduction
+from promptmm.jobs.planning.description import describe_plan
+from promptmm.jobs.planning.engine import choose_engine
+from promptmm.jobs.planning.hosts import available_memory
+from promptmm.jobs.planning.plan import make_plan
+from promptmm.jobs.planning.reduction import reduction_bytes, reduction_floats, tower_parameters
+from promptmm.jobs.planning.sizes import Sizes
+from promptmm.jobs.planning.teacher_needs import teacher_seeds
+from promptmm.jobs.planning.units import GIB
+from promptmm.jobs.settings import load_settings
+
+from .conftest import fixed, large
+
+
+@pytest.mark.parametrize("hidden", [[], [16], [32, 16]])
+@pytest.mark.parametrize("dims", [{"visual": 5}, {"visual": 128, "textual": 96, "acoustic": 64}])
+def test_tower_parameters_are_those_of_the_module(dims, hidden):
+    config = TeacherConfig(dim=8, hidden=hidden)
+    module = build_reduction(dims, config, seed=0)
+    assert tower_parameters(config, list(dims.values())) == sum(p.numel() for p in module.parameters())
+
+
+def test_tables_of_the_plan_are_those_of_the_models(dataset, settings):
+    """Weights, gradients, Adam's two moments and the best so far: five floats a parameter."""
+    plan = make_plan(settings, dataset, None)
+    tables = IdTables(dataset.num_users, dataset.num_items, 8, 0.1, 0)
+    bytes_of_tables = 5 * 4 * sum(p.numel() for p in tables.parameters())
+    assert plan.roles["teacher worker"].parts["ID tables, Adam and best"] == bytes_of_tables
+    student = build_student(settings.student, dataset.num_users, dataset.num_items, 0)
+    assert plan.roles["student worker"].parts["tables, Adam and best"] == 5 * 4 * sum(p.numel() for p in student.parameters())
+
+
+ROLES = {"teacher worker", "labeler", "student worker", "evaluator (teacher)", "evaluator (student)"}
+AROUND = {"driver", "Ray"}
+
+
+@pytest.mark.parametrize("engine", ["full", "sampled"])
+def test_a_plan_adds_up(dataset, engine):
+    settings = load_settings(None, ["teacher.dim=8", "student.dim=8", f"cluster.engine={engine}", "cluster.num_workers=2"])
+    plan = make_plan(settings, dataset, 64 * GIB)
+    assert plan.engine == engine
+    assert plan.available_bytes == 64 * GIB
+    servers = {"graph server"} if engine == "full" else {"graph server (train-teacher)", "graph server (distill)"}
+    assert set(plan.roles) == ROLES | AROUND | servers
+    for role in plan.roles.values():
+        assert role.bytes == role.base_bytes + sum(role.parts.values()) <= role.at_most_bytes
+    for host in plan.hosts.values():
+        assert host.bytes == sum(plan.roles[role].bytes * count for role, count in host.processes.items())
+        assert set(host.processes) >= AROUND
+    assert plan.hosts["train-teacher"].processes["teacher worker"] == 2
+    text = describe_plan(plan)
+    assert all(role in text for role in plan.roles)
+    assert f"engine: {engine}" in text
+    for step in plan.steps.values():
+        assert step.seconds_at_least == max(step.seconds_by.values()) > 0
+
+
+@pytest.mark.parametrize("engine", ["full", "sampled"])
+def test_workers_share_features_and_exchange_vectors(dataset, engine):
+    words = ["teacher.dim=8", "student.dim=8", f"cluster.engine={engine}", "teacher.train.batch_size=32", "sampling.fan_outs=[2]"]
+    one, two = (make_plan(load_settings(None, [*words, f"cluster.num_workers={n}"]), dataset, None) for n in (1, 2))
+    for name in ("teacher", "student"):
+        assert one.steps[name].sent_bytes == {}
+        assert sum(two.steps[name].sent_bytes.values()) > 0
+    assert two.steps["teacher"].exchanged_bytes > 0
+    assert two.steps["teacher"].multiply_adds < one.steps["teacher"].multiply_adds
+
+
+def test_zero_stages_shard_more_and_more(dataset):
+    """Weights, gradients, two moments and the best: 20 bytes a parameter; of eight workers, a stage holds less than the one before."""
+    found = []
+    for stage in (0, 1, 2, 3):
+        settings = load_settings(None, ["teacher.hidden=[512]", "cluster.num_workers=8", f"cluster.zero_stage={stage}"])
+        found.append(reduction_bytes(settings, Sizes.of(settings, dataset)))
+    dims = [m.dim for m in dataset.modalities.values()]
+    assert found[0] == 20 * tower_parameters(settings.teacher, dims)
+    assert found[0] > found[1] >= found[2] > found[3]
+
+
+def test_ways_to_need_less_memory(dataset):
+    words = ["teacher.hidden=[512]", "cluster.num_workers=2", "cluster.zero_stage=3", "cluster.engine=sampled", "sampling.fan_outs=[2]"]
+    words += ["teacher.train.batch_size=64"]
+
+    def planned(*more):
+        plan = make_plan(load_settings(None, [*words, *more]), dataset, None)
+        return plan.roles["teacher worker"], plan.steps["teacher"]
+
+    need, step = planned()
+    rounded, _ = planned("teacher.reduction_dtype=bfloat16")
+    assert sum(rounded.parts.values()) < sum(need.parts.values())
+    kept, again = (load_settings(None, [*words, f"cluster.checkpoint_activations={flag}"]) for flag in ("false", "true"))
+    assert reduction_floats(again, 3) < reduction_floats(kept, 3)
+    settings = load_settings(None, [*words, "cluster.micro_batches=4"])
+    assert teacher_seeds(settings).examples == 8
+    _, cut = planned("cluster.micro_batches=4")
+    assert cut.exchanged_bytes > step.exchanged_bytes  # micro-batches ask for some rows again
+    wide, narrow = (planned(f"graph.features={features}")[0].mapped_bytes for features in ("stored", "int8"))
+    assert narrow < wide
+
+
+@pytest.mark.parametrize("available", [GIB, 100 * GIB])
+def test_refusal_names_the_number_and_the_setting(dataset, settings, available):
+    huge = large(dataset, 10**6)
+    plan = make_plan(settings, huge, None)
+    role, need = next((role, need) for role, need in plan.roles.items() if need.bytes > available)
+    with pytest.raises(InputError) as caught:
+        make_plan(fixed(settings, "full"), huge, available)
+    message = str(caught.value)
+    largest = max(need.parts, key=need.parts.__getitem__)
+    assert f"a {role} needs {need.bytes / GIB:.1f} GiB and the smallest host has {available / GIB:.1f} GiB" in message
+    assert f"{largest} ({need.parts[largest] / GIB:.1f} GiB)" in message
+    names = re.findall(r"[a-z]+(?:\.[a-z_]+)+", message.split("Change ")[1])
+    assert names
+    for name in names:
+        section, field = name.split(".", 1)
+        value = getattr(settings, section)
+        for part in field.split("."):
+            value = getattr(value, part)
+
+
+def test_what_shares_a_host_must_fit_it_together(dataset, settings):
+    """Every role alone fits; the stage that needs most decides."""
+    plan = make_plan(settings, dataset, None)
+    most = max(plan.hosts.values(), key=lambda host: host.bytes).bytes
+    assert most > max(role.bytes for role in plan.roles.values())
+    make_plan(settings, dataset, most)
+    with pytest.raises(InputError, match=r"plan: .* needs .* on one host, which has .*; most of it is 1 x .* Change [a-z]+\."):
+        make_plan(fixed(settings, "full"), dataset, most - 1)
+
+
+def test_workers_of_a_cluster_do_not_share_a_host(dataset, monkeypatch):
+    settings = load_settings(None, ["cluster.address=10.0.0.1:6379", "cluster.num_workers=4"])
+    plan = make_plan(settings, dataset, None)
+    assert plan.hosts["train-teacher"].processes == {"graph server": 1, "teacher worker": 1}
+    assert available_memory(settings) is None
+    known = load_settings(None, ["cluster.address=10.0.0.1:6379", "cluster.host_memory=2"])
+    assert available_memory(known) == 2 * GIB
+
+
+def test_a_catalog_without_modalities_has_no_teacher(bare, settings):
+    plan = make_plan(settings, bare, 64 * GIB)
+    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND
+    assert plan.label_bytes_an_epoch == 0
+    assert set(plan.steps) == {"student"}
+    assert "student worker" in describe_plan(plan)
+
+
+@pytest.mark.parametrize("kind", ["mf", "lightgcn", "vbpr", "lattice"])
+def test_baselines_are_planned_for_the_full_engine(dataset, bare, kind):
+    settings = load_settings(None, ["teacher.dim=8", "student.dim=8", f"teacher.kind={kind}"])
+    plan = make_plan(settings, large(dataset, 10**3), None)
+    assert plan.engine == "full"
+    assert plan.reason == f"teacher.kind={kind} keeps the teacher whole in every worker"
+    parts, floats = plan.roles["teacher worker"].parts, 8 * (dataset.num_users + dataset.num_items)
+    if kind == "vbpr":
+        floats += 8 * dataset.num_users * len(dataset.modalities)
+    assert parts["ID tables, Adam and best"] == 5 * 4 * 10**3 * floats
+    assert ("item graphs" in parts) == (kind == "lattice")
+    assert choose_engine(settings, large(dataset, 10**6), 64 * GIB).engine == "full"
+    names = {"teacher worker", "labeler"}
+    assert (names <= set(make_plan(settings, bare, None).roles)) == (kind in ("mf", "lightgcn"))
+    labels = plan.label_bytes_an_epoch / make_plan(load_settings(None, []), large(dataset, 10**3), None).label_bytes_an_epoch
+    assert (labels < 1) == (kind in ("mf", "lightgcn"))  # no scores by modality
+
+
+def test_a_student_alone_needs_no_teacher(dataset):
+    plan = make_plan(load_settings(None, ["distill.use_teacher=false"]), dataset, None)
+    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND
+    assert plan.label_bytes_an_epoch == 0
+
+
+def test_rows_that_cost_more_than_raw_ones_are_said(dataset):
+    plan = make_plan(load_settings(None, ["teacher.dim=64"]), dataset, None)
+    dims = {m: info.dim for m, info in dataset.modalities.items()}
+    assert plan.raw_row_ratios == {m: dim / 128 for m, dim in dims.items()}
+    lines = describe_plan(plan).splitlines()
+    for modality, dim in dims.items():
+        line = next(line for line in lines if line.startswith(f"{modality}: "))
+        assert ("reduced rows cost more than raw rows" in line) == (dim < 128)

@@ -1,0 +1,116 @@
+"""The plan against stages that run: memory of a worker beside its libraries, within 25 %."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from promptmm.core.teacher import TeacherVectors
+from promptmm.distributed.labels import Labeler, labels_url, publish_labels, write_block
+from promptmm.distributed.teacher_artifact import write_revision
+from promptmm.graph_store.catalog import Catalog
+from promptmm.graph_store.config import GraphConfig
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.dgl.partition import partition
+from promptmm.jobs.planning.plan import make_plan
+from promptmm.jobs.planning.units import MIB
+from promptmm.jobs.runs.worker_jobs import student_job
+from promptmm.jobs.settings import load_settings
+
+NUM_USERS, NUM_ITEMS, DEGREE = 30_000, 20_000, 10
+DIMS = {"visual": 64, "textual": 32}
+COMMON = ["teacher.dim=64", "student.dim=64", "teacher.train.epochs=1", "student.train.epochs=1", "evaluation.cutoffs=[20]"]
+SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    """A catalog whose tables are of 12 MiB each, cut into one part, with a teacher of random vectors."""
+    folder, rng = tmp_path_factory.mktemp("plan") / "run", np.random.default_rng(0)
+    items = (rng.random(NUM_USERS * DEGREE) ** 1.7 * NUM_ITEMS).astype(np.int64)
+    pairs = np.repeat(np.arange(NUM_USERS), DEGREE) * NUM_ITEMS + items
+    held_out = np.arange(0, NUM_USERS, 10) * NUM_ITEMS + rng.integers(NUM_ITEMS, size=NUM_USERS // 10)
+    splits = {name: np.divmod(keys, NUM_ITEMS) for name, keys in (("train", np.setdiff1d(pairs, held_out)), ("validation", held_out))}
+    features = {m: (rng.standard_normal((NUM_ITEMS, dim)).astype(np.float16), np.ones(NUM_ITEMS, bool)) for m, dim in DIMS.items()}
+    write_dataset(f"{folder}/dataset", Catalog([*map(str, range(NUM_USERS))], [*map(str, range(NUM_ITEMS))], splits, features), {})
+    partition(open_dataset(f"{folder}/dataset"), f"{folder}/graph", GraphConfig())
+    users, items = torch.randn(NUM_USERS, 64), torch.randn(NUM_ITEMS, 64)
+    vectors = TeacherVectors(users, items, dict.fromkeys(DIMS, users), dict.fromkeys(DIMS, items), users, items, {})
+    write_revision(f"{folder}/teacher", 0, vectors, {"none": torch.zeros(1)}, {})
+    return folder
+
+
+def write_labels(folder: Path, settings, dataset) -> None:
+    """One epoch of labels in the run's folder."""
+    job, threads = student_job(settings, dataset, 0).label_job(), torch.get_num_threads()
+    labeler, url = Labeler(job), labels_url(str(folder), 0)
+    torch.set_num_threads(threads)  # a labeler takes one
+    publish_labels(job, url, 1, [write_block(labeler, url, 0, block) for block in range(job.num_blocks)], {})
+
+
+@pytest.mark.parametrize(
+    ("stage", "role", "overrides"),
+    [
+        ("teacher", "teacher worker", ["cluster.engine=full", "teacher.train.batch_size=60000"]),
+        ("teacher", "teacher worker", ["cluster.engine=sampled", "teacher.train.batch_size=4000"]),
+        pytest.param(
+            "teacher",
+            "teacher worker",
+            ["cluster.engine=full", "teacher.hidden=[256]", "cluster.zero_stage=2"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "teacher", "teacher worker", ["cluster.engine=sampled", "sampling.fan_outs=[3]", "teacher.dim=128"], marks=pytest.mark.slow
+        ),
+        pytest.param("student", "student worker", ["cluster.engine=full", "distill.use_teacher=false"], marks=pytest.mark.slow),
+        pytest.param("student", "student worker", ["cluster.engine=sampled", "distill.use_teacher=false"], marks=pytest.mark.slow),
+        pytest.param("student", "student worker", ["cluster.engine=full", "distill.num_uniform=10"], marks=pytest.mark.slow),
+        pytest.param("label", "labeler", [], marks=pytest.mark.slow),
+    ],
+    ids=[
+        "full teacher",
+        "sampled teacher",
+        "full teacher's towers",
+        "sampled teacher, few neighbours",
+        "student",
+        "sampled student",
+        "taught student",
+        "labeler",
+    ],
+)
+def test_memory_is_within_a_quarter(run_dir, tmp_path, stage, role, overrides):
+    """Standalone, the graph server's tables are in the worker's process too."""
+    settings, dataset = load_settings(None, [*COMMON, *overrides, f"run.dir={run_dir}"]), open_dataset(f"{run_dir}/dataset")
+    plan = make_plan(settings, dataset, None)
+    wanted = sum(plan.roles[role].parts.values())
+    servers = [need for name, need in plan.roles.items() if name in ("graph server (train-teacher)", "graph server (distill)")]
+    if servers:
+        wanted += servers[0].parts["tables"]
+    own = tmp_path / "run"  # what a stage writes is its own
+    own.mkdir()
+    taught = stage == "label" or (stage == "student" and settings.distill.use_teacher)
+    for name in ("dataset", "graph", *(["teacher"] if taught else [])):
+        (own / name).symlink_to(run_dir / name)
+    if taught and stage == "student":
+        write_labels(own, settings, dataset)
+    script = Path(__file__).with_name("stage_memory.py")
+    words = [sys.executable, str(script), stage, str(own), *COMMON, *overrides]
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[3] / "benchmarks")}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = json.loads(done.stdout.split("MEASURED ")[1])["beyond"]
+    print(f"{role}: planned {wanted / MIB:.0f} MiB, measured {measured / MIB:.0f} MiB")
+    assert measured >= 200 * MIB
+    assert abs(wanted - measured) <= 0.25 * measured
+
+
+def test_the_plan_knows_the_chunks_of_exact_inference():
+    from promptmm.distributed import layerwise
+    from promptmm.jobs.planning import sizes
+
+    assert (sizes.CHUNK_ROWS, sizes.CHUNK_EDGES) == (layerwise.CHUNK_ROWS, layerwise.CHUNK_EDGES)

@@ -1,0 +1,101 @@
+"""What stages are made with, and when a student is taught: one answer for the plan, the records and the artifacts."""
+
+import pytest
+import torch
+from promptmm.core.errors import InputError
+from promptmm.core.storage import read_manifest
+from promptmm.core.teacher import TeacherVectors
+from promptmm.distributed import local
+from promptmm.distributed.labels import MaterialisedLabels, labels_url
+from promptmm.distributed.teacher_artifact import write_revision
+from promptmm.graph_store.dataset import Dataset, open_dataset
+from promptmm.jobs.planning.sizes import Sizes
+from promptmm.jobs.runs.compatibility import check_teachable, check_teacher, has_teacher
+from promptmm.jobs.runs.lineage import label_inputs
+from promptmm.jobs.runs.preparation import prepare_dataset
+from promptmm.jobs.runs.worker_jobs import student_job
+from promptmm.jobs.settings import Settings, load_settings
+
+WORDS = [
+    "source.synthetic_num_users=30", "source.synthetic_num_items=20", "source.synthetic_interactions_per_user=6", "evaluation.cutoffs=[20]",
+    "student.train.batch_size=64", "labels.block_rows=64", "labels.epochs=1",
+]  # fmt: skip
+
+
+def prepared(folder, *words: str) -> tuple[Settings, Dataset]:
+    settings = load_settings(None, [*WORDS, *words, f"run.dir={folder}"])
+    prepare_dataset(settings)
+    return settings, open_dataset(f"{folder}/dataset")
+
+
+def leave_teacher(settings: Settings, dataset: Dataset) -> None:
+    """Vectors of a teacher without modalities, as train-teacher leaves them."""
+    users, items = torch.rand(dataset.num_users, 4), torch.rand(dataset.num_items, 4)
+    vectors = TeacherVectors(users, items, {}, {}, users, items, {})
+    write_revision(f"{settings.dir}/teacher", 0, vectors, {"none": torch.zeros(1)}, {})
+
+
+def test_labels_and_their_record_have_the_same_identity(tmp_path):
+    """Every field of the manifest's candidates is in the record, so that a changed one is refused by both."""
+    settings, dataset = prepared(tmp_path, "source.modalities={}", "distill.num_uniform=3", "distill.num_top=1", "run.seed=5")
+    leave_teacher(settings, dataset)
+    job = student_job(settings, dataset, 0).label_job()
+    local.write_labels(job, settings.dir, 1, dataset, {})
+    manifest, inputs = read_manifest(labels_url(settings.dir, 0), "labels"), label_inputs(settings, dataset)
+    recorded = {**inputs["distill"], **inputs["run"]}
+    assert recorded == job.candidates()
+    assert recorded.items() <= manifest.items()
+    assert inputs["student"]["train"]["batch_size"] == manifest["batch_size"]
+    for change in ("distill.num_uniform=4", "distill.num_top=2", "distill.top_depth=7", "run.seed=6", "student.train.batch_size=32"):
+        changed = load_settings(None, [*WORDS, "source.modalities={}", "distill.num_uniform=3", "distill.num_top=1", "run.seed=5", change,
+                                       f"run.dir={tmp_path}"])  # fmt: skip
+        assert label_inputs(changed, dataset) != inputs
+        with pytest.raises(InputError, match="run label again"):
+            MaterialisedLabels(settings.dir, student_job(changed, dataset, 0).label_job(), [])
+
+
+def test_plan_and_run_agree_on_whether_there_is_a_teacher(tmp_path):
+    settings, dataset = prepared(tmp_path, "source.modalities={}")
+    assert not has_teacher(settings, dataset)
+    assert not Sizes.of(settings, dataset).taught
+    by_lightgcn = load_settings(None, [f"run.dir={tmp_path}", "teacher.kind=lightgcn"])
+    assert has_teacher(by_lightgcn, dataset)
+    assert Sizes.of(by_lightgcn, dataset).taught
+    with pytest.raises(InputError, match=r"the dataset has no modality, and teacher.kind=promptmm learns from at least one"):
+        check_teachable(settings, dataset)
+    check_teachable(by_lightgcn, dataset)
+
+
+def test_a_teacher_in_the_folder_teaches_whatever_this_command_says_of_it(tmp_path):
+    settings, dataset = prepared(tmp_path, "source.modalities={}")
+    teacher_at(settings.dir)
+    assert has_teacher(settings, dataset)
+    assert Sizes.of(settings, dataset).taught
+    alone = load_settings(None, [f"run.dir={tmp_path}", "distill.use_teacher=false"])
+    assert not has_teacher(alone, dataset)
+    assert not Sizes.of(alone, dataset).taught
+
+
+def teacher_at(run_dir: str) -> None:
+    from promptmm.core.storage import publish_manifest
+
+    publish_manifest(f"{run_dir}/teacher", "teacher", {"modalities": [], "config": {"kind": "lightgcn"}}, {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "by_modality", "words", "message"),
+    [
+        ("lightgcn", False, [], "no vectors by modality for distill.list_weight=0.1"),
+        ("vbpr", True, ["distill.rounds=2"], "the teacher is a vbpr, which has no prompt to tune"),
+        ("vbpr", True, ["distill.regime=inline"], "with distill.regime=inline"),
+    ],
+)
+def test_what_a_teacher_cannot_teach(kind, by_modality, words, message):
+    with pytest.raises(InputError, match=message):
+        check_teacher(load_settings(None, words), kind, by_modality)
+
+
+def test_what_a_teacher_can_teach():
+    check_teacher(load_settings(None, ["distill.list_weight=0", "distill.embedding_weight=0"]), "lightgcn", False)
+    check_teacher(load_settings(None, ["distill.rounds=2"]), "promptmm", True)
+    check_teacher(load_settings(None, []), "vbpr", True)
