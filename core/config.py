@@ -8,7 +8,7 @@ import torch
 
 from .errors import InputError
 from .kinds import CANDIDATES, LOSSES, METRICS, STUDENTS, TEACHERS
-from .settings import check_bounds, default_of, setting
+from .settings import check_bounds, setting
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class TeacherConfig:
         0.001, "Adam's step size for reduction layers and prompt, and for what vbpr and lattice learn on features", gt=0
     )
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
-    options: dict[str, Any] = setting({}, "settings that a teacher of your own reads", is_recent=True)
+    options: dict[str, Any] = setting({}, "settings that a teacher of your own reads")
     train: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ class StudentConfig:
         0.0, "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0: interactions alike, 1: users alike", ge=0, le=1
     )
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
-    options: dict[str, Any] = setting({}, "settings that a student of your own reads", is_recent=True)
+    options: dict[str, Any] = setting({}, "settings that a student of your own reads")
     train: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
@@ -175,11 +175,9 @@ class DistillationConfig:
     """What the student learns from the teacher (docs/method.md 3 and 4)."""
 
     use_teacher: bool = setting(True, "distil; false trains the student alone, without labels")
-    candidates: str = setting(
-        "mixed", "policy of the candidate lists: mixed, or your own as module:Class", kinds=CANDIDATES, is_recent=True
-    )
-    losses: dict[str, float] = setting({}, "further losses on the labels with their weights, {module:function: weight}", is_recent=True)
-    options: dict[str, Any] = setting({}, "settings that losses and candidate policies of your own read", is_recent=True)
+    candidates: str = setting("mixed", "policy of the candidate lists: mixed, or your own as module:Class", kinds=CANDIDATES)
+    losses: dict[str, float] = setting({}, "further losses on the labels with their weights, {module:function: weight}")
+    options: dict[str, Any] = setting({}, "settings that losses and candidate policies of your own read")
     num_uniform: int = setting(20, "uniform unseen candidates a list; the first is BPR's negative", ge=1)
     num_top: int = setting(0, "candidates from the teacher's top-ranked unseen items a list", ge=0)
     top_depth: int = setting(100, "depth of the teacher's ranking they are drawn from, items", ge=1)
@@ -238,7 +236,7 @@ class EvaluationConfig:
     cutoffs: list[int] = setting([10, 20, 50], "list lengths K of the reported metrics")
     select_by: str = setting("recall@20", "validation metric that chooses the epoch")
     memory_mib: int = setting(256, "memory of one block of scores, MiB", ge=1)
-    metrics: list[str] = setting([], "further metrics of your own, each as module:function", is_recent=True)
+    metrics: list[str] = setting([], "further metrics of your own, each as module:function")
 
     def __post_init__(self) -> None:
         check_bounds(self, "evaluation")
@@ -265,14 +263,5 @@ class EvaluationConfig:
 
 
 def as_dict(config: Any) -> Any:
-    """A settings object as plain JSON-able values.
-
-    Settings that later versions added are left out while they have their default: what was recorded before them stays comparable.
-    """
-    values = dataclasses.asdict(config)
-    for field in dataclasses.fields(config):
-        if dataclasses.is_dataclass(getattr(config, field.name)):
-            values[field.name] = as_dict(getattr(config, field.name))
-        elif field.metadata.get("is_recent") and getattr(config, field.name) == default_of(field):
-            del values[field.name]
-    return values
+    """A settings object as plain JSON-able values."""
+    return dataclasses.asdict(config)

@@ -4,9 +4,11 @@ A kind says of itself what it can do (class attributes such as `engines` and `re
 kind and not its name. This module imports none of them: a kind is imported when it is asked for.
 """
 
+from typing import Any
+
 from .registry import Registry, declares
 
-STUDENTS = Registry(
+STUDENTS: Registry[Any] = Registry(
     "student",
     "student.kind",
     {
@@ -19,7 +21,7 @@ STUDENTS = Registry(
     declares("student"),
     "a subclass of promptmm.core.students.Student",
 )
-TEACHERS = Registry(
+TEACHERS: Registry[Any] = Registry(
     "teacher",
     "teacher.kind",
     {
@@ -33,7 +35,7 @@ TEACHERS = Registry(
     declares("teacher"),
     "a subclass of promptmm.core.teacher.WholeTeacher",
 )
-LOSSES = Registry(
+LOSSES: Registry[Any] = Registry(
     "distillation loss",
     "distill.losses",
     {
@@ -45,7 +47,7 @@ LOSSES = Registry(
     callable,
     "a function of a promptmm.core.objectives.LossInputs",
 )
-CANDIDATES = Registry(
+CANDIDATES: Registry[Any] = Registry(
     "candidate policy",
     "distill.candidates",
     {"mixed": ".objectives.candidates:MixedCandidates"},
@@ -53,7 +55,7 @@ CANDIDATES = Registry(
     declares("candidates"),
     "a subclass of promptmm.core.objectives.CandidatePolicy",
 )
-METRICS = Registry(
+METRICS: Registry[Any] = Registry(
     "metric",
     "evaluation.metrics",
     {name: f".metrics:{name.upper()}" for name in ("recall", "ndcg", "ndcg_retrieved", "precision", "hit_ratio", "mrr", "map", "coverage")},

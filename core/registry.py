@@ -6,9 +6,11 @@ kind is named by such a reference directly (`student.kind=my_module:MyStudent`),
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .errors import InputError
+
+Kind = TypeVar("Kind")
 
 
 def declares(component: str) -> Callable[[Any], bool]:
@@ -16,7 +18,7 @@ def declares(component: str) -> Callable[[Any], bool]:
     return lambda kind: isinstance(kind, type) and getattr(kind, "component", None) == component
 
 
-class Registry:
+class Registry(Generic[Kind]):
     """The kinds of one component.
 
     Args:
@@ -44,7 +46,7 @@ class Registry:
         if name not in self._references:
             self.get(name)
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str) -> Kind:
         """The kind of a name.
 
         Args:
@@ -68,7 +70,7 @@ class Registry:
             ) from error
         if not hasattr(module, attribute):
             raise InputError(f"{self.setting}={name!r}: the module {module_name} has no {attribute}; {self._known()}")
-        kind = getattr(module, attribute)
+        kind: Kind = getattr(module, attribute)
         if not self._accepts(kind):
             raise InputError(f"{self.setting}={name!r}: {attribute} is not {self._expected}; {self._known()}")
         return kind

@@ -20,7 +20,6 @@ def setting(
     lt: float | None = None,
     choices: tuple[str, ...] | None = None,
     kinds: Registry | None = None,
-    is_recent: bool = False,
 ) -> Any:
     """A documented field of a settings class.
 
@@ -30,18 +29,12 @@ def setting(
         ge, gt, le, lt: Bounds, checked by `check_bounds`.
         choices: The allowed strings, checked by `check_bounds`.
         kinds: The registry of the kinds that the setting names, checked by `check_bounds`.
-        is_recent: The setting was added after records of runs had been written without it; they stand for its default.
     """
     bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
-    metadata = {"help": help, **bounds, "choices": choices, "kinds": kinds, "is_recent": is_recent}
+    metadata = {"help": help, **bounds, "choices": choices, "kinds": kinds}
     if isinstance(default, dict | list):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def default_of(field: "dataclasses.Field[Any]") -> Any:
-    """A field's default value, made anew where it is a list or a dictionary."""
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def check_bounds(settings: Any, section: str) -> None:

@@ -22,7 +22,6 @@ class ClusterConfig:
         "what runs the training loops: ray, on workers of a cluster or of this machine; local, in this process, with one worker and "
         "without Ray, DeepSpeed or sockets: the same numbers",
         choices=("ray", "local"),
-        is_recent=True,
     )
     address: str | None = setting(
         None,

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig
 from ..core.errors import InputError
 from ..core.settings import check_bounds, setting
+from ..core.students import student_kind
 from ..distributed.config import ClusterConfig, LabelConfig
+from ..distributed.loop.trackers import TRACKERS
 from ..graph_store.config import GraphConfig, SourceConfig
 
 # The stages of a run in their order: what run.redo may name. `jobs/verbs/table.py` asserts that its verbs agree.
@@ -22,10 +24,15 @@ class RunConfig:
 
     dir: str | None = setting(None, "folder or URL that holds everything the run makes; not set: runs/<recipe>")
     seed: int = setting(0, "seed of initial weights, order, negatives, candidates and dropout", ge=0)
+    trackers: list[str] = setting(
+        ["tensorboard"], "where each epoch's numbers go beside metrics.jsonl: tensorboard, or your own as module:Class; [] for nowhere"
+    )
     redo: str | None = setting(None, "verb to do again, with all after it; their results are removed first", choices=STAGES)
 
     def __post_init__(self) -> None:
         check_bounds(self, "run")
+        for name in self.trackers:
+            TRACKERS.check(name)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class Settings:
             )
         if distill.regime == "inline" and self.labels.mode == "streamed":
             raise InputError("labels.mode=streamed has no meaning with distill.regime=inline: labels are made in the student's worker")
-        if not distill.use_teacher and (student.warm_start or student.kind == "mlp"):
+        if not distill.use_teacher and student.starts_from_teacher:
             raise InputError(
                 "student.warm_start and student.kind=mlp start from a teacher, and distill.use_teacher=false trains without one"
             )
@@ -147,8 +154,8 @@ class Settings:
             return f"teacher.kind={self.teacher.kind}"
         if distill.use_teacher and (distill.regime == "inline" or distill.rounds > 1):
             return f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student"
-        if student.kind == "mlp":
-            return "student.kind=mlp"
+        if "sampled" not in student_kind(student).engines:
+            return f"student.kind={student.kind}"
         return None
 
     @property

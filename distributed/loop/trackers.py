@@ -37,7 +37,7 @@ class Tracker(Protocol):
         """Ends the stage."""
 
 
-TRACKERS = Registry(
+TRACKERS: Registry[type[Tracker]] = Registry(
     "tracker",
     "run.trackers",
     {"tensorboard": ".trackers:TensorBoard"},

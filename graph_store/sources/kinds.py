@@ -40,7 +40,7 @@ class Source:
     reads_whole: bool = False
 
 
-SOURCES = Registry(
+SOURCES: Registry[Source | Callable[..., Any]] = Registry(
     what="source format",
     setting="source.format",
     shipped={

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import ray
@@ -18,19 +18,16 @@ from torch import Tensor
 from ...core.errors import InputError
 from ...core.ranking import evaluate, top_k
 from ...core.storage import copy_artifact, has_artifact, join, remove
-from ...distributed import local
-from ...distributed.evaluation import masks
-from ...distributed.launch import watching
-from ...distributed.prompt_tuning import tune_prompt
-from ...distributed.teacher_artifact import revision_url
-from ...distributed.worker import Worker
-from ...graph_store.dataset import Dataset, open_dataset
+from ...distributed.artifacts.teacher import revision_url
+from ...distributed.execution.lines import watching
+from ...distributed.execution.local import LocalExecutor
+from ...graph_store.dataset import Dataset, masks, open_dataset
 from ..runs.compatibility import check_teachable
 from ..runs.models import TrainedModel, trained_student, trained_teacher
 from ..runs.report import read_history
 from ..runs.rounds import run_rounds
 from ..runs.stages import differences
-from ..runs.worker_jobs import student_job, teacher_job
+from ..runs.worker_jobs import teacher_job
 from ..settings import Settings
 from .records import CellRecord, CellResult, read_cell, write_cell
 
@@ -104,15 +101,17 @@ def run_cell(cell: Cell, lines: Any = None) -> CellRecord:
     if finished is not None:  # its process died after the last word
         return finished
     settings, cluster = cell.settings, cell.settings.cluster
-    worker = local.start_worker(cell.threads, cluster.use_gpu)
     dataset = open_dataset(cell.dataset_url, cluster.cache_dir).without(TEST)
+    executor = LocalExecutor(replace(cluster, threads=cell.threads), cell.url, dataset)
     _begin(cell)
     started = time.monotonic()
     if cell.stage == "teacher":
         check_teachable(settings, dataset)
-        local.train_teacher(teacher_job(settings, dataset), worker, dataset)
+        executor.run(teacher_job(settings, dataset))
     else:
-        _train_student(cell, worker, dataset)
+        if cell.teacher_url is not None:
+            copy_teacher(cell.teacher_url, cell.url, cluster.cache_dir)
+        run_rounds(settings, dataset, executor, {"dataset": dataset.digest})
     record = CellRecord(cell.digest, cell.made_with, True, _result(cell, dataset, time.monotonic() - started))
     write_cell(cell.url, record)
     for folder in _temporary(cell):
@@ -132,23 +131,6 @@ def _begin(cell: Cell) -> None:
         remove(cell.url)
     if read_cell(cell.url) is None:
         write_cell(cell.url, CellRecord(cell.digest, cell.made_with, False))
-
-
-def _train_student(cell: Cell, worker: Worker, dataset: Dataset) -> None:
-    settings = cell.settings
-    if cell.teacher_url is not None:
-        copy_teacher(cell.teacher_url, cell.url, settings.cluster.cache_dir)
-    run_rounds(
-        settings,
-        dataset,
-        lambda job: local.train_student(job, worker, dataset),
-        lambda job: tune_prompt(job, worker),
-        lambda revision: local.write_labels(
-            student_job(settings, dataset, revision).label_job(), cell.url, settings.labels.epochs, dataset, {"dataset": dataset.digest}
-        ),
-        service=dataset,
-        lineage={"dataset": dataset.digest},
-    )
 
 
 def copy_teacher(url: str, target: str, cache_dir: str | None) -> None:
@@ -177,7 +159,7 @@ def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
     held_out, train = masks(dataset, "validation")
 
     def validate(users: Tensor, items: Tensor) -> dict[str, float]:
-        return evaluate(users, items, held_out, train, evaluation.cutoffs, evaluation.memory_mib)
+        return evaluate(users, items, held_out, train, evaluation.cutoffs, evaluation.memory_mib, further=evaluation.metrics)
 
     history, rankings = read_history(cell.url, cell.stage), []
     for _ in range(RANKINGS):

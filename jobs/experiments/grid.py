@@ -9,7 +9,7 @@ import ray
 
 from ...core.errors import RunError
 from ...core.storage import join, write_json
-from ...distributed.launch import start_progress
+from ...distributed.execution.lines import start_progress
 from ...graph_store.dataset import Dataset
 from .cells import Cell, digest_of, failure_of, finished_cell, outdated, run_cell_task, task_options, waiting_for
 from .models import Choices, Models, what_decides

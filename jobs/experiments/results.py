@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.ranking import metric_of_users
+from ...core.metrics import metric_of_users
 from ...core.statistics import bootstrap_interval, holm, mean_and_deviation, mean_interval, sign_flip_p, transferability
 from ...graph_store.dataset import Dataset
 from .cells import TEST
@@ -43,7 +43,7 @@ class Outcome:
 
     def of_users(self, metric: str) -> np.ndarray:
         """Computes a metric of every user by seed, float64 [num_seeds, num_users]."""
-        name, _, k = metric.partition("@")
+        name, _, k = metric.rpartition("@")
         return np.stack([metric_of_users(name, int(k), places, self.rows, self.degrees).numpy() for places in self.places])
 
     @cached_property

@@ -17,7 +17,7 @@ import ray
 from ...core.config import as_dict
 from ...core.errors import InputError, RunError
 from ...core.storage import join, write_bytes, write_json
-from ...distributed.launch import ray_session
+from ...distributed.execution.session import ray_session
 from ..runs.folder import need_shared_storage, open_run_dataset, warn_of_passing_folder
 from ..runs.preparation import prepare_dataset
 from .cells import Cell, failure_of, task_options, waiting_for

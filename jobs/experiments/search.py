@@ -82,7 +82,7 @@ def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, CellRecord | N
     """
     from ray import tune
 
-    from ...distributed.launch import ray_storage
+    from ...distributed.execution.launch import ray_storage
 
     left = [cell for cell in cells if finished_cell(cell) is None]
     if not left:

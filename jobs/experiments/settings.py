@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.config import METRICS
 from ...core.errors import InputError
-from ...core.ranking import USER_METRICS
+from ...core.kinds import METRICS
+from ...core.metrics import Metric
 from ...core.settings import check_bounds, setting
 from ..settings import Settings, build, load_settings, parse_override, read_recipe
 
@@ -227,10 +227,11 @@ def _check_base(recipe: Recipe) -> None:
         raise InputError("run.redo is not for experiments: remove the folders of the cells to train again, or use another run.dir")
     if any(override.startswith("run.seed=") for override in recipe.overrides):
         raise InputError("run.seed is not for experiments: set experiment.seeds=[...]")
-    name, _, cutoff = metric.partition("@")
-    if name not in METRICS or name not in USER_METRICS or cutoff not in map(str, base.evaluation.cutoffs):
+    name, _, cutoff = metric.rpartition("@")
+    of_users = [m for m in base.evaluation.metric_names if not isinstance(METRICS.get(m), Metric) or METRICS.get(m).of_users is not None]
+    if name not in of_users or cutoff not in map(str, base.evaluation.cutoffs):
         raise InputError(
-            f"metric={metric!r}: expected METRIC@K with METRIC one of {', '.join(USER_METRICS)}, which every user has, and K one of "
+            f"metric={metric!r}: expected METRIC@K with METRIC one of {', '.join(of_users)}, which every user has, and K one of "
             f"evaluation.cutoffs={base.evaluation.cutoffs}"
         )
 

@@ -10,10 +10,10 @@ import ray
 import torch
 
 from ...core.errors import InputError, RunError
-from ...core.ranking import held_out_places, metric_of_users
+from ...core.metrics import metric_of_users
+from ...core.ranking import held_out_places
 from ...core.storage import exists, join, read_bytes, read_json, write_bytes, write_json
-from ...distributed.evaluation import masks
-from ...graph_store.dataset import Dataset, open_dataset
+from ...graph_store.dataset import Dataset, masks, open_dataset
 from ..runs.stages import differences
 from .cells import TEST, Cell, trained_model
 from .models import Models, what_decides

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 
 from ...core.errors import InputError
+from ..runs.worker_jobs import uses_graph
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate
@@ -40,7 +41,12 @@ class Stage:
 
 def is_embedded(settings: Settings) -> bool:
     """Whether the whole run shares this machine."""
-    return settings.cluster.address is None and "RAY_ADDRESS" not in os.environ
+    return is_local(settings) or (settings.cluster.address is None and "RAY_ADDRESS" not in os.environ)
+
+
+def is_local(settings: Settings) -> bool:
+    """Whether the whole run is one process."""
+    return settings.cluster.executor == "local"
 
 
 def available_memory(settings: Settings) -> int | None:
@@ -62,7 +68,8 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
         sizes: Of the catalog.
         blocks, most: Sizes of one worker's blocks, expected and at most.
     """
-    around = [(Need(role, BASE[role], {}, "all the time", 0, BASE[role], ""), 1) for role in AROUND] if is_embedded(settings) else []
+    has_ray = is_embedded(settings) and not is_local(settings)
+    around = [(Need(role, BASE[role], {}, "all the time", 0, BASE[role], ""), 1) for role in AROUND] if has_ray else []
     workers, labelers = _workers(settings), (labeler(settings, sizes), settings.cluster.num_labelers if is_embedded(settings) else 1)
     sampled = settings.cluster.engine == "sampled"
     inline, streamed = settings.distill.regime == "inline", settings.labels.mode == "streamed"
@@ -70,11 +77,12 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
     if sizes.taught:
         tables = teacher_tables(settings, sizes) if sampled else 0
         server = _server("train-teacher", settings, sizes, tables, settings.teacher.dim)
-        stages["train-teacher"] = [(teacher_worker(settings, sizes, blocks, most), workers), (server, 1)]
+        servers = [(server, 1)] if uses_graph(settings) else []
+        stages["train-teacher"] = [(teacher_worker(settings, sizes, blocks, most), workers), *servers]
     if sizes.taught and not inline and not streamed:
         stages["label"] = [labelers]
     stages["distill"] = [(student_worker(settings, sizes, blocks, most), workers)]
-    if sampled or (sizes.taught and inline):
+    if sampled or (sizes.taught and inline and uses_graph(settings)):
         server = _server("distill", settings, sizes, STUDENT_TABLES if sampled else 0, settings.student.dim)
         stages["distill"].append((server, 1))
     if sizes.taught and not inline and streamed:

@@ -1,6 +1,7 @@
 """Memory of labelers and evaluators, and the sizes of labels."""
 
-from ...distributed.teacher_artifact import ROWS_A_SHARD
+from ...core.objectives import candidate_policy
+from ...distributed.artifacts.teacher import ROWS_A_SHARD
 from ..settings import Settings
 from . import kinds
 from .sizes import SCORE_BYTES, Need, Sizes
@@ -9,7 +10,7 @@ from .units import FLOAT, INDEX
 
 def candidates_of(settings: Settings, sizes: Sizes) -> int:
     """Counts the items of a student's list, the positive included."""
-    return 1 + (settings.distill.num_candidates if sizes.taught else 1)
+    return 1 + (candidate_policy(settings.distill).num_candidates if sizes.taught else 1)
 
 
 def vectors_bytes(settings: Settings, sizes: Sizes) -> int:
@@ -26,7 +27,7 @@ def block_rows(settings: Settings) -> int:
 
 def label_row(settings: Settings, sizes: Sizes) -> int:
     """Bytes of a labelled example on disk and on the wire."""
-    return 4 + (1 + settings.distill.num_candidates) * (4 + 2 + 2 * len(sizes.dims)) + 12
+    return 4 + (1 + candidate_policy(settings.distill).num_candidates) * (4 + 2 + 2 * len(sizes.dims)) + 12
 
 
 def label_block(settings: Settings, sizes: Sizes) -> int:
@@ -36,7 +37,7 @@ def label_block(settings: Settings, sizes: Sizes) -> int:
 
 def labeler(settings: Settings, sizes: Sizes) -> Need:
     """Memory of a label process: all train interactions, and a block in the making."""
-    dim, count, width = settings.teacher.dim, len(sizes.dims), 1 + settings.distill.num_candidates
+    dim, count, width = settings.teacher.dim, len(sizes.dims), 1 + candidate_policy(settings.distill).num_candidates
     rows = min(block_rows(settings), sizes.edges)
     vectors = vectors_bytes(settings, sizes)
     joined = max(sizes.users, sizes.items) > ROWS_A_SHARD

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from ...graph_store.dataset import Dataset
 from ..runs.compatibility import has_teacher
 from ..settings import Settings
-from . import kinds
 from .units import FLOAT, INDEX, MIB
 
 # What a process has before it holds anything of a catalog, measured on Linux with the versions of constraints.txt.
@@ -92,7 +91,7 @@ class Sizes:
     def of(settings: Settings, dataset: Dataset) -> "Sizes":
         """Counts of a dataset, for a run with these settings."""
         counts = dataset.manifest["num_interactions"]
-        infos = dataset.modalities if kinds.reads_features(settings.teacher) else {}
+        infos = dataset.modalities if settings.teacher.reads_features else {}
         if settings.graph.features == "int8":
             stored = sum(info.dim + FLOAT for info in infos.values())  # and a scale
         else:

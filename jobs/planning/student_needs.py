@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ...distributed.teacher_artifact import ROWS_A_SHARD
+from ...distributed.artifacts.teacher import ROWS_A_SHARD
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate, Seeds

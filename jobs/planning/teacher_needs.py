@@ -34,7 +34,7 @@ def full_teacher(settings: Settings, sizes: Sizes) -> Need:
     row, rows = config.dim * FLOAT, -(-sizes.items // workers)
     batch, tables = -(-config.train.batch_size // workers), sizes.nodes * row
     features, reduction = rows * sizes.width * FLOAT, reduction_bytes(settings, sizes)
-    tastes = kinds.own_learnt_bytes(config, count, sizes.users)
+    tastes = kinds.own_learnt_bytes(config, count, sizes.users, sizes.items)
     held = {
         "graph": sizes.graph + 3 * sizes.edges * INDEX,
         "features of its shard": features,

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from ...core.storage import has_artifact, join
-from ...distributed.labels import labels_url, materialise
-from ...distributed.teacher_artifact import revision_digest
+from ...distributed.artifacts.teacher import revision_digest
+from ...distributed.execution.base import Executor
+from ...distributed.labels.blocks import labels_url
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 from .worker_jobs import student_job
@@ -28,15 +29,15 @@ def has_labels(settings: Settings, revision: int) -> bool:
     return has_artifact(labels_url(settings.dir, revision))
 
 
-def write_labels(settings: Settings, dataset: Dataset, revision: int) -> WrittenLabels:
-    """Writes the labels of a revision to labels/rev-<r>/ with a pool of labelers on Ray, and says how many.
+def write_labels(settings: Settings, dataset: Dataset, revision: int, executor: Executor) -> WrittenLabels:
+    """Writes the labels of a revision to labels/rev-<r>/, and says how many.
 
     Raises:
         RunError: the cluster had no room for a labeler within `cluster.start_timeout`.
     """
     job = student_job(settings, dataset, revision).label_job()
     lineage = {"teacher": revision_digest(join(settings.dir, "teacher"), revision)}
-    facts = materialise(job, settings.dir, settings.labels.epochs, settings.cluster, lineage)
+    facts = executor.label(job, settings.dir, settings.labels.epochs, lineage)
     print(
         f"[label] revision {revision}: {facts['rows']:,} examples in {facts['epochs']} epochs, {facts['bytes'] / 2**20:.1f} MiB", flush=True
     )

@@ -7,12 +7,12 @@ from typing import Any
 
 from ...core.config import as_dict
 from ...core.storage import join, manifest_digest, read_manifest
-from ...distributed.labels import labels_url
-from ...distributed.teacher_artifact import revision_digest
+from ...distributed.artifacts.teacher import revision_digest
+from ...distributed.labels.blocks import labels_url
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 from .labels import is_materialised
-from .worker_jobs import sampling_of, student_job
+from .worker_jobs import samples, student_job
 
 Inputs = dict[str, Any]
 PLANNED = ("teacher", "student", "distill", "labels", "sampling", "graph", "cluster")
@@ -110,11 +110,10 @@ def bundle_inputs(dataset: Dataset, student: dict[str, Any]) -> Inputs:
 
 def _engine(settings: Settings) -> Inputs:
     """The engine, with those of its settings that decide a result."""
-    sampling = sampling_of(settings)
-    if sampling is None:
+    if not samples(settings):
         return {"engine": "full"}
-    excluded = {"exclude_seed_edges": True} if sampling.exclude_seed_edges else {}
-    return {"engine": "sampled", "fan_outs": sampling.fan_outs, **excluded}
+    excluded = {"exclude_seed_edges": True} if settings.sampling.exclude_seed_edges else {}
+    return {"engine": "sampled", "fan_outs": settings.sampling.fan_outs, **excluded}
 
 
 def _select_by(settings: Settings, dataset: Dataset) -> str | None:

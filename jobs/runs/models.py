@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from ...core.storage import join, open_artifact, read_manifest
-from ...distributed.teacher_artifact import read_revision
-from ...distributed.training import stage_url
+from ...distributed.artifacts.teacher import read_revision
+from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
 
 FLOAT_BYTES = 4

@@ -3,8 +3,8 @@
 from typing import Any
 
 from ...core.storage import join
-from ...graph_store.dataset import write_dataset
-from ...graph_store.formats import load_catalog, memory_bound
+from ...graph_store.dataset_writer import write_dataset
+from ...graph_store.sources.formats import load_catalog, memory_bound
 from ..settings import Settings
 from .lineage import dataset_inputs
 from .stages import run_stage

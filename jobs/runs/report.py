@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ...core.storage import exists, join, read_bytes, write_bytes
-from ...distributed.training import stage_url
+from ...distributed.loop.stage import stage_url
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

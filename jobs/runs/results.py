@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...core.storage import join, read_manifest, write_bytes, write_json
-from ...distributed.training import stage_url
+from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
 from ..config import STAGES
 from ..settings import Settings

@@ -15,9 +15,10 @@ from typing import Any
 from ...core.config import as_dict
 from ...core.errors import InputError
 from ...core.storage import exists, join, read_json, remove, write_json
-from ...distributed.labels import labels_url
-from ...distributed.teacher_artifact import revision_url
-from ...graph_store.sources import check_folder
+from ...distributed.artifacts.teacher import revision_url
+from ...distributed.labels.blocks import labels_url
+from ...graph_store.sources.folder import check_folder
+from ...graph_store.sources.kinds import source_of
 from ..config import STAGES
 from ..settings import Settings
 
@@ -146,7 +147,7 @@ def forget_from(settings: Settings, products: Mapping[str, Sequence[str]]) -> No
     """
     if settings.run.redo is None:
         return
-    if settings.run.redo == "prepare" and settings.source.format != "synthetic":
+    if settings.run.redo == "prepare" and source_of(settings.source.format).needs_path:
         check_folder(settings.source)  # before anything is removed
     for verb in STAGES[STAGES.index(settings.run.redo) :]:
         for product in products[verb]:

@@ -3,10 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from ...core.storage import join
-from ...distributed.evaluation import evaluate_vectors
-from ...distributed.launch import ray_session
+from ...distributed.execution.base import Executor
 from ...graph_store.dataset import Dataset
+from ..runs.executors import open_executor
 from ..runs.folder import open_run_dataset
 from ..runs.lineage import evaluation_inputs
 from ..runs.models import TrainedModel, trained_student, trained_teacher
@@ -16,7 +15,7 @@ from ..settings import Settings
 from .verb import Verb
 
 
-def evaluate(settings: Settings) -> None:
+def evaluate(settings: Settings, executor: Executor | None = None) -> None:
     """Validation and test metrics of teacher and student, sizes, ratios, table and plots -> results.json, report.md, plots/."""
     dataset = open_run_dataset(settings)
     settings.evaluation.check_catalog(dataset.num_items)
@@ -24,19 +23,18 @@ def evaluate(settings: Settings) -> None:
     taught = manifest["distillation"]["use_teacher"]
 
     def make() -> dict[str, Any]:
-        with ray_session(settings.cluster):
-            teacher = _metrics(settings, dataset, trained_teacher(settings.dir, dataset, cache_dir)) if taught else None
-            return {"teacher": teacher, "student": _metrics(settings, dataset, trained_student(settings.dir, cache_dir))}
+        with open_executor(settings, dataset, executor) as opened:
+            teacher = _metrics(settings, dataset, opened, trained_teacher(settings.dir, dataset, cache_dir)) if taught else None
+            return {"teacher": teacher, "student": _metrics(settings, dataset, opened, trained_student(settings.dir, cache_dir))}
 
     record = run_stage(settings, "evaluate", evaluation_inputs(settings, dataset, manifest), make)
     write_results(settings, dataset, record.result)
 
 
-def _metrics(settings: Settings, dataset: Dataset, model: TrainedModel) -> dict[str, Any]:
+def _metrics(settings: Settings, dataset: Dataset, executor: Executor, model: TrainedModel) -> dict[str, Any]:
     """The metrics of a model on every split that there is, and its facts, as results.json has them."""
-    url = join(settings.dir, "dataset")
     metrics = {
-        split: evaluate_vectors(url, model.users, model.items, split, settings.evaluation, settings.cluster)
+        split: executor.evaluate(model.users, model.items, split, settings.evaluation)
         for split in ("validation", "test")
         if dataset.has_split(split)
     }

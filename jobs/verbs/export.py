@@ -4,7 +4,7 @@ from typing import Any
 
 from ...core.serving import write_bundle
 from ...core.storage import join, manifest_digest, open_artifact, read_json
-from ...distributed.training import stage_url
+from ...distributed.loop.stage import stage_url
 from ..runs.folder import open_run_dataset
 from ..runs.lineage import bundle_inputs
 from ..runs.stages import run_stage

@@ -1,7 +1,7 @@
 """`promptmm generate`: a synthetic catalog of any size."""
 
 from ...core.errors import InputError
-from ...graph_store.synthetic import write_synthetic
+from ...graph_store.sources.synthetic_writer import write_synthetic
 from ..settings import Settings
 from .verb import Verb
 

@@ -3,8 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from ...distributed.launch import ray_session
+from ...distributed.execution.base import Executor
 from ..runs.compatibility import check_trained_teacher
+from ..runs.executors import open_executor
 from ..runs.folder import open_run_dataset
 from ..runs.labels import is_materialised, write_labels
 from ..runs.lineage import label_inputs
@@ -13,7 +14,7 @@ from ..settings import Settings
 from .verb import Verb
 
 
-def label(settings: Settings) -> None:
+def label(settings: Settings, executor: Executor | None = None) -> None:
     """teacher/ -> labels/rev-0/ for materialised labels; streamed and inline labels are made while the student trains."""
     check_trained_teacher(settings)
     dataset = open_run_dataset(settings)
@@ -23,8 +24,8 @@ def label(settings: Settings) -> None:
         return
 
     def make() -> dict[str, Any]:
-        with ray_session(settings.cluster):
-            return asdict(write_labels(settings, dataset, 0))
+        with open_executor(settings, dataset, executor) as opened:
+            return asdict(write_labels(settings, dataset, 0, opened))
 
     run_stage(settings, "label", label_inputs(settings, dataset), make)
 

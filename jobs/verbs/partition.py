@@ -3,8 +3,8 @@
 from typing import Any
 
 from ...core.storage import join
-from ...graph_store.partition import describe_memory, describe_part, memory_of
-from ...graph_store.partition import partition as write_partition
+from ...graph_store.graph_artifact import describe_part
+from ...graph_store.partition_memory import describe_memory, memory_of
 from ..runs.folder import open_run_dataset
 from ..runs.lineage import graph_inputs
 from ..runs.stages import run_stage
@@ -17,6 +17,8 @@ def partition(settings: Settings) -> None:
     dataset = open_run_dataset(settings)
 
     def make() -> dict[str, Any]:
+        from ...graph_store.dgl.partition import partition as write_partition  # a run in one process needs no DGL
+
         print(f"[partition] {describe_memory(memory_of(dataset, settings.graph))}", flush=True)
         facts = write_partition(dataset, join(settings.dir, "graph"), settings.graph)
         return {"num_parts": facts["num_parts"], "part_items": facts["part_items"], "parts": facts["parts"]}

@@ -4,10 +4,10 @@ import dataclasses
 from typing import Any
 
 from ...core.errors import InputError
-from ...distributed.launch import ray_session
 from ...graph_store.dataset import Dataset
 from ..planning.engine import engine_of
 from ..runs.compatibility import check_teacher, has_teacher
+from ..runs.executors import open_executor
 from ..runs.folder import open_run_dataset
 from ..runs.report import table
 from ..runs.results import write_results
@@ -33,12 +33,12 @@ def pipeline(settings: Settings) -> None:
     dataset = open_run_dataset(settings)
     _check_catalog(settings, dataset)
     taught = has_teacher(settings, dataset)
-    if taught or engine_of(settings, dataset, "distill").engine == "sampled":
+    if (taught and settings.cluster.executor == "ray") or engine_of(settings, dataset, "distill").engine == "sampled":
         run_checked(PARTITION, settings)
     run_checked(PLAN, settings)
-    with ray_session(settings.cluster):
+    with open_executor(settings, dataset) as executor:
         for verb in (TRAIN_TEACHER, LABEL, DISTILL, EVALUATE) if taught else (DISTILL, EVALUATE):
-            run_checked(verb, settings)
+            run_checked(verb, settings, executor)
     run_checked(EXPORT, settings)
     evaluated = require_done(settings.dir, "evaluate", "pipeline").result
     _show(settings, dataset, write_results(settings, dataset, evaluated))

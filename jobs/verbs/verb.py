@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from ...core.errors import InputError
+from ...distributed.execution.base import Executor
 from ..config import STAGES, Settings
 from ..runs.folder import (
     need_shared_storage,
@@ -31,7 +32,7 @@ class Verb(Generic[Config]):
 
     Attributes:
         name: What the command line calls it.
-        run: Does the work.
+        run: Does the work, from the verb's configuration; a stage that runs jobs also takes an executor that is open.
         sections: Sections of the settings that it reads: --help lists them, and config.yaml takes them over.
         products: What it leaves in the run's folder beside its record; `run.redo` removes it.
         needs: Stages that must have finished in the run's folder.
@@ -44,7 +45,7 @@ class Verb(Generic[Config]):
     """
 
     name: str
-    run: Callable[[Config], None]
+    run: Callable[..., None]
     sections: tuple[str, ...]
     products: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
@@ -66,8 +67,13 @@ class Verb(Generic[Config]):
         return (self.run.__doc__ or "").strip().partition("\n")[0]
 
 
-def run_checked(verb: Verb[Settings], settings: Settings) -> None:
+def run_checked(verb: Verb[Settings], settings: Settings, executor: Executor | None = None) -> None:
     """Runs a verb where the run's folder has what it needs.
+
+    Args:
+        verb: The verb.
+        settings: Of the run.
+        executor: One that is open already, for a verb whose `run` takes one.
 
     Raises:
         InputError: a stage that it needs has not finished, or the folder is one that its processes do not share.
@@ -76,7 +82,7 @@ def run_checked(verb: Verb[Settings], settings: Settings) -> None:
         need_shared_storage(settings, verb.name)
     for stage in verb.needs:
         require_done(settings.dir, stage, verb.name)
-    verb.run(settings)
+    verb.run(settings) if executor is None else verb.run(settings, executor)
 
 
 def run_in_folder(verb: Verb[Settings], settings: Settings, forget: Callable[[Settings], None]) -> None:

@@ -1,0 +1,30 @@
+"""The executor of a run: Ray, or this process."""
+
+import contextlib
+from collections.abc import Iterator
+
+from ...distributed.execution.base import Executor
+from ...graph_store.dataset import Dataset
+from ..settings import Settings
+
+
+@contextlib.contextmanager
+def open_executor(settings: Settings, dataset: Dataset, opened: Executor | None = None) -> Iterator[Executor]:
+    """Opens what runs the jobs of a run, until the block ends.
+
+    Args:
+        settings: Of the run; `cluster.executor` decides.
+        dataset: The run's.
+        opened: An executor of the same run that is open already, and is taken then.
+    """
+    if opened is not None:
+        yield opened
+    elif settings.cluster.executor == "local":
+        from ...distributed.execution.local import LocalExecutor
+
+        yield LocalExecutor(settings.cluster, settings.dir, dataset)
+    else:
+        from ...distributed.execution.ray_executor import RayExecutor
+
+        with RayExecutor(settings.cluster, settings.dir) as executor:
+            yield executor
