@@ -77,8 +77,7 @@ class Task(ABC, Generic[Batch]):
         """Where its rows of users and of items start, from dataset indices int64 [n] to rows float32 [n, width]; collective.
 
         Args:
-            own_ids: Dataset indices of the users and items whose rows this worker will make, each of them one worker's alone; of all where
-                every worker makes all rows.
+            own_ids: Dataset indices of users and of items, int64: this worker's share of them, for sums that all workers add up.
         """
         return self._seeded_rows(USERS), self._seeded_rows(ITEMS)
 
