@@ -8,13 +8,12 @@ import pytest
 import torch
 from promptmm.core.errors import InputError
 from promptmm.core.graph import Csr
+from promptmm.core.kinds import METRICS
+from promptmm.core.metrics import Metric, RankingMetrics, metric_of_users
 from promptmm.core.ranking import (
-    USER_METRICS,
-    RankingMetrics,
     evaluate,
     held_out_places,
     merge_rows,
-    metric_of_users,
     top_k,
     top_k_of_scores,
 )
