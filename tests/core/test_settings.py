@@ -55,7 +55,11 @@ def test_bounds(cls, name, value, message):
     [
         (TeacherConfig, {"dropout": math.nan}, "teacher.dropout=nan: expected at least 0"),
         (TeacherConfig, {"hidden": [64, 0]}, "teacher.hidden=[64, 0]: every hidden size must be at least 1"),
-        (StudentConfig, {"kind": "gat"}, "student.kind='gat': no such student; the kinds that ship are lightgcn, mf, gcn, mlp, and your own is"),
+        (
+            StudentConfig,
+            {"kind": "gat"},
+            "student.kind='gat': no such student; the kinds that ship are lightgcn, mf, gcn, mlp, and your own is",
+        ),
         (StudentConfig, {"kind": "mlp", "layers": 0}, "student.layers=0: the mlp student needs at least one layer; set"),
         (DistillationConfig, {"regime": "online"}, "distill.regime='online': expected one of rounds, inline"),
         (DistillationConfig, {"num_top": 11, "top_depth": 10}, "distill.num_top=11 is more than distill.top_depth=10"),
