@@ -22,29 +22,25 @@ def train_of(seen, num_items=NUM_ITEMS):
     return Csr.from_pairs(torch.tensor(rows, dtype=torch.int64), torch.tensor(columns, dtype=torch.int64), len(seen), num_items)
 
 
-def request_of(users, positives, examples, unseen, seed, epoch, ranking=None, ranking_rows=None):
-    return CandidateRequest(users, positives, examples, unseen, seed, epoch, ranking, ranking_rows)
-
-
 def test_candidate_lists():
     unseen = UnseenItems(train_of(SEEN))
     config, without_top = DistillationConfig(num_uniform=5, num_top=3, top_depth=4), DistillationConfig(num_uniform=5)
     users = torch.tensor([3, 1, 3, 5])
     positives, examples = torch.tensor([0, 0, 2, 3]), torch.tensor([10, 4, 11, 20])
     top_items = torch.tensor([[8 * user + place for place in range(4)] for user in range(len(SEEN))])  # told apart by user
-    lists = candidate_lists(config, request_of(users, positives, examples, unseen, 2, 7, top_items))
+    lists = candidate_lists(config, CandidateRequest(users, positives, examples, unseen, 2, 7, top_items))
     assert lists.shape == (4, 1 + 5 + 3)
     assert torch.equal(lists[:, 0], positives)
     assert torch.equal(lists[:, 1:6], unseen.draw(users, examples, 5, seed=2, epoch=7))
     for user, top in zip(users.tolist(), lists[:, 6:]):
         assert set(top.tolist()) <= set(top_items[user].tolist())
     # Without the top part the rest is the same, and so it is for a part of the batch.
-    assert torch.equal(candidate_lists(without_top, request_of(users, positives, examples, unseen, 2, 7)), lists[:, :6])
+    assert torch.equal(candidate_lists(without_top, CandidateRequest(users, positives, examples, unseen, 2, 7)), lists[:, :6])
     part = torch.tensor([2, 0])
-    again = candidate_lists(config, request_of(users[part], positives[part], examples[part], unseen, 2, 7, top_items))
+    again = candidate_lists(config, CandidateRequest(users[part], positives[part], examples[part], unseen, 2, 7, top_items))
     assert torch.equal(again, lists[part])
     rows = torch.arange(4)  # a ranking of the batch's users alone
-    of_batch = candidate_lists(config, request_of(users, positives, examples, unseen, 2, 7, top_items[users], rows))
+    of_batch = candidate_lists(config, CandidateRequest(users, positives, examples, unseen, 2, 7, top_items[users], rows))
     assert torch.equal(of_batch, lists)
 
 
@@ -53,7 +49,7 @@ def test_the_top_part_is_uniform_over_the_teachers_ranking():
     users = torch.zeros(num_examples, dtype=torch.int64)
     top_items = torch.arange(50, 50 + depth)[None]
     config = DistillationConfig(num_uniform=1, num_top=2, top_depth=depth)
-    lists = candidate_lists(config, request_of(users, users, torch.arange(num_examples), unseen, 0, 0, top_items))
+    lists = candidate_lists(config, CandidateRequest(users, users, torch.arange(num_examples), unseen, 0, 0, top_items))
     counts = torch.bincount(lists[:, 2:].flatten() - 50, minlength=depth)
     expected = 2 * num_examples / depth
     assert float(((counts - expected) ** 2 / expected).sum()) < 25  # 5 degrees of freedom: p < 2e-4
