@@ -90,7 +90,7 @@ class RankingMetrics:
     Args:
         cutoffs: List lengths.
         num_items: Of the catalog.
-        further: Names of metrics of the user's own.
+        further: Names of metrics of the user's own; one that ships is there anyway.
     """
 
     def __init__(self, cutoffs: list[int], num_items: int, further: Sequence[str] = ()) -> None:
@@ -106,7 +106,7 @@ class RankingMetrics:
             }
         ).double()  # fmt: skip
         others = [name for name, metric in shipped.items() if metric.accumulator is None and metric.of_users is not None]
-        self.of_users = {name: user_metric(name) for name in [*others, *further]}
+        self.of_users = {name: user_metric(name) for name in [*others, *(name for name in further if name not in shipped)]}
         self.sums = torch.zeros(len(self.of_users), len(self.cutoffs), dtype=torch.float64)
         self.recommended = torch.zeros(len(self.cutoffs), num_items + 1, dtype=torch.float64)  # the last column: empty places
         self.num_users = torch.zeros((), dtype=torch.float64)

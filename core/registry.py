@@ -57,12 +57,13 @@ class Registry(Generic[Kind]):
         """
         reference = self._references.get(name, name)
         module_name, colon, attribute = reference.partition(":")
-        if not colon or not module_name or not attribute:
+        own_is_relative = name not in self._references and name.startswith(".")  # such as ./my_module.py:MyStudent
+        if not colon or not module_name or not attribute or own_is_relative:
             raise InputError(f"{self.setting}={name!r}: no such {self.what}; {self._known()}")
         try:
             module = importlib.import_module(module_name, self._package if module_name.startswith(".") else None)
         except ModuleNotFoundError as error:
-            if error.name is None or not module_name.startswith(error.name):  # found, but something that it imports is missing
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):  # found, but something that it imports is missing
                 raise
             raise InputError(
                 f"{self.setting}={name!r}: there is no module {error.name!r} here; put its file into the folder that the command "

@@ -86,8 +86,6 @@ def _train_with(job: TeacherJob | StudentJob, task: Task, trainer: Trainer, arou
             stage.recorder.say(f"best epoch {stage.selection.best_epoch}; vectors of {num_items:,} items written")
     else:
         stage.save(trainer, epochs)  # the next round goes on from here
-    if trainer.worker.is_first:
-        stage.recorder.close()
     trainer.worker.barrier()
 
 

@@ -67,6 +67,7 @@ class Recorder:
             tracker.record(row)
 
     def close(self) -> None:
-        """Ends the trackers."""
-        for tracker in self._started or []:
+        """Ends the trackers; a further row starts them again."""
+        started, self._started = self._started, None
+        for tracker in started or []:
             tracker.close()

@@ -97,6 +97,7 @@ class Stage:
                     self.save(trainer, epoch)
         finally:
             trainer.close()
+            self.recorder.close()
         return epoch
 
     def _train_epoch(self, trainer: Trainer, epoch: int) -> Row:

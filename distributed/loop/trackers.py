@@ -34,7 +34,7 @@ class Tracker(Protocol):
         """Takes the numbers of one epoch: `epoch`, `loss`, `loss/<term>`, `validation/<metric>`, `seconds` and others."""
 
     def close(self) -> None:
-        """Ends the stage."""
+        """Ends the stage, or this process's part of it; called after an error too."""
 
 
 TRACKERS: Registry[type[Tracker]] = Registry(

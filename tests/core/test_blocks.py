@@ -5,11 +5,13 @@ import torch
 from promptmm.core.blocks import Blocks, graph_sampler, neighbour_keys, sample_neighbours, without_pairs
 from promptmm.core.config import StudentConfig, TeacherConfig
 from promptmm.core.graph import BipartiteGraph, light_propagation
+from promptmm.core.kinds import STUDENTS
 from promptmm.core.random import random_bits
 from promptmm.core.sampling import sample_edges
 from promptmm.core.sides import ITEMS, USERS
-from promptmm.core.student import build_student
-from promptmm.core.teacher import num_hops, teacher_loss, teacher_vectors
+from promptmm.core.students import build_student
+from promptmm.core.teacher import Triples
+from promptmm.core.teacher.model import PromptTeacher, teacher_loss, teacher_vectors
 
 NUM_USERS, NUM_ITEMS, DIM = 40, 30, 4
 
@@ -66,7 +68,7 @@ def test_full_fan_out_is_the_whole_graph(graph, num_layers):
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_the_teacher_at_full_fan_out(graph, rounds):
     config = TeacherConfig(dim=DIM, layers=3, modality_layers=rounds, id_prompt_weight=0.3, feature_decay=0.0, prompt_loss_weight=0.5)
-    blocks = blocks_of(graph, [-1] * num_hops(config))
+    blocks = blocks_of(graph, [-1] * PromptTeacher.num_hops(config))
     leaves = {
         "users": draw(1, NUM_USERS, DIM), "items": draw(2, NUM_ITEMS, DIM), "p_user": draw(3, NUM_USERS, DIM),
         "p_item": draw(4, NUM_ITEMS, DIM), "image": draw(5, NUM_ITEMS, DIM), "text": draw(6, NUM_ITEMS, DIM),
@@ -77,7 +79,7 @@ def test_the_teacher_at_full_fan_out(graph, rounds):
         users, items = leaves["users"][at_users], leaves["items"][at_items]
         prompt = {"user": leaves["p_user"][at_users], "item": leaves["p_item"][at_items]}
         vectors = teacher_vectors(where, users, items, prompt, {m: leaves[m][at_items] for m in ("image", "text")}, config)
-        return torch.stack(list(teacher_loss(vectors, users, items, *batch, 3, config).values())).sum()
+        return torch.stack(list(teacher_loss(vectors, users, items, Triples(*batch, 3), config).values())).sum()
 
     user_seeds, item_seeds = seeds()
     local = torch.tensor([0, 1, 3]), torch.tensor([1, 2, 4]), torch.tensor([0, 3, 1])
@@ -90,14 +92,24 @@ def test_the_teacher_at_full_fan_out(graph, rounds):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["lightgcn", "gcn", "mf"])
-def test_students_at_full_fan_out(graph, kind):
-    student = build_student(StudentConfig(kind=kind, dim=DIM, layers=2, init_scale=1.0), NUM_USERS, NUM_ITEMS, 0)
-    blocks = blocks_of(graph, [-1, -1])
-    whole = student.vectors(graph)
-    part = student.propagate(blocks, student.ids.user[blocks.users], student.ids.item[blocks.items])
-    for a, b, ids in zip(part, whole, seeds()):
-        torch.testing.assert_close(a, b[ids], rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("kind", [name for name in STUDENTS.names if "sampled" in STUDENTS.get(name).engines])
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_students_at_full_fan_out(graph, kind, layers):
+    """Every student that the sampled engine trains: vectors, and gradients of rows and of its own weights, are those of the whole graph."""
+    config = StudentConfig(kind=kind, dim=DIM, layers=layers)
+    student = build_student(config, seed=0)
+    blocks = blocks_of(graph, [-1] * student.num_hops(config))
+    users, items = draw(1, NUM_USERS, DIM).float().requires_grad_(), draw(2, NUM_ITEMS, DIM).float().requires_grad_()
+    whole = [vectors[ids] for vectors, ids in zip(student.vectors(graph, users, items), seeds())]
+    part = student.vectors(blocks, users[blocks.users], items[blocks.items])
+    weights = draw(3, 4, DIM).float(), draw(4, 5, DIM).float()
+    leaves = [users, items, *student.parameters()]
+    gradients = [torch.autograd.grad(sum((v * w).sum() for v, w in zip(out, weights)), leaves) for out in (part, whole)]
+    for a, b in zip(part, whole):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert all(gradient.any() for gradient in gradients[0])
 
 
 def test_small_fan_outs_are_unbiased(graph):

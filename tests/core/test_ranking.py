@@ -9,12 +9,9 @@ import torch
 from promptmm.core.errors import InputError
 from promptmm.core.graph import Csr
 from promptmm.core.ranking import (
-    USER_METRICS,
-    RankingMetrics,
     evaluate,
     held_out_places,
     merge_rows,
-    metric_of_users,
     top_k,
     top_k_of_scores,
 )
@@ -181,16 +178,6 @@ def test_workers_together_equal_one(case, world_size):
         assert together == pytest.approx(one, rel=1e-6)
 
 
-def test_updates_block_by_block_equal_one_update():
-    held_out = random_pairs(12, 20, 30, torch.full((20,), 0.4))
-    ranked = torch.stack([torch.randperm(30, generator=torch.Generator().manual_seed(n))[:10] for n in range(20)])
-    whole, parts = RankingMetrics([3, 10], 30), RankingMetrics([10, 3], 30)
-    whole.update(ranked, held_out)
-    for rows in torch.arange(20).split(7):
-        parts.update(ranked[rows], held_out.select(rows))
-    assert parts.compute() == pytest.approx(whole.compute(), rel=1e-6)
-
-
 def test_nobody_has_held_out_items():
     empty = random_pairs(0, 4, 9, torch.zeros(4))
     values = evaluate(torch.ones(4, 2), torch.ones(9, 2), empty, empty, [2])
@@ -237,16 +224,3 @@ def test_places_of_held_out_items(memory_mib):
             place = order[user].tolist().index(item)
             assert next(found) == (place if place < depth and scores[user, place] > -np.inf else depth)
     assert next(found, None) is None
-
-
-def test_means_of_the_users_metrics_are_those_of_the_evaluation():
-    users, items, cutoffs = integers(24, 60, 4), integers(25, 50, 4), [1, 5, 20]
-    train, held_out = random_pairs(26, 60, 50, torch.full((60,), 0.2)), random_pairs(27, 60, 50, torch.linspace(0, 0.4, 60))
-    places = held_out_places(users, items, held_out, train, 20)
-    _, rows, degrees = held_out.rows.unique(return_inverse=True, return_counts=True)
-    expected = evaluate(users, items, held_out, train, cutoffs)
-    for name in USER_METRICS:
-        for k in cutoffs:
-            values = metric_of_users(name, k, places, rows, degrees)
-            assert values.shape == (degrees.numel(),)
-            assert float(values.mean()) == pytest.approx(expected[f"{name}@{k}"], abs=1e-6), f"{name}@{k}"

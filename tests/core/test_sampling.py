@@ -1,11 +1,11 @@
-"""Examples, negatives and candidate lists: uniform over unseen items, and functions of (seed, epoch, example) alone."""
+"""Examples and negatives: uniform over unseen items, and functions of (seed, epoch, example) alone."""
 
 import pytest
 import torch
 from promptmm.core import sampling
 from promptmm.core.errors import InputError
 from promptmm.core.graph import Csr
-from promptmm.core.sampling import UnseenItems, candidate_lists, epoch_order, rank_slice, share_of_part
+from promptmm.core.sampling import UnseenItems, epoch_order, rank_slice, share_of_part
 
 NUM_ITEMS = 8
 SEEN = [[], [0], [7], [0, 1, 2], [5, 6, 7], [1, 3, 5, 7], [0, 1, 2, 3, 4, 6, 7], [1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 6]]
@@ -92,34 +92,6 @@ def test_shares_of_parts_partition_the_batch(num_rows, num_parts, world_size):
     assert [row for part in parts for share in part for row in range(num_rows)[share]] == list(range(num_rows))
     for part, shares in enumerate(parts):
         assert [row for share in shares for row in range(num_rows)[share]] == list(range(num_rows)[rank_slice(num_rows, part, num_parts)])
-
-
-def test_candidate_lists():
-    unseen = UnseenItems(train_of(SEEN))
-    users = torch.tensor([3, 1, 3, 5])
-    positives, examples = torch.tensor([0, 0, 2, 3]), torch.tensor([10, 4, 11, 20])
-    top_items = torch.tensor([[8 * user + place for place in range(4)] for user in range(len(SEEN))])  # told apart by user
-    lists = candidate_lists(users, positives, examples, unseen, 5, top_items, 3, seed=2, epoch=7)
-    assert lists.shape == (4, 1 + 5 + 3)
-    assert torch.equal(lists[:, 0], positives)
-    assert torch.equal(lists[:, 1:6], unseen.draw(users, examples, 5, seed=2, epoch=7))
-    for user, top in zip(users.tolist(), lists[:, 6:]):
-        assert set(top.tolist()) <= set(top_items[user].tolist())
-    # Without the top part the rest is the same, and so it is for a part of the batch.
-    assert torch.equal(candidate_lists(users, positives, examples, unseen, 5, None, 0, 2, 7), lists[:, :6])
-    part = torch.tensor([2, 0])
-    again = candidate_lists(users[part], positives[part], examples[part], unseen, 5, top_items, 3, 2, 7)
-    assert torch.equal(again, lists[part])
-
-
-def test_the_top_part_is_uniform_over_the_teachers_ranking():
-    unseen, num_examples, depth = UnseenItems(train_of([[]], 100)), 3000, 6
-    users = torch.zeros(num_examples, dtype=torch.int64)
-    top_items = torch.arange(50, 50 + depth)[None]
-    lists = candidate_lists(users, users, torch.arange(num_examples), unseen, 1, top_items, 2, 0, 0)
-    counts = torch.bincount(lists[:, 2:].flatten() - 50, minlength=depth)
-    expected = 2 * num_examples / depth
-    assert float(((counts - expected) ** 2 / expected).sum()) < 25  # 5 degrees of freedom: p < 2e-4
 
 
 @pytest.mark.parametrize("exponent", [0.25, 0.5, 1.0])

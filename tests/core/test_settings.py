@@ -15,6 +15,7 @@ from promptmm.core.config import (
     as_dict,
 )
 from promptmm.core.errors import InputError
+from promptmm.core.objectives import candidate_policy
 from promptmm.core.settings import check_bounds, setting
 
 SECTIONS = [
@@ -54,7 +55,11 @@ def test_bounds(cls, name, value, message):
     [
         (TeacherConfig, {"dropout": math.nan}, "teacher.dropout=nan: expected at least 0"),
         (TeacherConfig, {"hidden": [64, 0]}, "teacher.hidden=[64, 0]: every hidden size must be at least 1"),
-        (StudentConfig, {"kind": "gat"}, "student.kind='gat': expected one of lightgcn, mf, gcn, mlp"),
+        (
+            StudentConfig,
+            {"kind": "gat"},
+            "student.kind='gat': no such student; the kinds that ship are lightgcn, mf, gcn, mlp, and your own is",
+        ),
         (StudentConfig, {"kind": "mlp", "layers": 0}, "student.layers=0: the mlp student needs at least one layer; set"),
         (DistillationConfig, {"regime": "online"}, "distill.regime='online': expected one of rounds, inline"),
         (DistillationConfig, {"num_top": 11, "top_depth": 10}, "distill.num_top=11 is more than distill.top_depth=10"),
@@ -86,7 +91,7 @@ def test_values_on_the_bounds_are_allowed():
     StudentConfig(kind="mf", layers=0)
     OptimizerConfig(lr_decay=1.0, epochs=1)
     DistillationConfig(embedding_power=1, num_top=10, top_depth=10)
-    assert DistillationConfig(num_uniform=7, num_top=3).num_candidates == 10
+    assert candidate_policy(DistillationConfig(num_uniform=7, num_top=3)).num_candidates == 10
     EvaluationConfig(cutoffs=[3], select_by="ndcg_retrieved@3")
 
 

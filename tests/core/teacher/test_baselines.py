@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from promptmm.core.baselines import baseline_loss, build_baseline
 from promptmm.core.config import TeacherConfig
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.item_graph import ItemGraph, nearest_neighbours
+from promptmm.core.teacher import Triples, build_whole_teacher
 
 NUM_USERS, NUM_ITEMS, DIMS = 30, 24, {"visual": 10, "text": 7}
 
@@ -25,7 +25,7 @@ def make_features(missing=()):
 
 def build(kind, **settings):
     config = TeacherConfig(kind=kind, **{"dim": 6, **settings})
-    return build_baseline(config, NUM_USERS, NUM_ITEMS, DIMS if config.reads_features else {}, seed=3)
+    return build_whole_teacher(config, NUM_USERS, NUM_ITEMS, DIMS if config.reads_features else {}, seed=3)
 
 
 def moved(model, seed=1):
@@ -70,7 +70,7 @@ def test_lightgcn_trains_as_torch_geometric_does(layers):
     optimizers = [torch.optim.Adam(model.parameters(), lr=0.05) for model in (ours, theirs)]
     first = None
     for users, positives, negatives in batches(graph, 25, 64):
-        terms = baseline_loss(ours, ours.vectors(graph, {}), users, positives, negatives, 64)
+        terms = ours.loss(ours.vectors(graph, {}), Triples(users, positives, negatives, 64))
         nodes = torch.cat([users, positives + NUM_USERS, negatives + NUM_USERS])
         rank = theirs(edges, torch.stack([users.repeat(2), nodes[64:]]))
         expected = theirs.recommendation_loss(rank[:64], rank[64:], nodes, lambda_reg=l2 / 2)
@@ -164,8 +164,9 @@ def test_shards_of_a_batch_add_up_to_its_loss(kind):
     vectors = model.vectors(graph, model.reduce(features))
     users, positives, negatives = next(batches(graph, 1, 16))
     weights = torch.rand(16)
-    whole = baseline_loss(model, vectors, users, positives, negatives, 16, weights)
-    parts = [baseline_loss(model, vectors, users[s], positives[s], negatives[s], 16 / 2, weights[s]) for s in (slice(0, 7), slice(7, 16))]
+    whole = model.loss(vectors, Triples(users, positives, negatives, 16, weights))
+    shards = [Triples(users[s], positives[s], negatives[s], 16 / 2, weights[s]) for s in (slice(0, 7), slice(7, 16))]
+    parts = [model.loss(vectors, shard) for shard in shards]
     assert ("feature_decay" in whole) == (kind in ("vbpr", "lattice"))
     for name, value in whole.items():
         assert sum(part[name].item() for part in parts) / 2 == pytest.approx(value.item(), rel=1e-5)

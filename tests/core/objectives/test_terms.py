@@ -1,23 +1,24 @@
-"""Students and what they learn from labels (docs/method.md 2 and 3)."""
+"""The teacher's labels, and what a student learns from them (docs/method.md 3)."""
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from promptmm.core.config import DistillationConfig, StudentConfig, TeacherConfig
-from promptmm.core.distillation import Decoders, Labels, distillation_terms, label, student_terms
-from promptmm.core.errors import InputError
 from promptmm.core.graph import BipartiteGraph
+from promptmm.core.kinds import STUDENTS
 from promptmm.core.losses import bpr_loss, embedding_loss, list_loss, pair_loss
+from promptmm.core.objectives import Decoders, Labels, LossInputs, StudentSide, distillation_terms, label, student_terms
+from promptmm.core.rows import IdTables
 from promptmm.core.scoring import candidate_scores
-from promptmm.core.student import build_student, project
-from promptmm.core.teacher import IdTables, PromptConstants, PromptModule, TeacherVectors, teacher_vectors
+from promptmm.core.students import build_student
+from promptmm.core.teacher.model import teacher_vectors
+from promptmm.core.teacher.reduction import PromptConstants, PromptModule
+from promptmm.core.vectors import TeacherVectors
 
-NUM_USERS, NUM_ITEMS, DIM = 6, 5, 4
+NUM_USERS, NUM_ITEMS = 6, 5
 USERS = torch.tensor([0, 0, 0, 1, 2, 2, 3, 5, 5])
 ITEMS = torch.tensor([0, 1, 4, 1, 0, 2, 1, 4, 2])
-KINDS = ["lightgcn", "mf", "gcn", "mlp"]
 LISTS = torch.tensor([0, 2, 5, 0]), torch.tensor([[1, 3, 2, 2], [2, 1, 3, 4], [4, 0, 1, 3], [0, 2, 3, 3]])
 
 
@@ -31,127 +32,11 @@ def graph():
 
 
 @pytest.fixture
-def frozen():
-    """A teacher's final vectors."""
-    return draw(0, NUM_USERS, DIM), draw(1, NUM_ITEMS, DIM)
-
-
-@pytest.fixture
 def teacher():
     """A teacher's vectors of two modalities, which take gradients."""
     leaves = [draw(10 + n, size, 3).requires_grad_() for n, size in enumerate([NUM_USERS, NUM_ITEMS] * 3)]
     modal_user, modal_item = {"a": leaves[2], "b": leaves[4]}, {"a": leaves[3], "b": leaves[5]}
     return TeacherVectors(leaves[0], leaves[1], modal_user, modal_item, None, None, {})
-
-
-def build(kind, frozen, dim=3, layers=2, warm_start=False, seed=0):
-    config = StudentConfig(kind=kind, dim=dim, layers=layers, warm_start=warm_start)
-    return build_student(config, NUM_USERS, NUM_ITEMS, seed, frozen)
-
-
-@pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind(graph, frozen, kind, layers):
-    student = build(kind, frozen, layers=layers)
-    users, items = student.vectors(graph)
-    assert (users.shape, items.shape) == ((NUM_USERS, 3), (NUM_ITEMS, 3))
-    rows = student.rows(LISTS[0], [LISTS[1][:, 0], LISTS[1][:, 1]])
-    assert [r.shape for r in rows] == [(4, 3)] * 3
-    (users.square().sum() + items.square().sum() + sum(r.square().sum() for r in rows)).backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_start_is_a_function_of_the_seed(graph, frozen, kind):
-    before = torch.get_rng_state()
-    first, again, other = (build(kind, frozen, seed=seed).vectors(graph) for seed in (0, 0, 1))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first[0], again[0])
-    assert not torch.equal(first[1], other[1])
-
-
-def test_mf_does_not_propagate(graph):
-    student = build("mf", None, layers=3)
-    users, items = student.vectors(graph)
-    assert torch.equal(users, student.ids.user)
-    assert torch.equal(items, student.ids.item)
-
-
-def dense_normalised():
-    adjacency = np.zeros((NUM_USERS, NUM_ITEMS))
-    adjacency[USERS, ITEMS] = 1
-    scale = np.sqrt(np.outer(adjacency.sum(1), adjacency.sum(0)))
-    return np.divide(adjacency, scale, out=np.zeros_like(adjacency), where=adjacency > 0)
-
-
-@pytest.mark.parametrize("kind", ["lightgcn", "gcn"])
-def test_propagation(graph, kind):
-    student, dense = build(kind, None), dense_normalised()
-    user_layers, item_layers = [student.ids.user.detach().numpy()], [student.ids.item.detach().numpy()]
-    for layer in range(2):
-        users, items = dense @ item_layers[-1], dense.T @ user_layers[-1]
-        if kind == "gcn":
-            weight, bias = (p.detach().numpy() for p in student.maps[layer].parameters())
-            users = np.tanh((users + user_layers[-1]) @ weight.T + bias)
-            items = np.tanh((items + item_layers[-1]) @ weight.T + bias)
-        user_layers.append(users)
-        item_layers.append(items)
-    for actual, layers in zip(student.vectors(graph), (user_layers, item_layers)):
-        np.testing.assert_allclose(actual.detach(), np.mean(layers, axis=0), rtol=1e-5, atol=1e-6)
-
-
-def test_rows_are_of_layer_0(frozen):
-    student = build("lightgcn", None)
-    users, items = student.rows(LISTS[0], [LISTS[1][:, 1]])
-    assert torch.equal(users, student.ids.user[LISTS[0]])
-    assert torch.equal(items, student.ids.item[LISTS[1][:, 1]])
-
-
-def test_the_mlp_sees_frozen_vectors_alone(graph, frozen):
-    student = build("mlp", frozen)
-    users, items = student.vectors(graph)
-    row_users, row_items = student.rows(LISTS[0], [LISTS[1][:, 0]])
-    torch.testing.assert_close(row_users, users[LISTS[0]])
-    torch.testing.assert_close(row_items, items[LISTS[1][:, 0]])
-    assert {name.split(".")[0] for name, _ in student.named_parameters()} == {"user_head", "item_head"}
-    assert torch.equal(student.user_input, frozen[0])
-
-
-@pytest.mark.parametrize(("kind", "warm_start"), [("mlp", False), ("lightgcn", True), ("gcn", True)])
-def test_what_needs_a_teacher(kind, warm_start):
-    with pytest.raises(InputError, match=r"student\.warm_start and student\.kind=mlp need a teacher: train one"):
-        build(kind, None, warm_start=warm_start)
-
-
-@pytest.mark.parametrize("kind", ["lightgcn", "mf", "gcn"])
-def test_a_warm_start_of_the_same_size_copies(frozen, kind):
-    student = build(kind, frozen, dim=DIM, warm_start=True)
-    assert torch.equal(student.ids.user, frozen[0])
-    assert torch.equal(student.ids.item, frozen[1])
-    assert student.ids.user.requires_grad
-
-
-def test_a_warm_start_of_a_larger_size_keeps_the_scores(frozen):
-    student = build("mf", frozen, dim=DIM + 3, warm_start=True)
-    torch.testing.assert_close(student.ids.user @ student.ids.item.T, frozen[0] @ frozen[1].T)
-    assert not student.ids.user[:, DIM:].any()
-
-
-def test_a_warm_start_of_a_smaller_size_keeps_what_it_can():
-    basis = torch.linalg.qr(draw(2, 8, 8))[0]
-    low_rank = [draw(seed, size, 3) @ basis[:3] for seed, size in ((3, 40), (4, 30))]
-    users, items = project(*low_rank, 3)
-    assert users.shape == (40, 3)
-    assert users.dtype == torch.float32
-    torch.testing.assert_close(users @ items.T, low_rank[0] @ low_rank[1].T, rtol=1e-4, atol=1e-4)
-
-    # With noise in all directions nothing of rank 3 keeps the scores better: the error is that of their truncated decomposition.
-    full = [(x + 0.2 * draw(5 + n, *x.shape)).double() for n, x in enumerate(low_rank)]
-    full[1][:, 5] = 0  # items need not use every dimension
-    scores = full[0] @ full[1].T
-    kept = project(*full, 3)
-    assert float((kept[0] @ kept[1].T - scores).norm()) == pytest.approx(float(torch.linalg.svdvals(scores)[3:].norm()), rel=1e-9)
-    assert all(x.norm(dim=0)[0] > x.norm(dim=0)[2] for x in kept)  # what matters more stands first, on both sides alike
 
 
 def test_labels_are_relative_to_the_positive(teacher):
@@ -221,13 +106,10 @@ CONFIG = DistillationConfig(
 
 def terms_of(users, items, labels, teacher, config=CONFIG, num_examples=4.0, decoders=None):
     unique = torch.unique(LISTS[1][:, 0])
-
-    def targets(at):
-        return [x[at] for x in teacher.modal_item.values()]
-
     decoders = decoders or Decoders(["a", "b"], items.shape[1], 3, learnt=False)
     scores = candidate_scores(users, items, labels.users, labels.candidates)
-    return distillation_terms(scores, items, labels, unique, targets, decoders, num_examples, config)
+    own = StudentSide(scores, items, unique, decoders, num_examples, unique.numel())
+    return distillation_terms(LossInputs.of(own, labels, lambda: [x[unique] for x in teacher.modal_item.values()], config))
 
 
 def test_terms(teacher):
@@ -257,11 +139,13 @@ def test_terms_without_weight_are_left_out(teacher, name):
     assert terms.keys() == {"pair", "list", "embedding"} - {name}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_reach_the_student_and_the_teacher(graph, frozen, teacher, kind):
-    student, decoders = build(kind, frozen), Decoders(["a", "b"], 3, 3, learnt=True)
-    terms = terms_of(*student.vectors(graph), label(teacher, *LISTS), teacher, decoders=decoders)
-    parameters = [*student.parameters(), *decoders.parameters()]
+@pytest.mark.parametrize("kind", STUDENTS.names)
+def test_gradients_reach_the_student_and_the_teacher(graph, teacher, kind):
+    student, decoders = build_student(StudentConfig(kind=kind, dim=3, layers=2), 0, (4, 4)), Decoders(["a", "b"], 3, 3, learnt=True)
+    width = 3 if student.learns_rows else 4
+    rows = [draw(seed, size, width).requires_grad_(student.learns_rows) for seed, size in ((0, NUM_USERS), (1, NUM_ITEMS))]
+    terms = terms_of(*student.vectors(graph, *rows), label(teacher, *LISTS), teacher, decoders=decoders)
+    parameters = [*student.parameters(), *(rows if student.learns_rows else ()), *decoders.parameters()]
     leaves = {
         "pair": [teacher.user, teacher.item],
         "list": [*teacher.modal_user.values(), *teacher.modal_item.values()],
@@ -286,7 +170,7 @@ def test_the_prompt_learns_from_the_pair_loss(graph):
     """Prompt-tuning: only the prompt module trains, through the teacher's propagation and the labels."""
     tokens, prompt = draw(40, NUM_ITEMS, 3), PromptModule(3)
     constants = PromptConstants(tokens, graph.to_users(tokens), {}, {})
-    ids = IdTables(NUM_USERS, NUM_ITEMS, 3, 0.1, seed=0).requires_grad_(False)
+    ids = IdTables.seeded(NUM_USERS, NUM_ITEMS, 3, 0.1, seed=0).requires_grad_(False)
     reduced = {"a": draw(41, NUM_ITEMS, 3), "b": draw(42, NUM_ITEMS, 3)}
     vectors = teacher_vectors(graph, ids.user, ids.item, prompt(constants), reduced, TeacherConfig(dim=3))
     users, items = draw(43, NUM_USERS, 3), draw(44, NUM_ITEMS, 3)

@@ -9,16 +9,10 @@ from promptmm.core.config import TeacherConfig
 from promptmm.core.errors import InputError
 from promptmm.core.features import LazyRows
 from promptmm.core.graph import BipartiteGraph
-from promptmm.core.teacher import (
-    FeatureReduction,
-    IdTables,
-    PromptConstants,
-    PromptModule,
-    build_reduction,
-    rownorm,
-    teacher_loss,
-    teacher_vectors,
-)
+from promptmm.core.rows import IdTables, rownorm
+from promptmm.core.teacher import Triples
+from promptmm.core.teacher.model import teacher_loss, teacher_vectors
+from promptmm.core.teacher.reduction import FeatureReduction, PromptConstants, PromptModule, build_reduction
 from torch.autograd import gradcheck
 from torch.func import functional_call
 
@@ -288,12 +282,11 @@ def test_loss(dims, prompt):
     }
     if not prompt:
         del expected["prompt_bpr"]
-    terms = teacher_loss(vectors, user_ids, item_ids, *BATCH, len(BATCH[0]), config)
+    terms = teacher_loss(vectors, user_ids, item_ids, Triples(*BATCH, len(BATCH[0])), config)
     assert {name: float(term) for name, term in terms.items()} == pytest.approx(expected, rel=1e-6)
 
-    shards = [
-        teacher_loss(vectors, user_ids, item_ids, *(x[part] for x in BATCH), len(BATCH[0]), config) for part in (slice(0, 1), slice(1, 4))
-    ]
+    triples = [Triples(*(x[part] for x in BATCH), len(BATCH[0])) for part in (slice(0, 1), slice(1, 4))]
+    shards = [teacher_loss(vectors, user_ids, item_ids, shard, config) for shard in triples]
     for name in expected.keys() - {"feature_decay"}:  # the decay is of the whole catalog, not of the batch
         assert float(shards[0][name] + shards[1][name]) == pytest.approx(float(terms[name]), rel=1e-12)
 
@@ -311,7 +304,8 @@ def test_loss_of_modalities_set_beside_the_collaborative_part(dims, leave_one_ou
     graph, pairs = make_graph(), list(zip(*(x.tolist() for x in (USERS[:4], ITEMS[:4], torch.tensor([3, 2, 2, 4])))))
     batch = tuple(torch.tensor(x) for x in zip(*pairs))
     vectors = teacher_vectors(graph, user_ids, item_ids, {}, reduced, config)
-    terms = teacher_loss(vectors, user_ids, item_ids, *batch, 4, config, entries=graph.entries(*batch[:2]).double())
+    triples = Triples(*batch, 4, entries=graph.entries(*batch[:2]).double())
+    terms = teacher_loss(vectors, user_ids, item_ids, triples, config)
     dense = dense_normalised()
     modal = 0.0
     for z in (z.numpy() for z in reduced.values()):
@@ -336,11 +330,11 @@ def test_leaving_one_out_needs_vectors_without_propagation():
 
 def test_terms_without_weight_are_left_out(dims):
     config = TeacherConfig(dim=DIM, feature_loss_weight=0, prompt_loss_weight=0, feature_decay=0)
-    ids = IdTables(NUM_USERS, NUM_ITEMS, DIM, 0.1, seed=0)
+    ids = IdTables.seeded(NUM_USERS, NUM_ITEMS, DIM, 0.1, seed=0)
     prompt = {"user": torch.randn(NUM_USERS, DIM), "item": torch.randn(NUM_ITEMS, DIM)}
     reduced = {m: torch.randn(NUM_ITEMS, DIM) for m in dims}
     vectors = teacher_vectors(make_graph(), ids.user, ids.item, prompt, reduced, config)
-    assert set(teacher_loss(vectors, ids.user, ids.item, *BATCH, 4, config)) == {"bpr", "l2"}
+    assert set(teacher_loss(vectors, ids.user, ids.item, Triples(*BATCH, 4), config)) == {"bpr", "l2"}
 
 
 LOSS = TeacherConfig(
@@ -358,7 +352,7 @@ LOSS = TeacherConfig(
 
 def total_loss(config, user_ids, item_ids, prompt, reduced):
     vectors = teacher_vectors(make_graph(), user_ids, item_ids, prompt, reduced, config)
-    return sum(teacher_loss(vectors, user_ids, item_ids, *BATCH, len(BATCH[0]), config).values())
+    return sum(teacher_loss(vectors, user_ids, item_ids, Triples(*BATCH, len(BATCH[0])), config).values())
 
 
 def test_gradients_from_the_loss_to_tables_prompt_and_reduced_features(dims, constants):
@@ -395,7 +389,7 @@ def test_users_and_items_without_interactions_have_finite_gradients(dims, consta
     """At the start of training, where the prompt's biases are zero."""
     single, rows, x = single_inputs(constants, features)
     reduction = build_reduction(dims, LOSS, seed=0)
-    ids = IdTables(NUM_USERS, NUM_ITEMS, DIM, 0.1, seed=0)
+    ids = IdTables.seeded(NUM_USERS, NUM_ITEMS, DIM, 0.1, seed=0)
     out = reduction(single, rows, x, None)
     total_loss(LOSS, ids.user, ids.item, out, {m: out[f"reduced.{m}"] for m in dims}).backward()
     for parameter in [*reduction.parameters(), *ids.parameters()]:
@@ -425,7 +419,7 @@ def test_missing_modalities_leave_gradients_of_ordinary_size(missing, modalities
     single, rows, x = single_inputs(make_constants(features, tokens), features)
     config = TeacherConfig(dim=DIM, prompt=prompt)
     reduction = build_reduction(dims, config, seed=0)
-    ids = IdTables(NUM_USERS, NUM_ITEMS, DIM, 0.1, seed=0)
+    ids = IdTables.seeded(NUM_USERS, NUM_ITEMS, DIM, 0.1, seed=0)
     out = reduction(single, rows, x, None)
     total_loss(config, ids.user, ids.item, out, {m: out[f"reduced.{m}"] for m in dims}).backward()
     sizes = {name: float(p.grad.abs().max()) for name, p in reduction.named_parameters() if p.grad is not None}
@@ -449,7 +443,7 @@ def test_the_start_is_a_function_of_the_seed(dims):
     name = next(name for name in first if name.startswith("towers") and name.endswith("weight"))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first[name], other[name])
-    tables = [IdTables(400, 300, 8, 0.25, seed) for seed in (0, 0, 1)]
+    tables = [IdTables.seeded(400, 300, 8, 0.25, seed) for seed in (0, 0, 1)]
     assert torch.equal(tables[0].user, tables[1].user)
     assert not torch.equal(tables[0].item, tables[2].item)
     assert abs(float(tables[0].user.detach().std()) - 0.25) < 0.01
@@ -457,7 +451,7 @@ def test_the_start_is_a_function_of_the_seed(dims):
 
 def test_detached_vectors(dims):
     config = TeacherConfig(dim=DIM, prompt=False)
-    ids = IdTables(NUM_USERS, NUM_ITEMS, DIM, 0.1, seed=0)
+    ids = IdTables.seeded(NUM_USERS, NUM_ITEMS, DIM, 0.1, seed=0)
     reduced = {m: torch.randn(NUM_ITEMS, DIM, requires_grad=True) for m in dims}
     vectors = teacher_vectors(make_graph(), ids.user, ids.item, {}, reduced, config)
     detached = vectors.detach()
