@@ -1,4 +1,4 @@
-"""One Ray cluster for all tests of a session, and a tiny prepared run to copy."""
+"""A tiny prepared run to copy."""
 
 import shutil
 from pathlib import Path
@@ -27,17 +27,6 @@ TINY = [
     "evaluation.cutoffs=[5, 20]",
     "cluster.max_failures=2",
 ]
-
-
-@pytest.fixture(scope="session")
-def ray_cluster():
-    """An embedded cluster that every `ray_session` of these tests joins."""
-    import ray
-    from promptmm.distributed.config import ClusterConfig
-    from promptmm.distributed.launch import ray_session
-
-    with ray_session(ClusterConfig(num_workers=2, num_labelers=2)):
-        yield ray
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""`python tests/golden/record.py OUT.json [--data DIR] [NAME ...]`: makes the runs and writes their curves.
+"""`python tests/golden/record.py OUT.json [--data DIR] [NAME ...]`: trains the golden runs and writes their curves.
 
-DIR holds the real data sets (a folder tiktok in it); without it the run on TikTok is left out. Record again only where training is meant
-to change, and say so in the commit.
+Runs of one worker are trained in this process, those of two on Ray. Without names all are recorded; with names only those, beside what
+OUT.json has already. DIR holds the real data sets (a folder tiktok in it); without it the run on TikTok is left out. Record again only
+where training is meant to change, and say so in the commit.
 """
 
 import json
@@ -10,27 +11,32 @@ import tempfile
 from pathlib import Path
 
 from promptmm.distributed.config import ClusterConfig
-from promptmm.distributed.launch import ray_session
-from promptmm.jobs.cli import main
+from promptmm.distributed.execution.session import ray_session
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runs import LARGE_RUNS, SMALL_RUNS, TINY, TWO_WORKERS, kernels, read_curves
+from runs import LARGE_RUNS, LOCAL, SMALL_RUNS, TINY, TWO_WORKERS, kernels, read_curves, train
 
 
 def record(out: Path, data: Path | None, names: list[str]) -> None:
-    """Runs the pipeline of every golden run, in one Ray session, and writes what it gave."""
-    runs = {name: [*TINY, *words] for name, words in {**SMALL_RUNS, **TWO_WORKERS}.items()} | LARGE_RUNS
-    found: dict = {"kernels": kernels(), "curves": {}}
-    with ray_session(ClusterConfig(num_workers=2, num_labelers=1)):
-        for name, words in runs.items():
-            if (names and name not in names) or (name == "tiktok" and data is None):
-                continue
-            more = [f"source.path={data / 'tiktok'}"] if name == "tiktok" else []
-            with tempfile.TemporaryDirectory() as folder:
-                code = main(["pipeline", *words, *more, f"run.dir={folder}/run"])
-                assert code == 0, f"{name}: exit code {code}"
-                found["curves"][name] = read_curves(Path(folder) / "run")
-            out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    """Trains golden runs and writes what they gave, one after the other."""
+    runs = {name: [*TINY, *words, LOCAL] for name, words in SMALL_RUNS.items()}
+    runs |= {name: [*words, LOCAL] for name, words in LARGE_RUNS.items()}
+    runs |= {name: [*TINY, *words] for name, words in TWO_WORKERS.items()}
+    found: dict = json.loads(out.read_text()) if names and out.exists() else {"curves": {}}
+    assert found.get("kernels", kernels()) == kernels(), "recorded elsewhere: record all of them"
+    found["kernels"] = kernels()
+    for name, words in runs.items():
+        if (names and name not in names) or (name == "tiktok" and data is None):
+            continue
+        more = [f"source.path={data / 'tiktok'}"] if name == "tiktok" else []
+        with tempfile.TemporaryDirectory() as folder:
+            if name in TWO_WORKERS:
+                with ray_session(ClusterConfig(num_workers=2, num_labelers=1)):
+                    train(Path(folder) / "run", *words, *more)
+            else:
+                train(Path(folder) / "run", *words, *more)
+            found["curves"][name] = read_curves(Path(folder) / "run")
+        out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""The sampled engine with all neighbours is the full one: terms, gradients and exact inference, of every kind that declares both engines.
+
+The kinds are those of the registries, so that a new one is tested here as soon as it says that both engines train it.
+"""
+
+import pytest
+from promptmm.core.config import DistillationConfig
+from promptmm.core.kinds import CANDIDATES, LOSSES, STUDENTS, TEACHERS
+
+
+def of_both(registry):
+    return [name for name in registry.names if "sampled" in registry.get(name).engines]
+
+
+def train_some(sampled):
+    """So that no weight is at its start."""
+    sampled.start_epoch(0)
+    for batch in sampled.batches(0):
+        sampled.train_step(batch, 0)
+
+
+def check(parity, sampled, full):
+    """Two steps, one of a later epoch, and inference before and after some training."""
+    for trainer in (sampled, full):
+        trainer.open(range(3))
+    try:
+        # Streamed labels come in order, epoch by epoch, so that a batch of a later epoch asks for all before it
+        parity.check_step(sampled, full, 0, 1)
+        parity.check_vectors(sampled, full, 1e-5, 1e-6)
+    finally:
+        for trainer in (sampled, full):
+            trainer.close()
+    sampled.open(range(1))
+    train_some(sampled)
+    sampled.close()
+    parity.copy_weights(sampled, full)
+    parity.check_vectors(sampled, full, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("kind", of_both(TEACHERS))
+def test_teachers(parity, teachers, teacher_config, kind):
+    check(parity, *teachers(teacher_config(kind=kind), [-1]))
+
+
+@pytest.mark.parametrize("kind", of_both(STUDENTS))
+def test_students(parity, students, kind):
+    check(parity, *students(f"student.kind={kind}"))
+
+
+@pytest.mark.parametrize("name", LOSSES.names)
+def test_losses_one_by_one(parity, students, name):
+    """Each is switched on alone: the other terms are BPR and L2."""
+    weights = [f"distill.{other}_weight={float(other == name)}" for other in LOSSES.names]
+    sampled, full = students(*weights, "distill.decoder=true")
+    for trainer in (sampled, full):
+        trainer.open(range(1))
+    batch = parity.batch(full, 0, 0)
+    assert name in full.task.terms(full.view(), batch)
+    for trainer in (sampled, full):
+        trainer.close()
+        trainer.open(range(1))
+    learnt = parity.check_step(sampled, full, 0, 0)
+    assert any("decoders" in each for each in learnt) == (name == "embedding")
+    for trainer in (sampled, full):
+        trainer.close()
+
+
+@pytest.mark.parametrize("policy", CANDIDATES.names)
+def test_candidate_policies(parity, students, policy):
+    more = ["distill.num_top=3"] if CANDIDATES.get(policy)(DistillationConfig(num_top=3)).depth else []
+    check(parity, *students(f"distill.candidates={policy}", *more))
