@@ -262,5 +262,5 @@ def test_what_a_baseline_has_not_is_refused(kind, overrides, message):
 def test_a_baseline_needs_the_full_engine():
     settings = load_settings("tiktok", ["source.path=/data", "teacher.kind=lattice", "student.warm_start=true"])
     assert settings.needs_full_engine == "teacher.kind=lattice"
-    with fails("teacher.kind='lattise': expected one of promptmm, mf, lightgcn, vbpr, lattice"):
+    with fails("teacher.kind='lattise': no such teacher; the kinds that ship are promptmm, mf, lightgcn, vbpr, lattice"):
         load_settings(None, ["teacher.kind=lattise"])

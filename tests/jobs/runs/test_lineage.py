@@ -4,10 +4,11 @@ import pytest
 import torch
 from promptmm.core.errors import InputError
 from promptmm.core.storage import read_manifest
-from promptmm.core.teacher import TeacherVectors
-from promptmm.distributed import local
-from promptmm.distributed.labels import MaterialisedLabels, labels_url
-from promptmm.distributed.teacher_artifact import write_revision
+from promptmm.core.vectors import TeacherVectors
+from promptmm.distributed.artifacts.teacher import output_of_vectors, write_revision
+from promptmm.distributed.execution.local import LocalExecutor, start_worker
+from promptmm.distributed.labels.blocks import labels_url
+from promptmm.distributed.labels.source import MaterialisedLabels
 from promptmm.graph_store.dataset import Dataset, open_dataset
 from promptmm.jobs.planning.sizes import Sizes
 from promptmm.jobs.runs.compatibility import check_teachable, check_teacher, has_teacher
@@ -32,7 +33,7 @@ def leave_teacher(settings: Settings, dataset: Dataset) -> None:
     """Vectors of a teacher without modalities, as train-teacher leaves them."""
     users, items = torch.rand(dataset.num_users, 4), torch.rand(dataset.num_items, 4)
     vectors = TeacherVectors(users, items, {}, {}, users, items, {})
-    write_revision(f"{settings.dir}/teacher", 0, vectors, {"none": torch.zeros(1)}, {})
+    write_revision(f"{settings.dir}/teacher", 0, output_of_vectors(start_worker(1), vectors), {"none": torch.zeros(1)}, {})
 
 
 def test_labels_and_their_record_have_the_same_identity(tmp_path):
@@ -40,7 +41,7 @@ def test_labels_and_their_record_have_the_same_identity(tmp_path):
     settings, dataset = prepared(tmp_path, "source.modalities={}", "distill.num_uniform=3", "distill.num_top=1", "run.seed=5")
     leave_teacher(settings, dataset)
     job = student_job(settings, dataset, 0).label_job()
-    local.write_labels(job, settings.dir, 1, dataset, {})
+    LocalExecutor(settings.cluster, settings.dir, dataset).label(job, settings.dir, 1, {})
     manifest, inputs = read_manifest(labels_url(settings.dir, 0), "labels"), label_inputs(settings, dataset)
     recorded = {**inputs["distill"], **inputs["run"]}
     assert recorded == job.candidates()
