@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .autograd import Context
+
 CHUNK_BYTES = 64 * 2**20
 GRAM_COLUMNS = 512
 SHRINKAGE = 0.1  # of whitening, in mean eigenvalues
@@ -200,7 +202,7 @@ class LazyRows:
 
 class _ReadAndMultiply(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight: Tensor, lazy: LazyRows) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Context, weight: Tensor, lazy: LazyRows) -> tuple[Tensor, Tensor]:
         ctx.lazy = lazy
         out = weight.new_empty(lazy.places.numel(), weight.shape[0])
         present = weight.new_empty(lazy.places.numel())
@@ -211,7 +213,7 @@ class _ReadAndMultiply(torch.autograd.Function):
         return out, present
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Context, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:
         total = torch.zeros(grad.shape[1], ctx.lazy.mean.numel(), device=grad.device)
         for here, rows, _ in ctx.lazy.chunks(grad.dtype):
             if grad.dtype == torch.float32:

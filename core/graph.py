@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .autograd import Context, Gradients
+
 EDGES_AT_A_TIME = 1 << 13  # 2 MiB of 64-d rows stay in the caches: 2**18 edges a time took 16 times as long on a CPU
 
 
@@ -73,14 +75,14 @@ class NeighbourSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, rows: Csr, weights: Tensor, back_rows: Csr, back_weights: Tensor) -> Tensor:
+    def forward(ctx: Context, x: Tensor, rows: Csr, weights: Tensor, back_rows: Csr, back_weights: Tensor) -> Tensor:
         ctx.back, ctx.rows = (back_rows, back_weights), rows
         if ctx.needs_input_grad[2]:
             ctx.save_for_backward(x, weights)
         return weighted_sum(x, rows, weights)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Context, grad: Tensor) -> Gradients:
         grad, to_weights = grad.contiguous(), None
         if ctx.needs_input_grad[2]:
             x, weights = ctx.saved_tensors

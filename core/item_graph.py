@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .autograd import Context, Gradients
 from .errors import InputError
 from .graph import Csr, NeighbourSum, edge_products, weighted_sum
 from .ranking import top_k
@@ -123,12 +124,12 @@ class _Similarities(torch.autograd.Function):
     """s_rc = <x[r], x[c]> over the edges; the gradient of x is a weighted sum over the neighbours, and one over the transposed lists."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, graph: ItemGraph) -> Tensor:
+    def forward(ctx: Context, x: Tensor, graph: ItemGraph) -> Tensor:
         ctx.graph = graph
         ctx.save_for_backward(x)
         return edge_products(x, x, graph.neighbours)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Context, grad: Tensor) -> Gradients:
         (x,), graph = ctx.saved_tensors, ctx.graph
         return weighted_sum(x, graph.neighbours, grad) + weighted_sum(x, graph.transposed, grad[graph.places]), None

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .autograd import Context
 from .random import random_normal
 from .sampling import STREAM_INITIAL
 from .sides import ITEMS, USERS
@@ -10,7 +11,7 @@ from .sides import ITEMS, USERS
 
 class _RowNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Context, x: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         inverse = torch.where(norm > 0, 1 / norm, 0.0)
         y = x * inverse
@@ -18,7 +19,7 @@ class _RowNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Context, grad: Tensor) -> Tensor:
         y, inverse = ctx.saved_tensors
         return torch.addcmul(grad, y, (grad * y).sum(-1, keepdim=True), value=-1).mul_(inverse)
 
@@ -28,7 +29,14 @@ def rownorm(x: Tensor) -> Tensor:
     return _RowNorm.apply(x)
 
 
-class IdTables(nn.Module):
+class RowTables(nn.Module):
+    """A row for every user, `user` [num_users, n], and for every item, `item` [num_items, m]."""
+
+    user: Tensor
+    item: Tensor
+
+
+class IdTables(RowTables):
     """ID vectors of all users and items, as learnt tables E_U [num_users, d] and E_I [num_items, d]."""
 
     def __init__(self, user: Tensor, item: Tensor) -> None:
@@ -40,6 +48,15 @@ class IdTables(nn.Module):
         """Tables at their seeded start; see `initial_rows`."""
         sizes = ((USERS, num_users), (ITEMS, num_items))
         return IdTables(*(initial_rows(side, torch.arange(count), dim, init_scale, seed) for side, count in sizes))
+
+
+class FrozenTables(RowTables):
+    """Rows that are not learnt, and that a checkpoint does not hold."""
+
+    def __init__(self, user: Tensor, item: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("user", user, persistent=False)
+        self.register_buffer("item", item, persistent=False)
 
 
 def initial_rows(side: int, rows: Tensor, dim: int, init_scale: float, seed: int) -> Tensor:

@@ -4,19 +4,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .autograd import Context, Gradients
+
 
 class _CandidateScores(torch.autograd.Function):
     """Scores of candidate lists; the item gradient is a sum over the examples of each item, not a scatter."""
 
     @staticmethod
-    def forward(ctx, user_vectors: Tensor, item_vectors: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
+    def forward(ctx: Context, user_vectors: Tensor, item_vectors: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
         x, y = user_vectors[users], F.embedding(candidates, item_vectors)
         ctx.save_for_backward(x, y, users, candidates)
         ctx.num_users, ctx.num_items = user_vectors.shape[0], item_vectors.shape[0]
         return torch.bmm(y, x[:, :, None]).squeeze(2)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Context, grad: Tensor) -> Gradients:
         x, y, users, candidates = ctx.saved_tensors
         to_users = to_items = None
         if ctx.needs_input_grad[0]:

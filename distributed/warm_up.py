@@ -9,7 +9,7 @@ def main() -> None:
     """Builds DeepSpeed's shared-memory collective into this environment; a no-op when it is there."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     started = time.monotonic()
-    from .engines.reduction.deepspeed import compile_collective
+    from .engines.reduction.extensions import compile_collective
 
     compile_collective()
     print(f"DeepSpeed's shared-memory collective is ready ({time.monotonic() - started:.0f} s)", file=sys.stderr)

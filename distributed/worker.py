@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..core.autograd import Context, Gradients
+
 ProcessGroup: TypeAlias = dist.ProcessGroup
 
 
@@ -118,7 +120,7 @@ class Worker:
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, sizes: list[int], rank: int) -> Tensor:
+    def forward(ctx: Context, rows: Tensor, sizes: list[int], rank: int) -> Tensor:
         ctx.sizes, ctx.rank = sizes, rank
         padded = rows.new_zeros(max(sizes), rows.shape[1])  # gloo gathers equal shapes only
         padded[: rows.shape[0]] = rows
@@ -127,7 +129,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:size] for part, size in zip(parts, sizes)])
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Context, grad: Tensor) -> Gradients:
         total = grad.contiguous().clone()
         dist.all_reduce(total)
         start = sum(ctx.sizes[: ctx.rank])

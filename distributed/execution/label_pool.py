@@ -37,6 +37,8 @@ class BlockActor:
 class BlockWriter(BlockActor):
     """A label process that writes its blocks below a URL, and returns what `Labeler.write_block` says of them."""
 
+    url: str
+
     def __init__(self, job: LabelJob, url: str, lines: ActorHandle) -> None:
         lines.start.remote()
         super().__init__(job)

@@ -57,7 +57,8 @@ class ServedGraph:
         session: Session | None = None
         if worker.is_first:
             assert self.service is not None
-            session = ray.get(self.service.restart.remote(list(worker.nodes), num_clients), timeout=SERVICE_SECONDS)
+            started: Session = ray.get(self.service.restart.remote(list(worker.nodes), num_clients), timeout=SERVICE_SECONDS)
+            session = started
         shared: Session = worker.share(session)
         return shared
 

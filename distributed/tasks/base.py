@@ -4,10 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from typing import ClassVar, Generic
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core.config import OptimizerConfig
-from ...core.rows import initial_rows
+from ...core.rows import RowTables, initial_rows
 from ...core.sides import ITEMS, USERS
 from ..artifacts.output import Output
 from ..engines.examples import Examples
@@ -65,7 +65,7 @@ class Task(ABC, Generic[Batch]):
         """
 
     @abstractmethod
-    def learners(self, tables: nn.Module | None) -> list[Learner]:
+    def learners(self, tables: RowTables | None) -> list[Learner]:
         """Its replicated weights with their optimizers.
 
         Args:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.objectives import CandidateRequest, Decoders, Labels, LossInputs, StudentSide, distillation_terms, plain_lists, student_terms
+from ...core.rows import RowTables
 from ...core.scoring import candidate_scores
 from ...core.sides import ITEMS, SIDES, USERS
 from ...core.students import LayeredStudent, build_student, warm_start_maps
@@ -128,7 +129,7 @@ class StudentTask(Task[StudentBatch]):
 
         return projected(USERS), projected(ITEMS)
 
-    def learners(self, tables: nn.Module | None) -> list[Learner]:
+    def learners(self, tables: RowTables | None) -> list[Learner]:
         if tables is not None and self.model.learns_rows:
             self.model.add_module("ids", tables)  # whole tables are weights of the student like others
         trained = nn.ModuleDict({"student": self.model, "decoders": self.decoders})

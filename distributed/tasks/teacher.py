@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core.random import random_below
-from ...core.rows import rownorm
+from ...core.rows import RowTables, rownorm
 from ...core.sampling import STREAM_DECAY, share_of_part
 from ...core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
 from ...core.teacher import Triples, teacher_kind
@@ -122,7 +122,7 @@ class PromptTeacherTask(Task[TeacherBatch]):
         prompt = {PROMPT: self.dim} if self.config.prompt else {}
         return {"final": self.kind.final_dim(self.config, len(self.dims)), **modal, **prompt}
 
-    def learners(self, tables: nn.Module | None) -> list[Learner]:
+    def learners(self, tables: RowTables | None) -> list[Learner]:
         assert self.reduction is not None, "build comes first"
         rate = self.config.train.learning_rate
         ids = [] if tables is None else [AdamLearner(tables, [(list(tables.parameters()), rate)], self.worker, "ids.")]

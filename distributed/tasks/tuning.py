@@ -72,8 +72,8 @@ class PromptTuner:
         reduction.towers.to(config.tower_dtype)  # as they were trained; the prompt learns in float32
         reduction.prompt.requires_grad_(config.prompt)
         reduction.to(worker.device)
-        tables = (weights[f"ids.{name}"].to(worker.device) for name in SIDE_NAMES)
-        return PromptTuner(catalog, config, reduction, *tables, job.distill)
+        user_ids, item_ids = (weights[f"ids.{name}"].to(worker.device) for name in SIDE_NAMES)
+        return PromptTuner(catalog, config, reduction, user_ids, item_ids, job.distill)
 
     def learner(self, worker: Worker) -> AdamLearner:
         """The prompt module with its optimizer."""

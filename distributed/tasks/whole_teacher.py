@@ -7,9 +7,10 @@ from collections.abc import Callable, Generator
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core.item_graph import ItemGraph, nearest_neighbours
+from ...core.rows import RowTables
 from ...core.sampling import rank_slice
 from ...core.teacher import Triples, build_whole_teacher, teacher_kind
 from ...core.vectors import TeacherVectors
@@ -62,7 +63,7 @@ class WholeTeacherTask(Task[TeacherBatch]):
 
         return nothing, nothing
 
-    def learners(self, tables: nn.Module | None) -> list[Learner]:
+    def learners(self, tables: RowTables | None) -> list[Learner]:
         of_features = self.model.feature_parameters()
         others = [p for p in self.model.parameters() if all(p is not own for own in of_features)]
         groups = [(others, self.config.train.learning_rate), (of_features, self.config.reduction_learning_rate)]

@@ -45,7 +45,7 @@ def distill(settings: Settings, executor: Executor | None = None) -> None:
     run_stage(settings, "distill", student_inputs(settings, dataset, taught, lineage), make)
 
 
-DISTILL = Verb(
+DISTILL: Verb[Settings] = Verb(
     "distill",
     distill,
     ("run", "student", "distill", "labels", "sampling", "evaluation", "cluster"),

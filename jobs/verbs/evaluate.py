@@ -41,7 +41,7 @@ def _metrics(settings: Settings, dataset: Dataset, executor: Executor, model: Tr
     return {**metrics, **asdict(model.facts)}
 
 
-EVALUATE = Verb(
+EVALUATE: Verb[Settings] = Verb(
     "evaluate",
     evaluate,
     ("run", "evaluation", "cluster"),

@@ -11,7 +11,7 @@ def experiment(recipe: Recipe) -> None:
     run_experiment(recipe)
 
 
-EXPERIMENT = Verb(
+EXPERIMENT: Verb[Recipe] = Verb(
     "experiment",
     experiment,
     ("run", "source", "teacher", "student", "distill", "labels", "evaluation", "cluster"),

@@ -37,4 +37,4 @@ def export(settings: Settings) -> None:
     run_stage(settings, "export", bundle_inputs(dataset, manifest), make)
 
 
-EXPORT = Verb("export", export, ("run", "cluster"), products=("student",), needs=("evaluate",), is_stage=True)
+EXPORT: Verb[Settings] = Verb("export", export, ("run", "cluster"), products=("student",), needs=("evaluate",), is_stage=True)

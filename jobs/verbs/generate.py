@@ -18,4 +18,4 @@ def generate(settings: Settings) -> None:
     print(f"[generate] next: promptmm prepare source.format=parquet source.path={config.path} source.modalities='{{{files}}}'", flush=True)
 
 
-GENERATE = Verb("generate", generate, ("source",), is_part_of_run=False)
+GENERATE: Verb[Settings] = Verb("generate", generate, ("source",), is_part_of_run=False)

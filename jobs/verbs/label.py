@@ -30,7 +30,7 @@ def label(settings: Settings, executor: Executor | None = None) -> None:
     run_stage(settings, "label", label_inputs(settings, dataset), make)
 
 
-LABEL = Verb(
+LABEL: Verb[Settings] = Verb(
     "label",
     label,
     ("run", "labels", "distill", "student", "cluster"),

@@ -28,4 +28,11 @@ def partition(settings: Settings) -> None:
         print(f"[partition] part {part}: {describe_part(facts)}", flush=True)
 
 
-PARTITION = Verb("partition", partition, ("run", "graph", "cluster"), products=("graph",), needs=("prepare",), is_stage=True)
+PARTITION: Verb[Settings] = Verb(
+    "partition",
+    partition,
+    ("run", "graph", "cluster"),
+    products=("graph",),
+    needs=("prepare",),
+    is_stage=True,
+)

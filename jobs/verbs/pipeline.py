@@ -66,4 +66,4 @@ def _show(settings: Settings, dataset: Dataset, results: dict[str, Any]) -> None
     print("seconds: " + ", ".join(f"{verb} {seconds:.1f}" for verb, seconds in results["timings"].items()), flush=True)
 
 
-PIPELINE = Verb("pipeline", pipeline, tuple(field.name for field in dataclasses.fields(Settings)), shares_storage=True)
+PIPELINE: Verb[Settings] = Verb("pipeline", pipeline, tuple(field.name for field in dataclasses.fields(Settings)), shares_storage=True)

@@ -22,7 +22,7 @@ def plan(settings: Settings) -> None:
     print(describe_plan(made), flush=True)
 
 
-PLAN = Verb(
+PLAN: Verb[Settings] = Verb(
     "plan",
     plan,
     ("run", "teacher", "sampling", "student", "distill", "labels", "graph", "cluster"),

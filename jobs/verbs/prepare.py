@@ -10,4 +10,4 @@ def prepare(settings: Settings) -> None:
     prepare_dataset(settings)
 
 
-PREPARE = Verb("prepare", prepare, ("run", "source", "evaluation"), products=("dataset",), is_stage=True)
+PREPARE: Verb[Settings] = Verb("prepare", prepare, ("run", "source", "evaluation"), products=("dataset",), is_stage=True)

@@ -41,4 +41,4 @@ def _write_lists(url: str, lists: list[Recommendation]) -> None:
     write_bytes(url, sink.getvalue().to_pybytes())
 
 
-RECOMMEND = Verb("recommend", recommend, ("run", "recommend", "cluster"), is_stage=True)
+RECOMMEND: Verb[Settings] = Verb("recommend", recommend, ("run", "recommend", "cluster"), is_stage=True)

@@ -35,7 +35,7 @@ def train_teacher(settings: Settings, executor: Executor | None = None) -> None:
     run_stage(settings, "train-teacher", teacher_inputs(settings, dataset), make)
 
 
-TRAIN_TEACHER = Verb(
+TRAIN_TEACHER: Verb[Settings] = Verb(
     "train-teacher",
     train_teacher,
     ("run", "teacher", "sampling", "evaluation", "cluster"),

@@ -3,11 +3,10 @@
 from collections.abc import Generator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ....core.rows import IdTables
+from ....core.rows import FrozenTables, IdTables, RowTables
 from ....core.sampling import rank_slice
-from ....core.sides import SIDE_NAMES
 from ...artifacts.output import Output, Rows, TensorRows
 from ...loop.checkpoints import Checkpoints, LoopFacts
 from ...loop.totals import total_of
@@ -39,17 +38,12 @@ class FullTrainer:
         self.best: dict[str, Tensor] = {}
         self._refresh()
 
-    def _build_tables(self) -> nn.Module:
+    def _build_tables(self) -> RowTables:
         """The task's rows as whole tables: ID vectors to be learnt, or frozen rows."""
         share = [rank_slice(count, self.worker.rank, self.worker.world_size) for count in self.counts]
         mine = tuple(torch.arange(run.start, run.stop) for run in share)
         rows = [make(torch.arange(count)) for make, count in zip(self.task.initial_rows(mine), self.counts)]  # type: ignore[arg-type]
-        if not self.task.learns_rows:
-            frozen = nn.Module()
-            for name, values in zip(SIDE_NAMES, rows):
-                frozen.register_buffer(name, values, persistent=False)
-            return frozen
-        return IdTables(*rows)
+        return IdTables(*rows) if self.task.learns_rows else FrozenTables(*rows)
 
     @property
     def num_examples(self) -> int:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from ....core.autograd import Context, Gradients
 from ....graph_store.ownership import Owners
 from ...worker import ProcessGroup, Worker
 
@@ -97,10 +98,10 @@ def _swap(rows: Tensor, send: list[int], receive: list[int], group: ProcessGroup
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, exchange: RowExchange) -> Tensor:
+    def forward(ctx: Context, rows: Tensor, exchange: RowExchange) -> Tensor:
         ctx.exchange = exchange
         return exchange.answer(rows)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Context, grad: Tensor) -> Gradients:
         return ctx.exchange.answer_back(grad), None

@@ -64,7 +64,7 @@ class ShardedFeatures:
             dim: d, the columns of the tokens.
             whiten: Whether standardised rows are decorrelated.
         """
-        features = {m: connection.own_features(m) for m in connection.manifest["modalities"]}
+        features: dict[str, RawRows] = {m: connection.own_features(m) for m in connection.manifest["modalities"]}
         users, items = (connection.table(side, f"tokens_{SIDE_NAMES[side]}", dim) for side in SIDES)
         size = chunk_rows(sum(own.dim for own in features.values()))
         constants = prepare_features(worker, features, dim, whiten, size, items.write)
