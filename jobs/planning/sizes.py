@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...distributed.engines.sampled.inference import CHUNK_EDGES, CHUNK_ROWS
 from ...graph_store.dataset import Dataset
 from ..runs.compatibility import has_teacher
 from ..settings import Settings

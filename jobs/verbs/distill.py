@@ -26,8 +26,8 @@ def distill(settings: Settings, executor: Executor | None = None) -> None:
         raise InputError("student.warm_start and student.kind=mlp start from a teacher, and the dataset has no modality to train one from")
     if settings.distill.losses and not taught:
         raise InputError(
-            f"distill.losses={settings.distill.losses} learn from a teacher's labels, and the dataset has no modality to train one from; leave "
-            "distill.losses out, or set teacher.kind=lightgcn or mf"
+            f"distill.losses={settings.distill.losses} learn from a teacher's labels, and the dataset has no modality to train one from; "
+            "leave distill.losses out, or set teacher.kind=lightgcn or mf"
         )
     if settings.distill.use_teacher and not taught:
         print("[distill] the dataset has no modality, so there is no teacher: the student trains alone", flush=True)

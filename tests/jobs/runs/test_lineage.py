@@ -144,10 +144,10 @@ def test_an_own_loss_is_refused_where_it_needs_modalities_that_the_teacher_has_n
 
 def test_own_losses_without_a_teacher_are_refused(own_losses, tmp_path):
     words = [f"distill.losses={{{own_losses}:of_scores: 1.0}}"]
-    with pytest.raises(InputError, match="learn from a teacher's labels, and distill.use_teacher=false trains without one"):
+    with pytest.raises(InputError, match=r"learn from a teacher's labels, and distill.use_teacher=false trains without one"):
         load_settings(None, [*words, "distill.use_teacher=false"])
     settings, _ = prepared(tmp_path, "source.modalities={}", *words)
-    with pytest.raises(InputError, match="the dataset has no modality to train one from; leave distill.losses out"):
+    with pytest.raises(InputError, match=r"the dataset has no modality to train one from; leave distill.losses out"):
         run_verb("distill", settings)
 
 
