@@ -215,6 +215,11 @@ class DistillationConfig:
             if name in LOSSES.names:
                 raise InputError(f"distill.losses: {name} has a setting of its own; set distill.{name}_weight={weight} in place of it")
             LOSSES.check(name)
+        if self.losses and not self.use_teacher:
+            raise InputError(
+                f"distill.losses={self.losses} learn from a teacher's labels, and distill.use_teacher=false trains without one; leave "
+                "distill.losses out, or set distill.use_teacher=true"
+            )
         if self.use_teacher and not self.loss_weights():
             raise InputError(
                 "distill.pair_weight, list_weight and embedding_weight are all 0: there is nothing to learn from the teacher; "

@@ -24,6 +24,10 @@ verbs, in their order (pipeline does those from prepare to recommend; a finished
 
 HELP = ("-h", "--help")
 INTERRUPTED = 130
+EXTRAS = {  # of packages that the base install does not have: Ray's workers and the graph store need `train`, all else needs `local`
+    **dict.fromkeys(("ray", "dgl", "deepspeed", "ninja"), "train"),
+    **dict.fromkeys(("pydantic", "yaml", "scipy", "matplotlib", "tensorboardX", "psutil"), "local"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,19 +40,20 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     _find_own_modules()
     try:
-        from .verbs import VERBS
-    except ModuleNotFoundError as error:
-        print(f"promptmm: the package {error.name} is missing; training needs the extra: pip install 'promptmm[train]'", file=sys.stderr)
-        return 1
-    if not words or words[0] in HELP:
-        print(USAGE + "".join(f"\n  {verb.name:<14} {verb.help}" for verb in VERBS.values()))
-        return 0 if words else 2
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+        if not words or words[0] in HELP:
+            print(_usage())
+            return 0 if words else 2
+        signal.signal(signal.SIGTERM, _interrupt)
         _run(*words)
     except InputError as error:
         print(f"promptmm: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:  # what a module of the user's own imports
+            raise
+        print(f"promptmm: the package {error.name} is missing; training needs the extra: pip install 'promptmm[{extra}]'", file=sys.stderr)
+        return 1
     except RunError as error:
         print(f"promptmm: {error}", file=sys.stderr)
         return 1
@@ -56,6 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
         print("promptmm: interrupted; the same command (without run.redo) goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _usage() -> str:
+    from .verbs import VERBS
+
+    return USAGE + "".join(f"\n  {verb.name:<14} {verb.help}" for verb in VERBS.values())
 
 
 def _run(name: str, *rest: str) -> None:

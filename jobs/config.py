@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig
 from ..core.errors import InputError
 from ..core.settings import check_bounds, setting
-from ..core.students import student_kind
+from ..core.students import LayeredStudent, Student, student_kind
+from ..core.teacher import WholeTeacher, teacher_kind
+from ..core.teacher.model import PromptTeacher
 from ..distributed.config import ClusterConfig, LabelConfig
 from ..distributed.loop.trackers import TRACKERS
 from ..graph_store.config import GraphConfig, SourceConfig
@@ -78,14 +80,15 @@ class Settings:
                 f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: there is no prompt to tune with teacher.prompt=false; "
                 "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
             )
+        self._check_own_kinds()
         self._check_baseline()
         self._check_towers()
-        needs_full, needs_sampled = self.needs_full_engine, self.needs_sampled_engine
+        needs_full, needs_sampled = self.why_full_engine, self.needs_sampled_engine
         if needs_full is not None and (self.cluster.engine == "sampled" or needs_sampled is not None):
             back = "" if needs_sampled is None else f" (without {needs_sampled})"
             raise InputError(
-                f"{needs_full} keeps the teacher whole in every worker: set cluster.engine=full{back}, or distill.regime=rounds, "
-                "distill.rounds=1 and another student.kind than mlp"
+                f"{needs_full}: set cluster.engine=full{back}, or distill.regime=rounds, distill.rounds=1 and a student.kind that both "
+                "engines train: lightgcn, mf, gcn, or your own subclass of core.students.LayeredStudent"
             )
         if self.cluster.engine == "full" and needs_sampled is not None:
             raise InputError(
@@ -97,6 +100,24 @@ class Settings:
         if not distill.use_teacher and student.starts_from_teacher:
             raise InputError(
                 "student.warm_start and student.kind=mlp start from a teacher, and distill.use_teacher=false trains without one"
+            )
+
+    def _check_own_kinds(self) -> None:
+        """Refuses classes of the user's own that declare an engine which could not train them."""
+        student, teacher = student_kind(self.student), teacher_kind(self.teacher)
+        if not issubclass(student, Student) or not {*student.engines} & {"full", "sampled"}:
+            raise InputError(
+                f"student.kind={self.student.kind}: no engine trains it; it has to be a subclass of core.students.Student with engines of "
+                "full and sampled, such as one of core.students.LayeredStudent"
+            )
+        if "sampled" in student.engines and not (issubclass(student, LayeredStudent) and student.learns_rows):
+            raise InputError(
+                f"student.kind={self.student.kind} has engines={student.engines}, and the sampled engine trains subclasses of "
+                "core.students.LayeredStudent that learn their rows; make it one, or set its engines to ('full',)"
+            )
+        if not issubclass(teacher, WholeTeacher | PromptTeacher):
+            raise InputError(
+                f"teacher.kind={self.teacher.kind}: no engine trains it; the full engine trains subclasses of core.teacher.WholeTeacher"
             )
 
     def _check_baseline(self) -> None:
@@ -157,6 +178,15 @@ class Settings:
         if "sampled" not in student_kind(student).engines:
             return f"student.kind={student.kind}"
         return None
+
+    @property
+    def why_full_engine(self) -> str | None:
+        """`needs_full_engine`, and why, as a sentence without its end."""
+        needed = self.needs_full_engine
+        if needed is None:
+            return None
+        of_student = needed == f"student.kind={self.student.kind}" and student_kind(self.student).learns_rows
+        return f"{needed} is trained by the full engine alone" if of_student else f"{needed} keeps the teacher whole in every worker"
 
     @property
     def needs_sampled_engine(self) -> str | None:

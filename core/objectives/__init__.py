@@ -2,7 +2,15 @@
 
 from .candidates import CandidatePolicy, CandidateRequest, candidate_identity, candidate_lists, candidate_policy, plain_lists
 from .labels import Labels, label
-from .terms import Decoders, LossInputs, StudentSide, distillation_terms, student_terms
+from .terms import (
+    Decoders,
+    LossInputs,
+    StudentSide,
+    distillation_terms,
+    learns_by_modality,
+    needs_modalities,
+    student_terms,
+)
 
 __all__ = [
     "CandidatePolicy",
@@ -16,6 +24,8 @@ __all__ = [
     "candidate_policy",
     "distillation_terms",
     "label",
+    "learns_by_modality",
+    "needs_modalities",
     "plain_lists",
     "student_terms",
 ]

@@ -1,19 +1,24 @@
 """The terms of the student's loss: BPR with L2, and what it learns from the teacher's labels (docs/method.md 3).
 
 A distillation loss is a function from `LossInputs` to a scalar; its weight is multiplied on by `distillation_terms`. The shipped ones have
-weights of their own (`distill.pair_weight` and so on); one of your own is named with its weight in `distill.losses`.
+weights of their own (`distill.pair_weight` and so on); one of your own is named with its weight in `distill.losses`. A loss that learns
+from what the teacher knows by modality says so with `@learns_by_modality`, and is then refused where the teacher has no modalities.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
 from ..config import DistillationConfig
+from ..errors import InputError
 from ..kinds import LOSSES
 from ..losses import bpr_loss, embedding_loss, l2_loss, list_loss, pair_loss
 from .labels import Labels
+
+
+_BY_MODALITY = "learns_by_modality"
 
 
 class Decoders(nn.Module):
@@ -59,8 +64,10 @@ class LossInputs:
     Attributes:
         student: The student's part.
         teacher_scores: The teacher's final scores, relative to the positive's [batch, 1 + K].
-        modal_scores: The teacher's scores by modality, relative to the positive's [num_modalities, batch, 1 + K].
-        targets: Makes the teacher's vectors M_m^I of the distinct positives by modality, a list of [len(unique_items), d].
+        modal_scores: The teacher's scores by modality, relative to the positive's [num_modalities, batch, 1 + K]; 0 rows where the teacher
+            has no modalities: a loss that reads them has to be marked with `learns_by_modality`.
+        targets: Makes the teacher's vectors M_m^I of the distinct positives by modality, a list of [len(unique_items), d]; an empty list
+            where the teacher has no modalities, as above.
         config: The distillation's settings.
     """
 
@@ -79,6 +86,22 @@ class LossInputs:
 
 
 DistillationLoss: TypeAlias = Callable[[LossInputs], Tensor]
+Loss = TypeVar("Loss", bound=DistillationLoss)
+
+
+def learns_by_modality(loss: Loss) -> Loss:
+    """Marks a loss that reads `modal_scores` or `targets`: a teacher without modalities has nothing for it to learn from."""
+    setattr(loss, _BY_MODALITY, True)
+    return loss
+
+
+def needs_modalities(name: str) -> bool:
+    """Whether the distillation loss of a name learns from what the teacher knows by modality.
+
+    Raises:
+        InputError: there is no such loss.
+    """
+    return bool(getattr(LOSSES.get(name), _BY_MODALITY, False))
 
 
 def pair(inputs: LossInputs) -> Tensor:
@@ -86,6 +109,7 @@ def pair(inputs: LossInputs) -> Tensor:
     return pair_loss(inputs.student.scores, inputs.teacher_scores, inputs.config.temperature, inputs.student.num_examples)
 
 
+@learns_by_modality
 def by_modality(inputs: LossInputs) -> Tensor:
     """Returns L_list, denoised modality-aware ranking distillation on lists (docs/method.md 3.2)."""
     config = inputs.config
@@ -102,6 +126,7 @@ def by_modality(inputs: LossInputs) -> Tensor:
     )
 
 
+@learns_by_modality
 def embedding(inputs: LossInputs) -> Tensor:
     """Returns L_emb, modality-aware embedding distillation (docs/method.md 3.3)."""
     own = inputs.student
@@ -113,7 +138,19 @@ def distillation_terms(inputs: LossInputs) -> dict[str, Tensor]:
     """The distillation losses that have a weight, each times its weight: the terms that teacher and student share (docs/method.md 3, 4)."""
     weights = inputs.config.loss_weights()
     losses: dict[str, DistillationLoss] = {name: LOSSES.get(name) for name in weights}
-    return {name: weight * losses[name](inputs) for name, weight in weights.items()}
+    return {name: weight * _scalar(losses[name](inputs), name) for name, weight in weights.items()}
+
+
+def _scalar(term: Tensor, name: str) -> Tensor:
+    """Checks that a loss, perhaps of the user's own, has made a scalar.
+
+    Raises:
+        InputError: it has made something else.
+    """
+    if not isinstance(term, Tensor) or term.dim():
+        made = f"a tensor of shape {list(term.shape)}" if isinstance(term, Tensor) else f"a {type(term).__name__}"
+        raise InputError(f"distill.losses: {name} returns {made}; a loss is a scalar tensor, such as a sum divided by student.num_examples")
+    return term
 
 
 def student_terms(scores: Tensor, rows: list[Tensor], l2: float, num_examples: float, weights: Tensor | None = None) -> dict[str, Tensor]:

@@ -36,6 +36,17 @@ def worker_environment(config: ClusterConfig) -> dict[str, str]:
     return environment
 
 
+def own_modules() -> dict[str, str]:
+    """Environment in which workers find the modules of the folder that the command is started from: the user's own kinds.
+
+    Nothing for a job that was submitted to a cluster: its working directory is on its workers' path already, wherever they run, and Ray
+    refuses an environment variable that the job sets too.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
 @contextlib.contextmanager
 def ray_session(config: ClusterConfig, num_cpus: int | None = None) -> Iterator[None]:
     """Connects to the cluster, or starts an embedded one that ends with the block.
@@ -61,7 +72,7 @@ def ray_session(config: ClusterConfig, num_cpus: int | None = None) -> Iterator[
         if sys.platform == "linux":  # all of 127/8 is loopback; Ray replaces 127.0.0.1 itself by a reachable address
             options["_node_ip_address"] = LOOPBACK
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    _start_ray(address, {"runtime_env": {"env_vars": worker_environment(config)}, **options})
+    _start_ray(address, {"runtime_env": {"env_vars": {**worker_environment(config), **own_modules()}}, **options})
     try:
         yield
     finally:

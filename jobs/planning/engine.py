@@ -31,8 +31,8 @@ def choose_engine(settings: Settings, dataset: Dataset, available: int | None) -
     """
     if settings.cluster.engine != "auto":
         return Choice(settings.cluster.engine, f"cluster.engine={settings.cluster.engine}")
-    if settings.needs_full_engine is not None:
-        return Choice("full", f"{settings.needs_full_engine} keeps the teacher whole in every worker")
+    if settings.why_full_engine is not None:
+        return Choice("full", settings.why_full_engine)
     if settings.needs_sampled_engine is not None:
         return Choice("sampled", f"{settings.needs_sampled_engine} is a setting of neighbour blocks")
     if available is None:

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from ...distributed.engines.sampled.inference import CHUNK_EDGES, CHUNK_ROWS
 from ..settings import Settings
 from .block_sizes import BlockSizes
-from .sizes import BLOCKS_IN_HAND, CHUNK_EDGES, CHUNK_ROWS, SCORE_BYTES, Need, Sizes
+from .sizes import BLOCKS_IN_HAND, SCORE_BYTES, Need, Sizes
 from .units import FLOAT, INDEX
 
 Moments = dict[str, dict[str, float]]  # bytes by purpose, by moment

@@ -20,7 +20,6 @@ BASE = {
 SCORE_BYTES = 64 * MIB  # a block of scores with its sorts, and the metrics' own arrays
 # Temporaries over all interactions while an epoch's order is computed, and while the graph is built: int64 arrays that live at once.
 ORDER_ARRAYS, LOADING_ARRAYS = 12, 12
-CHUNK_ROWS, CHUNK_EDGES = 16_384, 1 << 20  # of exact inference, as distributed/layerwise.py, whose import would load DGL
 BLOCKS_IN_HAND = 2  # one that is trained on, one that is being made
 
 

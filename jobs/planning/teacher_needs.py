@@ -1,11 +1,12 @@
 """Memory of a teacher's worker, in either engine."""
 
+from ...distributed.engines.sampled.inference import CHUNK_ROWS
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate, Seeds
 from .reduction import feature_chunk_bytes, reduction_bytes, reduction_floats, standardisation_bytes, whitening_bytes
 from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mapped_files, validation_bytes
-from .sizes import CHUNK_ROWS, LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, Need, Sizes
+from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, Need, Sizes
 from .units import DOUBLE, FLOAT, INDEX
 
 

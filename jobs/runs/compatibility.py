@@ -1,6 +1,8 @@
 """Whether there is something to train a teacher from, and whether a student can learn from a teacher what the settings ask for."""
 
 from ...core.errors import InputError
+from ...core.kinds import LOSSES, TEACHERS
+from ...core.objectives import needs_modalities
 from ...core.storage import has_artifact, join, read_manifest
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
@@ -34,18 +36,23 @@ def check_teacher(settings: Settings, kind: str, by_modality: bool) -> None:
         by_modality: Whether it has vectors for each modality.
 
     Raises:
-        InputError: it has no prompt to tune, or no vectors by modality for a loss to learn from.
+        InputError: it has no prompt to tune, or no vectors by modality for a loss that learns from them: a shipped one, or one of the
+            user's own that is marked with `core.objectives.learns_by_modality`.
     """
     distill = settings.distill
-    if kind != "promptmm" and (distill.regime == "inline" or distill.rounds > 1):
+    if not TEACHERS.get(kind).has_prompt and (distill.regime == "inline" or distill.rounds > 1):
         raise InputError(
             f"the teacher is a {kind}, which has no prompt to tune with distill.regime={distill.regime}, distill.rounds={distill.rounds}; "
             "set distill.regime=rounds and distill.rounds=1, or train a teacher with teacher.kind=promptmm"
         )
-    if not by_modality and (distill.list_weight or distill.embedding_weight):
+    starved = {} if by_modality else {name: weight for name, weight in distill.loss_weights().items() if needs_modalities(name)}
+    if starved:
+        shipped = {f"distill.{name}_weight": weight for name, weight in starved.items() if name in LOSSES.names}
+        own = [name for name in starved if name not in LOSSES.names]
+        reads = [*(f"{setting}={weight}" for setting, weight in shipped.items()), *(f"distill.losses of {name}" for name in own)]
+        change = [*(f"set {setting}=0" for setting in shipped), *(f"leave {name} out of distill.losses" for name in own)]
         raise InputError(
-            f"the teacher is a {kind}, which has no vectors by modality for distill.list_weight={distill.list_weight} and "
-            f"distill.embedding_weight={distill.embedding_weight} to learn from; set distill.list_weight=0 and distill.embedding_weight=0"
+            f"the teacher is a {kind}, which has no vectors by modality for {' and '.join(reads)} to learn from; {' and '.join(change)}"
         )
 
 

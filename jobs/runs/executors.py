@@ -8,6 +8,16 @@ from ...graph_store.dataset import Dataset
 from ..settings import Settings
 
 
+def require_packages(settings: Settings) -> None:
+    """Imports what the executor of a run needs, so that a missing package is known before any work starts.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    if settings.cluster.executor == "ray":
+        import ray  # noqa: F401
+
+
 @contextlib.contextmanager
 def open_executor(settings: Settings, dataset: Dataset, opened: Executor | None = None) -> Iterator[Executor]:
     """Opens what runs the jobs of a run, until the block ends.

@@ -15,6 +15,7 @@ from .labels import is_materialised
 from .worker_jobs import samples, student_job
 
 Inputs = dict[str, Any]
+LABELS_MADE = "labels_made"  # of a student's inputs: the checksum of labels that are written
 PLANNED = ("teacher", "student", "distill", "labels", "sampling", "graph", "cluster")
 NOT_PLANNED = ("address", "cache_dir", "start_timeout", "max_failures", "threads")  # settings of cluster that no figure of a plan reads
 
@@ -87,15 +88,29 @@ def student_inputs(settings: Settings, dataset: Dataset, taught: bool, lineage: 
         settings: Of the run.
         dataset: The run's.
         taught: Whether the student learns from a teacher.
-        lineage: Its `student_lineage`. The checksum of labels that are written stands in the place of their settings.
+        lineage: Its `student_lineage`. The checksum of labels that are written is `labels_made`, beside the settings that they follow.
     """
     return {
         "engine": _engine(settings),
         **distillation_settings(settings, taught),
         "select_by": _select_by(settings, dataset),
         "run": {"seed": settings.run.seed},
-        **lineage,
+        **{LABELS_MADE if name == "labels" else name: checksum for name, checksum in lineage.items()},
     }
+
+
+def up_to_date(made_with: Inputs, now: Inputs) -> Inputs:
+    """The inputs of a record as this version would have written them, to compare them with those of now.
+
+    Records of a student had the checksum of written labels in the place of the labels' settings, of which they said nothing.
+
+    Args:
+        made_with: Of a record, of this or an earlier version.
+        now: Of the same stage now.
+    """
+    if not isinstance(made_with.get("labels"), str):
+        return made_with
+    return {**made_with, "labels": now.get("labels"), LABELS_MADE: made_with["labels"]}
 
 
 def evaluation_inputs(settings: Settings, dataset: Dataset, student: dict[str, Any]) -> Inputs:

@@ -21,6 +21,7 @@ from ...graph_store.sources.folder import check_folder
 from ...graph_store.sources.kinds import source_of
 from ..config import STAGES
 from ..settings import Settings
+from .lineage import up_to_date
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def run_stage(settings: Settings, verb: str, made_with: dict[str, Any], make: Ca
     """
     record = read_record(settings.dir, verb)
     if record is not None:
-        changed = differences(record.made_with, made_with, setting_defaults())
+        changed = differences(up_to_date(record.made_with, made_with), made_with, setting_defaults())
         if changed:
             raise InputError(
                 f"{settings.dir}: {verb} was started here with " + "; ".join(changed) + f". Use another run.dir, or add run.redo={verb}"

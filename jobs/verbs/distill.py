@@ -24,6 +24,11 @@ def distill(settings: Settings, executor: Executor | None = None) -> None:
     taught = has_teacher(settings, dataset)
     if not taught and settings.student.starts_from_teacher:
         raise InputError("student.warm_start and student.kind=mlp start from a teacher, and the dataset has no modality to train one from")
+    if settings.distill.losses and not taught:
+        raise InputError(
+            f"distill.losses={settings.distill.losses} learn from a teacher's labels, and the dataset has no modality to train one from; "
+            "leave distill.losses out, or set teacher.kind=lightgcn or mf"
+        )
     if settings.distill.use_teacher and not taught:
         print("[distill] the dataset has no modality, so there is no teacher: the student trains alone", flush=True)
     settings = settle_engine(settings, dataset, "distill")

@@ -7,7 +7,7 @@ from ...core.errors import InputError
 from ...graph_store.dataset import Dataset
 from ..planning.engine import engine_of
 from ..runs.compatibility import check_teacher, has_teacher
-from ..runs.executors import open_executor
+from ..runs.executors import open_executor, require_packages
 from ..runs.folder import open_run_dataset
 from ..runs.report import table
 from ..runs.results import write_results
@@ -29,6 +29,7 @@ def pipeline(settings: Settings) -> None:
     """All verbs; a verb that is already done is not done again."""
     if settings.distill.use_teacher:
         check_teacher(settings, settings.teacher.kind, settings.teacher.reads_features)
+    require_packages(settings)
     run_checked(PREPARE, settings)
     dataset = open_run_dataset(settings)
     _check_catalog(settings, dataset)

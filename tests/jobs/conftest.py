@@ -67,14 +67,16 @@ def temporary() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def process(temporary, tmp_path_factory) -> Callable[..., Ended]:
-    """Runs a command as a process with a deadline; by default `promptmm`. See `Ended` for what is looked at afterwards."""
+    """Runs a command as a process with a deadline; by default `promptmm`, in an empty folder. See `Ended` for what is looked at afterwards."""
     working_dir = tmp_path_factory.mktemp("working")
 
-    def run(*words: object, program: tuple[str, ...] = (PROMPTMM,), timeout: float = 400, **environment: str) -> Ended:
+    def run(
+        *words: object, program: tuple[str, ...] = (PROMPTMM,), timeout: float = 400, cwd: Path = working_dir, **environment: str
+    ) -> Ended:
         mark = uuid.uuid4().hex
         segments = set(os.listdir("/dev/shm"))
         started = subprocess.Popen(
-            [*program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=working_dir,
+            [*program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
             env={**os.environ, "TMPDIR": str(temporary), "PROMPTMM_TEST": mark, **environment},
         )  # fmt: skip
         try:

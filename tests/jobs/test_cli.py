@@ -76,7 +76,7 @@ def test_bad_input_ends_with_2_and_one_message(command, tmp_path, monkeypatch, w
     [
         ("partition", "prepare"),
         ("plan", "prepare"),
-        ("train-teacher", "partition"),
+        ("train-teacher", "prepare"),
         ("label", "train-teacher"),
         ("distill", "prepare"),
         ("evaluate", "distill"),
@@ -86,6 +86,14 @@ def test_bad_input_ends_with_2_and_one_message(command, tmp_path, monkeypatch, w
 def test_a_verb_too_early_names_the_missing_one(command, tmp_path, verb, missing):
     ended = command(verb, f"run.dir={tmp_path}")
     refused(ended, f"{verb} needs what {missing} leaves in {tmp_path}, and {missing} has not finished there; run it, or `pipeline`, first")
+
+
+def test_a_teacher_on_ray_needs_the_graph_and_one_in_this_process_does_not(command, tiny, tmp_path):
+    words = (tiny, f"run.dir={tmp_path}", "cluster.engine=full")
+    assert command("prepare", *words).code == 0
+    needed = f"train-teacher needs what partition leaves in {tmp_path}, and partition has not finished there; run it, or `pipeline`, first"
+    refused(command("train-teacher", *words), needed)
+    assert command("train-teacher", *words, "cluster.executor=local", "cluster.threads=1").code == 0
 
 
 def test_recommend_before_export(command, tmp_path):
@@ -205,20 +213,45 @@ def test_redo_is_not_a_property_of_the_run(command, tiny, tmp_path):
     assert "already done" in command("prepare", tmp_path / "config.yaml").out
 
 
-def test_without_the_training_packages(process):
-    blocked = (
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] == 'ray':\n"
-        "            raise ModuleNotFoundError('no ray', name=name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-        "from promptmm.jobs.cli import main\n"
-        "sys.exit(main(['pipeline', 'demo']))"
-    )
-    ended = process("-c", blocked, program=(sys.executable,), timeout=120)
+ABSENT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f'no {name}', name=name)
+sys.meta_path.insert(0, Absent())
+from promptmm.jobs.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "words"),
+    [
+        ("ray", "train", ["pipeline", "demo"]),
+        ("ray", "train", ["experiment", "tiktok", "source.path=/data"]),
+        ("dgl", "train", ["pipeline", "demo", "cluster.executor=local", "cluster.engine=sampled"]),
+        ("yaml", "local", ["pipeline", "demo"]),
+        ("psutil", "local", ["pipeline", "demo"]),
+    ],
+)
+def test_without_the_training_packages(process, tmp_path, package, extra, words):
+    ended = process("-c", ABSENT, package, *words, program=(sys.executable,), timeout=120, cwd=tmp_path)
     assert ended.code == 1
-    assert ended.err == "promptmm: the package ray is missing; training needs the extra: pip install 'promptmm[train]'\n"
+    assert ended.err == f"promptmm: the package {package} is missing; training needs the extra: pip install 'promptmm[{extra}]'\n"
+    assert not (tmp_path / "runs" / "demo" / "graph").exists()
+
+
+def test_a_run_in_one_process_needs_no_cluster_packages(process, tmp_path):
+    """What the extra `local` installs is enough for the whole pipeline with the full engine."""
+    words = ["pipeline", "demo", "cluster.executor=local", "teacher.train.epochs=1", "student.train.epochs=1", "labels.epochs=1"]
+    sizes = ["source.synthetic_num_users=200", "source.synthetic_num_items=150", "cluster.threads=1", f"run.dir={tmp_path}/run"]
+    ended = process("-c", ABSENT, "ray,dgl,deepspeed,ninja", *words, *sizes, program=(sys.executable,), timeout=300)
+    assert ended.code == 0, ended.err
+    results = read_json(f"{tmp_path}/run/results.json")
+    assert results["student"]["test"]["recall@20"] > 0
+    assert (tmp_path / "run" / "plots" / "student.png").exists()
+    assert list((tmp_path / "run" / "training" / "teacher" / "tensorboard").iterdir())
 
 
 def test_the_installed_command(process, tmp_path):

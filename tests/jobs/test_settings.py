@@ -262,5 +262,52 @@ def test_what_a_baseline_has_not_is_refused(kind, overrides, message):
 def test_a_baseline_needs_the_full_engine():
     settings = load_settings("tiktok", ["source.path=/data", "teacher.kind=lattice", "student.warm_start=true"])
     assert settings.needs_full_engine == "teacher.kind=lattice"
-    with fails("teacher.kind='lattise': expected one of promptmm, mf, lightgcn, vbpr, lattice"):
+    with fails("teacher.kind='lattise': no such teacher; the kinds that ship are promptmm, mf, lightgcn, vbpr, lattice"):
         load_settings(None, ["teacher.kind=lattise"])
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> str:
+    """A module with kinds of one's own; returns its name."""
+    name = f"own_kinds_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(
+        "from promptmm.core.students import LayeredStudent, Student\n"
+        "from promptmm.core.teacher import Teacher, WholeTeacher\n"
+        "class Layered(LayeredStudent): pass\n"
+        "class Whole(Student): pass\n"
+        "class Boastful(Student): engines = ('full', 'sampled')\n"
+        "class Frozen(LayeredStudent): learns_rows = False\n"
+        "class Foreign: component = 'student'\n"
+        "class Untrained(Student): engines = ()\n"
+        "class Modest(WholeTeacher): pass\n"
+        "class Bare(Teacher): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["student.kind={own}:Whole", "cluster.engine=sampled"], "Whole is trained by the full engine alone: set cluster.engine=full, or"),
+        (["student.kind={own}:Whole", "cluster.engine=sampled"], "or your own subclass of core.students.LayeredStudent"),
+        (["student.kind={own}:Whole", "cluster.micro_batches=2"], "set cluster.engine=full (without cluster.micro_batches=2)"),
+        (["student.kind={own}:Boastful"], "the sampled engine trains subclasses of core.students.LayeredStudent"),
+        (["student.kind={own}:Frozen"], "that learn their rows; make it one, or set its engines to ('full',)"),
+        (["student.kind={own}:Foreign"], "it has to be a subclass of core.students.Student"),
+        (["student.kind={own}:Untrained"], "no engine trains it; it has to be"),
+        (["student.kind={own}:Modest"], "Modest is not a subclass of promptmm.core.students.Student; the kinds that ship are lightgcn, mf"),
+        (["teacher.kind={own}:Modest", "cluster.engine=sampled"], "Modest is trained by the full engine alone"),
+        (["teacher.kind={own}:Modest", "distill.rounds=2"], "Modest has no prompt to tune"),
+        (["teacher.kind={own}:Bare"], "the full engine trains subclasses of core.teacher.WholeTeacher"),
+    ],
+)
+def test_own_kinds_that_the_engine_cannot_train_are_refused(own, words, message):
+    with fails(message):
+        load_settings(None, [word.format(own=own) for word in words])
+
+
+def test_own_kinds_decide_the_engine_as_shipped_ones_do(own):
+    assert load_settings(None, [f"student.kind={own}:Layered"]).needs_full_engine is None
+    assert load_settings(None, [f"student.kind={own}:Whole"]).needs_full_engine == f"student.kind={own}:Whole"
+    assert load_settings(None, [f"teacher.kind={own}:Modest"]).needs_full_engine == f"teacher.kind={own}:Modest"

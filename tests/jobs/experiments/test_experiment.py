@@ -16,12 +16,10 @@ import yaml
 from promptmm.core.errors import InputError, RunError
 from promptmm.core.ranking import evaluate
 from promptmm.core.storage import read_json
-from promptmm.distributed import local
 from promptmm.distributed.config import ClusterConfig
-from promptmm.distributed.evaluation import masks
-from promptmm.distributed.launch import ray_session
-from promptmm.distributed.worker import Worker
-from promptmm.graph_store.dataset import open_dataset
+from promptmm.distributed.execution.local import LocalExecutor
+from promptmm.distributed.execution.session import ray_session
+from promptmm.graph_store.dataset import masks, open_dataset
 from promptmm.jobs.experiments import cells as experiment_cells
 from promptmm.jobs.experiments.grid import Grid
 from promptmm.jobs.experiments.models import expand
@@ -211,16 +209,13 @@ def untested(run_dir, recipe, tmp_path):
 
 
 def test_a_cell_that_asks_for_the_test_split_fails(untested, monkeypatch):
-    import torch
-
     asked = []
 
-    def cheat(job, worker, dataset):
-        asked.append(dataset.has_split("test"))
-        dataset.csr("test")
+    def cheat(executor, job):
+        asked.append(executor.dataset.has_split("test"))
+        executor.dataset.csr("test")
 
-    monkeypatch.setattr(local, "train_teacher", cheat)
-    monkeypatch.setattr(local, "start_worker", lambda *_: Worker(0, 1, torch.device("cpu"), ("here",)))
+    monkeypatch.setattr(LocalExecutor, "run", cheat)
     with pytest.raises(RunError, match="the test split is withheld from training and selection"):
         experiment_cells.run_cell(untested.cell("teacher", 0))
     assert asked == [False]

@@ -4,14 +4,15 @@ import dataclasses
 
 import pytest
 from promptmm.graph_store.config import SourceConfig
-from promptmm.graph_store.dataset import Dataset, open_dataset, write_dataset
-from promptmm.graph_store.synthetic import synthetic_catalog
+from promptmm.graph_store.dataset import Dataset, open_dataset
+from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.sources.formats import load_catalog
 from promptmm.jobs.settings import Settings, load_settings
 
 
 def make_dataset(folder, **settings) -> Dataset:
     config = SourceConfig(synthetic_num_users=60, synthetic_num_items=40, synthetic_interactions_per_user=6.0, **settings)
-    write_dataset(str(folder), synthetic_catalog(config), {})
+    write_dataset(str(folder), load_catalog(config), {})
     return open_dataset(str(folder))
 
 

@@ -206,7 +206,7 @@ def test_export_and_recommend_in_memory(local, command, tiny):
 ONE_BY_ONE = """
 import sys
 from promptmm.distributed.config import ClusterConfig
-from promptmm.distributed.launch import ray_session
+from promptmm.distributed.execution.session import ray_session
 from promptmm.jobs.cli import main
 from promptmm.jobs.config import STAGES
 with ray_session(ClusterConfig()):
@@ -333,7 +333,7 @@ def test_without_validation_the_epochs_are_fixed(bare):
 
 def test_without_a_teacher_its_verbs_say_so(bare, command, tiny, bare_source):
     words = (tiny, f"run.dir={bare.dir}", "source.format=lightgcn", f"source.path={bare_source}", "source.modalities={}")
-    for verb, message in (("train-teacher", "partition has not finished"), ("label", "train-teacher has not finished")):
+    for verb, message in (("train-teacher", "the dataset has no modality, and teacher.kind=promptmm learns from at least one"), ("label", "train-teacher has not finished")):
         ended = command(verb, *words)
         assert ended.code == 2
         assert message in ended.err
