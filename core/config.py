@@ -161,8 +161,12 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "student")
-        if self.kind == "mlp" and self.layers < 1:
-            raise InputError("student.layers=0: the mlp student needs at least one layer; set student.layers=1 or another student.kind")
+        least = STUDENTS.get(self.kind).least_layers
+        if self.layers < least:
+            raise InputError(
+                f"student.layers={self.layers}: the {self.kind} student needs at least {least}; set student.layers={least} or another "
+                "student.kind"
+            )
 
     @property
     def starts_from_teacher(self) -> bool:

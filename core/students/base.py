@@ -18,11 +18,13 @@ class Student(nn.Module):
     Attributes:
         engines: The engines that can train it. One that only "full" trains has to be able to compute all vectors from whole tables; one
             that "sampled" trains is a `LayeredStudent`.
+        least_layers: The smallest `student.layers` that it can have.
         learns_rows: True where its rows are ID vectors that are learnt; False where they are the teacher's final vectors, frozen.
     """
 
     component: ClassVar[str] = "student"
     engines: ClassVar[tuple[str, ...]] = ("full",)
+    least_layers: ClassVar[int] = 0
     learns_rows: ClassVar[bool] = True
 
     def __init__(self, config: StudentConfig, user_dim: int, item_dim: int) -> None:

@@ -13,6 +13,7 @@ from .base import Student
 class MlpStudent(Student):
     """A multilayer perceptron for users and one for items, on the teacher's final vectors."""
 
+    least_layers: ClassVar[int] = 1
     learns_rows: ClassVar[bool] = False
 
     def __init__(self, config: StudentConfig, user_dim: int, item_dim: int) -> None:
