@@ -29,7 +29,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The cumbersome multi-modal teacher (docs/method.md 1), or a baseline in its place (`core/baselines.py`).
+    """The cumbersome multi-modal teacher (docs/method.md 1), or a baseline in its place (`core/teacher/`).
 
     Every kind reads dim, l2, user_balance, init_scale and train; a setting that only some of them read says which.
     """
