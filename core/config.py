@@ -163,8 +163,9 @@ class StudentConfig:
         check_bounds(self, "student")
         least = STUDENTS.get(self.kind).least_layers
         if self.layers < least:
+            layers = "one layer" if least == 1 else f"{least} layers"
             raise InputError(
-                f"student.layers={self.layers}: the {self.kind} student needs at least {least}; set student.layers={least} or another "
+                f"student.layers={self.layers}: the {self.kind} student needs at least {layers}; set student.layers={least} or another "
                 "student.kind"
             )
 
