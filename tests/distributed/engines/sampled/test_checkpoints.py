@@ -121,6 +121,20 @@ def test_checkpoints_of_one_worker_resume_on_two(continued_by_one, two_workers, 
     assert [row["mib_sent"] > 0 for row in rows] == [True, False, False, False, True]  # one worker sends nothing
 
 
+def test_tensors_of_a_checkpoint_are_written_some_at_a_time(tmp_path, monkeypatch):
+    from promptmm.distributed.loop import checkpoints as module
+
+    monkeypatch.setattr(module, "GROUP_BYTES", 100)
+    checkpoints, tensors = module.Checkpoints(str(tmp_path)), {f"t{n}": torch.full((n, 2), float(n)) for n in (20, 1, 2, 3, 0, 30)}
+    writer = checkpoints.shard_writer(1)
+    checkpoints.add_tensors(writer, "dense", iter(tensors.items()))
+    assert len(writer.files) == 3
+    checkpoints.publish(1, {}, writer.files)
+    found = checkpoints.read_tensors(checkpoints.complete(lambda name: True)[1], "dense")
+    assert set(found) == set(tensors)
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+
+
 def rename_as_before(checkpoint, stage):
     """Gives the replicated weights of a checkpoint the names that they had before: without the prefix of their one learner."""
     manifest = read_manifest(str(checkpoint), "checkpoint")
