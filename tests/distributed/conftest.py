@@ -29,6 +29,9 @@ TINY = [
 ]
 
 
+LOCAL = "cluster.executor=local"
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """A run folder after prepare and partition, and its overrides."""
@@ -65,12 +68,12 @@ def tiny_settings():
 
 
 @pytest.fixture(scope="session")
-def taught_run(ray_cluster, tiny_run, tiny_settings, tmp_path_factory):
-    """A run folder after train-teacher and label, with one worker."""
+def taught_run(tiny_run, tiny_settings, tmp_path_factory):
+    """A run folder after train-teacher and label, in this process."""
     from promptmm.jobs.verbs import run_verb
 
     folder = tmp_path_factory.mktemp("taught") / "run"
     shutil.copytree(tiny_run, folder)
     for verb in ("train-teacher", "label"):
-        run_verb(verb, tiny_settings(folder))
+        run_verb(verb, tiny_settings(folder, LOCAL))
     return folder

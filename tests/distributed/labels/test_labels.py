@@ -6,25 +6,32 @@ import pyarrow as pa
 import pytest
 import torch
 from promptmm.core.config import DistillationConfig
-from promptmm.core.distillation import Labels
 from promptmm.core.errors import InputError
+from promptmm.core.objectives import Labels
 from promptmm.core.sampling import epoch_order
-from promptmm.distributed.labels import Labeler, LabelJob, MaterialisedLabels, labels_to_table, table_to_labels
-from promptmm.distributed.teacher_artifact import read_revision
+from promptmm.distributed.artifacts.teacher import read_revision
+from promptmm.distributed.labels.blocks import labels_to_table, table_to_labels
+from promptmm.distributed.labels.labeler import Labeler
+from promptmm.distributed.labels.source import MaterialisedLabels
+from promptmm.distributed.messages import LabelJob
 from promptmm.graph_store.dataset import open_dataset
 
 
 @pytest.fixture(scope="module")
-def job(taught_run):
-    dataset = open_dataset(str(taught_run / "dataset"))
+def dataset(taught_run):
+    return open_dataset(str(taught_run / "dataset"))
+
+
+@pytest.fixture(scope="module")
+def job(taught_run, dataset):
     config = DistillationConfig(num_uniform=4, num_top=2)
     return LabelJob(
         str(taught_run / "dataset"), str(taught_run / "teacher"), 0, config, 256, 2, dataset.manifest["num_interactions"]["train"], 0
     )
 
 
-def test_block_holds_the_teachers_differences(job):
-    labeler = Labeler(job)
+def test_block_holds_the_teachers_differences(job, dataset):
+    labeler = Labeler(job, dataset)
     labels, vectors = labeler.labels(1, 0), read_revision(job.teacher_url, 0).vectors
     order = epoch_order(job.num_examples, job.seed, 1)[: len(labels)]
     assert torch.equal(labels.users, labeler.users[order])
@@ -38,9 +45,9 @@ def test_block_holds_the_teachers_differences(job):
     assert not any((u, c) in seen for u, row in zip(labels.users.tolist(), labels.candidates[:, 1:].tolist()) for c in row)
 
 
-def test_shards_of_every_step_make_up_the_whole(job):
-    whole, world = Labeler(job), 3
-    parts = [Labeler(dataclasses.replace(job, rank=rank, world_size=world)) for rank in range(world)]
+def test_shards_of_every_step_make_up_the_whole(job, dataset):
+    whole, world = Labeler(job, dataset), 3
+    parts = [Labeler(dataclasses.replace(job, rank=rank, world_size=world), dataset) for rank in range(world)]
     for block in range(job.num_blocks):
         expected = whole.labels(0, block)
         pieces, starts = [p.labels(0, block) for p in parts], [0] * world
@@ -53,8 +60,8 @@ def test_shards_of_every_step_make_up_the_whole(job):
         assert torch.equal(torch.cat(users), expected.users)
 
 
-def test_materialised_labels_are_those_of_the_labeler(job, taught_run):
-    labeler, steps = Labeler(job), []
+def test_materialised_labels_are_those_of_the_labeler(job, dataset, taught_run):
+    labeler, steps = Labeler(job, dataset), []
     stored = MaterialisedLabels(str(taught_run), job, list(labeler.vectors.modal_item))
     for step, labels in stored.epoch(2):
         steps.append(step)
@@ -65,8 +72,8 @@ def test_materialised_labels_are_those_of_the_labeler(job, taught_run):
     assert steps == list(range(job.num_steps))
 
 
-def test_wrong_revision_is_refused(job):
-    labeler = Labeler(job)
+def test_wrong_revision_is_refused(job, dataset):
+    labeler = Labeler(job, dataset)
     table = labeler.table(0, 0)
     with pytest.raises(InputError, match="revision 0 found, 1 expected"):
         table_to_labels(table, list(labeler.vectors.modal_item), 1, 0, 0)

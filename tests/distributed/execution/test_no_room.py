@@ -7,8 +7,9 @@ import torch
 from promptmm.core.config import EvaluationConfig
 from promptmm.core.errors import RunError
 from promptmm.distributed.config import ClusterConfig
-from promptmm.distributed.evaluation import evaluate_vectors
-from promptmm.distributed.labels import LabelJob, materialise
+from promptmm.distributed.execution.evaluation import evaluate_vectors
+from promptmm.distributed.execution.label_pool import materialise
+from promptmm.distributed.messages import LabelJob
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 SCRIPT = """
-from promptmm.distributed.deepspeed_engine import prepare_extensions
+from promptmm.distributed.engines.reduction.deepspeed import prepare_extensions
 from deepspeed.ops.op_builder.builder import OpBuilder
 prepare_extensions()
 print("LOADED", sorted(OpBuilder._loaded_ops))

@@ -3,19 +3,23 @@
 import pytest
 import torch
 from promptmm.core.config import DistillationConfig, StudentConfig, TeacherConfig
-from promptmm.core.distillation import Decoders, student_terms
 from promptmm.core.features import FeatureMoments, Standardisation, principal_axes
 from promptmm.core.graph import BipartiteGraph
-from promptmm.core.sampling import UnseenItems, candidate_lists
+from promptmm.core.objectives import CandidateRequest, Decoders, StudentSide, candidate_lists, student_terms
+from promptmm.core.rows import IdTables
+from promptmm.core.sampling import UnseenItems
 from promptmm.core.scoring import candidate_scores
-from promptmm.core.student import build_student
-from promptmm.core.teacher import IdTables, PromptConstants, build_reduction
-from promptmm.distributed.prompt_tuning import PromptTuner
-from promptmm.distributed.resident import ResidentTeacher
+from promptmm.core.students import build_student
+from promptmm.core.teacher.reduction import PromptConstants, build_reduction
+from promptmm.distributed.engines.full.catalog import WholeCatalog
+from promptmm.distributed.features import FeatureConstants
+from promptmm.distributed.tasks.tuning import PromptTuner
 from promptmm.distributed.worker import Worker
 
+ALONE = Worker(0, 1, torch.device("cpu"), ("here",))
 
-def resident_teacher(config: TeacherConfig, num_users=30, num_items=20):
+
+def whole_catalog(config: TeacherConfig, num_users=30, num_items=20):
     generator = torch.Generator().manual_seed(0)
     pairs = torch.randperm(num_users * num_items, generator=generator)[:150]
     graph = BipartiteGraph.from_pairs(pairs // num_items, pairs % num_items, num_users, num_items)
@@ -29,31 +33,48 @@ def resident_teacher(config: TeacherConfig, num_users=30, num_items=20):
         tokens += (features[modality].double() @ principal_axes(moments, standards[modality], config.dim)).float() / 2
     gram = {m: tokens.T @ x for m, x in features.items()}
     constants = PromptConstants(tokens, graph.to_users(tokens), gram, {m: x.sum(0) for m, x in features.items()})
-    worker = Worker(0, 1, torch.device("cpu"), ("here",))
-    rows = torch.arange(num_items)
-    return ResidentTeacher(worker, config, graph, constants, rows, features, standards, [num_items], rows)
+    rows, fixed = torch.arange(num_items), FeatureConstants(standards, gram, constants.column_sums)
+    return WholeCatalog(ALONE, graph, rows, features, constants, fixed, [num_items], rows)
+
+
+class Student:
+    """A student on learnt tables, as the full engine holds it."""
+
+    def __init__(self, graph):
+        self.graph, config = graph, StudentConfig(dim=6, init_scale=0.3)
+        self.model, self.ids = build_student(config, 1), IdTables.seeded(graph.num_users, graph.num_items, 6, 0.3, 1)
+
+    def vectors(self):
+        return self.model.vectors(self.graph, self.ids.user, self.ids.item)
+
+    def rows(self, users, items):
+        return self.model.regularised(self.ids.user[users], [self.ids.item[each] for each in items])
 
 
 @pytest.fixture
 def setting():
     config = TeacherConfig(dim=6, layers=1)
-    resident = resident_teacher(config)
-    graph = resident.graph
+    catalog = whole_catalog(config)
+    graph = catalog.graph
     distill = DistillationConfig(num_uniform=5, regime="inline", decoder=True)
 
     def tuner():
-        reduction = build_reduction({m: x.shape[1] for m, x in resident.features.items()}, config, 3)
+        reduction = build_reduction(catalog.dims, config, 3)
         reduction.requires_grad_(False)
         reduction.prompt.requires_grad_(True)
-        ids = IdTables(graph.num_users, graph.num_items, 6, 0.3, 5)
-        return PromptTuner(resident, reduction, ids.user.detach(), ids.item.detach(), distill)
+        ids = IdTables.seeded(graph.num_users, graph.num_items, 6, 0.3, 5)
+        return PromptTuner(catalog, config, reduction, ids.user.detach(), ids.item.detach(), distill)
 
-    student = build_student(StudentConfig(dim=6, init_scale=0.3), graph.num_users, graph.num_items, 1)
-    decoders = Decoders(list(resident.features), 6, 6, True)
+    decoders = Decoders(list(catalog.features), 6, 6, True)
     examples = torch.arange(40)
     users, positives = graph.users.rows[examples], graph.users.columns[examples]
-    candidates = candidate_lists(users, positives, examples, UnseenItems(graph.users), 5, None, 0, 0, 0)
-    return graph, tuner, student, decoders, users, candidates
+    candidates = candidate_lists(distill, CandidateRequest(users, positives, examples, UnseenItems(graph.users), 0, 0))
+    return tuner, Student(graph), decoders, users, candidates
+
+
+def side(scores, items, candidates, decoders):
+    unique = torch.unique(candidates[:, 0])
+    return StudentSide(scores, items, unique, decoders, len(candidates), unique.numel()), unique
 
 
 def gradients(tuner):
@@ -61,19 +82,20 @@ def gradients(tuner):
 
 
 def test_inline_and_rounds_agree(setting):
-    graph, make_tuner, student, decoders, users, candidates = setting
-    unique = torch.unique(candidates[:, 0])
+    make_tuner, student, decoders, users, candidates = setting
     inline = make_tuner()  # the student's loop: one backward pass for both
-    su, si = student.vectors(graph)
+    su, si = student.vectors()
     rows = student.rows(users, [candidates[:, 0], candidates[:, 1]])
     scores = candidate_scores(su, si, users, candidates)
     terms = student_terms(scores, rows, 1e-4, len(users))
-    terms.update(inline.terms(scores, si, users, candidates, unique, decoders, len(users)))
+    own, unique = side(scores, si, candidates, decoders)
+    terms.update(inline.terms(own, users, candidates, unique))
     torch.stack(list(terms.values())).sum().backward()
     assert float(student.ids.user.grad.abs().sum()) > 0
     rounds = make_tuner()  # the tuning loop: the student is fixed
-    fixed = [x.detach() for x in student.vectors(graph)]
-    terms = rounds.terms(candidate_scores(*fixed, users, candidates), fixed[1], users, candidates, unique, decoders, len(users))
+    fixed = [x.detach() for x in student.vectors()]
+    own, unique = side(candidate_scores(*fixed, users, candidates), fixed[1], candidates, decoders)
+    terms = rounds.terms(own, users, candidates, unique)
     torch.stack(list(terms.values())).sum().backward()
     expected = gradients(inline)
     for name, grad in gradients(rounds).items():
@@ -82,14 +104,13 @@ def test_inline_and_rounds_agree(setting):
 
 
 def test_only_the_prompt_moves(setting):
-    graph, make_tuner, student, decoders, users, candidates = setting
+    make_tuner, student, decoders, users, candidates = setting
     tuner = make_tuner()
-    before = {name: p.clone() for name, p in tuner.reduction.state_dict().items()}
-    su, si = student.vectors(graph)
-    terms = tuner.terms(
-        candidate_scores(su, si, users, candidates), si, users, candidates, torch.unique(candidates[:, 0]), decoders, len(users)
-    )
+    learner, before = tuner.learner(ALONE), {name: p.clone() for name, p in tuner.reduction.state_dict().items()}
+    su, si = student.vectors()
+    own, unique = side(candidate_scores(su, si, users, candidates), si, candidates, decoders)
+    terms = tuner.terms(own, users, candidates, unique)
     torch.stack(list(terms.values())).sum().backward()
-    tuner.step(Worker(0, 1, torch.device("cpu"), ("here",)))
+    learner.step()
     moved = {name for name, p in tuner.reduction.state_dict().items() if not torch.equal(p, before[name])}
     assert moved == {f"prompt.{n}" for n in ("item_weight", "item_bias", "user_weight", "user_bias")}

@@ -6,20 +6,16 @@ import json
 import pytest
 import torch
 from promptmm.core.errors import InputError
+from promptmm.core.kinds import TEACHERS
 from promptmm.core.ranking import evaluate
 from promptmm.core.storage import read_manifest
-from promptmm.distributed import local
-from promptmm.distributed.config import ClusterConfig
-from promptmm.distributed.student_training import StudentTrainer, train_graph
-from promptmm.distributed.teacher_artifact import read_revision
-from promptmm.distributed.teacher_training import TeacherJob
-from promptmm.distributed.worker import Worker
+from promptmm.distributed.artifacts.teacher import read_revision
+from promptmm.distributed.execution.local import LocalExecutor
 from promptmm.graph_store.dataset import open_dataset
-from promptmm.jobs.runs.worker_jobs import student_job
+from promptmm.jobs.runs.worker_jobs import student_job, teacher_job
 from promptmm.jobs.verbs import run_verb
 
-KINDS = ("mf", "lightgcn", "vbpr", "lattice")
-ALONE = Worker(0, 1, torch.device("cpu"), ("here",))
+KINDS = tuple(name for name in TEACHERS.names if not TEACHERS.get(name).has_towers)
 PLAIN = ("teacher.hidden=[]", "teacher.train.batch_size=64", "teacher.train.epochs=6", "teacher.init_scale=0.1")
 WITHOUT_MODALITIES = ("distill.list_weight=0", "distill.embedding_weight=0")
 
@@ -37,11 +33,11 @@ def settings_of(tiny_settings):
 def train(settings, epochs=None):
     """`train-teacher` in this process, without Ray."""
     dataset = open_dataset(f"{settings.dir}/dataset")
-    config = settings.teacher
+    job = teacher_job(settings, dataset)
     if epochs is not None:
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=epochs, checkpoint_every=epochs))
-    job = TeacherJob(settings.dir, config, settings.evaluation, ClusterConfig(), settings.run.seed, None, None)
-    local.train_teacher(job, ALONE, dataset)
+        train = dataclasses.replace(job.config.train, epochs=epochs, checkpoint_every=epochs)
+        job = dataclasses.replace(job, config=dataclasses.replace(job.config, train=train))
+    LocalExecutor(settings.cluster, settings.dir, dataset).run(job)
     return dataset
 
 
@@ -111,10 +107,10 @@ def test_a_student_learns_from_it(fork_run, settings_of, kind, overrides):
     settings = settings_of(folder, kind, *overrides)
     dataset = train(settings)
     job = student_job(settings, dataset, 0)
-    local.write_labels(job.label_job(), settings.dir, 3, dataset, {})
-    trainer = StudentTrainer(job, ALONE, train_graph(dataset))
-    trainer.open(range(3))
-    rows = [trainer.train_epoch(epoch, None) for epoch in range(3)]
+    executor = LocalExecutor(settings.cluster, settings.dir, dataset)
+    executor.label(job.label_job(), settings.dir, 3, {})
+    executor.run(job)
+    rows = history(folder, "student")
     assert rows[2]["loss"] < rows[0]["loss"]
     assert rows[2]["loss/pair"] < rows[0]["loss/pair"]
     assert ("loss/embedding" in rows[0]) == ("loss/list" in rows[0]) == (kind != "lightgcn")

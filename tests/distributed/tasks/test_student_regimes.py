@@ -8,6 +8,8 @@ from promptmm.core.storage import read_manifest
 from promptmm.jobs.verbs import run_verb
 from safetensors.torch import load_file
 
+LOCAL = "cluster.executor=local"
+
 
 def student(folder):
     return load_file(str(folder / "training" / "student" / "model" / "vectors.safetensors"))
@@ -18,13 +20,13 @@ def rows(folder):
 
 
 @pytest.fixture(scope="module")
-def reference(ray_cluster, taught_run, tiny_settings, tmp_path_factory):
-    """The student of one worker from materialised labels."""
+def reference(taught_run, tiny_settings, tmp_path_factory):
+    """The student of one worker in this process, from materialised labels."""
     import shutil
 
     folder = tmp_path_factory.mktemp("reference") / "run"
     shutil.copytree(taught_run, folder)
-    run_verb("distill", tiny_settings(folder))
+    run_verb("distill", tiny_settings(folder, LOCAL))
     return folder
 
 
@@ -35,16 +37,19 @@ def test_all_terms_are_there_and_fall(reference):
     assert [row["revision"] for row in history] == [0, 0, 0]
 
 
-def test_streamed_labels_give_the_same_student_bit_for_bit(reference, fork_run, taught_run, tiny_settings):
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_streamed_labels_give_the_same_student_bit_for_bit(request, reference, fork_run, taught_run, tiny_settings, executor):
+    if executor == "ray":
+        request.getfixturevalue("ray_cluster")
     folder = fork_run("streamed", taught_run)
-    run_verb("distill", tiny_settings(folder, "labels.mode=streamed"))
+    run_verb("distill", tiny_settings(folder, "labels.mode=streamed", f"cluster.executor={executor}"))
     expected, found = student(reference), student(folder)
     assert torch.equal(expected["user"], found["user"])
     assert torch.equal(expected["item"], found["item"])
 
 
 @pytest.mark.parametrize("mode", [pytest.param("materialised", marks=pytest.mark.slow), "streamed"])
-def test_two_workers_give_the_same_curve(reference, fork_run, taught_run, tiny_settings, mode):
+def test_two_workers_give_the_same_curve(ray_cluster, reference, fork_run, taught_run, tiny_settings, mode):
     folder = fork_run("two", taught_run)
     run_verb("distill", tiny_settings(folder, "cluster.num_workers=2", f"labels.mode={mode}"))
     assert [r["loss"] for r in rows(folder)] == pytest.approx([r["loss"] for r in rows(reference)], rel=2e-5)
@@ -62,9 +67,9 @@ def test_inline_tunes_the_prompt(ray_cluster, fork_run, taught_run, tiny_setting
     assert read_manifest(str(folder / "teacher" / "rev-1"), "teacher-vectors")["regime"] == "inline"
 
 
-def test_rounds_tune_the_prompt_between_labels(ray_cluster, fork_run, taught_run, tiny_settings):
+def test_rounds_tune_the_prompt_between_labels(fork_run, taught_run, tiny_settings):
     folder = fork_run("rounds", taught_run)
-    run_verb("distill", tiny_settings(folder, "distill.rounds=2", "distill.tuning_steps=4", "student.train.epochs=4"))
+    run_verb("distill", tiny_settings(folder, "distill.rounds=2", "distill.tuning_steps=4", "student.train.epochs=4", LOCAL))
     assert [row["revision"] for row in rows(folder)] == [0, 0, 1, 1]
     assert read_manifest(str(folder / "labels" / "rev-1"), "labels")["revision"] == 1
     assert not (folder / "teacher" / "rev-2").exists()  # no tuning follows the last round
@@ -74,9 +79,9 @@ def test_rounds_tune_the_prompt_between_labels(ray_cluster, fork_run, taught_run
     assert ids["ids.user"].shape == (150, 8)
 
 
-def test_student_alone_needs_no_teacher(ray_cluster, fork_run, tiny_settings):
+def test_student_alone_needs_no_teacher(fork_run, tiny_settings):
     folder = fork_run("alone")
-    run_verb("distill", tiny_settings(folder, "distill.use_teacher=false", "student.kind=mf"))
+    run_verb("distill", tiny_settings(folder, "distill.use_teacher=false", "student.kind=mf", LOCAL))
     assert not (folder / "teacher").exists()
     assert set(rows(folder)[0]) >= {"loss/bpr", "loss/l2"}
     assert "loss/pair" not in rows(folder)[0]
@@ -85,16 +90,10 @@ def test_student_alone_needs_no_teacher(ray_cluster, fork_run, tiny_settings):
 @pytest.mark.parametrize(
     "overrides", [["student.kind=gcn"], ["student.kind=mlp", "student.layers=1"], ["student.dim=6", "student.warm_start=true"]]
 )
-def test_other_students_distil_too(taught_run, tiny_settings, overrides):
-    """In this process: the trainer needs no cluster."""
-    from promptmm.distributed.student_training import StudentTrainer, train_graph
-    from promptmm.distributed.worker import Worker
-    from promptmm.graph_store.dataset import open_dataset
-    from promptmm.jobs.runs.worker_jobs import student_job
-
-    settings, dataset = tiny_settings(taught_run, *overrides), open_dataset(str(taught_run / "dataset"))
-    trainer = StudentTrainer(student_job(settings, dataset, 0), Worker(0, 1, torch.device("cpu"), ("here",)), train_graph(dataset))
-    trainer.open(range(3))
-    losses = [trainer.train_epoch(epoch, None)["loss"] for epoch in range(3)]
+def test_other_students_distil_too(fork_run, taught_run, tiny_settings, overrides):
+    folder = fork_run("other", taught_run)
+    settings = tiny_settings(folder, *overrides, LOCAL)
+    run_verb("distill", settings)
+    losses = [row["loss"] for row in rows(folder)]
     assert losses[2] < losses[1] < losses[0]
-    assert trainer.final_vectors()[0].shape == (150, settings.student.dim)
+    assert student(folder)["user"].shape == (150, settings.student.dim)

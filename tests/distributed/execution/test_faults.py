@@ -1,6 +1,7 @@
 """Killing processes changes the time taken, not the result; and nothing is left behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ DEADLINE = 240
 # Enough epochs that a process can be killed in the middle.
 LONG = ["teacher.train.epochs=40", "student.train.epochs=40", "teacher.train.patience=40", "student.train.patience=40"]
 LONG += ["teacher.train.checkpoint_every=2", "student.train.checkpoint_every=2", "source.synthetic_num_users=150"]
+LOCAL = "cluster.executor=local"
 
 
 def start(verb: str, folder: Path, *more: str) -> subprocess.Popen:
@@ -68,25 +70,23 @@ def vectors(folder: Path, stage: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_cluster, tiny_run, tiny_settings, tmp_path_factory):
-    """The long run without a failure."""
-    import shutil
-
+def undisturbed(tiny_run, tiny_settings, tmp_path_factory):
+    """The long run without a failure, in this process: executors give the same bits."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     shutil.copytree(tiny_run, folder)
     for verb in ("train-teacher", "label", "distill"):
-        run_verb(verb, tiny_settings(folder, *LONG))
+        run_verb(verb, tiny_settings(folder, *LONG, LOCAL))
     return folder
 
 
 @pytest.mark.parametrize("engine", [pytest.param("full", marks=pytest.mark.slow), "sampled"])
-def test_a_killed_teacher_worker_changes_nothing(request, ray_cluster, fork_run, tiny_settings, engine):
+def test_a_killed_teacher_worker_changes_nothing(request, fork_run, tiny_settings, engine):
     """Bit for bit: weights and optimizer state; with blocks also the sharded rows and the neighbours drawn."""
     if engine == "full":
         more, whole = [], request.getfixturevalue("undisturbed")
     else:
         more, whole = ["cluster.engine=sampled", "sampling.fan_outs=[3]"], fork_run("whole")
-        run_verb("train-teacher", tiny_settings(whole, *LONG, *more))
+        run_verb("train-teacher", tiny_settings(whole, *LONG, *more, LOCAL))
     folder, segments = fork_run("killed"), shared_memory()
     process = start("train-teacher", folder, *more)
     wait_for_epochs(folder, "teacher", 7, process)
@@ -101,7 +101,7 @@ def test_a_killed_teacher_worker_changes_nothing(request, ray_cluster, fork_run,
 
 
 @pytest.mark.slow
-def test_ctrl_c_and_the_same_command_again(undisturbed, fork_run, tiny_settings):
+def test_ctrl_c_and_the_same_command_again(ray_cluster, undisturbed, fork_run, tiny_settings):
     folder, segments = fork_run("interrupted"), shared_memory()
     process = start("train-teacher", folder)
     wait_for_epochs(folder, "teacher", 5, process)
@@ -119,8 +119,6 @@ def test_ctrl_c_and_the_same_command_again(undisturbed, fork_run, tiny_settings)
 
 @pytest.mark.slow
 def test_a_killed_student_worker_changes_nothing(undisturbed, fork_run):
-    import shutil
-
     folder = fork_run("student", undisturbed)
     shutil.rmtree(folder / "training" / "student")
     (folder / "stages" / "distill.json").unlink()

@@ -42,9 +42,9 @@ class Towers:
 
     def __init__(self, name, worker):
         from promptmm.core.config import TeacherConfig
-        from promptmm.core.teacher import PromptConstants, build_reduction
+        from promptmm.core.teacher.reduction import PromptConstants, build_reduction
         from promptmm.distributed.config import ClusterConfig
-        from promptmm.distributed.deepspeed_engine import ReductionEngine
+        from promptmm.distributed.engines.reduction.deepspeed import DeepSpeedReduction
 
         generator = torch.Generator().manual_seed(1)
 
@@ -59,7 +59,7 @@ class Towers:
         self.cluster, self.worker = ClusterConfig(**MODES[name]), worker
         reduction = build_reduction(DIMS, self.config, 0, self.cluster.checkpoint_activations)
         example = self.inputs(torch.arange(0))
-        self.engine = ReductionEngine(reduction, 0.01, self.config.tower_dtype, self.cluster, worker, example)
+        self.engine = DeepSpeedReduction(reduction, 0.01, self.config.tower_dtype, self.cluster, worker, example)
 
     def inputs(self, rows):
         return self.constants, rows, {m: x[rows] for m, x in self.features.items()}, None
@@ -85,11 +85,11 @@ class Towers:
 
     def train(self, first):
         losses = [self.step(first + number) for number in range(STEPS)]
-        return {**self.engine.state(), "losses": torch.tensor(losses)}
+        return {**dict(self.engine.stream_state()), "losses": torch.tensor(losses)}
 
     def check_weights(self):
         """The whole float32 weights are the model: a plain module with them gives what the engine gives, but for what the dtype rounds."""
-        from promptmm.core.teacher import FeatureReduction
+        from promptmm.core.teacher.reduction import FeatureReduction
 
         plain = FeatureReduction(DIMS, self.config)
         plain.load_state_dict(self.engine.weights())
@@ -112,7 +112,7 @@ def work(folder, rank, world_size, resume_from, *names):
         found = {"first": towers.train(0), "then": towers.train(STEPS)}
         towers.check_weights()
         if resume_from:
-            towers.engine.load(load_file(f"{folder}/{resume_from} first {name}.safetensors"))
+            towers.engine.load_state(load_file(f"{folder}/{resume_from} first {name}.safetensors"))
             found["resumed"] = towers.train(STEPS)
         if worker.is_first:
             for part, state in found.items():
