@@ -162,7 +162,12 @@ def test_a_loss_that_is_no_scalar_is_refused(own, command, tiny, tmp_path):
     with open(tmp_path / f"{own}.py", "a") as file:
         file.write("\n\ndef unsummed(inputs):\n    return inputs.student.scores\n")
     ended = command(
-        "pipeline", tiny, f"distill.losses={{{own}:unsummed: 1.0}}", "cluster.executor=local", "cluster.engine=full", f"run.dir={tmp_path}/run"
+        "pipeline",
+        tiny,
+        f"distill.losses={{{own}:unsummed: 1.0}}",
+        "cluster.executor=local",
+        "cluster.engine=full",
+        f"run.dir={tmp_path}/run",
     )
     assert ended.code == 2
     assert f"{own}:unsummed returns a tensor of shape [512, 21]; a loss is a scalar tensor" in ended.err
