@@ -22,37 +22,24 @@ import numpy as np
 
 def cell(options) -> None:
     """Trains teacher and student of one seed with one engine, and prints their metrics as a line of JSON."""
-    if options.cell == "sampled":
-        os.environ.update(DGLBACKEND="pytorch", DGL_DIST_MODE="standalone")
+    os.environ.setdefault("DGLBACKEND", "pytorch")
     import inprocess
-    from promptmm.distributed.sampled_student import train_sampled_student
-    from promptmm.distributed.sampled_training import train_sampled_teacher
-    from promptmm.distributed.teacher_training import TeacherJob
     from promptmm.jobs.runs.models import trained_student, trained_teacher
-    from promptmm.jobs.runs.worker_jobs import student_job
     from promptmm.jobs.settings import load_settings
 
     with tempfile.TemporaryDirectory() as folder:
         words = [f"source.path={options.path}", f"run.dir={folder}", f"run.seed={options.seeds[0]}", f"cluster.engine={options.cell}"]
-        settings = load_settings(options.recipe, [*words, f"sampling.fan_outs={options.fan_outs}", *options.set])
-        worker = inprocess.start(options.threads)
+        words += [f"sampling.fan_outs={options.fan_outs}", "cluster.executor=local", f"cluster.threads={options.threads}"]
+        settings = load_settings(options.recipe, [*words, *options.set])
         dataset, seconds = inprocess.prepare(settings), []
-        client = inprocess.standalone_client(settings, dataset) if options.cell == "sampled" else None
+        if options.cell == "sampled":
+            inprocess.partition(settings, dataset)
         started = time.monotonic()
-        if client is None:
-            inprocess.train_teacher(settings, dataset, worker)
-        else:
-            job = TeacherJob(
-                settings.dir, settings.teacher, settings.evaluation, settings.cluster, settings.run.seed, None, None, {}, settings.sampling
-            )
-            train_sampled_teacher(job, worker, client, dataset)
+        inprocess.train_teacher(settings, dataset)
         seconds.append(time.monotonic() - started)
         inprocess.write_labels(settings, dataset, settings.labels.epochs)
         started = time.monotonic()
-        if client is None:
-            inprocess.train_student(settings, dataset, worker)
-        else:
-            train_sampled_student(student_job(settings, dataset, 0), worker, client, dataset)
+        inprocess.train_student(settings, dataset)
         seconds.append(time.monotonic() - started)
         models = {"teacher": trained_teacher(settings.dir, dataset, None), "student": trained_student(settings.dir, None)}
         found = {**{name: metrics(dataset, model) for name, model in models.items()}, "seconds": seconds}

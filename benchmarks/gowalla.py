@@ -18,8 +18,7 @@ from pathlib import Path
 import inprocess
 import torch
 from promptmm.core.ranking import evaluate
-from promptmm.distributed.config import ClusterConfig
-from promptmm.distributed.teacher_training import TeacherJob, WholeGraphTrainer, trainer_of
+from promptmm.distributed.engines.full.trainer import FullTrainer
 from promptmm.jobs.settings import load_settings
 
 SETTINGS = [
@@ -28,14 +27,13 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def build(options: argparse.Namespace, folder: str) -> tuple[WholeGraphTrainer, tuple]:
+def build(options: argparse.Namespace, folder: str) -> tuple[FullTrainer, tuple]:
     """The trainer, and the masks of the test split on its device."""
     where = [f"source.path={options.path}", f"run.dir={folder}", f"run.seed={options.seed}"]
     settings = load_settings(None, [*SETTINGS, *where, f"teacher.user_balance={options.user_balance}"])
     dataset = inprocess.prepare(settings)
     worker = dataclasses.replace(inprocess.start(options.threads), device=torch.device(options.device))
-    job = TeacherJob(folder, settings.teacher, settings.evaluation, ClusterConfig(), options.seed, None, None)
-    trainer = trainer_of(job, worker, inprocess.resident_teacher(settings, dataset, worker))
+    trainer = inprocess.teacher_trainer(settings, dataset, worker)
     return trainer, tuple(mask.to(options.device) for mask in inprocess.masks(dataset, "test"))
 
 
@@ -56,12 +54,13 @@ def main() -> None:
         print("| epochs | loss | test Recall@20 | test NDCG@20 | seconds an epoch |\n|---:|---:|---:|---:|---:|", flush=True)
         for epoch in range(options.epochs):
             started = time.monotonic()
-            loss = trainer.train_epoch(epoch, None)["loss"]
+            loss = inprocess.train_epoch(trainer, epoch)["loss"]
             seconds = time.monotonic() - started
             if (epoch + 1) % options.evaluate_every and epoch + 1 < options.epochs:
                 continue
-            vectors = trainer.vectors()
-            found = evaluate(vectors.user, vectors.item, held_out, seen, [20])
+            with torch.no_grad():
+                users, items = trainer.task.vectors(trainer.view())["final"]
+            found = evaluate(users, items, held_out, seen, [20])
             rows.append({"epochs": epoch + 1, "loss": loss, "recall": found["recall@20"], "ndcg": found["ndcg@20"], "seconds": seconds})
             print(f"| {epoch + 1} | {loss:.4f} | {found['recall@20']:.4f} | {found['ndcg@20']:.4f} | {seconds:.1f} |", flush=True)
             if options.out:

@@ -7,35 +7,21 @@ In one process; the test split is never opened.
 
 import argparse
 import tempfile
+from typing import Any
 
+import inprocess
 import torch
-from promptmm.core.teacher import teacher_loss
-from promptmm.distributed import local
-from promptmm.distributed.resident import load_resident
-from promptmm.distributed.teacher_training import TeacherJob, TeacherTrainer
-from promptmm.graph_store.dataset import open_dataset
-from promptmm.graph_store.dataset_writer import write_dataset
-from promptmm.graph_store.sources.formats import load_catalog
 from promptmm.jobs.settings import load_settings
 
 GROUPS = ((0, 0), (1, 3), (4, 15), (16, 10**9))
 
 
-def norms(trainer: TeacherTrainer, epoch: int) -> dict[str, dict[str, float]]:
+def norms(trainer: Any, epoch: int) -> dict[str, dict[str, float]]:
     """Gradient norms of the first batch of an epoch: by loss term, then by part of the teacher."""
-    job, resident = trainer.job, trainer.resident
-    config, users, items = job.config, trainer.train_users, trainer.train_items
-    examples = torch.arange(0, users.numel(), max(1, users.numel() // config.train.batch_size))
-    users, positives = users[examples], items[examples]
-    negatives = trainer.unseen.draw(users, examples, 1, job.seed, epoch)[:, 0]
-    module = trainer.engine.engine.module
-    vectors = resident.vectors(module, trainer.ids.user, trainer.ids.item, (job.seed, epoch))
-    weights, entries = resident.user_weights, resident.graph.entries(users, positives) if config.leave_one_out else None
-    terms = teacher_loss(
-        vectors, trainer.ids.user, trainer.ids.item, users, positives, negatives, users.numel(), config,
-        weights=weights(users) if weights else None, entries=entries,
-    )  # fmt: skip
-    parts = {"user table": [trainer.ids.user], "item table": [trainer.ids.item]}
+    task, module = trainer.task, trainer.task.reduction.module
+    batch = next(trainer.batches(epoch))
+    terms = task.terms(trainer.view((task.seed, epoch * trainer.num_steps)), batch.to(trainer.worker.device))
+    parts = {"user table": [trainer.tables.user], "item table": [trainer.tables.item]}
     for name in ("towers", "prompt"):
         parts[name] = [p for key, p in module.named_parameters() if key.startswith(name) and p.requires_grad]
     found: dict[str, dict[str, float]] = {}
@@ -48,9 +34,10 @@ def norms(trainer: TeacherTrainer, epoch: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def sizes(trainer: TeacherTrainer) -> str:
+@torch.no_grad()
+def sizes(trainer: Any) -> str:
     """Mean norms of the collaborative item vectors by train interactions, and of the users'."""
-    vectors, degrees = trainer.vectors(), trainer.resident.graph.items.degrees
+    vectors, degrees = trainer.task.all_vectors(trainer.view(), final=False), trainer.catalog.graph.items.degrees
     items = vectors.item if vectors.path_item is None else vectors.path_item
     users = vectors.user if vectors.path_user is None else vectors.path_user
     groups = [(low, high, (degrees >= low) & (degrees <= high)) for low, high in GROUPS]
@@ -66,20 +53,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], help="further settings, key=value")
     options = parser.parse_args()
-    worker = local.start_worker(options.threads)
+    worker = inprocess.start(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(options.recipe, [f"source.path={options.path}", f"run.dir={folder}", *options.set])
-        write_dataset(f"{folder}/dataset", load_catalog(settings.source), {})
-        dataset = open_dataset(f"{folder}/dataset").without("test")
-        job = TeacherJob(folder, settings.teacher, settings.evaluation, settings.cluster, settings.run.seed, None, None, {})
-        trainer = TeacherTrainer(job, worker, load_resident(worker, dataset, settings.teacher))
+        trainer = inprocess.teacher_trainer(settings, inprocess.prepare(settings).without("test"), worker)
         for epoch in range(options.epochs + 1):
             if epoch in (0, 1, options.epochs // 2, options.epochs):
                 print(f"after {epoch} epochs; {sizes(trainer)}")
                 for term, row in norms(trainer, epoch).items():
                     print(f"  {term}: " + ", ".join(f"{part} {value:.2e}" for part, value in row.items()), flush=True)
             if epoch < options.epochs:
-                trainer.train_epoch(epoch, None)
+                inprocess.train_epoch(trainer, epoch)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ def work(options) -> None:
     import torch
     from promptmm.core.config import TeacherConfig
     from promptmm.core.features import LazyRows
-    from promptmm.core.teacher import PromptConstants, build_reduction
-    from promptmm.distributed.checkpoints import Checkpoints
+    from promptmm.core.teacher.reduction import PromptConstants, build_reduction
     from promptmm.distributed.config import ClusterConfig
-    from promptmm.distributed.deepspeed_engine import ReductionEngine
+    from promptmm.distributed.engines.reduction.deepspeed import DeepSpeedReduction
+    from promptmm.distributed.loop.checkpoints import Checkpoints
     from promptmm.distributed.worker import Worker
 
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -74,7 +74,7 @@ def work(options) -> None:
 
     say("build")
     reduction = build_reduction(DIMS, config, 0, ClusterConfig(**cluster).checkpoint_activations)
-    engine = ReductionEngine(reduction, 1e-4, config.tower_dtype, ClusterConfig(**cluster), worker, inputs(torch.arange(0)))
+    engine = DeepSpeedReduction(reduction, 1e-4, config.tower_dtype, ClusterConfig(**cluster), worker, inputs(torch.arange(0)))
     say("train", num_parameters=sum(getattr(p, "ds_numel", p.numel()) for p in reduction.parameters()))
     items = torch.randperm(NUM_ITEMS, generator=generator)[rank::world_size][: options.rows]  # the same in every step, so the loss falls
     losses, seconds = [], []
@@ -135,7 +135,7 @@ class Watched:
 def measure(options, mode: str, folder: str) -> dict:
     """Runs one mode and returns the largest worker's peaks, and what the first one said."""
     from promptmm.distributed.config import ClusterConfig
-    from promptmm.distributed.launch import worker_environment
+    from promptmm.distributed.execution.session import worker_environment
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -40,23 +40,17 @@ def commands(folder: Path, items: int, users: int, options) -> dict[str, list[st
 
 def steps(options, graph, rank: int):
     """Steps of the sampled teacher; rows gathered are those of users and items whose ID rows and features a step needs."""
-    import torch
-    from promptmm.core.config import OptimizerConfig, SamplingConfig, TeacherConfig
-    from promptmm.distributed.config import ClusterConfig
-    from promptmm.distributed.prefetch import Prefetched
-    from promptmm.distributed.sampled_teacher import SampledTeacher
-    from promptmm.distributed.worker import Worker
+    from promptmm.core.config import OptimizerConfig, TeacherConfig
 
     started, peak = time.perf_counter(), memory.Peak(lambda: memory.resident()["RssAnon"], 0.05)
     client = two_hosts.client_of(options, graph, rank)
     train = OptimizerConfig(batch_size=options.batch, learning_rate=0.01)
     config = TeacherConfig(dim=options.dim, layers=2, feature_decay=0.0, train=train)
-    worker = Worker(rank, 2, torch.device("cpu"), tuple(two_hosts.NODES))
-    teacher = SampledTeacher(client, worker, config, SamplingConfig(fan_outs=[options.fan_out]), ClusterConfig(), 0)
+    teacher = two_hosts.sampled_teacher(config, options.fan_out, client, rank)
     setup, rows, count = time.perf_counter() - started, 0, 0
     for epoch in range(10**6):
-        for batch in Prefetched(teacher.batches(epoch), 2, 60.0, "a batch"):
-            teacher.train_step(batch, epoch, 0.01)
+        for batch in teacher.batches(epoch):
+            teacher.train_step(batch, epoch)
             rows, count = rows + sum(x.served.numel() for x in batch.exchanges), count + 1
             now = memory.resident()
             yield {

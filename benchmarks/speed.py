@@ -9,6 +9,7 @@ ratio is peer / ours.
 """
 
 import argparse
+import dataclasses
 import heapq
 import statistics
 import tempfile
@@ -19,10 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from promptmm.core.ranking import evaluate
-from promptmm.distributed.prompt_tuning import PromptTuner
-from promptmm.distributed.student_training import StudentTrainer
-from promptmm.distributed.teacher_artifact import write_revision
-from promptmm.distributed.teacher_training import TeacherJob, TeacherTrainer
+from promptmm.distributed.loop.selection import Selection
 from promptmm.jobs.planning.rates import seconds_of
 from promptmm.jobs.settings import load_settings
 
@@ -152,25 +150,21 @@ def run(folder: str, options) -> None:
     settings = load_settings(None, [*sizes, *batches, *more, f"run.dir={folder}", f"cluster.threads={options.threads}"])
     worker = inprocess.start(options.threads)
     dataset = inprocess.prepare(settings)
-    resident = inprocess.resident_teacher(settings, dataset, worker)
-    graph, distill = resident.graph, settings.distill
-    trainer = TeacherTrainer(TeacherJob(folder, settings.teacher, settings.evaluation, settings.cluster, 0, None, None), worker, resident)
-    weights = trainer.weights()
-    prompt = {k.removeprefix("reduction.prompt."): t for k, t in weights.items() if ".prompt." in k}
-    write_revision(f"{folder}/teacher", 0, trainer.vectors(), prompt, {})
+    trainer = inprocess.teacher_trainer(settings, dataset, worker)
+    trainer.keep()
+    trainer.task.write(trainer.output(), Selection(None, 1))
     started, epochs = time.perf_counter(), 2
-    job = inprocess.write_labels(settings, dataset, epochs)
+    inprocess.write_labels(settings, dataset, epochs)
     labelling = (time.perf_counter() - started) / epochs
 
-    ours, count = StudentTrainer(job, worker, graph), iter(range(1_000_000))
+    ours, count = inprocess.student_trainer(settings, dataset, worker), iter(range(1_000_000))
     ours.open(range(1))  # the materialised labels
-    inline = StudentTrainer(job, worker, graph)
-    inline.tuner = PromptTuner(resident, trainer.engine.engine.module, weights["ids.user"], weights["ids.item"], distill)
-    inline.tuner.reduction.requires_grad_(False).prompt.requires_grad_(True)
-    inline.open(range(1))
-    peer = Peer(graph, resident.features)
+    tuned = dataclasses.replace(settings, distill=dataclasses.replace(settings.distill, regime="inline"))
+    inline = inprocess.student_trainer(tuned, dataset, worker, trainer.catalog)
+    peer = Peer(trainer.catalog.graph, trainer.catalog.features)
     held_out, exclude = inprocess.masks(dataset, "test")
-    users, items = ours.final_vectors()
+    with torch.no_grad():
+        users, items = ours.task.vectors(ours.view())["final"]
 
     def compare(name: str, theirs, mine) -> None:
         peer_seconds, seconds = (statistics.median(seconds_of(work, options.repeats)) for work in (theirs, mine))
@@ -178,10 +172,9 @@ def run(folder: str, options) -> None:
 
     what = f"{options.threads} threads, batch {BATCH}, d = {DIM}, {LAYERS} layers, {NEGATIVES} negatives a list"
     print(f"| {what} | peer, s | ours, s | ratio |\n|---|---:|---:|---:|")
-    compare("student epoch, materialised labels", peer.student_epoch, lambda: ours.train_epoch(next(count), None))
-    compare("student epoch, inline (prompt tuned too)", peer.student_epoch, lambda: inline.train_epoch(next(count), None))
-    inline.tuner.reduction.requires_grad_(True)
-    compare("teacher epoch", peer.teacher_epoch, lambda: trainer.train_epoch(next(count), None))
+    compare("student epoch, materialised labels", peer.student_epoch, lambda: inprocess.train_epoch(ours, next(count)))
+    compare("student epoch, inline (prompt tuned too)", peer.student_epoch, lambda: inprocess.train_epoch(inline, next(count)))
+    compare("teacher epoch", peer.teacher_epoch, lambda: inprocess.train_epoch(trainer, next(count)))
     num_users = int((held_out.degrees > 0).sum())
     for how, rank in (("a heap over a dictionary a user, as published", rank_by_heap), ("a numpy sort a user", rank_by_sort)):
         compare(

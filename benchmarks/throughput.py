@@ -54,25 +54,18 @@ def add_features(graph: Path, target: Path, part: int) -> None:
 
 def ours(options, graph, rank: int):
     """Steps of the sampled engine, batches made in the background."""
-    import torch
-    from promptmm.core.config import OptimizerConfig, SamplingConfig, TeacherConfig
-    from promptmm.distributed.config import ClusterConfig
-    from promptmm.distributed.prefetch import Prefetched
-    from promptmm.distributed.sampled_teacher import SampledTeacher
-    from promptmm.distributed.worker import Worker
+    from promptmm.core.config import OptimizerConfig, TeacherConfig
 
     client = two_hosts.client_of(options, graph, rank)
     config = TeacherConfig(
         dim=DIM, layers=2, dropout=0.0, prompt=False, feature_decay=0.0, feature_loss_weight=1.0, fusion_weight=1.0,
         train=OptimizerConfig(batch_size=options.batch, learning_rate=LEARNING_RATE),
     )  # fmt: skip
-    sampling = SamplingConfig(fan_outs=[options.fan_out])
-    worker = Worker(rank, 2, torch.device("cpu"), tuple(two_hosts.NODES))
-    teacher = SampledTeacher(client, worker, config, sampling, ClusterConfig(), 0)
+    teacher = two_hosts.sampled_teacher(config, options.fan_out, client, rank)
     asked, count = 0, 0
     for epoch in range(10**6):
-        for batch in Prefetched(teacher.batches(epoch), 2, 60.0, "a batch"):
-            teacher.train_step(batch, epoch, LEARNING_RATE)
+        for batch in teacher.batches(epoch):
+            teacher.train_step(batch, epoch)
             ranks, _ = client.owners.find(1, batch.items)
             asked, count = asked + int((ranks != rank).sum()), count + 1
             yield {

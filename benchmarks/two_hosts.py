@@ -91,6 +91,29 @@ def client_of(options: argparse.Namespace, graph: Any, rank: int) -> Any:
     return GraphClient(graph, session, folder, rank, NODES)
 
 
+def sampled_teacher(config: Any, fan_out: int, client: Any, rank: int) -> Any:
+    """The project's sampled engine with a teacher at its start, on one of the two hosts.
+
+    Args:
+        config: The teacher's settings.
+        fan_out: Neighbours drawn a node.
+        client: `client_of`'s.
+        rank: Of this host's worker.
+    """
+    import torch
+    from promptmm.core.config import EvaluationConfig, SamplingConfig
+    from promptmm.distributed.config import ClusterConfig
+    from promptmm.distributed.engines.sampled.trainer import SampledTrainer
+    from promptmm.distributed.messages import TeacherJob
+    from promptmm.distributed.tasks.teacher import PromptTeacherTask
+    from promptmm.distributed.worker import Worker
+
+    cluster, sampling = ClusterConfig(engine="sampled", num_workers=2), SamplingConfig(fan_outs=[fan_out])
+    job = TeacherJob("memory://nowhere", EvaluationConfig(), cluster, sampling, 0, config=config)
+    worker = Worker(rank, 2, torch.device("cpu"), tuple(NODES))
+    return SampledTrainer(PromptTeacherTask(job, worker), job, client, worker, None)
+
+
 def run(script: str, role: str, hosts: Any, folder: str, words: list[str], timeout: float = 400, allocator: bool = True) -> list[dict]:
     """Runs a script as both hosts; what their workers measured.
 
@@ -104,7 +127,7 @@ def run(script: str, role: str, hosts: Any, folder: str, words: list[str], timeo
         allocator: With the allocator settings of the project's workers.
     """
     from promptmm.distributed.config import ClusterConfig
-    from promptmm.distributed.launch import worker_environment
+    from promptmm.distributed.execution.session import worker_environment
 
     session = f"{role}{os.urandom(3).hex()}"
     servers = ",".join(f"{hosts.address(h)} {30_100 + h}" for h in range(2))

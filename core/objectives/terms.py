@@ -17,7 +17,6 @@ from ..kinds import LOSSES
 from ..losses import bpr_loss, embedding_loss, l2_loss, list_loss, pair_loss
 from .labels import Labels
 
-
 _BY_MODALITY = "learns_by_modality"
 
 

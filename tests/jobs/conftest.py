@@ -67,7 +67,7 @@ def temporary() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def process(temporary, tmp_path_factory) -> Callable[..., Ended]:
-    """Runs a command as a process with a deadline; by default `promptmm`, in an empty folder. See `Ended` for what is looked at afterwards."""
+    """Runs a command as a process with a deadline; by default `promptmm`. See `Ended` for what is looked at afterwards."""
     working_dir = tmp_path_factory.mktemp("working")
 
     def run(

@@ -11,74 +11,62 @@ import os
 import sys
 from pathlib import Path
 
-from promptmm.distributed.config import ClusterConfig
-from promptmm.distributed.launch import worker_environment
+from promptmm.distributed.execution.session import worker_environment
 from promptmm.jobs.settings import load_settings
 
 if os.environ.get("MALLOC_TRIM_THRESHOLD_") is None:  # read when a process starts
     environment = worker_environment(load_settings(None, sys.argv[3:]).cluster)
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **environment, "OMP_NUM_THREADS": "1"})
 
-import dgl.distributed
 import memory
+import promptmm.distributed.engines.sampled.trainer
+import promptmm.graph_store.dgl.standalone  # noqa: F401 - a worker's libraries, DGL's client among them
 import torch
 from promptmm.core.storage import join, read_manifest
-from promptmm.distributed.deepspeed_engine import ReductionEngine, prepare_extensions
-from promptmm.distributed.labels import Labeler
-from promptmm.distributed.resident import build_resident
-from promptmm.distributed.sampled_student import train_sampled_student
-from promptmm.distributed.sampled_training import train_sampled_teacher
-from promptmm.distributed.student_training import run_student, train_graph
-from promptmm.distributed.teacher_training import TeacherJob, run_teacher
-from promptmm.distributed.worker import Worker
-from promptmm.graph_store.backend import PartLocation, Session
+from promptmm.distributed.config import ClusterConfig
+from promptmm.distributed.engines.reduction.deepspeed import DeepSpeedReduction
+from promptmm.distributed.execution.dataset_graph import DatasetGraph
+from promptmm.distributed.execution.local import start_worker
+from promptmm.distributed.labels.labeler import Labeler, stream_here
+from promptmm.distributed.run_job import run_job
+from promptmm.distributed.surroundings import Surroundings
 from promptmm.graph_store.dataset import open_dataset
-from promptmm.graph_store.dgl.client import GraphClient
 from promptmm.graph_store.feature_rows import map_features
 from promptmm.graph_store.own_features import ItemShard
-from promptmm.jobs.runs.worker_jobs import student_job
+from promptmm.jobs.runs.worker_jobs import student_job, teacher_job
+
+
+class MappedGraph(DatasetGraph):
+    """The graph in this process, with the features mapped from the only part's files, as a worker of Ray maps its own."""
+
+    def _item_shard(self) -> ItemShard:
+        folder = Path(str(self.graph_url))
+        found = {m: map_features(folder, read_manifest(str(folder), "graph"), 0, m) for m in self.dataset.modalities}
+        rows, present = {m: x.values() for m, x in found.items()}, {m: torch.from_numpy(x.present) for m, x in found.items()}
+        return ItemShard(torch.arange(self.dataset.num_items), rows, present)
 
 
 def start():
-    """This process as the only worker, its libraries loaded."""
-    torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK="0", RANK="0", WORLD_SIZE="1", DGL_DIST_MODE="standalone")
+    """This process as the only worker, its libraries loaded, with the process group that DeepSpeed wants."""
+    os.environ.update(LOCAL_RANK="0", RANK="0", WORLD_SIZE="1")
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    worker = Worker(0, 1, torch.device("cpu"), ("here",))
-    prepare_extensions()
+    worker = start_worker(1)
     nothing = type("Nothing", (torch.nn.Linear,), {"forward": lambda self: {"x": self.weight}})(1, 1)
-    ReductionEngine(nothing, 0.1, torch.float32, ClusterConfig(), worker, ())
-    dgl.distributed.initialize(None)
+    DeepSpeedReduction(nothing, 0.1, torch.float32, ClusterConfig(), worker, ())
     return worker
 
 
 def run(stage: str, settings, worker) -> None:
-    """The stage, as its Ray Train loop runs it."""
-    dataset, graph_url = open_dataset(join(settings.dir, "dataset")), Path(settings.dir) / "graph"
-    sampled = settings.cluster.engine == "sampled"
+    """The stage, as a worker of Ray runs it."""
+    dataset = open_dataset(join(settings.dir, "dataset"))
     if stage == "label":
-        labeler = Labeler(student_job(settings, dataset, 0).label_job())
+        labeler = Labeler(student_job(settings, dataset, 0).label_job(), dataset)
         for block in range(min(3, labeler.job.num_blocks)):
             labeler.table(0, block)
         return
-    if sampled:
-        graph = dgl.distributed.DistGraph("promptmm", part_config=str(graph_url / "promptmm.json"))
-        session = Session("alone", str(graph_url), (PartLocation("here", str(graph_url)),))
-        client = GraphClient(graph, session, graph_url, 0, ["here"])
-    job = TeacherJob(
-        settings.dir, settings.teacher, settings.evaluation, settings.cluster, settings.run.seed, None, None, {},
-        settings.sampling if sampled else None,
-    )  # fmt: skip
-    if stage == "student":
-        student = student_job(settings, dataset, 0)
-        train_sampled_student(student, worker, client, dataset) if sampled else run_student(student, worker, dataset)
-    elif sampled:
-        train_sampled_teacher(job, worker, client, dataset)
-    else:
-        found = {m: map_features(graph_url, read_manifest(str(graph_url), "graph"), 0, m) for m in dataset.modalities}
-        rows, present = {m: x.values() for m, x in found.items()}, {m: torch.from_numpy(x.present) for m, x in found.items()}
-        shard = ItemShard(torch.arange(dataset.num_items), rows, present)
-        run_teacher(job, worker, build_resident(worker, settings.teacher, train_graph(dataset), shard), dataset)
+    job = teacher_job(settings, dataset) if stage == "teacher" else student_job(settings, dataset, 0)
+    graph = MappedGraph(dataset, join(settings.dir, "graph"))
+    run_job(job, worker, Surroundings(dataset, graph, lambda labels, epochs: stream_here(labels, dataset, epochs)))
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from promptmm.core.teacher import TeacherVectors
-from promptmm.distributed.labels import Labeler, labels_url, publish_labels, write_block
-from promptmm.distributed.teacher_artifact import write_revision
+from promptmm.core.vectors import TeacherVectors
+from promptmm.distributed.artifacts.teacher import output_of_vectors, write_revision
+from promptmm.distributed.execution.local import LocalExecutor, start_worker
 from promptmm.graph_store.catalog import Catalog
 from promptmm.graph_store.config import GraphConfig
 from promptmm.graph_store.dataset import open_dataset
@@ -41,16 +41,15 @@ def run_dir(tmp_path_factory) -> Path:
     partition(open_dataset(f"{folder}/dataset"), f"{folder}/graph", GraphConfig())
     users, items = torch.randn(NUM_USERS, 64), torch.randn(NUM_ITEMS, 64)
     vectors = TeacherVectors(users, items, dict.fromkeys(DIMS, users), dict.fromkeys(DIMS, items), users, items, {})
-    write_revision(f"{folder}/teacher", 0, vectors, {"none": torch.zeros(1)}, {})
+    output = output_of_vectors(start_worker(torch.get_num_threads()), vectors)
+    write_revision(f"{folder}/teacher", 0, output, {"none": torch.zeros(1)}, {})
     return folder
 
 
 def write_labels(folder: Path, settings, dataset) -> None:
     """One epoch of labels in the run's folder."""
-    job, threads = student_job(settings, dataset, 0).label_job(), torch.get_num_threads()
-    labeler, url = Labeler(job), labels_url(str(folder), 0)
-    torch.set_num_threads(threads)  # a labeler takes one
-    publish_labels(job, url, 1, [write_block(labeler, url, 0, block) for block in range(job.num_blocks)], {})
+    job = student_job(settings, dataset, 0).label_job()
+    LocalExecutor(settings.cluster, str(folder), dataset).label(job, str(folder), 1, {})
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ def test_memory_is_within_a_quarter(run_dir, tmp_path, stage, role, overrides):
 
 
 def test_the_plan_knows_the_chunks_of_exact_inference():
-    from promptmm.distributed import layerwise
-    from promptmm.jobs.planning import sizes
+    from promptmm.distributed.engines.sampled import inference
+    from promptmm.jobs.planning import sampled_needs
 
-    assert (sizes.CHUNK_ROWS, sizes.CHUNK_EDGES) == (layerwise.CHUNK_ROWS, layerwise.CHUNK_EDGES)
+    assert (sampled_needs.CHUNK_ROWS, sampled_needs.CHUNK_EDGES) == (inference.CHUNK_ROWS, inference.CHUNK_EDGES)

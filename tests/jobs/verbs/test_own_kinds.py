@@ -106,7 +106,8 @@ def words_of(own: str) -> list[str]:
     """Settings that name every kind but the teacher."""
     return [
         f"student.kind={own}:MyStudent", "student.options={own_share: 0.3}", f"student.layers={LAYERS}",
-        f"distill.losses={{{own}:my_loss: 0.5}}", f"distill.candidates={own}:MyCandidates", f"distill.options={{best: {BEST}, margin: 0.1}}",
+        f"distill.losses={{{own}:my_loss: 0.5}}", f"distill.candidates={own}:MyCandidates",
+        f"distill.options={{best: {BEST}, margin: 0.1}}",
         f"evaluation.metrics=[{own}:my_metric]", f"evaluation.select_by={own}:my_metric@20", f"run.trackers=[{own}:Tracker]",
     ]  # fmt: skip
 
@@ -116,7 +117,7 @@ def rows_of(path: Path) -> list:
 
 
 def check_run(run: Path, own: str) -> None:
-    """Every kind has left its trace: results.json has the metric, metrics.jsonl the loss, the labels the lists, the bundle's model the gates."""
+    """Every kind has left a trace: results.json has the metric, metrics.jsonl the loss, the labels the lists, the student its gates."""
     results, metric = read_json(str(run / "results.json")), f"{own}:my_metric@20"
     for model in (results["teacher"], results["student"]):
         assert model["selected_by"] == metric
@@ -161,9 +162,8 @@ def test_own_kinds_are_found_by_the_workers_of_ray(own, process, tiny, tmp_path)
 def test_a_loss_that_is_no_scalar_is_refused(own, command, tiny, tmp_path):
     with open(tmp_path / f"{own}.py", "a") as file:
         file.write("\n\ndef unsummed(inputs):\n    return inputs.student.scores\n")
-    ended = command(
-        "pipeline", tiny, f"distill.losses={{{own}:unsummed: 1.0}}", "cluster.executor=local", "cluster.engine=full", f"run.dir={tmp_path}/run"
-    )
+    where = ("cluster.executor=local", "cluster.engine=full", f"run.dir={tmp_path}/run")
+    ended = command("pipeline", tiny, f"distill.losses={{{own}:unsummed: 1.0}}", *where)
     assert ended.code == 2
     assert f"{own}:unsummed returns a tensor of shape [512, 21]; a loss is a scalar tensor" in ended.err
 
