@@ -1,4 +1,4 @@
-"""The method: models, prompt, losses, metrics and serving. torch and torch_geometric only."""
+"""Holds the method: models, prompt, losses, metrics and serving. It needs torch and torch_geometric, and no engine."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""Names for custom autograd functions."""
+"""Defines names of types that custom autograd functions share."""
 
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
-Context: TypeAlias = Any  # torch's context of a function, which takes attributes of any name
-Gradients: TypeAlias = tuple[Tensor | None, ...]  # one for each argument of forward
+Context: TypeAlias = Any  # the `ctx` that torch hands to a function; it takes attributes of any name
+Gradients: TypeAlias = tuple[Tensor | None, ...]  # one gradient for each argument of `forward`

@@ -1,9 +1,10 @@
-"""Sampled blocks: the part of the train graph that a batch's vectors depend on, with weights that keep every sum unbiased.
+"""Samples blocks: the part of the train graph that a batch's vectors depend on, with weights that keep every sum unbiased.
 
-Level 0 holds the wanted users and items. Hop h reads level h + 1 and gives level h: every user at level h has up to `fan_out` of its
-items at level h + 1, every item of its users. A level's rows are a prefix of the next one's, so one list of users and one of items name
-all rows. Hops are sampled independently of each other, also for a node that several hops reach: the expectation of a product of
-sampled sums is then the product of the full ones (for what is linear; normalisations and losses after it are not).
+Level 0 holds the users and items whose vectors are wanted. Hop h reads level h + 1 and gives level h: every user at level h has up to
+`fan_out` of its items at level h + 1, and every item at level h has up to `fan_out` of its users there. A level's rows are a prefix of
+the next level's rows, so one list of users and one list of items name all rows. Hops are sampled independently of each other, also for a
+node that several hops reach: the expectation of several layers of sampled sums is then that of the full sums. This holds for linear
+layers; normalisations and losses after them are not linear.
 """
 
 from collections.abc import Callable
@@ -19,12 +20,12 @@ from .sides import ITEMS, USERS
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Sampled neighbours of some nodes of one side.
+    """Holds sampled neighbours of some nodes of one side.
 
     Attributes:
-        pointers: int64 [n + 1], a run of neighbours for every node, in the order asked for.
-        ids: int64 [edges], dataset indices of the neighbours (of the other side).
-        weights: float32 [edges], Ã's entry times degree / sampled neighbours.
+        pointers: int64 [n + 1]; they delimit each node's run of neighbours, in the order in which the nodes were given.
+        ids: int64 [num_edges], dataset indices of the neighbours, which belong to the other side.
+        weights: float32 [num_edges], Ã's entry times (degree / number of sampled neighbours).
     """
 
     pointers: Tensor
@@ -33,13 +34,13 @@ class Neighbours:
 
 
 def sample_neighbours(pointers: Tensor, columns: Tensor, weights: Tensor, rows: Tensor, fan_out: int, *keys: int | Tensor) -> Neighbours:
-    """Samples rows of a CSR matrix with weights, and scales the weights by degree / sampled neighbours.
+    """Samples neighbours of rows of a weighted CSR matrix, and scales the weights by degree / number of sampled neighbours.
 
     Args:
         pointers, columns, weights: The matrix: int64 [num_rows + 1], ids of the neighbours [num_edges], float32 [num_edges].
-        rows: int64 [n].
-        fan_out: Neighbours a row, -1 for all.
-        keys: Of the random draw, as in `sample_edges`.
+        rows: int64 [n], the rows to sample.
+        fan_out: The largest number of neighbours for a row; -1 takes all.
+        keys: Keys of the random draw, as in `sample_edges`.
     """
     out, edges = sample_edges(pointers, rows, fan_out, *keys)
     counts = out.diff()
@@ -50,66 +51,77 @@ def sample_neighbours(pointers: Tensor, columns: Tensor, weights: Tensor, rows: 
 
 
 def neighbour_keys(sides: int | Tensor, ids: Tensor, seed: int, step: int, hop: int) -> tuple[int | Tensor, ...]:
-    """The keys of the neighbours drawn for some nodes: a function of seed, step, hop and dataset index, wherever the nodes are stored.
+    """Returns the keys of the random draw of some nodes' neighbours; they do not depend on where the nodes are stored.
 
     Args:
-        sides: USERS or ITEMS, for all nodes or one for each, int64 [n].
-        ids: int64 [n], dataset indices.
-        step: Step since the start of training.
+        sides: USERS or ITEMS: one for all nodes, or int64 [n] with one for each.
+        ids: int64 [n], dataset indices of the nodes.
+        seed: Seed of the run.
+        step: Number of the step since the start of training.
+        hop: The hop that draws.
     """
     return STREAM_NEIGHBOUR, seed, step, hop, sides, ids
 
 
 def graph_sampler(graph: BipartiteGraph, fan_outs: list[int], seed: int, step: int) -> "Sampler":
-    """A sampler of a graph that is in memory.
+    """Returns a sampler of a graph that is in memory.
 
     Args:
-        fan_outs: Neighbours a row by hop, -1 for all.
+        graph: The train graph.
+        fan_outs: The largest number of neighbours for a node, by hop; -1 takes all.
+        seed, step: As in `neighbour_keys`.
     """
 
     def sample(users: Tensor, items: Tensor, hop: int) -> tuple[Neighbours, Neighbours]:
         sides = ((USERS, graph.users, graph.user_weights, users), (ITEMS, graph.items, graph.item_weights, items))
-        found = [
+        neighbours = [
             sample_neighbours(csr.pointers, csr.columns, weights, rows, fan_outs[hop], *neighbour_keys(side, rows, seed, step, hop))
             for side, csr, weights, rows in sides
         ]
-        return found[0], found[1]
+        return neighbours[0], neighbours[1]
 
     return sample
 
 
-# (users, items, hop) -> neighbours of both: one request for a hop.
+# From (users, items, hop) to the neighbours of the users and of the items; a hop needs one call, and so one request to a server.
 Sampler = Callable[[Tensor, Tensor, int], tuple[Neighbours, Neighbours]]
 
 
 def without_pairs(sampler: Sampler, users: Tensor, items: Tensor, num_items: int) -> Sampler:
-    """A sampler whose neighbours leave out some pairs, in both directions.
+    """Returns a sampler that draws as `sampler` does and then leaves out given pairs, in both directions.
 
     A neighbour is drawn with the same probability whether others are left out or not, so the remaining weights stay as they are, and a
     sum is unbiased for Ã with the pairs' entries at zero. The degrees in Ã are those of the whole graph, as at inference.
 
     Args:
+        sampler: Draws the neighbours.
         users, items: int64 [n], the pairs' dataset indices.
+        num_items: The number of items in the catalog.
     """
     excluded = torch.unique(users * num_items + items)
 
-    def keep(found: Neighbours, keys: Tensor) -> Neighbours:
+    def without_excluded(drawn: Neighbours, keys: Tensor) -> Neighbours:
         kept = ~torch.isin(keys, excluded)
-        before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
-        return Neighbours(before[found.pointers], found.ids[kept], found.weights[kept])
+        num_kept_before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        return Neighbours(num_kept_before[drawn.pointers], drawn.ids[kept], drawn.weights[kept])
 
     def sample(users: Tensor, items: Tensor, hop: int) -> tuple[Neighbours, Neighbours]:
         of_users, of_items = sampler(users, items, hop)
         user_keys = torch.repeat_interleave(users, of_users.pointers.diff()) * num_items + of_users.ids
         item_keys = of_items.ids * num_items + torch.repeat_interleave(items, of_items.pointers.diff())
-        return keep(of_users, user_keys), keep(of_items, item_keys)
+        return without_excluded(of_users, user_keys), without_excluded(of_items, item_keys)
 
     return sample
 
 
 @dataclass(frozen=True)
 class Hop:
-    """One direction of one hop: rows of a level from rows of the next one, and the transposed matrix for the backward pass."""
+    """Holds one direction of one hop: the weighted matrix from the next level's rows to a level's rows, and its transpose.
+
+    Attributes:
+        rows, weights: The matrix of the forward pass, [rows of the level, rows of the next level of the other side], float32 weights.
+        back_rows, back_weights: The transposed matrix, for the backward pass.
+    """
 
     rows: Csr
     weights: Tensor
@@ -127,13 +139,13 @@ class Hop:
 
 
 class _Nodes:
-    """Distinct ids in the order they were added."""
+    """Collects distinct ids in the order in which they are added."""
 
     def __init__(self, ids: Tensor) -> None:
         self.ids = ids
 
     def add(self, ids: Tensor) -> Tensor:
-        """Appends the ids that are not there yet, ascending; where each of `ids` stands, int64."""
+        """Appends the ids that are not there yet, ascending; returns the place of each of `ids` in the collection, int64 [n]."""
         unique, inverse = torch.unique(ids, return_inverse=True)
         count, is_new = self.ids.numel(), torch.ones_like(unique, dtype=torch.bool)
         places = torch.zeros_like(unique)
@@ -149,12 +161,12 @@ class _Nodes:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Hops over sampled neighbours; a `Propagation` whose vectors are those of level 0.
+    """Propagates over sampled neighbours: a `Propagation` that gives the vectors of level 0.
 
     Attributes:
         users, items: int64, dataset indices of all rows; a level's rows are the first `num_users[level]` and `num_items[level]`.
-        num_users, num_items: Rows by level, the number of hops + 1 entries.
-        users_of, items_of: By hop, the sums into users and into items.
+        num_users, num_items: The number of users and of items at every level, from 0 to the number of hops.
+        users_of, items_of: For every hop the sums into users and the sums into items.
     """
 
     users: Tensor
@@ -166,12 +178,12 @@ class Blocks:
 
     @staticmethod
     def sample(sampler: Sampler, users: Tensor, items: Tensor, num_hops: int) -> "Blocks":
-        """Samples hop after hop, one request each.
+        """Samples hop after hop, with one call of the sampler for each.
 
         Args:
-            sampler: Gives the neighbours of a level's users and items; the fan-outs are its own.
-            users, items: int64, distinct dataset indices: level 0.
-            num_hops: Hops.
+            sampler: Draws the neighbours of a level's users and items, with its own fan-outs.
+            users, items: int64, distinct dataset indices of level 0.
+            num_hops: The number of hops.
         """
         of_users, of_items = _Nodes(users), _Nodes(items)
         num_users, num_items = [users.numel()], [items.numel()]
@@ -186,7 +198,11 @@ class Blocks:
         return Blocks(of_users.ids, of_items.ids, num_users, num_items, users_of, items_of)
 
     def entries(self, users: Tensor, items: Tensor) -> Tensor:
-        """The weights of items in users' sums at hop 0, 0 where they were not drawn: float32 [n], from int64 [n] rows of level 0."""
+        """Returns the weights, float32 [n], that hop 0 gives to items in users' sums; 0 where an item was not drawn.
+
+        Args:
+            users, items: int64 [n], rows of level 0.
+        """
         hop = self.users_of[0]
         keys, order = (hop.rows.rows * hop.rows.num_columns + hop.rows.columns).sort()
         wanted = users * hop.rows.num_columns + items
@@ -194,23 +210,23 @@ class Blocks:
         return torch.where(keys[at] == wanted, hop.weights[order[at]], 0.0)
 
     def to_users(self, x: Tensor, hop: int = 0) -> Tensor:
-        """Items at level hop + 1 or deeper -> users at level hop."""
+        """Returns the sums over their items' rows for the users at level `hop`; `x` holds the items at level `hop` + 1 or deeper."""
         return _sum(self.users_of[hop], x[: self.num_items[hop + 1]])
 
     def to_items(self, x: Tensor, hop: int = 0) -> Tensor:
-        """Users at level hop + 1 or deeper -> items at level hop."""
+        """Returns the sums over their users' rows for the items at level `hop`; `x` holds the users at level `hop` + 1 or deeper."""
         return _sum(self.items_of[hop], x[: self.num_users[hop + 1]])
 
     def users_at(self, x: Tensor, level: int) -> Tensor:
-        """The users of a level, from those of the same or a deeper one."""
+        """Returns the rows of the users at `level`; `x` holds those at the same or a deeper level."""
         return x[: self.num_users[level]]
 
     def items_at(self, x: Tensor, level: int) -> Tensor:
-        """The items of a level, from those of the same or a deeper one."""
+        """Returns the rows of the items at `level`; `x` holds those at the same or a deeper level."""
         return x[: self.num_items[level]]
 
     def to(self, device: torch.device | str) -> "Blocks":
-        """The same blocks on a device; the lists of ids stay where they are."""
+        """Moves the hops to a device; the lists of ids stay where they are."""
         return Blocks(
             self.users, self.items, self.num_users, self.num_items,
             [h.to(device) for h in self.users_of], [h.to(device) for h in self.items_of],
@@ -218,7 +234,7 @@ class Blocks:
 
 
 def append_distinct(ids: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct ids with those of `more` that are not among them behind, and where each of `more` stands; int64."""
+    """Appends to distinct ids those of `more` that are not among them; returns all ids and the place of each of `more`, int64."""
     nodes = _Nodes(ids)
     places = nodes.add(more)
     return nodes.ids, places

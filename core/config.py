@@ -1,4 +1,4 @@
-"""What to learn: the settings of the method. Where to run is `distributed/config.py`."""
+"""Declares the settings that say what to learn. Those that say where to run are in `distributed/config.py`."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from .settings import check_bounds, setting
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Epochs, batches and the learning rate of one training stage; sections `teacher.train` and `student.train`."""
+    """Settings of one training stage: epochs, batches and learning rate; sections `teacher.train` and `student.train`."""
 
     epochs: int = setting(100, "largest number of epochs; the exact number where there is no validation split", ge=1)
-    batch_size: int = setting(2048, "train interactions a step, over all workers", ge=1)
-    learning_rate: float = setting(0.001, "Adam's step size for the ID tables", gt=0)
-    patience: int = setting(10, "evaluations without a better validation metric before stopping", ge=1)
+    batch_size: int = setting(2048, "train interactions in a step, over all workers", ge=1)
+    learning_rate: float = setting(0.001, "Adam's step size for the ID tables, and for a student's other weights", gt=0)
+    patience: int = setting(10, "evaluations without a better validation metric before training stops", ge=1)
     evaluate_every: int = setting(1, "epochs between validations", ge=1)
     checkpoint_every: int = setting(5, "epochs between checkpoints", ge=1)
     lr_decay: float = setting(1.0, "factor on the learning rates after each epoch", gt=0, le=1)
@@ -29,9 +29,9 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The cumbersome multi-modal teacher (docs/method.md 1), or a baseline in its place (`core/teacher/`).
+    """Settings of the large multi-modal teacher (docs/method.md 1) or of a baseline in its place (docs/method.md 7); section `teacher`.
 
-    Every kind reads dim, l2, user_balance, init_scale and train; a setting that only some of them read says which.
+    Every kind reads dim, l2, user_balance, init_scale and train. The help of a setting that only some kinds read names these.
     """
 
     dim: int = setting(64, "embedding size d", ge=1)
@@ -54,27 +54,28 @@ class TeacherConfig:
     whiten: bool = setting(
         False, "decorrelate each modality's standardised columns before the reduction (ZCA with shrinkage); read by promptmm"
     )
-    hidden: list[int] = setting([], "hidden sizes of the reduction towers; [] is one linear layer; promptmm alone has them")
+    hidden: list[int] = setting([], "hidden sizes of the reduction towers; [] is one linear layer; read by promptmm")
     reduction_dtype: str = setting(
         "float32",
-        "what the reduction towers compute in; bfloat16 rounds their weights and the prompt's, whose float32 masters and moments Adam "
-        "keeps, and needs cluster.zero_stage of 1 to 3",
+        "number format that the reduction towers compute in; bfloat16 rounds their weights and the prompt's, of which Adam keeps "
+        "float32 masters and moments, and needs cluster.zero_stage of 1 to 3",
         choices=("float32", "bfloat16"),
     )
     dropout: float = setting(0.2, "dropout on the reduced features; read by promptmm", ge=0, lt=1)
-    prompt: bool = setting(True, "learn the prompt; false is the ablation without it; promptmm alone has one")
+    prompt: bool = setting(True, "learn the prompt; false is the ablation without a prompt; read by promptmm")
     feature_prompt_weight: float = setting(0.1, "λ_f, the prompt's share in the feature reduction; read by promptmm", ge=0)
     id_prompt_weight: float = setting(0.1, "λ_p, the prompt's share in the ID vectors; read by promptmm", ge=0)
     fusion: str = setting(
         "sum",
-        "how the modalities enter the final vectors: sum adds them to the collaborative ones, which BPR then trains together; concat sets "
-        "them beside those, with users of unit length in every part and BPR on the collaborative part alone; read by promptmm",
+        "how the modalities enter the final vectors: sum adds their vectors to the collaborative ones, and BPR trains the sum; concat puts "
+        "them beside the collaborative ones, with each part of a user's vector at unit length (the modalities' times η), and BPR trains "
+        "the collaborative part alone; read by promptmm",
         choices=("sum", "concat"),
     )
     fusion_weight: float = setting(1.0, "η, the modalities' share in the final vectors; read by promptmm", ge=0)
     feature_loss_weight: float = setting(0.1, "β_feat, weight of BPR on each modality; read by promptmm", ge=0)
     feature_temperature: float | None = setting(
-        None, "τ_f: BPR on a modality compares cosines / τ_f; not set: dot products; read by promptmm", gt=0
+        None, "τ_f: BPR on a modality compares cosines divided by τ_f; not set: it compares dot products; read by promptmm", gt=0
     )
     leave_one_out: bool = setting(
         False,
@@ -83,13 +84,17 @@ class TeacherConfig:
     prompt_loss_weight: float = setting(0.01, "β_prompt, weight of BPR on the prompt; read by promptmm", ge=0)
     l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
     user_balance: float = setting(
-        0.0, "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0: interactions alike, 1: users alike", ge=0, le=1
+        0.0,
+        "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0 gives all interactions the same weight, 1 gives all "
+        "users the same total weight",
+        ge=0,
+        le=1,
     )
     feature_decay: float = setting(
         1e-4, "δ, weight of the mean squared norm of the reduced features; read by promptmm, vbpr and lattice", ge=0
     )
     reduction_learning_rate: float = setting(
-        0.001, "Adam's step size for reduction layers and prompt, and for what vbpr and lattice learn on features", gt=0
+        0.001, "Adam's step size for reduction layers and prompt, and for the weights that vbpr and lattice apply to features", gt=0
     )
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
     options: dict[str, Any] = setting({}, "settings that a teacher of your own reads")
@@ -107,31 +112,31 @@ class TeacherConfig:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is one module that every worker has whole, and not the method's own teacher with its towers and prompt."""
+        """Returns whether the teacher is one module that every worker holds whole, and not PromptMM's own with towers and prompt."""
         return not TEACHERS.get(self.kind).has_towers
 
     @property
     def reads_features(self) -> bool:
-        """Whether it learns from the modalities, and so has vectors for each of them."""
+        """Returns whether the teacher learns from the modalities, and so has vectors for each of them."""
         return bool(TEACHERS.get(self.kind).reads_features)
 
     @property
     def tower_dtype(self) -> torch.dtype:
-        """Of the weights that the reduction towers compute with."""
+        """Returns the dtype of the weights that the reduction towers compute with."""
         return torch.bfloat16 if self.reduction_dtype == "bfloat16" else torch.float32
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Neighbour blocks of the sampled engine; section `sampling`."""
+    """Settings of the sampled engine's neighbour blocks; section `sampling`."""
 
     fan_outs: list[int] = setting(
-        [10], "neighbours drawn a node, by hop from the batch outwards; -1: all of them; further hops take the last figure"
+        [10], "neighbours drawn for a node, by hop from the batch outwards; -1: all of them; further hops take the last figure"
     )
     exclude_seed_edges: bool = setting(
         False, "leave the batch's own positive pairs out of its blocks, in both directions; false: they stay, as in the full engine"
     )
-    prefetch: int = setting(2, "batches (or micro-batches) of blocks made ahead in the background", ge=1)
+    prefetch: int = setting(2, "batches (or micro-batches) that are made ahead in the background", ge=1)
 
     def __post_init__(self) -> None:
         check_bounds(self, "sampling")
@@ -139,21 +144,27 @@ class SamplingConfig:
             raise InputError(f"sampling.fan_outs={self.fan_outs}: name at least one fan-out, each at least 1, or -1 for all neighbours")
 
     def fan_outs_of(self, hops: int) -> list[int]:
-        """A fan-out for every hop."""
+        """Returns the fan-outs of `hops` hops."""
         return [self.fan_outs[min(hop, len(self.fan_outs) - 1)] for hop in range(hops)]
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """The lightweight student that ships (docs/method.md 2)."""
+    """Settings of the light student that ships (docs/method.md 2); section `student`."""
 
     kind: str = setting("lightgcn", "model of the student: lightgcn, mf, gcn, mlp, or your own as module:Class", kinds=STUDENTS)
     dim: int = setting(64, "embedding size d_S", ge=1)
     layers: int = setting(2, "propagation layers L_S (mlp: layers of the head)", ge=0)
-    warm_start: bool = setting(False, "start the ID tables from the teacher's final vectors; of a smaller size: with the closest scores")
+    warm_start: bool = setting(
+        False, "start the ID tables from the teacher's final vectors, or where student.dim is smaller from those with the closest scores"
+    )
     l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
     user_balance: float = setting(
-        0.0, "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0: interactions alike, 1: users alike", ge=0, le=1
+        0.0,
+        "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0 gives all interactions the same weight, 1 gives all "
+        "users the same total weight",
+        ge=0,
+        le=1,
     )
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
     options: dict[str, Any] = setting({}, "settings that a student of your own reads")
@@ -171,41 +182,42 @@ class StudentConfig:
 
     @property
     def starts_from_teacher(self) -> bool:
-        """Whether there has to be a teacher: its vectors are the start, or the rows, of this student."""
+        """Returns whether the student needs a teacher, whose final vectors are its start or its frozen rows."""
         return self.warm_start or not STUDENTS.get(self.kind).learns_rows
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """What the student learns from the teacher (docs/method.md 3 and 4)."""
+    """Settings of what the student learns from the teacher (docs/method.md 3 and 4); section `distill`."""
 
     use_teacher: bool = setting(True, "distil; false trains the student alone, without labels")
     candidates: str = setting("mixed", "policy of the candidate lists: mixed, or your own as module:Class", kinds=CANDIDATES)
-    losses: dict[str, float] = setting({}, "further losses on the labels with their weights, {module:function: weight}")
+    losses: dict[str, float] = setting({}, "further losses on the labels, with their weights: {module:function: weight}")
     options: dict[str, Any] = setting({}, "settings that losses and candidate policies of your own read")
-    num_uniform: int = setting(20, "uniform unseen candidates a list; the first is BPR's negative", ge=1)
-    num_top: int = setting(0, "candidates from the teacher's top-ranked unseen items a list", ge=0)
-    top_depth: int = setting(100, "depth of the teacher's ranking they are drawn from, items", ge=1)
+    num_uniform: int = setting(20, "uniformly drawn unseen candidates in a list; the first is BPR's negative", ge=1)
+    num_top: int = setting(0, "candidates in a list that are drawn from the teacher's top-ranked unseen items", ge=0)
+    top_depth: int = setting(100, "depth of the teacher's ranking that distill.num_top draws from, items", ge=1)
     temperature: float = setting(1.0, "τ of the pair and list losses", gt=0)
     reweight_temperature: float = setting(0.5, "τ_ω of the modality re-weighting", gt=0)
-    reweight: bool = setting(True, "modality-aware re-weighting ω; false weighs modalities alike")
-    disentangle: bool = setting(True, "β in place of the coupled factor 1 - b^T_+; false is the plain KL divergence")
-    pair_weight: float = setting(1.0, "λ1, ranking distillation on pairs", ge=0)
-    list_weight: float = setting(0.1, "λ2, modality-aware ranking distillation on lists", ge=0)
-    embedding_weight: float = setting(0.1, "λ3, modality-aware embedding distillation", ge=0)
-    confident_weight: float = setting(1.0, "α, weight of KL over {positive, rest}; with disentangle=false of the plain KL", ge=0)
+    reweight: bool = setting(True, "modality-aware re-weighting ω; false gives all modalities the same weight")
+    disentangle: bool = setting(True, "weight KL over the negatives by β; false keeps KL's own factor 1 - b^T_0 (the plain KL with α = 1)")
+    pair_weight: float = setting(1.0, "λ1, weight of ranking distillation on pairs", ge=0)
+    list_weight: float = setting(0.1, "λ2, weight of modality-aware ranking distillation on lists", ge=0)
+    embedding_weight: float = setting(0.1, "λ3, weight of modality-aware embedding distillation", ge=0)
+    confident_weight: float = setting(1.0, "α, weight of KL over {positive, rest}", ge=0)
     uncertain_weight: float = setting(1.0, "β, weight of KL over the negatives; read with disentangle=true only", ge=0)
-    embedding_power: float = setting(2.0, "γ of the scaled cosine error", ge=1)
-    decoder: bool = setting(False, "learn a linear decoder per modality even where the sizes agree")
+    embedding_power: float = setting(2.0, "γ, the power of the cosine error in the embedding loss", ge=1)
+    decoder: bool = setting(False, "learn a linear decoder for each modality even where student.dim and teacher.dim agree")
     regime: str = setting(
         "rounds",
-        "prompt-tuning: rounds (labels by other processes) or inline (teacher resident)",
+        "prompt-tuning: rounds (labels come from other processes, and the prompt is tuned between rounds) or inline (the teacher stays in "
+        "the student's worker, and the prompt steps with every student step)",
         choices=("rounds", "inline"),
     )
     rounds: int = setting(1, "rounds of labels; 1 is offline distillation with a fixed prompt", ge=1)
-    tuning_steps: int = setting(50, "prompt steps between two rounds; read with rounds > 1 only", ge=0)
-    tuning_learning_rate: float = setting(1e-3, "Adam's step size for the prompt in stage 2; read where the prompt is tuned", gt=0)
-    anchor_weight: float = setting(1.0, "λ_anchor, the teacher's own loss in the prompt's loss; read where the prompt is tuned", ge=0)
+    tuning_steps: int = setting(50, "steps of the prompt between two rounds; read with rounds > 1 only", ge=0)
+    tuning_learning_rate: float = setting(1e-3, "Adam's step size for prompt-tuning; read where the prompt is tuned", gt=0)
+    anchor_weight: float = setting(1.0, "λ_anchor, weight of the teacher's own loss in prompt-tuning; read where the prompt is tuned", ge=0)
 
     def __post_init__(self) -> None:
         check_bounds(self, "distill")
@@ -234,26 +246,26 @@ class DistillationConfig:
             raise InputError("distill.regime=inline needs distill.use_teacher=true")
 
     def loss_weights(self) -> dict[str, float]:
-        """The weight of every distillation loss that has one, by name."""
+        """Returns the weights of all distillation losses whose weight is not 0, by name."""
         shipped = {"pair": self.pair_weight, "list": self.list_weight, "embedding": self.embedding_weight}
         return {name: weight for name, weight in {**shipped, **self.losses}.items() if weight}
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Full-ranking evaluation (docs/method.md 5)."""
+    """Settings of full-ranking evaluation (docs/method.md 5); section `evaluation`."""
 
     cutoffs: list[int] = setting([10, 20, 50], "list lengths K of the reported metrics")
     select_by: str = setting("recall@20", "validation metric that chooses the epoch")
-    memory_mib: int = setting(256, "memory of one block of scores, MiB", ge=1)
+    memory_mib: int = setting(256, "memory for one block of scores, MiB", ge=1)
     metrics: list[str] = setting([], "further metrics of your own, each as module:function")
 
     def __post_init__(self) -> None:
         check_bounds(self, "evaluation")
         if not self.cutoffs or any(k < 1 for k in self.cutoffs):
             raise InputError(f"evaluation.cutoffs={self.cutoffs}: name at least one list length, each at least 1")
-        for own in self.metrics:
-            METRICS.check(own)
+        for further in self.metrics:
+            METRICS.check(further)
         name, _, cutoff = self.select_by.rpartition("@")
         if name not in self.metric_names or cutoff not in map(str, self.cutoffs):
             raise InputError(
@@ -263,7 +275,7 @@ class EvaluationConfig:
 
     @property
     def metric_names(self) -> list[str]:
-        """Names of all metrics that an evaluation computes."""
+        """Returns the names of all metrics that an evaluation computes."""
         return [*METRICS.names, *(name for name in self.metrics if name not in METRICS.names)]
 
     def check_catalog(self, num_items: int) -> None:
@@ -273,5 +285,5 @@ class EvaluationConfig:
 
 
 def as_dict(config: Any) -> Any:
-    """A settings object as plain JSON-able values."""
+    """Returns a settings object as nested dictionaries of JSON-able values."""
     return dataclasses.asdict(config)

@@ -1,4 +1,4 @@
-"""Raw modality features: streamed column statistics, standardisation and exact PCA (docs/method.md, notation and 1.1)."""
+"""Prepares raw modality features: streamed column statistics, standardisation and exact PCA (docs/method.md, notation and 1.1)."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -11,23 +11,23 @@ from .autograd import Context
 
 CHUNK_BYTES = 64 * 2**20
 GRAM_COLUMNS = 512
-SHRINKAGE = 0.1  # of whitening, in mean eigenvalues
-PRODUCT_BYTES = 2**20  # of rows that are read, multiplied and forgotten on a CPU: they stay in its caches
+SHRINKAGE = 0.1  # the shrinkage of whitening, as a share of the mean eigenvalue
+PRODUCT_BYTES = 2**20  # rows that a CPU reads, multiplies and forgets at a time: as many bytes stay in its caches
 
 
 def chunk_rows(dim: int) -> int:
-    """Rows of a modality that are worked on at a time in float64: 64 MiB of them, at most 16,384."""
+    """Returns how many rows of `dim` columns are worked on at a time in float64: 64 MiB of them, and at most 16,384."""
     return max(1, min(16_384, CHUNK_BYTES // (8 * max(dim, 1))))
 
 
 @dataclass
 class FeatureMoments:
-    """Count, sum and Gram matrix of the present rows of one modality, in float64; moments of shards add up.
+    """Accumulates count, sum and Gram matrix of the present rows of one modality, in float64; moments of shards add up.
 
     Attributes:
-        count: float64 scalar tensor, number of present rows.
-        total: float64 [dim].
-        upper: float64 [dim, dim], the Gram matrix on and right of its diagonal; what is left of it has no meaning.
+        count: float64 scalar tensor, the number of present rows.
+        total: float64 [dim], the sum of the rows.
+        upper: float64 [dim, dim], the Gram matrix on and right of its diagonal; entries left of the diagonal have no meaning.
     """
 
     count: Tensor
@@ -36,19 +36,19 @@ class FeatureMoments:
 
     @staticmethod
     def zeros(dim: int, device: torch.device | str = "cpu") -> "FeatureMoments":
-        """Of no rows."""
-        make = functools.partial(torch.zeros, dtype=torch.float64, device=device)
-        return FeatureMoments(make(()), make(dim), make(dim, dim))
+        """Returns the moments of an empty set of rows with `dim` columns: all of them are zero."""
+        zeros = functools.partial(torch.zeros, dtype=torch.float64, device=device)
+        return FeatureMoments(zeros(()), zeros(dim), zeros(dim, dim))
 
     @staticmethod
     def of(rows: Tensor, present: Tensor) -> "FeatureMoments":
-        """Of rows [n, dim], any float dtype; those that are not present, bool [n], are ignored."""
+        """Returns the moments of rows [n, dim] of any float dtype; rows that are not `present`, bool [n], are ignored."""
         moments = FeatureMoments.zeros(rows.shape[1], rows.device)
         moments.add(rows, present)
         return moments
 
     def add(self, rows: Tensor, present: Tensor) -> None:
-        """Adds rows, a chunk at a time; as in `of`."""
+        """Adds rows [n, dim] of any float dtype, a chunk at a time; rows that are not `present`, bool [n], are ignored."""
         dim, size = rows.shape[1], chunk_rows(rows.shape[1])
         self.count += present.sum()
         for start in range(0, rows.shape[0], size):
@@ -59,18 +59,21 @@ class FeatureMoments:
                 self.upper[block, first:].addmm_(chunk[:, block].T, chunk[:, first:])
 
     def tensors(self) -> list[Tensor]:
-        """The tensors to sum over shards."""
+        """Returns the tensors themselves, to be summed over shards in place."""
         return [self.count, self.total, self.upper]
 
     def mean(self) -> Tensor:
         return self.total / self.count.clamp(min=1)
 
     def variance(self) -> Tensor:
-        """float64 [dim], divided by the count; not below 0."""
+        """Returns the columns' variance, float64 [dim]: divided by the count, and not below 0."""
         return (self.upper.diagonal() / self.count.clamp(min=1) - self.mean() ** 2).clamp(min=0)
 
     def upper_covariance(self, scale: Tensor) -> Tensor:
-        """Of the columns times `scale` [dim], divided by the count: float64 [dim, dim], on and right of the diagonal as `upper` is."""
+        """Returns the covariance of the columns times `scale` [dim]: float64 [dim, dim], divided by the count.
+
+        Only the entries on and right of the diagonal have a meaning, as in `upper`.
+        """
         mean = self.mean() * scale
         scaled = self.upper / self.count.clamp(min=1)
         return scaled.mul_(scale[:, None]).mul_(scale).addr_(mean, mean, alpha=-1)
@@ -78,12 +81,12 @@ class FeatureMoments:
 
 @dataclass(frozen=True)
 class Standardisation:
-    """x -> (x - mean) * scale per column, missing rows zero; scale also brings the mean row norm to one.
+    """Standardises rows: x -> (x - mean) * scale for each column, times `whitening` if given; missing rows become zero.
 
     Attributes:
         mean: float64 [dim].
-        scale: float64 [dim], 0 for a constant column.
-        whitening: float64 [dim, dim], what the scaled rows are multiplied by, None for nothing.
+        scale: float64 [dim], 0 for a constant column; it also brings the mean row norm to one.
+        whitening: float64 [dim, dim], the matrix that scaled rows are multiplied by; None without whitening.
     """
 
     mean: Tensor
@@ -91,27 +94,28 @@ class Standardisation:
     whitening: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """What it consists of, by name."""
+        """Returns mean, scale and, where there is one, whitening by name."""
         return {"mean": self.mean, "scale": self.scale, **({} if self.whitening is None else {"whitening": self.whitening})}
 
     @staticmethod
     def from_moments(moments: FeatureMoments) -> "Standardisation":
-        """Column standardisation alone; `with_mean_row_norm` completes it."""
+        """Returns the standardisation of the columns alone; `with_mean_row_norm` then brings the mean row norm to one."""
         mean = moments.mean()
         variance = moments.variance()
-        # Below this a column is constant: its variance is the rounding of mean**2 in float64.
+        # Below this bound a column counts as constant: its variance is no more than the rounding error of mean**2 in float64.
         constant = variance <= 1e-12 * (mean**2).clamp(min=1e-30)
         scale = torch.where(constant, 0.0, variance.clamp(min=1e-300).rsqrt())
         return Standardisation(mean, scale)
 
     def with_mean_row_norm(self, mean_row_norm: Tensor) -> "Standardisation":
-        """Divides by the mean norm of the column-standardised present rows."""
+        """Returns the standardisation divided by `mean_row_norm`, the mean norm of the present rows that it gives so far."""
         return replace(self, scale=self.scale / mean_row_norm.clamp(min=1e-30))
 
     def whitened(self, moments: FeatureMoments) -> "Standardisation":
-        """Followed by V diag((λ + s mean(λ))^-½) V^T, the ZCA whitening of the scaled columns' covariance V diag(λ) V^T.
+        """Returns the standardisation followed by ZCA whitening, V diag((λ + s mean(λ))^-½) V^T.
 
-        The shrinkage s = .1 keeps directions of hardly any variance from becoming as loud as the others. Symmetric, so no sign to choose.
+        V diag(λ) V^T is the covariance of the scaled columns. The shrinkage s = 0.1 keeps directions of hardly any variance from becoming
+        as loud as the others. The matrix is symmetric, so no sign has to be chosen.
         """
         values, vectors = torch.linalg.eigh(moments.upper_covariance(self.scale), UPLO="U")
         values = values.clamp(min=0)
@@ -119,9 +123,10 @@ class Standardisation:
         return replace(self, whitening=(vectors * inverse) @ vectors.T)
 
     def apply(self, rows: Tensor, present: Tensor) -> Tensor:
-        """float32 [n, dim] from raw rows [n, dim] and bool present [n].
+        """Standardises raw rows [n, dim] with their presence, bool [n]; returns float32 [n, dim].
 
-        Computed in float32 where no column's mean is more than 64 of its deviations (an error of at most 4e-6 deviations), else in float64.
+        It computes in float32 where no column's mean is more than 64 of its standard deviations (an error of at most 4e-6 deviations), and
+        in float64 otherwise.
         """
         dtype = torch.float32 if self.is_centred else torch.float64
         standard = rows.to(dtype).sub_(self.mean.to(dtype)) if rows.dtype != dtype else rows - self.mean.to(dtype)
@@ -131,7 +136,15 @@ class Standardisation:
         return standard.to(torch.float32)
 
     def lazily(self, read: "RowReader", places: Tensor, device: torch.device | str = "cpu") -> "LazyRows | Tensor":
-        """The same for the first reduction layer, which reads and standardises as it multiplies; float32 rows where that loses digits."""
+        """Returns rows for the first reduction layer, which reads and standardises them while it multiplies.
+
+        Where this would lose digits in float32, the rows are standardised at once and returned as float32 [n, dim].
+
+        Args:
+            read: Reads raw rows.
+            places: int64 [n], the rows' places for `read`.
+            device: Where the product is computed.
+        """
         if not self.is_centred:
             return self.apply(*read(places)).to(device)
         parts = (None if t is None else t.to(device, torch.float32) for t in (self.mean, self.scale, self.whitening))
@@ -139,11 +152,11 @@ class Standardisation:
 
     @functools.cached_property
     def is_centred(self) -> bool:
-        """Whether every column's mean is at most 64 of its standard deviations; a row of unit norm has deviations of 1 / sqrt(dim)."""
+        """Returns whether every column's mean is at most 64 of its standard deviations, which are 1 / sqrt(dim) for rows of unit norm."""
         return bool(((self.mean * self.scale).abs().max() if self.mean.numel() else 0) * self.mean.numel() ** 0.5 <= 64)
 
     def sum_of_row_norms(self, rows: Tensor, present: Tensor) -> Tensor:
-        """float64 scalar: Σ over present rows of |standardised row|."""
+        """Returns the sum of the present rows' norms after standardisation, a float64 scalar."""
         total, size = torch.zeros((), dtype=torch.float64, device=rows.device), chunk_rows(rows.shape[1])
         for start in range(0, rows.shape[0], size):
             chunk = rows[start : start + size][present[start : start + size]].to(torch.float64).sub_(self.mean).mul_(self.scale)
@@ -151,21 +164,22 @@ class Standardisation:
         return total
 
 
-# places, int64 [n] -> raw rows [n, dim] and presence, bool [n]
+# From places, int64 [n], to raw rows [n, dim] and their presence, bool [n].
 RowReader = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class LazyRows:
-    """Rows x_i = present_i (row_i - mean) * scale that are read, and standardised, where they are multiplied.
+    """Stands for rows x_i = present_i (row_i - mean) * scale that are read and standardised only while they are multiplied.
 
-    The backward pass reads them again, from the page cache then: runs that fit the caches cost no more than rows that were kept.
+    The backward pass reads the rows again, then from the page cache: in chunks that fit the CPU's caches this costs no more than to keep
+    them.
 
     Attributes:
         read: Reads raw rows.
-        places: int64 [n], which.
+        places: int64 [n], the rows' places for `read`.
         mean, scale: float32 [dim], on the device of the product.
-        whitening: float32 [dim, dim], what standardised rows are multiplied by, None for nothing; symmetric.
+        whitening: float32 [dim, dim], the symmetric matrix that standardised rows are multiplied by; None without whitening.
     """
 
     read: RowReader
@@ -175,8 +189,8 @@ class LazyRows:
     whitening: Tensor | None = None
 
     def linear(self, weight: Tensor) -> Tensor:
-        """x W^T [n, out] in the weight's dtype; weight: [out, dim], float32 or bfloat16."""
-        if self.whitening is not None:  # (x P) W^T = x (W P)^T: no row is made wider or read twice
+        """Computes x W^T, [n, out] in the weight's dtype, from the weight W [out, dim], float32 or bfloat16."""
+        if self.whitening is not None:  # P is symmetric, so (x P) W^T = x (W P)^T: the weight is whitened in place of the rows
             weight = (weight.float() @ self.whitening).to(weight.dtype)
         if weight.dtype != torch.float32:
             return _ReadAndMultiply.apply(weight, self)[0]
@@ -185,9 +199,9 @@ class LazyRows:
         return (out - scaled @ self.mean) * present[:, None]
 
     def chunks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Runs of rows that fit the caches: where they stand, the rows and their presence.
+        """Yields chunks of rows that fit the CPU's caches (or 64 MiB on another device): their slice of `places`, the rows, their presence.
 
-        float32 rows are raw. Rows of a smaller dtype are standardised first: raw ones differ in digits that it does not have.
+        float32 rows are raw. Rows of a smaller dtype are standardised first, since raw rows differ in digits that it does not have.
         """
         largest = PRODUCT_BYTES if self.mean.device.type == "cpu" else CHUNK_BYTES
         size = max(1, largest // (4 * max(self.mean.numel(), 1)))
@@ -224,9 +238,14 @@ class _ReadAndMultiply(torch.autograd.Function):
 
 
 def principal_axes(moments: FeatureMoments, standardisation: Standardisation, num_components: int) -> Tensor:
-    """Exact PCA of the standardised rows from their streamed moments.
+    """Computes the exact PCA of the standardised rows from their streamed moments.
 
     The sign of each axis is fixed so that its entry of largest magnitude is positive; axes beyond the rank are zero.
+
+    Args:
+        moments: Moments of the raw rows, summed over all shards.
+        standardisation: Standardisation of the rows, without whitening.
+        num_components: The number of axes.
 
     Returns:
         float64 [dim, num_components]; projections are `standardised_rows @ axes`.

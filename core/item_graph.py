@@ -1,7 +1,7 @@
-"""The item-item graph: exact nearest neighbours by cosine, and propagation over them with normalised similarities.
+"""Builds item-item graphs of exact nearest neighbours by cosine, and propagates over them with normalised similarities.
 
 The graph is LATTICE's (Zhang et al., MM 2021, initial graph structures): S_ij = cos(x_i, x_j) where j is one of the k items most similar to
-i, else 0, and D^-1/2 S D^-1/2 with D_ii = Σ_j S_ij. An item is none of its own neighbours: it would be the nearest one of every item.
+i, else 0, and D^-1/2 S D^-1/2 with D_ii = Σ_j S_ij. An item is not its own neighbour, since it would always be the nearest one.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,16 @@ from .ranking import top_k
 
 
 def nearest_neighbours(rows: Tensor, k: int, memory_mib: int = 256, wanted: slice | None = None) -> tuple[Tensor, Tensor]:
-    """The k most similar other rows of each row, exact, without a [num_rows, num_rows] matrix.
+    """Finds for each row the k other rows with the highest cosine, exactly, without a [num_rows, num_rows] matrix.
 
-    Equal similarities go to the lower index. A row of zeros (an item without features) has no neighbours, and is nobody's.
+    Of equal similarities the lower index comes first. A row of zeros (an item without features) has no neighbours, and is no neighbour of
+    another row.
 
     Args:
         rows: float [num_rows, d], on any device.
-        k: Neighbours a row.
-        memory_mib: Bound on one block of similarities; beside it there are two float32 copies of the rows.
-        wanted: The rows whose neighbours are looked for, all where not given: several workers may share the work.
+        k: The number of neighbours for a row.
+        memory_mib: Bound on one block of similarities, MiB; beside it there are two float32 copies of the rows.
+        wanted: The rows whose neighbours are searched, all by default; several workers may so share the work.
 
     Returns:
         Indices int64 [wanted rows, k], best first, and similarities float32 [wanted rows, k]. Where there are fewer than k other rows the
@@ -39,7 +40,7 @@ def nearest_neighbours(rows: Tensor, k: int, memory_mib: int = 256, wanted: slic
     first, last, _ = (wanted or slice(None)).indices(rows.shape[0])
     unit = F.normalize(rows.detach().float(), dim=1, eps=torch.finfo(torch.float32).tiny)
     present = unit.any(1).nonzero().squeeze(1)
-    places = ((present >= first) & (present < last)).nonzero().squeeze(1)  # in `present`, of the rows that are wanted
+    places = ((present >= first) & (present < last)).nonzero().squeeze(1)  # where the wanted rows stand in `present`
     ids = torch.full((last - first, k), -1, dtype=torch.int64, device=rows.device)
     similarities = torch.zeros(last - first, k, device=rows.device)
     kept = min(k, present.numel() - 1)
@@ -54,14 +55,14 @@ def nearest_neighbours(rows: Tensor, k: int, memory_mib: int = 256, wanted: slic
 
 @dataclass(frozen=True)
 class ItemGraph:
-    """D^-1/2 S D^-1/2 over lists of neighbours; propagation has gradients to the rows and to the weights.
+    """Holds D^-1/2 S D^-1/2 over lists of neighbours; propagation passes gradients to the rows and to the weights.
 
     Attributes:
         neighbours: The neighbours of each item.
-        weights: An entry for every edge in the order of `neighbours`, float32 [num_edges].
-        transposed: The items that have each item as a neighbour.
-        places: Where each edge of `transposed` stands in `neighbours`, int64 [num_edges].
-        transposed_weights: The weights in the order of `transposed`, without gradient.
+        weights: The matrix's entry for every edge in the order of `neighbours`, float32 [num_edges].
+        transposed: For each item the items that have it as a neighbour.
+        places: The place of each edge of `transposed` in `neighbours`, int64 [num_edges].
+        transposed_weights: The weights in the order of `transposed`, float32 [num_edges], without gradients.
     """
 
     neighbours: Csr
@@ -72,9 +73,9 @@ class ItemGraph:
 
     @staticmethod
     def from_neighbours(ids: Tensor, similarities: Tensor) -> "ItemGraph":
-        """Builds from what `nearest_neighbours` returned of all items.
+        """Builds the graph from the ids and similarities that `nearest_neighbours` returns for all items, [num_items, k] each.
 
-        A similarity that is not positive makes no edge: D would have no root.
+        A similarity that is not positive makes no edge, since D could otherwise have entries without a real square root.
         """
         columns, order = ids.sort(1)
         values = similarities.gather(1, order)
@@ -94,24 +95,32 @@ class ItemGraph:
         return ItemGraph(self.neighbours.to(device), *(t.to(device) for t in tensors))  # type: ignore[arg-type]
 
     def with_similarities(self, similarities: Tensor) -> "ItemGraph":
-        """The same lists with other similarities [num_edges], in the order of `neighbours`; those that are not positive count as 0."""
+        """Returns the graph with the same neighbours and other similarities; similarities below 0 count as 0.
+
+        Args:
+            similarities: float [num_edges], in the order of `neighbours`.
+        """
         weights = normalised(self.neighbours, similarities.clamp(min=0))
         return ItemGraph(self.neighbours, weights, self.transposed, self.places, weights.detach()[self.places])
 
     def similarities(self, rows: Tensor) -> Tensor:
-        """<x_i, x_j> for every edge [num_edges], from rows [num_items, d] (of unit length for cosines); differentiable."""
+        """Computes <x_i, x_j> for every edge, [num_edges], from rows [num_items, d] (of unit length for cosines); differentiable."""
         return _Similarities.apply(rows, self)
 
     def propagate(self, x: Tensor) -> Tensor:
-        """D^-1/2 S D^-1/2 x: [num_items, d] -> [num_items, d]."""
+        """Computes D^-1/2 S D^-1/2 x, [num_items, d], from x [num_items, d]."""
         return NeighbourSum.apply(x, self.neighbours, self.weights, self.transposed, self.transposed_weights)
 
 
 def normalised(neighbours: Csr, similarities: Tensor) -> Tensor:
-    """s_ij / sqrt(D_ii D_jj) with D_ii = Σ_j s_ij, 0 where a degree is 0; differentiable.
+    """Computes s_ij / sqrt(D_ii D_jj) with D_ii = Σ_j s_ij, and 0 where D_ii or D_jj is 0; differentiable.
 
     Args:
-        similarities: Not negative [num_edges].
+        neighbours: The edges.
+        similarities: s, float [num_edges], not negative.
+
+    Returns:
+        float [num_edges].
     """
     rows = neighbours.rows
     degrees = similarities.new_zeros(neighbours.num_rows).index_add(0, rows, similarities)
@@ -121,7 +130,7 @@ def normalised(neighbours: Csr, similarities: Tensor) -> Tensor:
 
 
 class _Similarities(torch.autograd.Function):
-    """s_rc = <x[r], x[c]> over the edges; the gradient of x is a weighted sum over the neighbours, and one over the transposed lists."""
+    """Computes s_rc = <x[r], x[c]> over the edges; the gradient of x sums over the lists of neighbours and the transposed lists."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, graph: ItemGraph) -> Tensor:

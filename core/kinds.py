@@ -1,7 +1,7 @@
-"""The registries of everything that has kinds in the method: what each setting may name, and where the kind's class or function is.
+"""Lists the kinds that the method's settings may name, and the module of each kind's class or function.
 
-A kind says of itself what it can do (class attributes such as `engines` and `reads_features`), so that settings, plan and engines ask the
-kind and not its name. This module imports none of them: a kind is imported when it is asked for.
+A kind declares what it can do in class attributes such as `engines` and `reads_features`, which settings, plan and engines read; they
+never decide by a kind's name. This module imports no kind: the registry imports a kind when it is asked for.
 """
 
 from typing import Any
@@ -45,7 +45,7 @@ LOSSES: Registry[Any] = Registry(
     },
     __package__,
     callable,
-    "a function of a promptmm.core.objectives.LossInputs",
+    "a function of one promptmm.core.objectives.LossInputs",
 )
 CANDIDATES: Registry[Any] = Registry(
     "candidate policy",

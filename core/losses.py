@@ -1,4 +1,7 @@
-"""The losses of docs/method.md. Sums over examples are divided by `num_examples`, so that shards of a batch add up to the global mean."""
+"""Computes the losses of docs/method.md.
+
+Sums over examples are divided by `num_examples`, so that the losses of a batch's shards add up to the global mean.
+"""
 
 from dataclasses import dataclass
 
@@ -8,28 +11,37 @@ from torch import Tensor
 
 
 def bpr_loss(positive: Tensor, negative: Tensor, num_examples: float, weights: Tensor | None = None) -> Tensor:
-    """Σ -w log σ(y+ - y-) / num_examples (Rendle et al. 2009).
+    """Computes Σ -w log σ(y+ - y-) / num_examples (Rendle et al. 2009).
 
     Args:
-        positive, negative: Scores [batch].
-        num_examples: Size of the global batch.
-        weights: w [batch], 1 where not given.
+        positive, negative: Scores y+ and y-, [batch].
+        num_examples: The divisor; see `Triples.num_examples`.
+        weights: w [batch], 1 by default.
     """
     losses = F.logsigmoid(positive - negative)
     return -(losses if weights is None else weights * losses).sum() / num_examples
 
 
 def l2_loss(rows: list[Tensor], num_examples: float, weights: Tensor | None = None) -> Tensor:
-    """½ Σ w |row|² / num_examples over the batch's rows of the ID tables, as LightGCN; weights as in `bpr_loss`."""
+    """Computes ½ Σ w |row|² / num_examples over the batch's rows of the ID tables, as in LightGCN.
+
+    Args:
+        rows: Rows of users, positives and negatives, each [batch, d].
+        num_examples, weights: As in `bpr_loss`.
+    """
     squares = [r.square() if weights is None else weights[:, None] * r.square() for r in rows]
     return 0.5 * torch.stack([s.sum() for s in squares]).sum() / num_examples
 
 
 def pair_loss(student: Tensor, teacher: Tensor, temperature: float, num_examples: float) -> Tensor:
-    """Ranking distillation on pairs: τ² mean_{batch, j} KL(Bernoulli σ(t_j/τ) || Bernoulli σ(s_j/τ)) (docs/method.md 3.1).
+    """Computes ranking distillation on pairs: τ² mean_{batch, j} KL(Bernoulli σ(t_j) || Bernoulli σ(s_j)) (docs/method.md 3.1).
+
+    s_j and t_j are the positive's score minus candidate j's, divided by τ.
 
     Args:
-        student, teacher: Scores [batch, 1 + K], the positive first; only differences to it matter.
+        student, teacher: Scores [batch, 1 + K], the positive first; only differences from the positive's score matter.
+        temperature: τ.
+        num_examples: As in `bpr_loss`.
     """
     s = (student[:, :1] - student[:, 1:]) / temperature
     t = (teacher[:, :1] - teacher[:, 1:]) / temperature
@@ -39,7 +51,7 @@ def pair_loss(student: Tensor, teacher: Tensor, temperature: float, num_examples
 
 @dataclass(frozen=True)
 class _Split:
-    """Log-probabilities of a softmax over [..., 1 + K]: log b_+, log b_rest, and the renormalised negatives [..., K]."""
+    """Holds log-probabilities of a softmax over [..., 1 + K]: of the positive and the rest [...], and of the negatives alone [..., K]."""
 
     positive: Tensor
     rest: Tensor
@@ -48,7 +60,7 @@ class _Split:
     @staticmethod
     def of(logits: Tensor) -> "_Split":
         rest = torch.logsumexp(logits[..., 1:], -1)
-        # The two logits decide {positive, rest} alone: sigmoids of their difference stay exact when one of them is tiny.
+        # Both log-probabilities depend on this difference alone: taken as log-sigmoids they stay exact where a probability is tiny.
         margin = logits[..., 0] - rest
         return _Split(F.logsigmoid(margin), F.logsigmoid(-margin), logits[..., 1:] - rest[..., None])
 
@@ -64,16 +76,19 @@ def list_loss(
     reweight: bool = True,
     disentangle: bool = True,
 ) -> Tensor:
-    """Denoised modality-aware ranking distillation: τ² Σ_m mean_u ω_um [α KL_{pos,rest} + β KL_negatives] (docs/method.md 3.2).
+    """Computes denoised modality-aware ranking distillation: τ² Σ_m mean_u ω_um [α KL_2 + β KL_neg] (docs/method.md 3.2).
+
+    KL_2 compares the teacher's and the student's probabilities of {positive, rest}, KL_neg those of the renormalised negatives.
 
     Args:
         student: Scores [batch, 1 + K], the positive first.
         modal: The teacher's scores by modality [num_modalities, batch, 1 + K].
         temperature: τ.
-        reweight_temperature: τ_ω of ω_um = |M| softmax_m(b^{T,m}_+ / τ_ω), detached.
+        reweight_temperature: τ_ω of ω_um = |M| softmax_m(b^{T,m}_0 / τ_ω), which carries no gradient.
         confident_weight, uncertain_weight: α and β.
+        num_examples: As in `bpr_loss`.
         reweight: False sets ω = 1.
-        disentangle: False keeps the coupled factor: β becomes 1 - b^T_+, and with α = 1 the sum is the plain KL(b^T || b^S).
+        disentangle: False puts 1 - b^{T,m}_0 in β's place; with α = 1 the sum is then the plain KL(b^{T,m} || b^S).
     """
     teacher_split, student_split = _Split.of(modal / temperature), _Split.of(student / temperature)
     t_positive, t_rest, t_negatives = (
@@ -92,13 +107,13 @@ def list_loss(
 
 
 def embedding_loss(student_items: list[Tensor], targets: list[Tensor], power: float, num_items: float | None = None) -> Tensor:
-    """Modality-aware embedding distillation: mean_{m,i} (1 - cos(D_m e^S_i, M_m^I[i]))^γ (docs/method.md 3.3).
+    """Computes modality-aware embedding distillation: mean_{m,i} max(0, 1 - cos(D_m e^S_i, M_m^I[i]))^γ (docs/method.md 3.3).
 
     Args:
-        student_items: Per modality the decoded student vectors [n, d] of the batch's unique positive items.
-        targets: Per modality the teacher's item vectors [n, d].
+        student_items: For each modality the decoded student vectors [n, d] of the batch's distinct positive items.
+        targets: For each modality the teacher's vectors [n, d] of the same items.
         power: γ, at least 1.
-        num_items: Items that the mean is over, where these are a shard of them.
+        num_items: The divisor of the sum over items, where the n items are a shard of all; n by default.
     """
     errors = [1 - F.cosine_similarity(s, t, dim=1) for s, t in zip(student_items, targets)]
     # A cosine may exceed 1 by a rounding error, where a fractional power is not defined.

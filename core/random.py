@@ -1,6 +1,6 @@
-"""Counter-based random numbers: every draw is a pure function of its keys, never of rank, order or device.
+"""Draws counter-based random numbers: every draw is a pure function of its keys, never of rank, order or device.
 
-The mixing function is SplitMix64 (Steele, Lea, Flood 2014), applied once per key.
+The mixing function is SplitMix64 (Steele, Lea, Flood 2014), applied once for each key.
 """
 
 import torch
@@ -24,7 +24,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _mix_integer(x: int) -> int:
-    """`_mix` of one signed 64-bit integer, without a tensor's overhead."""
+    """Computes `_mix` of one signed 64-bit integer, without a tensor's overhead."""
     x = (x + _INCREMENT) & _WORD
     x = ((x ^ (x >> 30)) * _MULTIPLIER_1) & _WORD
     x = ((x ^ (x >> 27)) * _MULTIPLIER_2) & _WORD
@@ -36,7 +36,7 @@ def _signed(x: int) -> int:
 
 
 def random_bits(*keys: int | Tensor) -> Tensor:
-    """64 random bits per element of the broadcast keys, as int64.
+    """Draws 64 random bits for each element of the broadcast keys, as int64.
 
     Args:
         keys: Integers or int64 tensors that broadcast together; the order matters.
@@ -52,25 +52,29 @@ def random_bits(*keys: int | Tensor) -> Tensor:
 
 
 def random_uniform(*keys: int | Tensor) -> Tensor:
-    """float32 in [0, 1), one per element of the broadcast keys."""
+    """Draws a float32 in [0, 1) for each element of the broadcast keys."""
     return _shift_right(random_bits(*keys), 40).to(torch.float32) * 2.0**-24
 
 
 def random_normal(*keys: int | Tensor) -> Tensor:
-    """float32 standard normal values, one per element of the broadcast keys (the normal quantile of 53 random bits)."""
+    """Draws a float32 standard normal value for each element of the broadcast keys: the normal quantile of 53 random bits."""
     uniform = (_shift_right(random_bits(*keys), 11).double() + 0.5) * 2.0**-53
     return torch.special.ndtri(uniform).float()
 
 
 def permuted(positions: Tensor, size: int, *keys: int) -> Tensor:
-    """Where a pseudo-random permutation of [0, size) sends each position, without making the permutation.
+    """Returns where a pseudo-random permutation of [0, size) sends each position, without making the permutation.
 
-    A balanced Feistel network of six rounds over the next power of four, walked until it lands inside (Black and Rogaway 2002).
+    A balanced Feistel network of six rounds permutes the next power of four; it is applied again until the result is below `size` (Black
+    and Rogaway 2002).
 
     Args:
         positions: int64 in [0, size).
         size: At most 2**62.
-        keys: Which permutation.
+        keys: Keys of the permutation.
+
+    Returns:
+        int64 in [0, size), in the shape of `positions`.
     """
     half = max(1, -(-(size - 1).bit_length() // 2))
     mask = (1 << half) - 1
@@ -80,7 +84,7 @@ def permuted(positions: Tensor, size: int, *keys: int) -> Tensor:
     while todo.numel():
         left, right = values >> half, values & mask
         for state in rounds:
-            left, right = right, left ^ (_mix(right ^ state) & mask)  # random_bits(*keys, number, right)
+            left, right = right, left ^ (_mix(right ^ state) & mask)  # equals random_bits(*keys, number, right)
         values = (left << half) | right
         inside = values < size
         out.view(-1)[todo[inside]] = values[inside]
@@ -89,31 +93,31 @@ def permuted(positions: Tensor, size: int, *keys: int) -> Tensor:
 
 
 def random_below(bound: int | Tensor, *keys: int | Tensor) -> Tensor:
-    """int64 in [0, bound), bound < 2**31, one per element of the broadcast keys."""
+    """Draws an int64 in [0, bound), with bound < 2**31, for each element of the broadcast keys."""
     return (_shift_right(random_bits(*keys), 33) * bound) >> 31
 
 
 def below(bound: Tensor, bits: Tensor) -> Tensor:
-    """`random_below` from its bits."""
+    """Returns what `random_below` draws, an int64 in [0, bound), from bits of `random_bits` that are at hand."""
     return (_shift_right(bits, 33) * bound) >> 31
 
 
 def further_bits(bits: Tensor, key: int | Tensor) -> Tensor:
-    """`random_bits(*keys, key)` from `random_bits(*keys)`: what many draws share is mixed once."""
+    """Returns `random_bits(*keys, key)` from `bits`, the result of `random_bits(*keys)`, so that shared keys are mixed once."""
     return _mix(bits ^ torch.as_tensor(key, dtype=torch.int64, device=bits.device))
 
 
 def derive_seed(*keys: int) -> int:
-    """A seed for a torch.Generator, in [0, 2**63)."""
+    """Returns a seed for a torch.Generator, in [0, 2**63)."""
     return int(_shift_right(random_bits(*keys), 1))
 
 
 def dropout(x: Tensor, probability: float, *keys: int | Tensor) -> Tensor:
-    """Dropout whose mask depends on the keys and the column alone, so that any split of the rows draws the same mask.
+    """Applies dropout whose mask depends on the keys and the column alone, so that any split of the rows draws the same mask.
 
     Args:
-        x: [rows, columns] values.
-        probability: Share of elements to zero; the others are scaled by 1 / (1 - probability).
+        x: Values, float [rows, columns].
+        probability: Probability of an element to become zero; the others are scaled by 1 / (1 - probability).
         keys: Integers, or int64 tensors [rows, 1], for instance (seed, step, modality, row index).
     """
     if probability == 0:

@@ -1,4 +1,4 @@
-"""Exact full-ranking top-k and its evaluation, in blocks of bounded memory (docs/method.md 5)."""
+"""Computes exact full-ranking top-k and its evaluation, in blocks of bounded memory (docs/method.md 5)."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,11 +9,11 @@ from .errors import InputError
 from .graph import Csr
 from .metrics import RankingMetrics
 
-CACHED_SCORES = 1 << 22  # a block of 16 MiB stays near the caches, and its pages are touched once
+CACHED_SCORES = 1 << 22  # the largest number of scores in a block: 16 MiB stay near a CPU's caches
 
 
 def top_k_of_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best columns of each row; equal scores go to the lower index.
+    """Finds the k best columns of each row; of equal scores the lower index comes first.
 
     Args:
         scores: float [rows, columns], -inf where a column is excluded.
@@ -24,7 +24,7 @@ def top_k_of_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     values, columns = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
     if values.shape[1] > k:
-        # torch.topk keeps any of the scores that tie with the last one: redo the rows where there was a choice.
+        # torch.topk keeps any of the scores that tie with the k-th one: rows where there was such a choice are sorted as a whole.
         tied = (values[:, k] == values[:, k - 1]).nonzero().squeeze(1)
         values, columns = values[:, :k].contiguous(), columns[:, :k].contiguous()
         if tied.numel():
@@ -48,7 +48,8 @@ def top_k(
         memory_mib: Bound on one block of scores.
 
     Yields:
-        The block's rows, scores [rows, k] and item indices int64 [rows, k]; where fewer than k items are allowed the rest scores -inf.
+        The block's users as a slice, their scores [rows, k], and item indices, int64 [rows, k], best first. Where fewer than k items are
+        allowed, the remaining scores are -inf.
 
     Raises:
         InputError: k is larger than the catalog.
@@ -60,7 +61,7 @@ def top_k(
     item_block = max(k, min(num_items, budget // 64))
     user_block = max(1, min(budget, CACHED_SCORES) // item_block)
     users, transposed = users.detach(), items.detach().T
-    buffer = users.new_empty(min(user_block, users.shape[0]) * item_block)  # one for all blocks: fresh pages cost as much as the product
+    buffer = users.new_empty(min(user_block, users.shape[0]) * item_block)  # reused: fresh pages would cost as much time as the product
     for start in range(0, users.shape[0], user_block):
         rows = slice(start, min(start + user_block, users.shape[0]))
         excluded = exclude.select(torch.arange(rows.start, rows.stop, device=users.device)) if exclude is not None else None
@@ -73,7 +74,7 @@ def top_k(
                 _exclude(scores, excluded, first)
             values, columns = top_k_of_scores(scores, min(k, scores.shape[1]))
             columns = columns + first
-            if best is not None:  # earlier blocks hold lower indices and stand first, so ties still go to the lower index
+            if best is not None:  # earlier blocks hold lower indices and come first, so of equal scores the lower index still comes first
                 values, columns = torch.cat([best[0], values], 1), torch.cat([best[1], columns], 1)
                 values, at = torch.sort(values, dim=1, descending=True, stable=True)
                 values, columns = values[:, :k], columns.gather(1, at[:, :k])
@@ -89,13 +90,13 @@ def _exclude(scores: Tensor, excluded: Csr, first: int) -> None:
 
 
 def top_unseen(users: Tensor, items: Tensor, seen: Csr, train: Csr, depth: int) -> Tensor:
-    """The best unseen items of some users, int64 [rows, depth], best first.
+    """Ranks the best unseen items of some users, int64 [rows, depth], best first.
 
     Args:
         users: Final vectors of the users [rows, d].
         items: Final vectors of all items [num_items, d].
-        seen: Train items of those users.
-        train: Train items of all users: the depth is at most what the busiest of them has left.
+        seen: Train items of those users, a row for each.
+        train: Train items of all users; the number of items that the busiest user has not seen bounds the depth.
         depth: Length of the ranking.
     """
     depth = min(depth, train.num_columns - int(train.degrees.max()))
@@ -115,29 +116,31 @@ def rank_users(
     world_size: int = 1,
     further: Sequence[str] = (),
 ) -> RankingMetrics:
-    """Full-ranking metrics of one worker's share of the users with at least one held-out item.
+    """Computes the full-ranking metrics of one worker's share of the users with at least one held-out item.
 
     Args:
         users: float [num_users, d]; items: float [num_items, d]; both whole on every worker.
-        held_out: The split's items of every user.
-        exclude: The items masked out (train when validating; train and validation when testing).
+        held_out: Every user's items in the split that is evaluated.
+        exclude: Every user's items that are masked: train when validating, train and validation when testing.
         cutoffs: List lengths.
-        memory_mib: Bound on one block of scores.
-        rank, world_size: Which share.
-        further: Names of metrics of the user's own, beside those that ship.
+        memory_mib: Bound on one block of scores, MiB.
+        rank, world_size: The worker, and the number of workers that share the users.
+        further: Names of metrics beside those that ship, as `evaluation.metrics` lists them.
     """
-    mine = held_out.degrees.nonzero().squeeze(1)[rank::world_size]
-    return rank_rows(users[mine], items, held_out.select(mine), exclude.select(mine), cutoffs, memory_mib, further)
+    share = held_out.degrees.nonzero().squeeze(1)[rank::world_size]
+    return rank_rows(users[share], items, held_out.select(share), exclude.select(share), cutoffs, memory_mib, further)
 
 
 def rank_rows(
     users: Tensor, items: Tensor, held_out: Csr, exclude: Csr, cutoffs: list[int], memory_mib: int = 256, further: Sequence[str] = ()
 ) -> RankingMetrics:
-    """Full-ranking metrics of some users, a row of each argument for each.
+    """Computes the full-ranking metrics of some users, each of whom has a row in `users`, `held_out` and `exclude`.
 
     Args:
-        users: float [n, d]; items: float [num_items, d], which may be memory-mapped.
-        held_out, exclude: n rows; every row of `held_out` has an item.
+        users: float [n, d].
+        items: float [num_items, d], all items; may be memory-mapped.
+        held_out: n rows, each with at least one item.
+        exclude: n rows of masked items.
         cutoffs, memory_mib, further: As in `rank_users`.
     """
     metrics = RankingMetrics(cutoffs, items.shape[0], further)
@@ -159,10 +162,12 @@ def evaluate(
     all_reduce: Callable[[list[Tensor]], None] | None = None,
     further: Sequence[str] = (),
 ) -> dict[str, float]:
-    """`rank_users`, summed over the workers: {"recall@20": ..., ...}, the same on every worker.
+    """Computes the metrics of `rank_users` over all workers, as {"recall@20": ..., ...}, the same on every worker.
 
     Args:
-        all_reduce: Sums tensors over workers, in place; needed when world_size > 1. The others as in `rank_users`.
+        all_reduce: Sums tensors over workers, in place; needed when world_size > 1.
+
+    All other arguments are those of `rank_users`.
     """
     metrics = rank_users(users, items, held_out, exclude, cutoffs, memory_mib, rank, world_size, further)
     if all_reduce is not None:
@@ -171,7 +176,7 @@ def evaluate(
 
 
 def merge_rows(first: Csr, second: Csr) -> Csr:
-    """The union of two sets of pairs, row by row."""
+    """Returns the union of two sets of pairs, a row at a time; both have the same numbers of rows and columns."""
     rows = torch.cat([first.rows, second.rows])
     columns = torch.cat([first.columns, second.columns])
     keys = torch.unique(rows * first.num_columns + columns)
@@ -179,22 +184,22 @@ def merge_rows(first: Csr, second: Csr) -> Csr:
 
 
 def held_out_places(users: Tensor, items: Tensor, held_out: Csr, exclude: Csr, depth: int, memory_mib: int = 256) -> Tensor:
-    """Where every held-out item stands in its user's full ranking: what every metric of lists up to `depth` items follows from.
+    """Finds the place of every held-out item in its user's full ranking; metrics of lists of up to `depth` items follow from it.
 
     Args:
-        users: float [num_users, d]; items: float [num_items, d].
+        users, items: float [num_users, d] and [num_items, d].
         held_out, exclude: As in `rank_users`.
         depth: Length of the lists.
-        memory_mib: Bound on one block of scores.
+        memory_mib: Bound on one block of scores, MiB.
 
     Returns:
         int64 [num_pairs], in the order of `held_out`: 0 for the first place, `depth` where the item is not in the list.
     """
-    mine = held_out.degrees.nonzero().squeeze(1)
-    wanted, places = held_out.select(mine), []
-    for rows, scores, ranked in top_k(users[mine], items, depth, exclude.select(mine), memory_mib):
+    with_items = held_out.degrees.nonzero().squeeze(1)
+    wanted, places = held_out.select(with_items), []
+    for rows, scores, ranked in top_k(users[with_items], items, depth, exclude.select(with_items), memory_mib):
         ranked = torch.where(scores == -torch.inf, -1, ranked)
         block = wanted.select(torch.arange(rows.start, rows.stop))
-        found = ranked[block.rows] == block.columns[:, None]  # [pairs of the block, depth]
-        places.append(torch.where(found.any(1), found.int().argmax(1), depth))
+        is_hit = ranked[block.rows] == block.columns[:, None]  # [pairs of the block, depth]
+        places.append(torch.where(is_hit.any(1), is_hit.int().argmax(1), depth))
     return torch.cat(places) if places else torch.zeros(0, dtype=torch.int64)

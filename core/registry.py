@@ -1,7 +1,7 @@
-"""Kinds of a component by name: those that ship, and a user's own as `module:attribute`.
+"""Finds the kinds of a component by name: those that ship, and your own as `module:attribute`.
 
-A registry maps the names that a setting takes to references `module:attribute`, which are imported when they are asked for. A user's own
-kind is named by such a reference directly (`student.kind=my_module:MyStudent`), so shipped and own kinds take the same way.
+A registry maps the names that a setting may have to references `module:attribute`, which it imports when they are asked for. A kind of
+your own is named by such a reference directly (`student.kind=my_module:MyStudent`), and is imported in the same way.
 """
 
 import importlib
@@ -14,20 +14,20 @@ Kind = TypeVar("Kind")
 
 
 def declares(component: str) -> Callable[[Any], bool]:
-    """Whether a class says that it is a kind of the component, by a class attribute `component`."""
+    """Returns a function that tells whether an object is a class whose attribute `component` is the given one."""
     return lambda kind: isinstance(kind, type) and getattr(kind, "component", None) == component
 
 
 class Registry(Generic[Kind]):
-    """The kinds of one component.
+    """Holds the kinds of one component.
 
     Args:
-        what: Name of a kind in messages, such as "student".
-        setting: The setting that names one, such as "student.kind".
-        shipped: References by name, `module:attribute`; a module that starts with a dot is relative to `package`.
+        what: Name of the component in messages, such as "student".
+        setting: The setting that names a kind, such as "student.kind".
+        shipped: References `module:attribute` by name; a module that starts with a dot is relative to `package`.
         package: Package of the relative references.
-        accepts: Whether an imported object is such a kind.
-        expected: What `accepts` asks for, in words, for the message ("a subclass of promptmm.core.students.Student").
+        accepts: Returns whether an imported object is a kind of the component.
+        expected: The condition of `accepts` in words, for messages ("a subclass of promptmm.core.students.Student").
     """
 
     def __init__(
@@ -38,22 +38,22 @@ class Registry(Generic[Kind]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the kinds that ship, in their order."""
+        """Returns the names of the kinds that ship, in the order in which they were declared."""
         return tuple(self._references)
 
     def check(self, name: str) -> None:
-        """Raises InputError where there is no kind of this name; an own kind is imported to find out, a shipped one is not."""
+        """Raises InputError where there is no kind of this name; imports a kind of your own to find out, but none that ships."""
         if name not in self._references:
             self.get(name)
 
     def get(self, name: str) -> Kind:
-        """The kind of a name.
+        """Imports and returns the kind of a name.
 
         Args:
-            name: A shipped kind's name, or `module:attribute`.
+            name: Name of a kind that ships, or `module:attribute`.
 
         Raises:
-            InputError: there is no such kind, or what is there is not one; the message lists the kinds that ship.
+            InputError: there is no such module or attribute, or it is not a kind of the component; the message lists the kinds that ship.
         """
         reference = self._references.get(name, name)
         module_name, colon, attribute = reference.partition(":")
@@ -63,7 +63,7 @@ class Registry(Generic[Kind]):
         try:
             module = importlib.import_module(module_name, self._package if module_name.startswith(".") else None)
         except ModuleNotFoundError as error:
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):  # found, but something that it imports is missing
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):  # an import of its own is missing
                 raise
             raise InputError(
                 f"{self.setting}={name!r}: there is no module {error.name!r} here; put its file into the folder that the command "

@@ -1,4 +1,4 @@
-"""Rows of users and items: ID tables with their seeded start, and rows of unit length."""
+"""Holds rows of users and items: ID tables with their seeded start, and rows scaled to unit length."""
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +25,19 @@ class _RowNorm(torch.autograd.Function):
 
 
 def rownorm(x: Tensor) -> Tensor:
-    """Rows scaled to unit length; a zero row stays zero and passes no gradient (its direction is not defined)."""
+    """Scales rows to unit length; a row of zeros stays zero and passes no gradient, since its direction is not defined."""
     return _RowNorm.apply(x)
 
 
 class RowTables(nn.Module):
-    """A row for every user, `user` [num_users, n], and for every item, `item` [num_items, m]."""
+    """Holds a row for every user, `user` [num_users, n], and a row for every item, `item` [num_items, m]."""
 
     user: Tensor
     item: Tensor
 
 
 class IdTables(RowTables):
-    """ID vectors of all users and items, as learnt tables E_U [num_users, d] and E_I [num_items, d]."""
+    """Holds the ID vectors of all users and items as learnt tables E_U [num_users, d] and E_I [num_items, d]."""
 
     def __init__(self, user: Tensor, item: Tensor) -> None:
         super().__init__()
@@ -45,13 +45,13 @@ class IdTables(RowTables):
 
     @staticmethod
     def seeded(num_users: int, num_items: int, dim: int, init_scale: float, seed: int) -> "IdTables":
-        """Tables at their seeded start; see `initial_rows`."""
+        """Returns tables with seeded random rows; see `initial_rows`."""
         sizes = ((USERS, num_users), (ITEMS, num_items))
         return IdTables(*(initial_rows(side, torch.arange(count), dim, init_scale, seed) for side, count in sizes))
 
 
 class FrozenTables(RowTables):
-    """Rows that are not learnt, and that a checkpoint does not hold."""
+    """Holds rows that are not learnt, and that a checkpoint does not contain."""
 
     def __init__(self, user: Tensor, item: Tensor) -> None:
         super().__init__()
@@ -60,11 +60,16 @@ class FrozenTables(RowTables):
 
 
 def initial_rows(side: int, rows: Tensor, dim: int, init_scale: float, seed: int) -> Tensor:
-    """The seeded start of some rows of an ID table, normal with deviation `init_scale`, whatever holds the others.
+    """Returns the seeded start of some rows of an ID table: normal values with standard deviation `init_scale`.
+
+    A row's start depends on seed, side and dataset index alone, so that the process that holds the row can draw it without the others.
 
     Args:
         side: USERS or ITEMS.
         rows: int64 [n], dataset indices.
+        dim: Columns of the table.
+        init_scale: Standard deviation of the values.
+        seed: Seed of the draw.
 
     Returns:
         float32 [n, dim].

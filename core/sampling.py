@@ -1,4 +1,4 @@
-"""Training examples, negatives and candidate lists, all as functions of (seed, epoch, global example index)."""
+"""Draws the order of examples, negatives and neighbours: functions of seed, epoch and global indices, not of the drawing process."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from .random import below, further_bits, permuted, random_below, random_bits
 # The first key of each independent random stream.
 STREAM_ORDER, STREAM_CANDIDATE, STREAM_TOP, STREAM_DROPOUT, STREAM_INITIAL, STREAM_TUNING, STREAM_NEIGHBOUR, STREAM_DECAY = range(8)
 
-WEIGHT_ROWS = 1 << 20  # users whose degrees are read at a time
+WEIGHT_ROWS = 1 << 20  # the number of users whose degrees are read at a time
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int, positions: slice | None = None) -> Tensor:
-    """The examples that an epoch visits at the given positions (all of them by default): int64.
+    """Returns the global indices, int64, of the examples that an epoch visits at the given positions (at all of them by default).
 
-    The permutation is computed point by point, so a worker needs no memory for the rest of it.
+    The permutation is computed point by point, so a worker needs no memory for the positions of other workers.
     """
     wanted = positions or slice(0, num_examples)
     return permuted(torch.arange(wanted.start, min(wanted.stop, num_examples)), num_examples, STREAM_ORDER, seed, epoch)
@@ -26,14 +26,15 @@ def epoch_order(num_examples: int, seed: int, epoch: int, positions: slice | Non
 
 @dataclass(frozen=True)
 class UserWeights:
-    """Weights of train interactions by their user: w = scale · degree^-exponent, with a mean of 1 over the interactions.
+    """Weighs train interactions by their user: w = scale · degree^-exponent, with a mean of 1 over the interactions.
 
-    Where few users have most interactions, a loss over interactions is theirs, while metrics are means over users.
+    Where few users have most of the interactions, these users dominate a mean over interactions, such as the loss. Metrics are means over
+    users, so the weights bring the loss closer to them.
 
     Attributes:
-        pointers: int64 [num_users + 1], of the users' train items; may be memory-mapped.
-        exponent: 0 weighs interactions alike, 1 users alike.
-        scale: Number of interactions / Σ degree^(1 - exponent).
+        pointers: int64 [num_users + 1], the CSR pointers of the users' train items; they may be memory-mapped.
+        exponent: 0 gives all interactions the same weight, 1 gives all users the same total weight.
+        scale: The number of interactions / Σ degree^(1 - exponent).
     """
 
     pointers: Tensor
@@ -42,7 +43,7 @@ class UserWeights:
 
     @staticmethod
     def of(pointers: Tensor, exponent: float) -> "UserWeights | None":
-        """None where all weights are 1; streams the degrees once."""
+        """Computes `scale` in one pass over the degrees; returns None where the exponent is 0, since all weights are 1 then."""
         if not exponent:
             return None
         total = 0.0
@@ -52,31 +53,31 @@ class UserWeights:
         return UserWeights(pointers, exponent, float(pointers[-1]) / max(total, 1.0))
 
     def __call__(self, users: Tensor) -> Tensor:
-        """float32 [n] for the users (rows of the pointers) of some interactions, int64 [n]."""
+        """Returns the weights, float32 [n], of interactions of the given users, int64 [n] rows of `pointers`."""
         degrees = self.pointers.index_select(0, users + 1) - self.pointers.index_select(0, users)
         return (self.scale * degrees.double().pow(-self.exponent)).float()
 
 
 def rank_slice(num_rows: int, rank: int, world_size: int) -> slice:
-    """The rows of a global batch that a rank takes: contiguous, sizes differing by one at most."""
+    """Returns the contiguous rows of a global batch that a rank takes; the ranks' numbers of rows differ by at most one."""
     return slice(num_rows * rank // world_size, num_rows * (rank + 1) // world_size)
 
 
 def share_of_part(num_rows: int, part: int, num_parts: int, rank: int, world_size: int) -> slice:
-    """The rows of one part of a global batch that a rank takes: contiguous."""
+    """Returns the contiguous rows that a rank takes of one part (micro-batch) of a global batch."""
     rows = rank_slice(num_rows, part, num_parts)
-    mine = rank_slice(rows.stop - rows.start, rank, world_size)
-    return slice(rows.start + mine.start, rows.start + mine.stop)
+    share = rank_slice(rows.stop - rows.start, rank, world_size)
+    return slice(rows.start + share.start, rows.start + share.stop)
 
 
 def sample_edges(pointers: Tensor, rows: Tensor, fan_out: int, *keys: int | Tensor) -> tuple[Tensor, Tensor]:
-    """Up to `fan_out` distinct edges of each row, uniform without replacement (Floyd's algorithm), vectorised over the rows.
+    """Draws up to `fan_out` distinct edges of each row, uniformly without replacement (Floyd's algorithm), vectorised over the rows.
 
     Args:
-        pointers: int64 [num_rows + 1], a CSR matrix.
-        rows: int64 [n], rows to sample; their order is kept.
-        fan_out: Edges a row; -1 takes all of them.
-        keys: Of the random draw: integers, or int64 tensors [n] that name the rows independently of how they are stored.
+        pointers: int64 [num_rows + 1], the row pointers of a CSR matrix.
+        rows: int64 [n], the rows to sample; the result keeps their order.
+        fan_out: The largest number of edges for a row; -1 takes all of them.
+        keys: Keys of the random draw: integers, or int64 tensors [n] that name the rows independently of how they are stored.
 
     Returns:
         Pointers int64 [n + 1] into the sampled edges, and the edges' places in the matrix, int64, ascending within a row.
@@ -89,8 +90,8 @@ def sample_edges(pointers: Tensor, rows: Tensor, fan_out: int, *keys: int | Tens
     many = (degrees > counts).nonzero().squeeze(1)
     if many.numel() and fan_out:
         chosen = torch.empty(many.numel(), fan_out, dtype=torch.int64, device=rows.device)
-        sizes, own_keys = degrees[many], random_bits(*(key[many] if isinstance(key, Tensor) else key for key in keys))
-        bits = further_bits(own_keys.expand(many.numel())[:, None], torch.arange(fan_out, device=rows.device))
+        sizes, row_bits = degrees[many], random_bits(*(key[many] if isinstance(key, Tensor) else key for key in keys))
+        bits = further_bits(row_bits.expand(many.numel())[:, None], torch.arange(fan_out, device=rows.device))
         for slot in range(fan_out):
             last = sizes - (fan_out - slot)
             drawn = below(last + 1, bits[:, slot])
@@ -104,12 +105,20 @@ def sample_edges(pointers: Tensor, rows: Tensor, fan_out: int, *keys: int | Tens
 class UnseenItems:
     """Draws items that a user has not seen in train: exactly uniform, vectorised, without rejection.
 
-    With the user's train items c_0 < c_1 < ..., the r-th unseen item is r + |{j : c_j - j <= r}|, one binary search over the
-    keys user * (I + 1) + c_j - j.
+    With the user's train items c_0 < c_1 < ..., the r-th unseen item is r + |{j : c_j - j <= r}|. One binary search over the keys
+    user * (I + 1) + c_j - j, where I is the number of items, counts these j.
     """
 
     def __init__(self, train: Csr, ids: Tensor | None = None) -> None:
-        """Args: train: the train items of every user, without duplicates; ids: the users' indices, where they are not the rows."""
+        """Prepares the keys of the binary search.
+
+        Args:
+            train: The train items of every user, without duplicates.
+            ids: The users' dataset indices, int64 [num_rows], for the message of an error; None where a user's index is its row.
+
+        Raises:
+            InputError: a user has seen every item.
+        """
         degrees, self.num_items = train.degrees, train.num_columns
         if bool((degrees >= self.num_items).any()):
             row = (degrees >= self.num_items).nonzero()[0]
@@ -120,18 +129,19 @@ class UnseenItems:
         self.pointers, self.degrees = train.pointers, degrees
 
     def draw(self, users: Tensor, examples: Tensor, num_draws: int, seed: int, epoch: int, stream: int = STREAM_CANDIDATE) -> Tensor:
-        """Independent uniform draws for each example.
+        """Draws unseen items for each example, independently and uniformly.
 
         Args:
-            users: int64 [n], the user of each example.
-            examples: int64 [n], the global example index.
-            num_draws: Draws per example.
+            users: int64 [n], the user of each example, as a row of `train`.
+            examples: int64 [n], the global example indices.
+            num_draws: The number of draws for each example.
+            seed, epoch, stream: Further keys of the draws.
 
         Returns:
-            int64 [n, num_draws].
+            Item indices, int64 [n, num_draws].
         """
         slots = torch.arange(num_draws, device=users.device)
-        unseen = (self.num_items - self.degrees[users])[:, None]
-        r = random_below(unseen, stream, seed, epoch, examples[:, None], slots)
-        below = torch.searchsorted(self.keys, users[:, None] * (self.num_items + 1) + r, right=True)
-        return r + below - self.pointers[users][:, None]
+        num_unseen = (self.num_items - self.degrees[users])[:, None]
+        r = random_below(num_unseen, stream, seed, epoch, examples[:, None], slots)
+        num_keys_up_to = torch.searchsorted(self.keys, users[:, None] * (self.num_items + 1) + r, right=True)
+        return r + num_keys_up_to - self.pointers[users][:, None]

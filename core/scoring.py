@@ -1,4 +1,4 @@
-"""Scores of candidate lists, fast in both directions."""
+"""Computes the scores of candidate lists, with a fast forward and a fast backward pass."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from .autograd import Context, Gradients
 
 
 class _CandidateScores(torch.autograd.Function):
-    """Scores of candidate lists; the item gradient is a sum over the examples of each item, not a scatter."""
+    """Computes scores of candidate lists; the items' gradient is a sum over each item's examples in place of a scatter."""
 
     @staticmethod
     def forward(ctx: Context, user_vectors: Tensor, item_vectors: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
@@ -22,11 +22,11 @@ class _CandidateScores(torch.autograd.Function):
         x, y, users, candidates = ctx.saved_tensors
         to_users = to_items = None
         if ctx.needs_input_grad[0]:
-            own = torch.bmm(grad[:, None], y).squeeze(1)
-            to_users = x.new_zeros(ctx.num_users, x.shape[1]).index_add_(0, users, own)
+            of_examples = torch.bmm(grad[:, None], y).squeeze(1)
+            to_users = x.new_zeros(ctx.num_users, x.shape[1]).index_add_(0, users, of_examples)
         if ctx.needs_input_grad[1]:
             flat = candidates.reshape(-1)
-            order = torch.argsort(flat, stable=True)  # stable: sums in the same order every time
+            order = torch.argsort(flat, stable=True)  # stable, so that sums are taken in the same order every time
             pointers = torch.cat([flat.new_zeros(1), torch.bincount(flat, minlength=ctx.num_items).cumsum(0)])
             weights = grad.reshape(-1)[order]
             examples = order // candidates.shape[1]
@@ -35,5 +35,11 @@ class _CandidateScores(torch.autograd.Function):
 
 
 def candidate_scores(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
-    """Dot products [batch, 1 + K] of each user with its candidates."""
+    """Computes the dot products [batch, 1 + K] of each user with its candidates; differentiable with respect to the vectors.
+
+    Args:
+        user_vectors, item_vectors: float [num_users, d] and [num_items, d].
+        users: int64 [batch], rows of `user_vectors`.
+        candidates: int64 [batch, 1 + K], rows of `item_vectors`.
+    """
     return _CandidateScores.apply(user_vectors, item_vectors, users, candidates)

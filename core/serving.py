@@ -1,4 +1,4 @@
-"""The serving bundle: a student's vectors with everything needed to answer top-k for raw ids, without Ray, DGL or DeepSpeed."""
+"""Writes and loads the serving bundle: a student's vectors, and all that top-k for raw ids needs, without Ray, DGL or DeepSpeed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from .storage import open_artifact, write_artifact
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One user's list.
+    """Holds one user's list.
 
     Attributes:
         user: Raw user id; None for a list from a history.
-        items: Raw item ids, best first; shorter than k where fewer items are allowed.
-        scores: Their scores.
+        items: Raw item ids, best first; there are fewer than k where fewer items are allowed.
+        scores: The items' scores.
     """
 
     user: str | None
@@ -39,12 +39,12 @@ def write_bundle(
     weights: dict[str, Tensor],
     metadata: dict,
 ) -> None:
-    """Writes student/.
+    """Writes the serving bundle, the artifact student/.
 
     Args:
         url: Where the bundle goes.
         users, items: Final vectors, float32 [num_users, d] and [num_items, d].
-        user_ids, item_ids: Raw ids by index.
+        user_ids, item_ids: Raw ids by dataset index.
         train: Train items of every user, for `exclude_seen`.
         weights: The student's weights, for training on from here.
         metadata: Metrics, settings and lineage for the manifest.
@@ -63,12 +63,12 @@ def write_bundle(
 
 
 class Recommender:
-    """A loaded student.
+    """Answers top-k queries from a loaded student.
 
     Attributes:
-        manifest: Metrics, settings and lineage.
-        users, items: Final vectors, float32.
-        user_ids, item_ids: Raw ids by index.
+        manifest: The bundle's manifest: metrics, settings and lineage.
+        users, items: Final vectors, float32 [num_users, d] and [num_items, d].
+        user_ids, item_ids: Raw ids by dataset index.
     """
 
     def __init__(self, folder: Path, manifest: dict) -> None:
@@ -88,22 +88,22 @@ class Recommender:
         return f"Recommender({len(self.user_ids)} users, {len(self.item_ids)} items, dim={self.users.shape[1]})"
 
     def num_seen(self) -> Tensor:
-        """Train items of every user, int64 [num_users]."""
+        """Returns the number of train items of every user, int64 [num_users]."""
         return self._seen.degrees
 
     def recommend(
         self, user_ids: Sequence[Any], k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
     ) -> list[Recommendation]:
-        """The k best items for each user, by dot product; ties go to the lower item index.
+        """Returns the k best items for each user, by dot product; of equal scores the lower item index comes first.
 
         Args:
-            user_ids: Raw user ids (compared as strings).
+            user_ids: Raw user ids, compared as strings.
             k: List length.
-            exclude_seen: Leave out the user's train items.
-            items: Raw ids of the only items that may be recommended; all items when not given.
+            exclude_seen: Whether the user's train items are left out.
+            items: Raw ids of the only items that may be recommended; all items by default.
 
         Raises:
-            InputError: ids that the student does not know (listed), or k larger than the number of candidates.
+            InputError: the student does not know some ids (the message lists them), or k is larger than the number of allowed items.
         """
         rows = _indices(user_ids, self._user_index, "user")
         exclude = self._seen.select(rows) if exclude_seen else None
@@ -112,20 +112,27 @@ class Recommender:
     def recommend_from_history(
         self, item_ids: Sequence[Any], k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
     ) -> Recommendation:
-        """The k best items for a user who was not in train, from the items of their history.
+        """Returns the k best items for a user who was not in train, from the items of their history.
 
-        The user's vector is the sum of the history's item vectors over the square root of its length, as one more light propagation gives.
+        The user's vector is the sum of the history's item vectors divided by the square root of the number of distinct items in it.
+
+        Args:
+            item_ids: Raw ids of the history's items, compared as strings.
+            k: List length.
+            exclude_seen: Whether the history's items are left out.
+            items: Raw ids of the only items that may be recommended; all items by default.
 
         Raises:
-            InputError: an empty history, unknown ids (listed), or k larger than the number of candidates.
+            InputError: the history is empty, the student does not know some ids (the message lists them), or k is larger than the number
+                of allowed items.
         """
         if not len(item_ids):
             raise InputError("recommend_from_history needs at least one item id")
         history = torch.unique(_indices(item_ids, self._item_index, "item"))
         user = self.items[history].sum(0, keepdim=True) / history.numel() ** 0.5
         seen = Csr(torch.tensor([0, history.numel()]), history, len(self.item_ids)) if exclude_seen else None
-        found = self._rank(user, [""], k, seen, items)[0]
-        return Recommendation(None, found.items, found.scores)
+        recommendation = self._rank(user, [""], k, seen, items)[0]
+        return Recommendation(None, recommendation.items, recommendation.scores)
 
     def _rank(self, users: Tensor, names: list[str], k: int, exclude: Csr | None, items: Sequence[Any] | None) -> list[Recommendation]:
         if k < 1:
@@ -169,6 +176,6 @@ def load_student(url: str, cache_dir: str | None = None) -> Recommender:
         cache_dir: Folder for a local copy where the URL is remote.
 
     Raises:
-        InputError: there is no complete bundle, or a file of it is damaged.
+        InputError: there is no complete bundle, or one of its files is damaged.
     """
     return Recommender(*open_artifact(url, "student", cache_dir))

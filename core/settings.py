@@ -1,6 +1,6 @@
-"""How settings are declared: frozen data classes whose fields carry their documentation and bounds.
+"""Declares settings: frozen data classes whose fields carry their documentation and bounds.
 
-A settings class lives beside the code that reads it; `jobs/settings.py` gathers them into one tree for the command line.
+A settings class is beside the code that reads it; `jobs/settings.py` gathers all of them into one tree for the command line.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ def setting(
     choices: tuple[str, ...] | None = None,
     kinds: Registry | None = None,
 ) -> Any:
-    """A documented field of a settings class.
+    """Returns a documented field of a settings class.
 
     Args:
         default: The default value; a dict or list is copied for every instance.
@@ -38,10 +38,14 @@ def setting(
 
 
 def check_bounds(settings: Any, section: str) -> None:
-    """Checks every field of a settings object against its declared bounds and choices; call it from `__post_init__`.
+    """Checks every field of a settings object against its declared bounds, choices and kinds; a class calls it in `__post_init__`.
+
+    Args:
+        settings: The settings object.
+        section: Name of its section, for messages.
 
     Raises:
-        InputError: a value is out of bounds; the message names the setting, the bound and the value.
+        InputError: a value is not allowed; the message names the setting, the value and what was expected.
     """
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), f"{section}.{field.name}"

@@ -1,7 +1,7 @@
-"""The two sides of the train graph, users and items, in their one spelling.
+"""Defines how code writes the two sides of the train graph, users and items.
 
-A side is 0 (`USERS`) or 1 (`ITEMS`) where code counts: places in a pair of lists, DGL's type ids, keys of random draws. It is "user" or
-"item" (`SIDE_NAMES[side]`) where it is a name: of files, columns, tensors and DGL's node types.
+A side is a number, 0 (`USERS`) or 1 (`ITEMS`), as a place in a pair of lists, as DGL's type id and as a key of random draws. It is
+"user" or "item" (`SIDE_NAMES[side]`) in the names of files, columns, tensors and DGL's node types.
 """
 
 USERS, ITEMS = 0, 1
@@ -10,5 +10,5 @@ SIDE_NAMES = ("user", "item")
 
 
 def other_side(side: int) -> int:
-    """`ITEMS` for `USERS` and the other way round."""
+    """Returns `ITEMS` for `USERS`, and `USERS` for `ITEMS`."""
     return ITEMS if side == USERS else USERS

@@ -1,19 +1,19 @@
-"""Statistics of paired figures: bootstrap intervals, a sign-flip test and corrected p-values. Seeded, so that a report repeats."""
+"""Computes statistics of paired figures: bootstrap intervals, a sign-flip test and corrected p-values, seeded so that a report repeats."""
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-CHUNK = 1 << 22  # figures drawn at a time
+CHUNK = 1 << 22  # the number of figures that are drawn at a time
 
 
 def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation (n - 1) of the values; None for the deviation of a single one."""
+    """Computes the mean and the standard deviation (divided by n - 1) of the values; the deviation of a single value is None."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _resamples(size: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
-    """Draws with replacement, int64 [chunk, size], `repeats` rows in all."""
+    """Yields draws of indices below `size` with replacement, int64 [chunk, size], with `repeats` rows in all."""
     rng, chunk = np.random.default_rng(seed), max(1, CHUNK // size)
     for start in range(0, repeats, chunk):
         yield rng.integers(0, size, (min(chunk, repeats - start), size))
@@ -22,41 +22,43 @@ def _resamples(size: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
 def bootstrap_interval(
     values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], repeats: int = 2000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic of means.
+    """Computes the bootstrap's percentile interval of a statistic of means.
 
     Args:
         values: float [num_figures, n]; one draw of the n columns serves all figures, so that they stay paired.
-        statistic: From the figures' means, float [num_figures, repeats], to float [repeats].
-        repeats: Resamples.
-        level: Of the interval.
-        seed: Of the resamples.
+        statistic: Computes float [repeats] from the figures' means, float [num_figures, repeats].
+        repeats: Number of resamples.
+        level: Coverage of the interval, between 0 and 1.
+        seed: Seed of the resamples.
 
     Returns:
-        Lower and upper end; resamples whose statistic is not finite are left out.
+        Lower and upper end of the interval; resamples whose statistic is not finite are left out, and without any other both are nan.
     """
     means = np.concatenate([values[:, drawn].mean(-1) for drawn in _resamples(values.shape[1], repeats, seed)], axis=1)
-    found = statistic(means)
-    found = found[np.isfinite(found)]
-    if not len(found):
+    statistics = statistic(means)
+    statistics = statistics[np.isfinite(statistics)]
+    if not len(statistics):
         return float("nan"), float("nan")
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def mean_interval(values: np.ndarray, repeats: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap interval of the mean of float [n]."""
+    """Computes the bootstrap interval of the mean of values, float [n]; the arguments are those of `bootstrap_interval`."""
     return bootstrap_interval(values[None], lambda means: means[0], repeats, level, seed)
 
 
 def sign_flip_p(differences: np.ndarray, repeats: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p-value of a mean difference: how often random signs give a mean as far from 0, (count + 1) / (repeats + 1).
+    """Computes the two-sided p-value of a mean difference by random signs: (count + 1) / (repeats + 1).
+
+    The count is the number of random assignments of signs whose mean is at least as far from 0 as the observed one.
 
     Args:
         differences: float [n], paired differences; under the null hypothesis each is as likely with the other sign.
-        repeats: Random assignments of signs.
-        seed: Of the signs.
+        repeats: Number of random assignments of signs.
+        seed: Seed of the signs.
     """
-    differences = differences[differences != 0]  # they add nothing under either sign
+    differences = differences[differences != 0]  # differences of 0 add nothing under either sign
     if not len(differences):
         return 1.0
     rng, chunk, observed, count = np.random.default_rng(seed), max(1, CHUNK // len(differences)), abs(differences.sum()), 0
@@ -67,7 +69,7 @@ def sign_flip_p(differences: np.ndarray, repeats: int = 10_000, seed: int = 0) -
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values adjusted for their number by Holm's step-down method, in the order given."""
+    """Adjusts p-values for their number by Holm's step-down method; returns them in the order given."""
     order, adjusted, largest = np.argsort(p_values), [0.0] * len(p_values), 0.0
     for place, index in enumerate(order):
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
@@ -76,6 +78,9 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def transferability(student: np.ndarray, teacher: np.ndarray, undistilled: np.ndarray) -> np.ndarray:
-    """(student - undistilled) / (teacher - undistilled): the share of the teacher's lead that distillation brings; element by element."""
+    """Computes (student - undistilled) / (teacher - undistilled), the share of the teacher's lead that distillation brings.
+
+    All arrays have the same shape; the result is not finite where teacher and undistilled student are equal.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         return (student - undistilled) / (teacher - undistilled)

@@ -1,7 +1,8 @@
-"""Artifacts on any fsspec URL: complete or absent, and verified when read.
+"""Reads and writes artifacts on any fsspec URL: an artifact is complete or absent, and is verified when it is read.
 
 An artifact is a folder with a `manifest.json` that lists every other file with its size and SHA-256. On a local file system it is
-written aside and renamed; on an object store the manifest is uploaded last. A reader therefore never sees a half-written one.
+written beside its place and renamed; on an object store the manifest is uploaded last. A reader therefore never sees a half-written
+artifact.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ MANIFEST = "manifest.json"
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of `url` and the path inside it.
+    """Returns the fsspec file system of `url` and the path inside it.
 
     Raises:
         InputError: the protocol is unknown or its package (s3fs, gcsfs, ...) is not installed.
@@ -36,35 +37,35 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def is_local(url: str) -> bool:
-    """Whether `url` is a path on this machine's file system."""
+    """Returns whether `url` is a path on this machine's file system."""
     return "://" not in url or url.startswith("file://")
 
 
 def local_path(url: str) -> Path:
-    """The absolute path of a local URL."""
+    """Returns the absolute path of a local URL."""
     return Path(url.removeprefix("file://")).expanduser().absolute()
 
 
 def join(url: str, *names: str) -> str:
-    """`url` with path components appended."""
+    """Returns `url` with path components appended."""
     return "/".join([url.rstrip("/"), *names])
 
 
 def exists(url: str) -> bool:
-    """Whether a file or folder is there."""
+    """Returns whether there is a file or folder at `url`."""
     fs, path = filesystem(url)
     return fs.exists(path)
 
 
 def remove(url: str) -> None:
-    """Deletes a file or folder tree if it is there."""
+    """Deletes the file or folder tree at `url`, if there is one."""
     fs, path = filesystem(url)
     if fs.exists(path):
         fs.rm(path, recursive=True)
 
 
 def read_bytes(url: str) -> bytes:
-    """The content of one file."""
+    """Returns the content of one file."""
     fs, path = filesystem(url)
     try:
         return fs.cat_file(path)
@@ -73,7 +74,7 @@ def read_bytes(url: str) -> bytes:
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Writes one file so that a reader sees the old content or the new, never a part."""
+    """Writes one file so that a reader of a local one sees the old content or the new, never a part of it."""
     if is_local(url):
         path = local_path(url)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ def write_bytes(url: str, data: bytes) -> None:
 
 
 def read_json(url: str) -> dict:
-    """A JSON file's content."""
+    """Returns a JSON file's content."""
     try:
         return json.loads(read_bytes(url))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -99,7 +100,7 @@ def write_json(url: str, value: Any) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a local file, as hex digits."""
+    """Computes the SHA-256 of a local file, as hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 
@@ -112,7 +113,7 @@ def _digest(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
 
 
 def describe_files(root: Path) -> dict[str, dict]:
-    """Size (bytes) and SHA-256 of every file below `root`, by relative name."""
+    """Returns size (bytes) and SHA-256 of every file below `root` but the manifest, by relative name."""
     return {
         path.relative_to(root).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(root.rglob("*"))
@@ -124,11 +125,11 @@ def describe_files(root: Path) -> dict[str, dict]:
 def write_artifact(url: str, kind: str, metadata: dict) -> Iterator[Path]:
     """Writes an artifact: yields an empty local folder to fill, and publishes it when the block ends without an error.
 
-    `metadata` is read when the block ends, so it may be filled inside. An existing artifact at `url` is replaced only then.
+    `metadata` is read when the block ends, so the block may fill it. An existing artifact at `url` is replaced only then.
 
     Args:
         url: Where the artifact goes.
-        kind: What it is ("dataset", "graph", ...); readers check it.
+        kind: The kind of the artifact ("dataset", "graph", ...); readers check it.
         metadata: JSON-able facts for the manifest.
     """
     if is_local(url):
@@ -149,7 +150,7 @@ def write_artifact(url: str, kind: str, metadata: dict) -> Iterator[Path]:
             os.replace(staging, target)
             shutil.rmtree(old, ignore_errors=True)
         else:
-            remove(join(url, MANIFEST))  # first, so that a kill in between leaves no manifest without its files
+            remove(join(url, MANIFEST))  # first, so that a killed process leaves no manifest without its files
             remove(url)
             fs, path = filesystem(url)
             for name in manifest["files"]:
@@ -160,10 +161,16 @@ def write_artifact(url: str, kind: str, metadata: dict) -> Iterator[Path]:
 
 
 def copy_artifact(url: str, target: str, kind: str, cache_dir: str | None = None) -> None:
-    """Copies an artifact, verified, with the same manifest; the artifact that is at `target` is replaced.
+    """Verifies an artifact and copies it with the same manifest; replaces an artifact that is at `target`.
+
+    Args:
+        url: The artifact to copy.
+        target: Where the copy goes.
+        kind: The kind that the artifact must have.
+        cache_dir: As in `open_artifact`.
 
     Raises:
-        InputError: it is missing, of another kind, or damaged.
+        InputError: the artifact is missing, of another kind, or damaged.
     """
     folder, manifest = open_artifact(url, kind, cache_dir)
     metadata = {key: value for key, value in manifest.items() if key not in ("schema_version", "kind", "files")}
@@ -174,20 +181,23 @@ def copy_artifact(url: str, target: str, kind: str, cache_dir: str | None = None
 
 
 def publish_manifest(url: str, kind: str, metadata: dict, files: dict[str, dict]) -> None:
-    """Completes an artifact whose files were written in place by several writers: the manifest is what makes it exist.
+    """Completes an artifact whose files several writers wrote in place: without its manifest it counts as absent.
 
     Args:
+        url: The artifact.
+        kind: The kind of the artifact; readers check it.
+        metadata: JSON-able facts for the manifest.
         files: `{"bytes": ..., "sha256": ...}` by file name relative to `url`, as the writers measured them.
     """
     write_json(join(url, MANIFEST), _manifest(kind, metadata, files))
 
 
 class ShardWriter:
-    """One writer's files of an artifact that several processes write together; `publish_manifest` completes it.
+    """Writes one process's files of an artifact that several processes write together; `publish_manifest` completes it.
 
     Attributes:
         url: The artifact.
-        files: What was written, for the manifest.
+        files: Size and SHA-256 of the files that this process wrote, by name, for the manifest.
     """
 
     def __init__(self, url: str) -> None:
@@ -195,12 +205,12 @@ class ShardWriter:
         self.files: dict[str, dict] = {}
 
     def clear(self) -> None:
-        """Removes an older artifact, its manifest first; one writer calls it before any writes."""
+        """Removes an older artifact, its manifest first; one process calls it before any process writes."""
         remove(join(self.url, MANIFEST))
         remove(self.url)
 
     def add(self, name: str, data: bytes) -> None:
-        """Writes one file."""
+        """Writes one file below the artifact and notes its size and checksum."""
         write_bytes(join(self.url, name), data)
         self.files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -210,15 +220,15 @@ def _manifest(kind: str, metadata: dict, files: dict[str, dict]) -> dict:
 
 
 def has_artifact(url: str) -> bool:
-    """Whether a complete artifact is at `url`."""
+    """Returns whether a complete artifact is at `url`."""
     return exists(join(url, MANIFEST))
 
 
 def read_manifest(url: str, kind: str) -> dict:
-    """The manifest of the artifact at `url`.
+    """Returns the manifest of the artifact at `url`.
 
     Raises:
-        InputError: there is none, it is of another kind, or it was written by an incompatible version.
+        InputError: there is no artifact, it is of another kind, or it was written by an incompatible version.
     """
     if not has_artifact(url):
         raise InputError(f"{url}: no complete {kind} here ({MANIFEST} is missing); run the verb that makes it first")
@@ -233,19 +243,22 @@ def read_manifest(url: str, kind: str) -> dict:
 
 
 def manifest_digest(manifest: dict) -> str:
-    """A checksum of a manifest and so of everything the artifact holds; used as lineage."""
+    """Returns the SHA-256 of a manifest, and so of everything that the artifact holds; lineage consists of these."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def open_artifact(
     url: str, kind: str, cache_dir: str | None = None, wanted: Callable[[str], bool] = lambda name: True
 ) -> tuple[Path, dict]:
-    """Verifies the artifact at `url` and returns a local folder that holds its files, and its manifest.
+    """Verifies the artifact at `url`; returns a local folder that holds its files, and its manifest.
 
-    A local artifact is used where it is; a remote one is downloaded once into `cache_dir` (the system's temporary folder by default).
+    A local artifact is used where it is. A remote one is downloaded once.
 
     Args:
-        wanted: Which files, by relative name; the others are neither fetched nor verified.
+        url: The artifact.
+        kind: The kind that it must have.
+        cache_dir: Folder for the local copy of a remote artifact; the system's temporary folder by default.
+        wanted: Whether a file, by its relative name, is needed; the others are neither fetched nor verified.
 
     Raises:
         InputError: the artifact is missing, or a file is missing, truncated or changed since it was written.
@@ -268,7 +281,7 @@ def open_artifact(
 
 
 def _not_as_described(folder: Path, files: dict[str, dict]) -> list[str]:
-    """The names that are missing in `folder`, or of another size or checksum than listed."""
+    """Returns the names of files that `folder` lacks, or that have another size or checksum than `files` lists."""
 
     def is_right(path: Path, expected: dict) -> bool:
         return path.is_file() and path.stat().st_size == expected["bytes"] and sha256_of(path) == expected["sha256"]
@@ -287,5 +300,5 @@ def _download(url: str, folder: Path, manifest: dict, names: list[str]) -> None:
         except FileNotFoundError as error:
             raise InputError(f"{join(url, name)}: missing, though the manifest lists it") from error
         os.replace(aside, target)
-    if not (folder / MANIFEST).is_file():  # last: the copy is an artifact of its own, which other processes open by its path
+    if not (folder / MANIFEST).is_file():  # last, since the copy is an artifact of its own that other processes open by its path
         write_json(str(folder / MANIFEST), manifest)

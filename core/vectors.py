@@ -1,4 +1,4 @@
-"""All vectors of a teacher at one revision: what it is evaluated with and what students learn from."""
+"""Defines the vectors of a teacher at one revision, with which it is evaluated and from which students learn."""
 
 from dataclasses import dataclass, replace
 
@@ -7,14 +7,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TeacherVectors:
-    """What the teacher knows at one revision of its prompt.
+    """Holds all vectors of a teacher at one revision of its prompt.
 
     Attributes:
-        user, item: Final vectors [num_users, d], [num_items, d].
-        modal_user, modal_item: M_m^U and M_m^I by modality.
-        prompt_user, prompt_item: Soft prompts p_U and p_I; None without a prompt.
-        reduced: z_m by modality [num_items, d].
-        path_user, path_item: What BPR trains in place of the final vectors: the collaborative ones, where these are but a part of them.
+        user, item: Final vectors, [num_users, final_dim] and [num_items, final_dim].
+        modal_user, modal_item: M_m^U [num_users, d] and M_m^I [num_items, d] by modality.
+        prompt_user, prompt_item: Soft prompts p_U [num_users, d] and p_I [num_items, d]; None without a prompt.
+        reduced: z_m by modality, [num_items, d].
+        path_user, path_item: The collaborative vectors e_U and e_I, which BPR trains with `teacher.fusion=concat`; None where BPR trains
+            the final vectors.
     """
 
     user: Tensor
@@ -28,11 +29,11 @@ class TeacherVectors:
     path_item: Tensor | None = None
 
     def with_reduced(self, reduced: dict[str, Tensor]) -> "TeacherVectors":
-        """The same vectors with other rows of z_m."""
+        """Returns the same vectors with other rows of z_m, by modality [n, d]."""
         return replace(self, reduced=reduced)
 
     def detach(self) -> "TeacherVectors":
-        """The same vectors without their graph of gradients."""
+        """Returns the vectors without their graph of gradients, and without `path_user` and `path_item`, which only a loss reads."""
         prompts = [None if p is None else p.detach() for p in (self.prompt_user, self.prompt_item)]
         modal = [{m: x.detach() for m, x in side.items()} for side in (self.modal_user, self.modal_item, self.reduced)]
         return TeacherVectors(self.user.detach(), self.item.detach(), modal[0], modal[1], prompts[0], prompts[1], modal[2])

@@ -50,7 +50,7 @@ class FeatureConstants:
 
 
 def runs(count: int, rows: int) -> list[Tensor]:
-    """The places 0..count in runs of at most so many, int64."""
+    """Returns the places 0..count in runs of at most so many, int64."""
     return [torch.arange(first, min(first + rows, count)) for first in range(0, count, max(rows, 1))]
 
 

@@ -40,12 +40,12 @@ class Job:
 
     @property
     def engine(self) -> str:
-        """The engine that trains: "sampled" where that was chosen, else "full"."""
+        """Returns the engine that trains: "sampled" where that was chosen, else "full"."""
         return "sampled" if self.cluster.engine == "sampled" else "full"
 
     @property
     def stage(self) -> str:
-        """The stage that it trains: "teacher" or "student"."""
+        """Returns the stage that it trains: "teacher" or "student"."""
         raise NotImplementedError
 
     @property
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def teacher_url(self) -> str:
-        """The run's teacher artifact."""
+        """Returns the run's teacher artifact."""
         return join(self.run_url, "teacher")
 
 
@@ -109,7 +109,7 @@ class StudentJob(Job):
         return self.config.train
 
     def label_job(self, rank: int = 0, world_size: int = 1) -> "LabelJob":
-        """The labels of this job: of whole steps, or of one worker's share of each."""
+        """Returns the labels of this job: of whole steps, or of one worker's share of each."""
         batch = self.train.batch_size
         return LabelJob(
             join(self.run_url, "dataset"), self.teacher_url, self.revision, self.distill, batch, max(1, self.labels.block_rows // batch),
@@ -159,7 +159,7 @@ class LabelJob:
     threads: int = 1
 
     def candidates(self) -> dict[str, object]:
-        """What decides the candidate lists, for the manifest of materialised labels."""
+        """Returns what decides the candidate lists, for the manifest of materialised labels."""
         return candidate_identity(self.config, self.seed)
 
     @property
@@ -178,11 +178,11 @@ class LabelJob:
         return -(-self.num_steps // self.steps_a_block)
 
     def steps_of(self, block: int) -> range:
-        """The steps of a block."""
+        """Returns the steps of a block."""
         return range(block * self.steps_a_block, min((block + 1) * self.steps_a_block, self.num_steps))
 
     def share_of(self, step: int) -> slice:
-        """The share of a step that is labelled, as positions of the epoch's order."""
+        """Returns the share of a step that is labelled, as positions of the epoch's order."""
         first = step * self.batch_size
         mine = rank_slice(min(self.batch_size, self.num_examples - first), self.rank, self.world_size)
         return slice(first + mine.start, first + mine.stop)
@@ -193,5 +193,5 @@ class LabelJob:
         return [share.stop - share.start for share in shares]
 
     def of_whole_steps(self, steps_a_block: int) -> "LabelJob":
-        """The same for whole steps, in blocks of so many."""
+        """Returns the same for whole steps, in blocks of so many."""
         return replace(self, rank=0, world_size=1, steps_a_block=steps_a_block)

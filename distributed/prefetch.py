@@ -53,7 +53,7 @@ class Prefetched(Iterator[Value]):
         return False
 
     def __next__(self) -> Value:
-        """The next value.
+        """Returns the next value.
 
         Raises:
             RunError: it did not come in time.

@@ -43,7 +43,7 @@ def run_job(job: TeacherJob | StudentJob | TuneJob, worker: Worker, around: Surr
 
 
 def student_task(job: StudentJob, worker: Worker, around: Surroundings, tuner: PromptTuner | None = None) -> StudentTask:
-    """The task of a student's job, with its labels from where the job says."""
+    """Returns the task of a student's job, with its labels from where the job says."""
 
     def open_labels(modalities: list[str], epochs: range) -> LabelSource:
         labels = job.label_job(worker.rank, worker.world_size)
@@ -56,7 +56,7 @@ def student_task(job: StudentJob, worker: Worker, around: Surroundings, tuner: P
 
 
 def _resident(job: StudentJob, worker: Worker, around: Surroundings) -> WholeCatalog:
-    """The catalog of the run's teacher, for a worker that keeps the teacher whole."""
+    """Returns the catalog of the run's teacher, for a worker that keeps the teacher whole."""
     config = resident_config(job)
     return build_catalog(worker, config, *around.graph.whole(worker, config.reads_features))
 
@@ -90,7 +90,7 @@ def _train_with(job: TeacherJob | StudentJob, task: Task, trainer: Trainer, arou
 
 
 def stage_of(job: Job, around: Surroundings) -> Stage:
-    """The stage's recorder, selection and checkpoints."""
+    """Returns the stage's recorder, selection and checkpoints."""
     select_by = job.evaluation.select_by if around.dataset.has_split("validation") else None
     return Stage(job.stage, job.run_url, job.train, select_by, around.show, job.trackers, job.cluster.cache_dir)
 

@@ -20,7 +20,7 @@ class GraphAccess(Protocol):
     """How a worker reaches the train graph and the features."""
 
     def whole(self, worker: Worker, with_features: bool) -> tuple[BipartiteGraph, Callable[[], ItemShard]]:
-        """The whole train graph, and what reads the raw features of this worker's items; collective.
+        """Returns the whole train graph, and what reads the raw features of this worker's items; collective.
 
         Args:
             worker: This worker.
@@ -28,7 +28,7 @@ class GraphAccess(Protocol):
         """
 
     def connect(self, worker: Worker) -> AbstractContextManager[GraphConnection]:
-        """A connection to the sharded graph while the block runs; collective."""
+        """Returns a connection to the sharded graph while the block runs; collective."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Worker:
         return self.rank == 0
 
     def new_group(self) -> ProcessGroup | None:
-        """A further process group over all workers, on the CPU, for a thread of its own; None with one worker. Collective."""
+        """Returns a further process group over all workers, on the CPU, for a thread of its own; None with one worker. Collective."""
         return dist.new_group(backend="gloo") if self.world_size > 1 else None
 
     def share(self, value: Any) -> Any:
@@ -39,7 +39,7 @@ class Worker:
         return box[0]
 
     def gather(self, value: dict) -> dict:
-        """All workers' dictionaries as one, on every rank."""
+        """Returns all workers' dictionaries as one, on every rank."""
         if self.world_size == 1:
             return value
         parts: list[Any] = [None] * self.world_size
@@ -80,7 +80,7 @@ class Worker:
             grad.copy_(piece.view_as(grad))
 
     def gather_rows(self, rows: Tensor, sizes: list[int]) -> Tensor:
-        """All workers' rows in rank order [sum(sizes), d], with gradients.
+        """Returns all workers' rows in rank order [sum(sizes), d], with gradients.
 
         The backward pass sums every worker's gradient for the owner's rows: with losses averaged over the workers and gradients averaged
         by the optimizer, that is the gradient of the mean loss.
@@ -90,7 +90,7 @@ class Worker:
         return _GatherRows.apply(rows, sizes, self.rank)
 
     def share_of_distinct(self, values: Tensor) -> tuple[Tensor, int]:
-        """This worker's share of the distinct values over all workers, those that no lower rank has, and how many there are in all.
+        """Returns this worker's share of the distinct values over all workers, those that no lower rank has, and how many there are in all.
 
         Args:
             values: int64, any shape.
@@ -107,7 +107,7 @@ class Worker:
         return own[~torch.isin(own, lower)], torch.unique(torch.cat(gathered)).numel()
 
     def check_finite(self, loss: Tensor, where: str) -> float:
-        """The loss averaged over the workers; raises FloatingPointError on every worker where it is not finite."""
+        """Returns the loss averaged over the workers; raises FloatingPointError on every worker where it is not finite."""
         value = loss.detach().clone().double()[None]
         self.sum_([value])
         mean = float(value) / self.world_size

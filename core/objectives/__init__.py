@@ -1,4 +1,4 @@
-"""What a student learns: labels of candidate lists, and the losses on them (docs/method.md 3)."""
+"""Defines what a student learns: the teacher's labels of candidate lists, and the losses on them (docs/method.md 3)."""
 
 from .candidates import CandidatePolicy, CandidateRequest, candidate_identity, candidate_lists, candidate_policy, plain_lists
 from .labels import Labels, label

@@ -1,6 +1,6 @@
-"""Candidate lists: which items the teacher labels beside a user's positive (docs/method.md 3).
+"""Draws candidate lists: the items that the teacher labels beside a user's positive (docs/method.md 3.5).
 
-A policy draws a list for each example, as a function of seed, epoch and example alone, so that any process makes the same lists.
+A policy draws a list for each example as a function of seed, epoch and example alone, so that any process makes the same lists.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,16 @@ from ..sampling import STREAM_TOP, UnseenItems
 
 @dataclass(frozen=True)
 class CandidateRequest:
-    """Examples whose candidates are wanted.
+    """Asks a policy for the candidates of some examples.
 
     Attributes:
-        users, positives: int64 [n], dataset indices.
+        users: int64 [n], the user of each example, as a row of `unseen`.
+        positives: int64 [n], dataset indices of the positives.
         examples: int64 [n], global example indices: the keys of the draws.
         unseen: Draws items that a user has not seen in train.
         seed, epoch: Further keys of the draws.
-        ranking: int64 [rows, depth], the teacher's best unseen items, best first; given where the policy's `depth` is more than 0.
-        ranking_rows: int64 [n], the row of `ranking` of each example; None where rows are users.
+        ranking: int64 [num_rows, depth], the teacher's best unseen items, best first; given where the policy's `depth` is more than 0.
+        ranking_rows: int64 [n], the row of `ranking` for each example; None where that row is the example's user.
     """
 
     users: Tensor
@@ -39,7 +40,7 @@ class CandidateRequest:
 
 
 class CandidatePolicy:
-    """The interface of every policy; `distill.candidates=module:Class` names a subclass of your own."""
+    """Defines the interface of every candidate policy; `distill.candidates=module:Class` names a subclass of your own."""
 
     component: ClassVar[str] = "candidates"
 
@@ -48,25 +49,25 @@ class CandidatePolicy:
 
     @property
     def num_candidates(self) -> int:
-        """K, the candidates a list beside the positive; at least 1, since the first of them is BPR's negative."""
+        """Returns K, the number of candidates in a list beside the positive: at least 1, since the first one is BPR's negative."""
         raise NotImplementedError
 
     @property
     def depth(self) -> int:
-        """How deep a ranking of the teacher's best unseen items the policy draws from; 0 where it needs none."""
+        """Returns the depth of the ranking of the teacher's best unseen items that the policy draws from; 0 where it needs none."""
         return 0
 
     def identity(self) -> dict[str, object]:
-        """Everything of the settings that decides the lists, as JSON-able values: labels of other lists are refused."""
+        """Returns all settings that decide the lists, as JSON-able values; a student refuses labels whose values differ."""
         raise NotImplementedError
 
     def draw(self, request: CandidateRequest) -> Tensor:
-        """The candidates beside the positives, int64 [n, K]; the first is BPR's negative, uniform over the user's unseen items."""
+        """Returns the candidates beside the positives, int64 [n, K]; the first is BPR's negative, uniform over the user's unseen items."""
         raise NotImplementedError
 
 
 class MixedCandidates(CandidatePolicy):
-    """`distill.num_uniform` uniform unseen items, then `distill.num_top` drawn from the teacher's top `distill.top_depth` unseen ones."""
+    """Draws `distill.num_uniform` uniform unseen items, then `distill.num_top` of the teacher's top `distill.top_depth` unseen items."""
 
     @property
     def num_candidates(self) -> int:
@@ -92,20 +93,20 @@ class MixedCandidates(CandidatePolicy):
 
 
 def candidate_policy(config: DistillationConfig) -> CandidatePolicy:
-    """The policy that `distill.candidates` names.
+    """Returns the policy that `distill.candidates` names.
 
     Raises:
-        InputError: there is no such policy; the message lists those that there are.
+        InputError: there is no such policy; the message lists the policies that ship.
     """
     kind: type[CandidatePolicy] = CANDIDATES.get(config.candidates)
     return kind(config)
 
 
 def candidate_identity(config: DistillationConfig, seed: int) -> dict[str, object]:
-    """What decides the candidate lists of a run: recorded with labels, and compared before they are used.
+    """Returns all that decides the candidate lists of a run: it is recorded with labels, and compared before labels are used.
 
     Args:
-        config: The distillation's settings.
+        config: Settings of the distillation.
         seed: `run.seed`.
     """
     kind = {} if config.candidates == CANDIDATES.names[0] else {"candidates": config.candidates}
@@ -113,11 +114,11 @@ def candidate_identity(config: DistillationConfig, seed: int) -> dict[str, objec
 
 
 def candidate_lists(config: DistillationConfig, request: CandidateRequest) -> Tensor:
-    """Lists of the positive and its candidates, int64 [n, 1 + K], by the policy that the settings name."""
+    """Draws lists of the positive and its candidates, int64 [n, 1 + K], by the policy that the settings name."""
     return torch.cat([request.positives[:, None], candidate_policy(config).draw(request)], 1)
 
 
 def plain_lists(request: CandidateRequest) -> Tensor:
-    """Lists of the positive and one uniform unseen item, int64 [n, 2]: what BPR needs, for a student without a teacher."""
+    """Draws lists of the positive and one uniform unseen item, int64 [n, 2], as BPR alone needs for a student without a teacher."""
     negatives = request.unseen.draw(request.users, request.examples, 1, request.seed, request.epoch)
     return torch.cat([request.positives[:, None], negatives], 1)

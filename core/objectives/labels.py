@@ -1,4 +1,4 @@
-"""Teacher labels of candidate lists: what the student's losses read (docs/method.md 3)."""
+"""Computes the teacher's labels of candidate lists, which the student's losses read (docs/method.md 3)."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,14 @@ from ..vectors import TeacherVectors
 
 @dataclass(frozen=True)
 class Labels:
-    """A batch of teacher labels.
+    """Holds a batch of teacher labels.
 
     Attributes:
         users: int64 [batch].
         candidates: int64 [batch, 1 + K], the positive first, then BPR's uniform negative.
-        scores: The teacher's scores relative to the positive's [batch, 1 + K]; None for a student without a teacher.
-        modal_scores: The same by modality [num_modalities, batch, 1 + K]; a teacher without modalities has none of them.
+        scores: The teacher's scores minus the positive's score, [batch, 1 + K]; None for a student without a teacher.
+        modal_scores: The same differences by modality, [num_modalities, batch, 1 + K]; num_modalities is 0 for a teacher without
+            modalities, and the attribute is None for a student without a teacher.
     """
 
     users: Tensor
@@ -45,12 +46,14 @@ class Labels:
 
 
 def label(vectors: TeacherVectors, users: Tensor, candidates: Tensor) -> Labels:
-    """The teacher's labels for candidate lists; differentiable with respect to the vectors.
+    """Computes the teacher's labels for candidate lists; differentiable with respect to the vectors.
 
     Args:
-        users: int64 [batch]; candidates: int64 [batch, 1 + K].
+        vectors: The teacher's vectors.
+        users: int64 [batch].
+        candidates: int64 [batch, 1 + K], the positive first.
     """
     scores = candidate_scores(vectors.user, vectors.item, users, candidates)
-    found = [candidate_scores(vectors.modal_user[m], vectors.modal_item[m], users, candidates) for m in vectors.modal_user]
-    modal = torch.stack(found) if found else scores.new_zeros(0, *scores.shape)
+    by_modality = [candidate_scores(vectors.modal_user[m], vectors.modal_item[m], users, candidates) for m in vectors.modal_user]
+    modal = torch.stack(by_modality) if by_modality else scores.new_zeros(0, *scores.shape)
     return Labels(users, candidates, scores - scores[:, :1], modal - modal[:, :, :1])

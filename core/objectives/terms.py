@@ -1,8 +1,9 @@
-"""The terms of the student's loss: BPR with L2, and what it learns from the teacher's labels (docs/method.md 3).
+"""Computes the terms of the student's loss: BPR with L2, and the distillation losses on the teacher's labels (docs/method.md 3).
 
-A distillation loss is a function from `LossInputs` to a scalar; its weight is multiplied on by `distillation_terms`. The shipped ones have
-weights of their own (`distill.pair_weight` and so on); one of your own is named with its weight in `distill.losses`. A loss that learns
-from what the teacher knows by modality says so with `@learns_by_modality`, and is then refused where the teacher has no modalities.
+A distillation loss is a function from `LossInputs` to a scalar, which `distillation_terms` multiplies by the loss's weight. Each loss that
+ships has a setting for its weight (`distill.pair_weight` and so on); a loss of your own is named with its weight in `distill.losses`.
+A loss that learns from what the teacher knows by modality says so with `@learns_by_modality`, and is refused where the teacher has no
+modalities.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,13 @@ _BY_MODALITY = "learns_by_modality"
 
 
 class Decoders(nn.Module):
-    """D_m of the embedding loss: a linear map per modality, or the identity where sizes agree and none is asked for."""
+    """Maps student vectors to the teacher's size by D_m of the embedding loss: a linear map for each modality, or the identity.
+
+    Args:
+        modalities: Names of the modalities.
+        student_dim, teacher_dim: d_S and d.
+        learnt: Whether the maps are learnt even where the sizes agree; otherwise they are the identity there.
+    """
 
     def __init__(self, modalities: list[str], student_dim: int, teacher_dim: int, learnt: bool) -> None:
         super().__init__()
@@ -31,21 +38,21 @@ class Decoders(nn.Module):
         )
 
     def forward(self, items: Tensor) -> list[Tensor]:
-        """[n, d_S] -> one [n, d] per modality."""
+        """Returns the mapped vectors, [n, d] for each modality, from student vectors [n, d_S]."""
         return [decoder(items) for decoder in self.maps.values()]
 
 
 @dataclass(frozen=True)
 class StudentSide:
-    """The student's part of a distillation loss: one worker's share of a batch.
+    """Holds the student's inputs of a distillation loss, for one worker's share of a batch.
 
     Attributes:
-        scores: Its scores of the batch's candidates [batch, 1 + K], the positive first.
-        items: Its final item vectors [n, d_S].
-        unique_items: int64, this worker's share of the distinct positive items of the global batch, rows of `items`.
-        decoders: D_m, from [n, d_S] to a list of [n, d] by modality.
-        num_examples: What sums over the examples are divided by (see `Triples.num_examples`).
-        num_unique: What sums over the distinct items are divided by.
+        scores: The student's scores of the batch's candidates [batch, 1 + K], the positive first.
+        items: The student's final item vectors [n, d_S].
+        unique_items: int64, this worker's share of the distinct positive items of the global batch, as rows of `items`.
+        decoders: The maps D_m of the embedding loss.
+        num_examples: The divisor of sums over examples (see `Triples.num_examples`).
+        num_unique: The divisor of sums over distinct items.
     """
 
     scores: Tensor
@@ -58,16 +65,15 @@ class StudentSide:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a distillation loss may read.
+    """Holds all that a distillation loss may read.
 
     Attributes:
-        student: The student's part.
-        teacher_scores: The teacher's final scores, relative to the positive's [batch, 1 + K].
-        modal_scores: The teacher's scores by modality, relative to the positive's [num_modalities, batch, 1 + K]; 0 rows where the teacher
+        student: The student's inputs.
+        teacher_scores: The teacher's final scores minus the positive's score, [batch, 1 + K].
+        modal_scores: The teacher's scores by modality minus the positive's score, [num_modalities, batch, 1 + K]; no rows where the teacher
             has no modalities: a loss that reads them has to be marked with `learns_by_modality`.
-        targets: Makes the teacher's vectors M_m^I of the distinct positives by modality, a list of [len(unique_items), d]; an empty list
-            where the teacher has no modalities, as above.
-        config: The distillation's settings.
+        targets: Returns the teacher's vectors M_m^I of the distinct positives, [len(student.unique_items), d] for each modality.
+        config: Settings of the distillation.
     """
 
     student: StudentSide
@@ -78,7 +84,7 @@ class LossInputs:
 
     @staticmethod
     def of(student: StudentSide, labels: Labels, targets: Callable[[], list[Tensor]], config: DistillationConfig) -> "LossInputs":
-        """From the batch's labels, which must have scores."""
+        """Builds the inputs from the batch's labels, which must have scores."""
         assert labels.scores is not None
         assert labels.modal_scores is not None
         return LossInputs(student, labels.scores, labels.modal_scores, targets, config)
@@ -104,13 +110,13 @@ def needs_modalities(name: str) -> bool:
 
 
 def pair(inputs: LossInputs) -> Tensor:
-    """Returns L_pair, ranking distillation on pairs (docs/method.md 3.1)."""
+    """Computes L_pair, ranking distillation on pairs (docs/method.md 3.1)."""
     return pair_loss(inputs.student.scores, inputs.teacher_scores, inputs.config.temperature, inputs.student.num_examples)
 
 
 @learns_by_modality
 def by_modality(inputs: LossInputs) -> Tensor:
-    """Returns L_list, denoised modality-aware ranking distillation on lists (docs/method.md 3.2)."""
+    """Computes L_list, denoised modality-aware ranking distillation on lists (docs/method.md 3.2)."""
     config = inputs.config
     return list_loss(
         inputs.student.scores,
@@ -127,14 +133,17 @@ def by_modality(inputs: LossInputs) -> Tensor:
 
 @learns_by_modality
 def embedding(inputs: LossInputs) -> Tensor:
-    """Returns L_emb, modality-aware embedding distillation (docs/method.md 3.3)."""
-    own = inputs.student
-    decoded = own.decoders(own.items[own.unique_items])
-    return embedding_loss(decoded, inputs.targets(), inputs.config.embedding_power, own.num_unique)
+    """Computes L_emb, modality-aware embedding distillation (docs/method.md 3.3)."""
+    student = inputs.student
+    decoded = student.decoders(student.items[student.unique_items])
+    return embedding_loss(decoded, inputs.targets(), inputs.config.embedding_power, student.num_unique)
 
 
 def distillation_terms(inputs: LossInputs) -> dict[str, Tensor]:
-    """The distillation losses that have a weight, each times its weight: the terms that teacher and student share (docs/method.md 3, 4)."""
+    """Computes all distillation losses whose weight is not 0, each times its weight, by name.
+
+    They are terms of the student's loss (docs/method.md 3.4) and of the loss of prompt-tuning (docs/method.md 4).
+    """
     weights = inputs.config.loss_weights()
     losses: dict[str, DistillationLoss] = {name: LOSSES.get(name) for name in weights}
     return {name: weight * _scalar(losses[name](inputs), name) for name, weight in weights.items()}
@@ -153,13 +162,13 @@ def _scalar(term: Tensor, name: str) -> Tensor:
 
 
 def student_terms(scores: Tensor, rows: list[Tensor], l2: float, num_examples: float, weights: Tensor | None = None) -> dict[str, Tensor]:
-    """BPR(S) with the first candidate as the negative, and L2 on the batch's rows.
+    """Computes the terms that need no teacher: BPR with the first candidate as the negative, and L2 on the batch's rows.
 
     Args:
-        scores: The student's scores of the batch's candidates [batch, 1 + K].
-        rows: What L2 acts on: of the users, positives and negatives, each [batch, d_S].
-        l2: `student.l2`.
-        num_examples: What sums over the examples are divided by.
-        weights: float32 [batch], of the examples (`UserWeights`); 1 where not given.
+        scores: The student's scores of the batch's candidates [batch, 1 + K], the positive first.
+        rows: The rows that L2 acts on, of the users, positives and negatives, each [batch, d_S].
+        l2: Weight of L2, `student.l2`.
+        num_examples: The divisor of sums over examples (see `Triples.num_examples`).
+        weights: float32 [batch], weights of the examples (`UserWeights`); 1 by default.
     """
     return {"bpr": bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights), "l2": l2 * l2_loss(rows, num_examples, weights)}

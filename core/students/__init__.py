@@ -1,4 +1,4 @@
-"""Lightweight students (docs/method.md 2): ID vectors and at most a light propagation, nothing multi-modal at inference."""
+"""Defines the light students (docs/method.md 2): ID vectors and at most a light propagation, without features or a prompt."""
 
 import torch
 
@@ -14,22 +14,22 @@ __all__ = ["LayeredStudent", "Student", "build_student", "project", "student_kin
 
 
 def student_kind(config: StudentConfig) -> type[Student]:
-    """The class that `student.kind` names.
+    """Returns the class that `student.kind` names.
 
     Raises:
-        InputError: there is no such student; the message lists those that there are.
+        InputError: there is no such student; the message lists the students that ship.
     """
     kind: type[Student] = STUDENTS.get(config.kind)
     return kind
 
 
 def build_student(config: StudentConfig, seed: int, frozen_dims: tuple[int, int] | None = None) -> Student:
-    """The student that `student.kind` names, with the seeded start of what it has beside its rows.
+    """Builds the student that `student.kind` names, with seeded random parameters; its rows are held by the engine.
 
     Args:
         config: The student's settings.
-        seed: Seed of the start.
-        frozen_dims: Columns of the teacher's final vectors of users and items, for a student whose rows they are.
+        seed: Seed of the parameters.
+        frozen_dims: Columns of the teacher's final vectors of users and of items, for a student whose rows are these vectors.
 
     Raises:
         InputError: there is no such student.

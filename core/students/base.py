@@ -1,7 +1,7 @@
-"""What a student is: a model from rows of users and items, and the graph, to the vectors that serve (docs/method.md 2).
+"""Defines the interface of a student: a model from rows of users and items, and the graph, to the vectors that serve (docs/method.md 2).
 
-A student holds no rows itself. The engine has them, as whole tables or sharded over the workers, and hands the student those that it needs:
-learnt ID vectors, or the teacher's frozen final vectors. The student's own parameters are what it has beside them, such as learnt maps.
+A student holds no rows itself. The engine holds them, as whole tables or sharded over the workers, and hands the student the rows that it
+needs: learnt ID vectors, or the teacher's frozen final vectors. The student's own parameters are all others, such as learnt maps.
 """
 
 from typing import ClassVar
@@ -13,13 +13,13 @@ from ..graph import Propagation
 
 
 class Student(nn.Module):
-    """The interface of every student; `student.kind=module:Class` names a subclass of your own.
+    """Defines the interface of every student; `student.kind=module:Class` names a subclass of your own.
 
     Attributes:
-        engines: The engines that can train it. One that only "full" trains has to be able to compute all vectors from whole tables; one
-            that "sampled" trains is a `LayeredStudent`.
-        least_layers: The smallest `student.layers` that it can have.
-        learns_rows: True where its rows are ID vectors that are learnt; False where they are the teacher's final vectors, frozen.
+        engines: The engines that can train the student. A student for "sampled" has to be a `LayeredStudent`; for "full" alone it has to
+            compute all vectors from whole tables.
+        least_layers: The smallest `student.layers` that the student can have.
+        learns_rows: True where the student's rows are ID vectors that are learnt; False where they are the teacher's frozen final vectors.
     """
 
     component: ClassVar[str] = "student"
@@ -28,34 +28,34 @@ class Student(nn.Module):
     learns_rows: ClassVar[bool] = True
 
     def __init__(self, config: StudentConfig, user_dim: int, item_dim: int) -> None:
-        """Builds the parameters that the student has beside its rows; the caller seeds torch's generator.
+        """Builds the student's own parameters; the caller seeds torch's generator.
 
         Args:
             config: The student's settings.
-            user_dim, item_dim: Columns of the rows of users and items; `config.dim` where they are learnt.
+            user_dim, item_dim: Columns of the rows of users and of items; `config.dim` where the rows are learnt.
         """
         super().__init__()
         self.config = config
 
     @classmethod
     def num_hops(cls, config: StudentConfig) -> int:
-        """Hops that its vectors reach over the train graph."""
+        """Returns the number of hops that the student's vectors reach over the train graph."""
         return 0
 
     def vectors(self, graph: Propagation, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Final vectors of the users and items of the graph's level 0, [num_users, d_S] and [num_items, d_S].
+        """Computes the final vectors of the users and items at the graph's level 0, [num_users, d_S] and [num_items, d_S].
 
         Args:
             graph: The whole train graph, or sampled blocks of `num_hops` hops.
-            users, items: Their rows [n, user_dim] and [m, item_dim], at level `num_hops` or deeper.
+            users, items: Rows [n, user_dim] and [m, item_dim], at level `num_hops` or deeper.
         """
         raise NotImplementedError
 
     def regularised(self, users: Tensor, items: list[Tensor]) -> list[Tensor]:
-        """What L2 acts on, from the batch's own rows: these rows themselves, unless a student says otherwise.
+        """Returns the rows that L2 acts on: those of the batch, unless a subclass computes others from them.
 
         Args:
             users: Rows of the batch's users [batch, user_dim].
-            items: Rows of its positives and of its negatives, each [batch, item_dim].
+            items: Rows of the batch's positives and of its negatives, each [batch, item_dim].
         """
         return [users, *items]

@@ -1,4 +1,4 @@
-"""Students of layers over the graph: both engines train them, and both infer their vectors exactly, layer by layer."""
+"""Defines students made of layers over the graph, which both engines train and whose vectors both infer exactly."""
 
 from typing import ClassVar
 
@@ -11,17 +11,17 @@ from .base import Student
 
 
 class LayeredStudent(Student):
-    """A student whose layer l + 1 of a node follows from its own layer l and the sum Ã over its neighbours' layer l.
+    """Computes a node's layer l + 1 from the node's own layer l and from its neighbours' layer l, summed with the weights of Ã.
 
-    Layer 0 are the ID vectors, and the final vectors are the mean of all layers. A subclass says what a layer is; how many there are is
-    `student.layers` unless it says otherwise.
+    Layer 0 consists of the ID vectors, and the final vectors are the mean of all layers. A subclass implements `layer`, and may replace
+    `num_layers`, which is `student.layers` by default.
     """
 
     engines: ClassVar[tuple[str, ...]] = ("full", "sampled")
 
     @classmethod
     def num_layers(cls, config: StudentConfig) -> int:
-        """Layers beside layer 0."""
+        """Returns the number of layers beside layer 0."""
         return config.layers
 
     @classmethod
@@ -29,17 +29,17 @@ class LayeredStudent(Student):
         return cls.num_layers(config)
 
     def layer(self, number: int, own: Tensor, neighbours: Tensor) -> Tensor:
-        """Layer `number` + 1 of some nodes, [n, d_S].
+        """Computes layer `number` + 1 of some nodes, [n, d_S].
 
         Args:
-            number: From 0.
+            number: The layer that is given, from 0.
             own: The nodes' own layer `number`, [n, d_S].
-            neighbours: The sum over their neighbours' layer `number`, weighted by Ã, [n, d_S].
+            neighbours: The sum over the nodes' neighbours of their layer `number`, weighted by Ã, [n, d_S].
         """
         raise NotImplementedError
 
     def vectors(self, graph: Propagation, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of the layers; see the base class."""
+        """Computes the mean of the layers; see the base class."""
         layers = self.num_layers(self.config)
         user_sum, item_sum = graph.users_at(users, 0), graph.items_at(items, 0)
         for number, hop in enumerate(reversed(range(layers))):
@@ -51,14 +51,14 @@ class LayeredStudent(Student):
 
 
 class LightGcnStudent(LayeredStudent):
-    """LightGCN (He et al. 2020, eq. 3 and 4): a layer is the sum over the neighbours."""
+    """Implements LightGCN (He et al. 2020, eq. 3 and 4): a layer is the sum over the neighbours."""
 
     def layer(self, number: int, own: Tensor, neighbours: Tensor) -> Tensor:
         return neighbours
 
 
 class MfStudent(LightGcnStudent):
-    """Matrix factorisation: a plain table of vectors, LightGCN without layers."""
+    """Implements matrix factorisation: the final vectors are the ID vectors, as in LightGCN without layers."""
 
     @classmethod
     def num_layers(cls, config: StudentConfig) -> int:
@@ -66,7 +66,7 @@ class MfStudent(LightGcnStudent):
 
 
 class GcnStudent(LayeredStudent):
-    """Graph convolutions with a learnt map and a non-linearity a layer: tanh(W (own + neighbours) + b) (Kipf and Welling 2017)."""
+    """Implements graph convolutions (Kipf and Welling 2017): each layer is tanh(W (own + neighbours) + b), with its own W and b."""
 
     def __init__(self, config: StudentConfig, user_dim: int, item_dim: int) -> None:
         super().__init__(config, user_dim, item_dim)

@@ -1,4 +1,4 @@
-"""A student on frozen vectors."""
+"""Defines a student on the teacher's frozen vectors."""
 
 import itertools
 from typing import ClassVar
@@ -11,7 +11,10 @@ from .base import Student
 
 
 class MlpStudent(Student):
-    """A multilayer perceptron for users and one for items, on the teacher's final vectors."""
+    """Implements two multilayer perceptrons, one for users and one for items, on the teacher's final vectors.
+
+    Each has `student.layers` linear layers, with LeakyReLU (slope 0.2) between them.
+    """
 
     least_layers: ClassVar[int] = 1
     learns_rows: ClassVar[bool] = False
@@ -29,9 +32,9 @@ class MlpStudent(Student):
         self.user_head, self.item_head = head(user_dim), head(item_dim)
 
     def vectors(self, graph: Propagation, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """The heads' output; the graph is not used."""
+        """Returns the perceptrons' outputs; the graph is not used."""
         return self.user_head(users), self.item_head(items)
 
     def regularised(self, users: Tensor, items: list[Tensor]) -> list[Tensor]:
-        """The heads' output for the batch."""
+        """Returns the perceptrons' outputs for the batch, since the rows themselves are frozen."""
         return [self.user_head(users), *(self.item_head(rows) for rows in items)]

@@ -1,4 +1,4 @@
-"""A student's rows from the teacher's final vectors, at the student's size (docs/method.md 2)."""
+"""Computes a student's initial rows from the teacher's final vectors, at the student's size (docs/method.md 2, warm start)."""
 
 from collections.abc import Callable, Iterable
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def project(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Vectors of size `dim` whose dot products come closest to those of the given ones, over all users and items.
+    """Computes vectors of size `dim` whose dot products come closest to those of the given vectors, over all users and items.
 
     Args:
         users, items: float [num_users, d] and [num_items, d].
         dim: Columns of the result.
 
     Returns:
-        [num_users, dim] and [num_items, dim], of the dtype given; `warm_start_maps` says how.
+        [num_users, dim] and [num_items, dim], in the dtype of the arguments; see `projection_maps` for the equations.
     """
     maps = warm_start_maps([[users], [items]], dim)
     return (users.double() @ maps[0]).to(users.dtype), (items.double() @ maps[1]).to(items.dtype)
@@ -23,12 +23,16 @@ def project(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def warm_start_maps(
     sides: Iterable[Iterable[Tensor]], dim: int, sum_: Callable[[list[Tensor]], None] = lambda tensors: None
 ) -> tuple[Tensor, Tensor]:
-    """`projection_maps` of vectors that come a chunk at a time, or that several workers hold.
+    """Computes the `projection_maps` of vectors that come in chunks, and that may be shared among several workers.
 
     Args:
-        sides: For users and for items the chunks of their vectors, float [n, d] each; at least one chunk a side, which may be empty.
+        sides: The chunks of the users' vectors and those of the items' vectors, float [n, d] each; each side has at least one chunk,
+            which may be empty.
         dim: Columns of the maps.
-        sum_: Sums tensors over the workers, in place.
+        sum_: Sums tensors over the workers, in place; by default there is one worker.
+
+    Returns:
+        The users' map and the items' map, float64 [d, dim].
     """
     grams = []
     for chunks in sides:
@@ -44,14 +48,15 @@ def warm_start_maps(
 
 
 def projection_maps(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Maps A and B with (U A)(I B)^T the best approximation of U I^T of rank `dim` in least squares (Eckart and Young 1936).
+    """Computes the maps A and B for which (U A)(I B)^T is the best approximation of U I^T of rank `dim` in least squares.
 
-    With U = Q_U R_U and I = Q_I R_I, Q orthonormal, and the singular value decomposition R_U R_I^T = P S W^T, A = R_U^-1 P S^½ and
-    B = R_I^-1 W S^½. Sizes that are equal or larger lose nothing: the vectors stay as they are, with zeros behind them.
+    With U = Q_U R_U and I = Q_I R_I, where the columns of Q are orthonormal, and the singular value decomposition R_U R_I^T = P S W^T, the
+    maps are A = R_U^-1 P S^½ and B = R_I^-1 W S^½, cut to `dim` columns (Eckart and Young 1936). With `dim` of d or more nothing is lost:
+    the maps keep the vectors as they are and append zeros.
 
     Args:
         users, items: U^T U and I^T I, float64 [d, d].
-
+        dim: Columns of the maps.
     Returns:
         A and B, float64 [d, dim]; the largest entry of a column of A is positive.
     """
@@ -68,7 +73,7 @@ def projection_maps(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Ten
 
 
 def _root(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """R with X = Q R from X^T X, and its pseudo-inverse."""
+    """Returns R with X = Q R from the Gram matrix X^T X, and the pseudo-inverse of R."""
     values, vectors = torch.linalg.eigh(gram)
     kept = values > 1e-12 * values.max().clamp(min=1e-300)
     values = torch.where(kept, values, 1.0)

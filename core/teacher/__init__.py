@@ -1,4 +1,4 @@
-"""Teachers (docs/method.md 1): PromptMM's own, and others in its place."""
+"""Defines teachers (docs/method.md 1 and 7): PromptMM's own, and others that may be trained in its place."""
 
 from collections.abc import Mapping
 
@@ -16,26 +16,26 @@ __all__ = ["Teacher", "Triples", "WholeTeacher", "build_whole_teacher", "teacher
 
 
 def teacher_kind(config: TeacherConfig) -> type[Teacher]:
-    """The class that `teacher.kind` names.
+    """Returns the class that `teacher.kind` names.
 
     Raises:
-        InputError: there is no such teacher; the message lists those that there are.
+        InputError: there is no such teacher; the message lists the teachers that ship.
     """
     kind: type[Teacher] = TEACHERS.get(config.kind)
     return kind
 
 
 def build_whole_teacher(config: TeacherConfig, num_users: int, num_items: int, dims: Mapping[str, int], seed: int) -> WholeTeacher:
-    """A teacher that is one module, of the kind that `teacher.kind` names, with its seeded start.
+    """Builds the teacher that `teacher.kind` names, which has to be a `WholeTeacher`, with seeded random weights.
 
     Args:
         config: The teacher's settings.
-        num_users, num_items: Of the catalog.
+        num_users, num_items: Numbers of users and items in the catalog.
         dims: d_m by modality; empty for a kind that reads no features.
-        seed: Seed of the start.
+        seed: Seed of the weights.
     """
     kind = teacher_kind(config)
-    assert issubclass(kind, WholeTeacher), f"{config.kind} is held in parts"
+    assert issubclass(kind, WholeTeacher), f"{config.kind} is not a WholeTeacher"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(STREAM_INITIAL, seed, 1))
         return kind(num_users, num_items, dims, config, seed)

@@ -1,4 +1,4 @@
-"""What a teacher says of itself, whoever trains it."""
+"""Defines what every kind of teacher declares about itself."""
 
 from typing import ClassVar
 
@@ -6,13 +6,13 @@ from ..config import TeacherConfig
 
 
 class Teacher:
-    """What settings, plan and engines ask of every kind of teacher.
+    """Declares what settings, plan and engines have to know about a kind of teacher.
 
     Attributes:
-        engines: The engines that can train it.
-        reads_features: Whether it learns from the modalities, and so has vectors for each of them.
-        has_prompt: Whether it has a prompt that can be tuned.
-        has_towers: Whether it has reduction towers, which DeepSpeed shards.
+        engines: The engines that can train the teacher.
+        reads_features: Whether the teacher learns from the modalities, and so has vectors for each of them.
+        has_prompt: Whether the teacher has a prompt that can be tuned.
+        has_towers: Whether the teacher has reduction towers, which DeepSpeed shards.
     """
 
     component: ClassVar[str] = "teacher"
@@ -23,25 +23,25 @@ class Teacher:
 
     @classmethod
     def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:
-        """Columns of the final vectors."""
+        """Returns the number of columns of the final vectors."""
         return config.dim
 
     @classmethod
     def num_layers(cls, config: TeacherConfig) -> int:
-        """Layers of propagation on the collaborative path, over the user-item graph."""
+        """Returns the number of propagation layers on the collaborative path, over the user-item graph."""
         return config.layers
 
     @classmethod
     def num_hops(cls, config: TeacherConfig) -> int:
-        """Hops that its vectors reach over the user-item graph."""
+        """Returns the number of hops that the teacher's vectors reach over the user-item graph."""
         return cls.num_layers(config)
 
     @classmethod
     def further_parameters(cls, config: TeacherConfig, num_users: int, num_items: int, num_modalities: int) -> int:
-        """Numbers that it learns a user or an item beside the ID tables, over all of them; `plan` counts them."""
+        """Returns how many numbers the teacher learns for users and items beside the ID tables, over all of them; `plan` reads it."""
         return 0
 
     @classmethod
     def item_graph_edges(cls, config: TeacherConfig, num_items: int, num_modalities: int) -> int:
-        """Edges of all item-item graphs that it keeps; `plan` counts them, and the search that makes them."""
+        """Returns the number of edges of all item-item graphs that the teacher keeps; `plan` estimates memory and search from it."""
         return 0

@@ -1,4 +1,4 @@
-"""LATTICE as a teacher."""
+"""Defines LATTICE as a teacher."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,22 +14,22 @@ from .whole import MappingTeacher
 
 
 class LatticeTeacher(MappingTeacher):
-    """LATTICE (Zhang et al., MM 2021), with LightGCN as its collaborative model:
+    """Implements LATTICE (Zhang et al., MM 2021), with LightGCN as its collaborative model (docs/method.md 7).
 
-    z_m = W_m x^m + b_m, the transformed features, 0 where an item has none;
-    A_m = λ S_m + (1 - λ) Ã_m, the normalised item graphs of the raw features and of z_m (`core/item_graph.py`);
-    A = Σ_m α_m A_m with α = softmax of a learnt weight a modality;
+    z_m = W_m x_m + b_m, the transformed features, 0 where an item lacks the modality;
+    A = Σ_m α_m (λ N(S_m) + (1 - λ) N(S'_m)), with α the softmax of one learnt weight for each modality;
     h^0 = the item ID vectors, h^(l+1) = A h^l;
-    y_ui = <u, i + rownorm(h^L)> with u and i LightGCN's vectors.
+    y_ui = <e_u, e_i + rownorm(h^L')>, with e LightGCN's vectors and L' = `teacher.item_layers`.
 
-    The neighbours of z_m are searched once an epoch, as in the published code; their similarities are computed from the weights in every
-    step, and carry gradients (there only in an epoch's first step). By modality the vectors are z_m of an item and Ã z_m, the mean over
-    their items, of a user.
+    N(S_m) and N(S'_m) are the normalised item graphs of the raw features and of z_m (`core/item_graph.py`). The neighbours of z_m are
+    searched once an epoch, as in the published code. Their similarities are computed from the weights in every step and carry gradients;
+    in the published code they carry gradients in an epoch's first step alone. The vectors by modality are z_m of an item and the sum Ã z_m
+    of a user.
     """
 
     @classmethod
     def item_graph_edges(cls, config: TeacherConfig, num_items: int, num_modalities: int) -> int:
-        """Two graphs a modality, of its raw and of its transformed features."""
+        """Returns the edges of two graphs for each modality, those of its raw and of its transformed features."""
         return 2 * num_modalities * config.item_neighbours * num_items
 
     def __init__(self, num_users: int, num_items: int, dims: Mapping[str, int], config: TeacherConfig, seed: int) -> None:
@@ -40,7 +40,7 @@ class LatticeTeacher(MappingTeacher):
         self.learnt: dict[str, ItemGraph] = {}
 
     def reduce(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        # Without the mask all items that lack a modality would be alike: neighbours at a cosine of 1
+        # Without the mask all items that lack a modality would have the same row b_m, and be neighbours at a cosine of 1
         return {m: z * features[m].any(1, keepdim=True) for m, z in super().reduce(features).items()}
 
     def link(self, search: Callable[[Tensor], ItemGraph], reduced: dict[str, Tensor], features: Callable[[], dict[str, Tensor]]) -> None:
@@ -51,14 +51,14 @@ class LatticeTeacher(MappingTeacher):
             self.learnt = {m: search(z) for m, z in reduced.items()}
 
     def vectors(self, graph: BipartiteGraph, reduced: dict[str, Tensor]) -> TeacherVectors:
-        """As in the base class; `link` comes first."""
+        """Computes all vectors as the base class describes; `link` has to be called before."""
         users, items = self.collaborative.vectors(graph)
         h = self.convolve(self.collaborative.ids.item, reduced)
         modal_user = {m: graph.to_users(z) for m, z in reduced.items()}
         return TeacherVectors(users, items + rownorm(h), modal_user, reduced, None, None, reduced)
 
     def convolve(self, h: Tensor, reduced: dict[str, Tensor]) -> Tensor:
-        """h^L [num_items, d] from h^0 and z_m of all items."""
+        """Computes h^L', [num_items, d], from h^0 [num_items, d] and z_m of all items by modality."""
         blend, shares = self.config.item_graph_blend, torch.softmax(self.modality_weights, 0)
         parts = [(shares[at] * blend, self.initial[m]) for at, m in enumerate(self.modalities) if blend]
         for at, m in enumerate(self.modalities if blend < 1 else []):

@@ -1,4 +1,4 @@
-"""PromptMM's own teacher: propagation, fusion and loss (docs/method.md 1.3 to 1.6), on the whole graph or on sampled blocks of it."""
+"""Defines PromptMM's own teacher: propagation, fusion and loss (docs/method.md 1.3 to 1.6), on the whole graph or on sampled blocks."""
 
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from .triples import Triples
 
 
 class PromptTeacher(Teacher):
-    """The cumbersome multi-modal teacher. Its rows are ID tables, prompts and reduced features, which the engine holds and hands to it."""
+    """Declares the method's large multi-modal teacher; `teacher_vectors` and `teacher_loss` compute it from rows that an engine holds."""
 
     engines: ClassVar[tuple[str, ...]] = ("full", "sampled")
     reads_features: ClassVar[bool] = True
@@ -25,12 +25,12 @@ class PromptTeacher(Teacher):
 
     @classmethod
     def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:
-        """Columns of the final vectors that `fuse` gives."""
+        """Returns the number of columns of the final vectors that `fuse` computes."""
         return config.dim * (1 + num_modalities if config.fusion == "concat" else 1)
 
     @classmethod
     def num_hops(cls, config: TeacherConfig) -> int:
-        """L on the collaborative path; on a modality's two for each round of propagation, or one without any."""
+        """Returns the larger of L, for the collaborative path, and two hops for each round of modality propagation; at least 1."""
         return max(config.layers, 2 * config.modality_layers, 1)
 
 
@@ -43,18 +43,20 @@ def teacher_vectors(
     config: TeacherConfig,
     final: bool = True,
 ) -> TeacherVectors:
-    """Propagation and fusion (docs/method.md 1.3 to 1.5), layer by layer; the vectors are those of the graph's level 0.
+    """Computes propagation and fusion (docs/method.md 1.3 to 1.5); returns the vectors of the users and items at the graph's level 0.
 
     With `config.fusion` "concat" the final vectors are [rownorm(e_U), η rownorm(M_m^U), ...] and [e_I, rownorm(M_m^I), ...], so that a
-    score is <rownorm(e_U), e_I> + η Σ_m cos(M_m^U, M_m^I). With no round of propagation M_m^U = Ã z_m and M_m^I = z_m.
+    score is <rownorm(e_U), e_I> + η Σ_m cos(M_m^U, M_m^I). Without rounds of modality propagation M_m^U = Ã z_m and M_m^I = z_m.
 
     Args:
         graph: The whole train graph, or sampled blocks of `PromptTeacher.num_hops(config)` hops.
         user_ids, item_ids: Rows of E_U and E_I at level `config.layers` or deeper.
-        prompt: `user` and `item`, the soft prompts of the same rows; those of level 0 are enough where `config.id_prompt_weight` is 0, and
-            none where the loss reads no prompts either.
+        prompt: `user` and `item`, the soft prompts of the same rows. Those of level 0 are enough where `config.id_prompt_weight` is 0;
+            empty where the loss reads no prompts either.
         reduced: z_m by modality, the items' rows at level max(1, 2 · modality_layers) or deeper.
-        final: False leaves the collaborative vectors in place of the final ones where the loss reads no others.
+        config: The teacher's settings.
+        final: False skips the fusion with `config.fusion` "concat", whose loss does not read final vectors: `user` and `item` are then
+            the collaborative vectors.
     """
     users, items = user_ids, item_ids
     if config.prompt and config.id_prompt_weight:
@@ -78,21 +80,28 @@ def teacher_vectors(
 
 
 def fuse(collaborative: Tensor, modal: list[Tensor], config: TeacherConfig, of_users: bool) -> Tensor:
-    """Final vectors of any users (or items) from their collaborative vectors and those of every modality (docs/method.md 1.5)."""
+    """Computes the final vectors of some users (or items) from their vectors by path (docs/method.md 1.5).
+
+    Args:
+        collaborative: e_U (or e_I) [n, d].
+        modal: M_m^U (or M_m^I) of every modality, [n, d] each.
+        config: The teacher's settings.
+        of_users: Whether the rows are users: with "concat", η and the unit length of e_U belong to the users' side.
+    """
     parts = [rownorm(m) for m in modal]
     if config.fusion == "sum":
         return collaborative + config.fusion_weight * torch.stack(parts).sum(0) if parts else collaborative
-    if of_users:  # η stands on one side of the product
+    if of_users:  # η multiplies one side of the dot product alone
         return torch.cat([rownorm(collaborative), *(config.fusion_weight * part for part in parts)], 1)
     return torch.cat([collaborative, *parts], 1)
 
 
 def teacher_loss(vectors: TeacherVectors, user_ids: Tensor, item_ids: Tensor, batch: Triples, config: TeacherConfig) -> dict[str, Tensor]:
-    """The terms of the teacher's loss (docs/method.md 1.6), each with its weight; their sum is the loss.
+    """Computes the terms of the teacher's loss (docs/method.md 1.6), each times its weight, by name; their sum is the loss.
 
     Args:
         vectors: The teacher's vectors with their graph of gradients.
-        user_ids, item_ids: Rows of E_U and E_I, as the batch counts them.
+        user_ids, item_ids: Rows of E_U and E_I, which the batch's users and items index.
         batch: The examples.
         config: The teacher's settings.
     """

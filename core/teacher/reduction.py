@@ -1,4 +1,4 @@
-"""The teacher's prompt and feature reduction (docs/method.md 1.1 and 1.2): the part of the teacher that DeepSpeed shards."""
+"""Computes the teacher's prompt and feature reduction (docs/method.md 1.1 and 1.2), the part of the teacher that DeepSpeed shards."""
 
 import itertools
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from ..sampling import STREAM_DROPOUT, STREAM_INITIAL
 
 @dataclass(frozen=True)
 class PromptConstants:
-    """What the prompt is computed from; fixed before training.
+    """Holds the constants that the prompt is computed from; they are fixed before training.
 
     Attributes:
-        item_tokens: h_I, float32 [num_items, d].
-        user_tokens: h_U = Ã h_I, float32 [num_users, d].
-        gram: Per modality G_m = h_I^T X_m, float32 [d, d_m].
-        column_sums: Per modality s_m = X_m^T 1, float32 [d_m].
+        item_tokens: The items' hard tokens h_I, float32 [num_items, d].
+        user_tokens: The users' hard tokens h_U = Ã h_I, float32 [num_users, d].
+        gram: G_m = h_I^T X_m by modality, float32 [d, d_m].
+        column_sums: s_m = X_m^T 1 by modality, float32 [d_m].
     """
 
     item_tokens: Tensor
@@ -41,7 +41,7 @@ class PromptConstants:
 
 
 class PromptModule(nn.Module):
-    """Soft prompts p_I = h_I W_I + b_I, p_U = h_U W_U + b_U and the contexts C_m = W_I^T G_m + b_I s_m^T (docs/method.md 1.1, 1.2)."""
+    """Computes soft prompts p_I = h_I W_I + b_I, p_U = h_U W_U + b_U and contexts C_m = W_I^T G_m + b_I s_m^T (docs/method.md 1.1, 1.2)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class PromptModule(nn.Module):
         self.user_bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, constants: PromptConstants) -> dict[str, Tensor]:
-        """`user` [num_users, d], `item` [num_items, d] and `context.<modality>` [d, d_m]."""
-        own = (self.item_weight, self.item_bias, self.user_weight, self.user_bias)
-        # In a bfloat16 engine only the weights are rounded
-        item_weight, item_bias, user_weight, user_bias = (p.to(constants.item_tokens.dtype) for p in own)
+        """Returns the prompts `user` [num_users, d] and `item` [num_items, d], and the contexts `context.<modality>` [d, d_m]."""
+        weights = (self.item_weight, self.item_bias, self.user_weight, self.user_bias)
+        # With bfloat16 only the weights are rounded: the prompt is computed in the constants' float32
+        item_weight, item_bias, user_weight, user_bias = (p.to(constants.item_tokens.dtype) for p in weights)
         out = {"item": constants.item_tokens @ item_weight + item_bias, "user": constants.user_tokens @ user_weight + user_bias}
         for modality, gram in constants.gram.items():
             out[f"context.{modality}"] = item_weight.T @ gram + torch.outer(item_bias, constants.column_sums[modality])
@@ -62,10 +62,7 @@ class PromptModule(nn.Module):
 
 
 class FeatureReduction(nn.Module):
-    """Prompt and reduction layers: the part of the teacher that DeepSpeed shards.
-
-    z_m = Dropout(R_m(X_m + λ_f rownorm(p_I C_m))), for the rows of one shard of the catalog.
-    """
+    """Computes z_m = Dropout(R_m(X_m + λ_f rownorm(p_I C_m))) and the prompts, for the users and items that one worker holds."""
 
     def __init__(self, dims: dict[str, int], config: TeacherConfig, recompute: bool = False) -> None:
         """Builds prompt and towers.
@@ -73,7 +70,7 @@ class FeatureReduction(nn.Module):
         Args:
             dims: d_m by modality; their order is the order of modalities everywhere.
             config: The teacher's settings.
-            recompute: Activation checkpointing of the towers.
+            recompute: Whether the towers' backward pass computes hidden layers again (activation checkpointing).
         """
         super().__init__()
         self.config = config
@@ -88,24 +85,24 @@ class FeatureReduction(nn.Module):
         dropout_keys: tuple[int, ...] | None,
         ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Reduces some items.
+        """Reduces the features of some items.
 
         Args:
-            constants: The prompt's constants; its tokens may be those of some users and items only.
+            constants: The prompt's constants, with the tokens of all users and items or of some.
             rows: int64 [n], the items' rows in `constants.item_tokens`.
-            features: Features by modality [n, d_m]: standardised, float32, or read and standardised as they are multiplied.
+            features: Standardised features by modality: float32 [n, d_m], or rows that are read and standardised while they are multiplied.
             dropout_keys: Keys of the dropout masks, (seed, step); None in evaluation.
-            ids: int64 [n], the items' dataset indices, where `rows` are not.
+            ids: int64 [n], the items' dataset indices; None where these are `rows`.
 
         Returns:
-            The prompt module's output and `reduced.<modality>` [n, d], in the constants' dtype whatever the weights' is.
+            The prompt module's output, and `reduced.<modality>` [n, d], in the dtype of the constants whatever the dtype of the weights.
         """
         out = self.prompt(constants)
-        own_prompt = out["item"][rows]
+        item_prompts = out["item"][rows]
         for number, (name, tower) in enumerate(self.towers.items()):
             modality = name.removeprefix("of_")  # a module may not be called "type" or "values"; a modality may
             guided = self.config.prompt and self.config.feature_prompt_weight
-            prompt = (own_prompt, out[f"context.{modality}"], self.config.feature_prompt_weight) if guided else None
+            prompt = (item_prompts, out[f"context.{modality}"], self.config.feature_prompt_weight) if guided else None
             z = tower(features[modality], prompt).to(constants.item_tokens.dtype)
             if dropout_keys is not None:
                 z = dropout(z, self.config.dropout, STREAM_DROPOUT, *dropout_keys, number, (rows if ids is None else ids)[:, None])
@@ -114,14 +111,14 @@ class FeatureReduction(nn.Module):
 
 
 class GuidedLinear(nn.Linear):
-    """The first reduction layer, W (x + λ_f rownorm(p C)) + b, without making a [n, d_m] matrix but the features themselves.
+    """Computes the first reduction layer, W (x + λ_f rownorm(p C)) + b, without a [n, d_m] matrix of prompts (docs/method.md 1.2).
 
-    With p the soft prompts [n, d] and C the context [d, d_m]: W (p C)^T is p (C W^T)^T, and |p_i C|² is p_i (C C^T) p_i^T, so the prompt
-    costs O(n d²) in place of O(n d d_m). A row whose p C is zero gets none of it.
+    With p the soft prompts [n, d] and C the context [d, d_m], (p C) W^T = p (C W^T) and |p_i C|² = p_i (C C^T) p_i^T, so the prompt costs
+    O(n d²) in place of O(n d d_m). A row whose p C is zero gets no prompt.
     """
 
     def forward(self, features: Tensor | LazyRows, prompt: tuple[Tensor, Tensor, float] | None = None) -> Tensor:
-        """[n, out] in the weights' dtype, from the features and (p, C, λ_f)."""
+        """Returns [n, out] in the weights' dtype, from features [n, d_m] and `prompt`, which is (p, C, λ_f) or None."""
         dtype = self.weight.dtype
         x = features.linear(self.weight) if isinstance(features, LazyRows) else F.linear(features.to(dtype), self.weight)
         if prompt is not None:
@@ -134,9 +131,10 @@ class GuidedLinear(nn.Linear):
 
 
 class Tower(nn.Sequential):
-    """A modality's reduction tower R_m: a guided linear layer, then LeakyReLU and linear layers.
+    """Computes a modality's reduction tower R_m: a guided linear layer, then LeakyReLU and linear layers.
 
-    With `recompute` its backward pass runs the forward pass again in place of keeping the layers' outputs: gradients are the same bits.
+    With `recompute` the backward pass runs the forward pass again in place of keeping the layers' outputs; gradients are equal to the last
+    bit.
     """
 
     def __init__(self, dim: int, config: TeacherConfig, recompute: bool = False) -> None:
@@ -151,7 +149,7 @@ class Tower(nn.Sequential):
         self.recompute = recompute
 
     def forward(self, features: Tensor | LazyRows, prompt: tuple[Tensor, Tensor, float] | None = None) -> Tensor:
-        """[n, d] from the features and the prompt's part, as in `GuidedLinear`."""
+        """Returns [n, d] from the arguments of `GuidedLinear.forward`."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self._layers, features, prompt, use_reentrant=False, preserve_rng_state=False)
         return self._layers(features, prompt)
@@ -165,7 +163,7 @@ class Tower(nn.Sequential):
 
 
 def build_reduction(dims: dict[str, int], config: TeacherConfig, seed: int, recompute: bool = False) -> FeatureReduction:
-    """The reduction layers and prompt with their seeded start; recompute: activation checkpointing of the towers."""
+    """Builds the reduction layers and the prompt with seeded random weights; the arguments are those of `FeatureReduction`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(STREAM_INITIAL, seed, 1))
         return FeatureReduction(dims, config, recompute)

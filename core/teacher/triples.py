@@ -1,4 +1,4 @@
-"""The examples of one step, as every teacher's loss takes them."""
+"""Defines the examples of one step, as every teacher's loss reads them."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Triples:
-    """Train pairs with a negative item each: a batch, or one worker's share of it.
+    """Holds train pairs with one negative item each: a batch, or one worker's share of it.
 
     Attributes:
         users, positives, negatives: int64 [batch], rows of the tables and vectors that the loss reads.
-        num_examples: What sums over the examples are divided by: the size of the global batch, or with averaged gradients that size a
-            worker, so that the shards' terms add up to (or average to) the mean.
-        weights: float32 [batch], of the examples in BPR and L2 (`UserWeights`); None where all are 1.
+        num_examples: The divisor of sums over examples: the size of the global batch where the workers' losses are added up, or that size
+            divided by the number of workers where their gradients are averaged. Both give the mean over the global batch.
+        weights: float32 [batch], weights of the examples in BPR and L2 (`UserWeights`); None where all are 1.
         entries: float32 [batch], Ã's entries at the positive pairs; needed with `teacher.leave_one_out`.
-        num_decayed: Items that the feature decay is the mean over, where the reduced rows at hand are a shard of them; else None.
+        num_decayed: The divisor of the feature decay's sum over items, where the reduced rows are one worker's share of them; None where
+            the decay is the mean over the reduced rows.
     """
 
     users: Tensor

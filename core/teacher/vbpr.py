@@ -1,4 +1,4 @@
-"""VBPR as a teacher."""
+"""Defines VBPR as a teacher."""
 
 from collections.abc import Mapping
 
@@ -14,13 +14,13 @@ from .whole import MappingTeacher
 
 
 class VbprTeacher(MappingTeacher):
-    """VBPR (He and McAuley, AAAI 2016), with a taste of the user's for each modality:
+    """Implements VBPR (He and McAuley, AAAI 2016), with a user's taste θ_u^m for each of the M modalities:
 
     y_ui = <γ_u, γ_i> + Σ_m <θ_u^m, E_m x_i^m> + β_i + Σ_m <β'_m, x_i^m>.
 
-    The user's own bias and the global one are left out: they leave a ranking as it is, and the differences of BPR too. As one dot product:
-    user vectors [γ_u, θ_u^1, ..., θ_u^M, 1] and item vectors [γ_i, E_1 x_i^1, ..., E_M x_i^M, β_i + Σ_m <β'_m, x_i^m>], both of size
-    d (1 + M) + 1. By modality they are θ_u^m and E_m x_i^m, both of size d.
+    The user's own bias and the global one are left out, since they change neither a ranking nor BPR. The score is one dot product of the
+    user vector [γ_u, θ_u^1, ..., θ_u^M, 1] and the item vector [γ_i, E_1 x_i^1, ..., E_M x_i^M, β_i + Σ_m <β'_m, x_i^m>], both of size
+    d (1 + M) + 1. The vectors by modality are θ_u^m and E_m x_i^m, both of size d.
     """
 
     @classmethod
@@ -33,13 +33,13 @@ class VbprTeacher(MappingTeacher):
 
     @classmethod
     def further_parameters(cls, config: TeacherConfig, num_users: int, num_items: int, num_modalities: int) -> int:
-        """θ of every user."""
+        """Returns the number of entries of θ, over all users and modalities."""
         return num_users * config.dim * num_modalities
 
     def __init__(self, num_users: int, num_items: int, dims: Mapping[str, int], config: TeacherConfig, seed: int) -> None:
         super().__init__(num_users, num_items, dims, config, seed)
         width = config.dim * (1 + len(dims))
-        start = initial_rows(USERS, torch.arange(num_users), width, config.init_scale, seed)  # γ are the first columns of the same draw
+        start = initial_rows(USERS, torch.arange(num_users), width, config.init_scale, seed)  # the draw's first columns are γ
         self.tastes = nn.Parameter(start[:, config.dim :].clone())  # θ [num_users, M d]
         self.bias = nn.Parameter(torch.zeros(num_items, 1))
         self._add_maps(dims, config.dim, bias=False)
@@ -48,7 +48,7 @@ class VbprTeacher(MappingTeacher):
             nn.init.zeros_(parameter)
 
     def reduce(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """[n, d + 1] by modality: E_m x and in the last column <β'_m, x>."""
+        """Returns [n, d + 1] by modality: E_m x, and <β'_m, x> in the last column."""
         mapped = super().reduce(features)
         return {m: torch.cat([mapped[m], self.bias_maps[f"of_{m}"](features[m])], 1) for m in self.modalities}
 

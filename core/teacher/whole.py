@@ -1,4 +1,4 @@
-"""Teachers that every worker holds whole, trained by the full engine: the interface of baselines and of a teacher of your own."""
+"""Defines teachers that every worker holds whole and the full engine trains: the interface of baselines and of a teacher of your own."""
 
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -18,7 +18,7 @@ from .triples import Triples
 
 
 class Collaborative(nn.Module):
-    """ID tables with `num_layers` rounds of LightGCN propagation (He et al. 2020); no layers is matrix factorisation."""
+    """Holds ID tables and propagates them by `num_layers` layers of LightGCN (He et al. 2020); 0 layers is matrix factorisation."""
 
     def __init__(self, num_users: int, num_items: int, config: TeacherConfig, num_layers: int, seed: int) -> None:
         super().__init__()
@@ -26,72 +26,80 @@ class Collaborative(nn.Module):
         self.ids = IdTables.seeded(num_users, num_items, config.dim, config.init_scale, seed)
 
     def vectors(self, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
-        """The mean of the layers, [num_users, d] and [num_items, d]."""
+        """Computes the mean of the layers, [num_users, d] and [num_items, d]."""
         return light_propagation(graph, self.ids.user, self.ids.item, self.num_layers)
 
     def rows(self, users: Tensor, items: list[Tensor]) -> list[Tensor]:
-        """Rows of the tables."""
+        """Returns the tables' rows of users, int64 [batch], and of each of the lists of items, int64 [batch]; [batch, d] each."""
         return [self.ids.user[users], *(self.ids.item[i] for i in items)]
 
 
 class WholeTeacher(Teacher, nn.Module):
-    """A teacher as one module with all its tables; `teacher.kind=module:Class` names a subclass of your own.
+    """Defines a teacher as one module with all its tables; `teacher.kind=module:Class` names a subclass of your own.
 
-    A subclass has `vectors`; where it learns on features also `reduce` and `feature_parameters`, and `reads_features` is True. `rows` says
-    what L2 acts on, and `link` makes anew what depends on the weights but is no weight, such as item graphs. LightGCN is the start.
+    A subclass implements `vectors`. If it learns on features, it sets `reads_features` to True and implements `reduce` and
+    `feature_parameters` too. `rows` returns the rows that L2 acts on, and `link` updates what depends on the weights but is no weight, such
+    as item graphs. Without any of these the class is LightGCN.
     """
 
     engines: ClassVar[tuple[str, ...]] = ("full",)
 
     def __init__(self, num_users: int, num_items: int, dims: Mapping[str, int], config: TeacherConfig, seed: int) -> None:
-        """Builds tables and maps; the caller seeds torch's generator.
+        """Builds tables and maps; the caller seeds torch's generator, which draws the maps.
 
         Args:
-            num_users, num_items: Of the catalog.
-            dims: d_m by modality, in the order of modalities everywhere; none for a teacher that reads no features.
+            num_users, num_items: Numbers of users and items in the catalog.
+            dims: d_m by modality, in the order that modalities have everywhere; empty for a teacher that reads no features.
             config: The teacher's settings.
-            seed: Seed of the tables' start.
+            seed: Seed of the tables.
         """
         nn.Module.__init__(self)
         self.config, self.modalities = config, list(dims)
         self.collaborative = Collaborative(num_users, num_items, config, self.num_layers(config), seed)
 
     def reduce(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """By modality, from standardised features [n, d_m] of some items: what `vectors` takes of all items."""
+        """Maps standardised features [n, d_m] of some items to rows [n, width] by modality; `vectors` takes these rows of all items."""
         return {}
 
     def vectors(self, graph: BipartiteGraph, reduced: dict[str, Tensor]) -> TeacherVectors:
-        """All vectors over the whole graph, differentiable.
+        """Computes all vectors over the whole graph; differentiable with respect to the weights.
 
         Args:
             graph: The train graph.
-            reduced: What `reduce` made of all items.
+            reduced: The result of `reduce` for all items, by modality.
         """
         users, items = self.collaborative.vectors(graph)
         return TeacherVectors(users, items, {}, {}, None, None, {})
 
     def rows(self, users: Tensor, items: list[Tensor]) -> list[Tensor]:
-        """The batch's rows that L2 acts on."""
+        """Returns the rows that L2 acts on.
+
+        Args:
+            users: int64 [batch], the batch's users.
+            items: The batch's positives and its negatives, int64 [batch] each.
+        """
         return self.collaborative.rows(users, items)
 
     def feature_parameters(self) -> list[nn.Parameter]:
-        """What is learnt on features, and steps with `teacher.reduction_learning_rate`."""
+        """Returns the parameters that act on features, which step with `teacher.reduction_learning_rate`."""
         return []
 
     def link(self, search: Callable[[Tensor], ItemGraph], reduced: dict[str, Tensor], features: Callable[[], dict[str, Tensor]]) -> None:
-        """Makes what goes with the weights as they are, after every epoch and when weights are restored; nothing by default.
+        """Updates what follows from the weights but is no weight; called at the start, after every epoch and when weights are restored.
+
+        The default does nothing.
 
         Args:
-            search: From rows of all items [num_items, n] to their item graph.
-            reduced: What `reduce` made of all items.
-            features: Reads the features of all items.
+            search: Builds an item graph from rows of all items [num_items, n].
+            reduced: The result of `reduce` for all items, by modality.
+            features: Returns the standardised features of all items, [num_items, d_m] by modality.
         """
 
     def loss(self, vectors: TeacherVectors, batch: Triples) -> dict[str, Tensor]:
-        """BPR, L2 on the batch's rows, and the feature decay δ Σ_m mean_i |z_m[i]|², each with its weight; their sum is the loss.
+        """Computes BPR, L2 on the batch's rows and the feature decay δ Σ_m mean_i |z_m[i]|², each times its weight; their sum is the loss.
 
         Args:
-            vectors: Its vectors, with their graph of gradients.
+            vectors: The teacher's vectors, with their graph of gradients.
             batch: The examples.
         """
         config = self.config
@@ -109,7 +117,7 @@ class WholeTeacher(Teacher, nn.Module):
 
 
 class MappingTeacher(WholeTeacher):
-    """A teacher with a linear map of each modality's features."""
+    """Defines a teacher with a linear map of each modality's features; a subclass calls `_add_maps` to build the maps."""
 
     reads_features: ClassVar[bool] = True
     maps: nn.ModuleDict

@@ -65,5 +65,5 @@ class Output:
         return self.num_users, self.num_items
 
     def whole(self, rows: tuple[Rows, Rows]) -> tuple[Tensor, Tensor]:
-        """All rows of users and of items."""
+        """Returns all rows of users and of items."""
         return rows[0].pull(torch.arange(self.num_users)), rows[1].pull(torch.arange(self.num_items))

@@ -69,7 +69,7 @@ def write_teacher(job: TeacherJob, output: Output, selection: Selection, weights
 
 
 def teacher_facts(job: TeacherJob, selection: Selection, num_parameters: int) -> dict:
-    """What a teacher's manifest says of its training, whatever trained it."""
+    """Returns what a teacher's manifest says of its training, whatever trained it."""
     return {
         "best_epoch": selection.best_epoch,
         "selected_by": selection.metric,
@@ -124,7 +124,7 @@ def output_of_vectors(worker: Worker, vectors: TeacherVectors) -> Output:
 
 
 def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tensor], dict]:
-    """The weights and the manifest of teacher/."""
+    """Returns the weights and the manifest of teacher/."""
     from safetensors.torch import load_file
 
     folder, manifest = open_artifact(url, "teacher", cache_dir)
@@ -137,12 +137,12 @@ def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tens
 
 
 def revision_url(url: str, revision: int) -> str:
-    """Where a revision's vectors are."""
+    """Returns where a revision's vectors are."""
     return join(url, f"rev-{revision}")
 
 
 def revision_digest(url: str, revision: int) -> str:
-    """A revision's checksum, from its manifest alone: who reads the vectors verifies them."""
+    """Returns a revision's checksum, from its manifest alone: who reads the vectors verifies them."""
     return manifest_digest(read_manifest(revision_url(url, revision), "teacher-vectors"))
 
 
@@ -182,7 +182,7 @@ def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> di
 
 
 def final_rows(url: str, revision: int, cache_dir: str | None = None) -> list[RowShards]:
-    """The final vectors of a revision's users and items, memory-mapped: what a warm start reads."""
+    """Returns the final vectors of a revision's users and items, memory-mapped: what a warm start reads."""
     from safetensors.torch import load_file
 
     folder, _ = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir)
@@ -230,6 +230,6 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None) -> Teac
 
 
 def teacher_config_of(manifest: dict) -> TeacherConfig:
-    """The settings that a teacher was trained with, from its manifest."""
+    """Returns the settings that a teacher was trained with, from its manifest."""
     values = dict(manifest["config"])
     return TeacherConfig(**{**values, "train": OptimizerConfig(**values["train"])})

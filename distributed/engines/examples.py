@@ -52,11 +52,11 @@ class Examples:
         return min(self.config.batch_size, self.num_examples - step * self.config.batch_size)
 
     def share_of(self, step: int, part: int = 0, num_parts: int = 1) -> slice:
-        """This worker's share of a step's global batch, or of one of its parts."""
+        """Returns this worker's share of a step's global batch, or of one of its parts."""
         return share_of_part(self.size_of(step), part, num_parts, self.worker.rank, self.worker.world_size)
 
     def of_step(self, epoch: int, step: int, share: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Some of a step's examples: their indices, users and positives, int64 dataset indices [n] each."""
+        """Returns some of a step's examples: their indices, users and positives, int64 dataset indices [n] each."""
         first = step * self.config.batch_size
         order = epoch_order(self.num_examples, self.seed, epoch, slice(first + share.start, first + share.stop))
         examples = order.to(self.train.pointers.device)
@@ -69,7 +69,7 @@ class Examples:
         return drawn.draw(rows, examples, count, self.seed, epoch)
 
     def unseen_of(self, users: Tensor) -> tuple[Tensor, UnseenItems]:
-        """What draws unseen items for some users, and the row of each user in it, int64 [n]."""
+        """Returns what draws unseen items for some users, and the row of each user in it, int64 [n]."""
         if self.whole is not None:
             return users, self.whole
         distinct, rows = torch.unique(users, return_inverse=True)

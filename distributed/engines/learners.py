@@ -99,14 +99,14 @@ class AdamLearner:
 
 
 def whole_state_stream(learners: list[Learner]) -> Iterator[tuple[str, Tensor]]:
-    """The state of several learners by prefixed name, one whole tensor at a time; collective, as every worker takes all."""
+    """Yields the state of several learners by prefixed name, one whole tensor at a time; collective, as every worker takes all."""
     for learner in learners:
         for name, tensor in learner.stream_state():
             yield learner.state_prefix + name, tensor
 
 
 def whole_weights(learners: list[Learner]) -> dict[str, Tensor]:
-    """The weights of several learners by prefixed name."""
+    """Returns the weights of several learners by prefixed name."""
     return {learner.weight_prefix + name: t for learner in learners for name, t in learner.weights().items()}
 
 
@@ -123,10 +123,10 @@ def restore_weights(learners: list[Learner], tensors: dict[str, Tensor]) -> None
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with `prefix` before every name."""
+    """Returns the tensors with `prefix` before every name."""
     return {prefix + name: t for name, t in tensors.items()}
 
 
 def take_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose name starts with `prefix`, without it."""
+    """Returns the tensors whose name starts with `prefix`, without it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -43,7 +43,7 @@ class Validation:
         return Validation(worker, mine, csr.select(mine), train, config)
 
     def __call__(self, user_rows: Callable[[Tensor], Tensor], items: Tensor) -> dict[str, float]:
-        """The metrics of some vectors; a collective call.
+        """Returns the metrics of some vectors; a collective call.
 
         Args:
             user_rows: From dataset indices int64 [n] to the users' final vectors [n, d].

@@ -31,7 +31,7 @@ class View:
     item_ids: Tensor | None = None
 
     def whole_graph(self) -> BipartiteGraph:
-        """The train graph itself, for a model that the full engine alone trains."""
+        """Returns the train graph itself, for a model that the full engine alone trains."""
         assert isinstance(self.graph, BipartiteGraph)
         return self.graph
 
@@ -59,7 +59,7 @@ class FeatureInputs:
     ids: Tensor | None = None
 
     def as_arguments(self) -> tuple:
-        """The arguments of `FeatureReduction.forward`."""
+        """Returns the arguments of `FeatureReduction.forward`."""
         return self.constants, self.rows, self.features, self.dropout_keys, self.ids
 
 
@@ -97,7 +97,7 @@ class TaskBatch(Protocol):
     def order_epoch(self) -> int: ...
 
     def located(self: Batch, users: Tensor, items: Tensor, further: Tensor) -> Batch:
-        """The same with rows in place of dataset indices; each argument has the shape of what it replaces."""
+        """Returns the same with rows in place of dataset indices; each argument has the shape of what it replaces."""
 
     def to(self: Batch, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Returns the same on a device."""

@@ -18,7 +18,7 @@ FLOAT16_MAX = 65504.0
 
 
 def labels_to_table(labels: Labels, modalities: list[str], revision: int, epoch: int, block: int) -> pa.Table:
-    """The block's Arrow table.
+    """Returns the block's Arrow table.
 
     Raises:
         InputError: a relative score does not fit float16.
@@ -55,7 +55,7 @@ def labels_to_table(labels: Labels, modalities: list[str], revision: int, epoch:
 
 
 def table_to_labels(table: pa.Table, modalities: list[str], revision: int, epoch: int, block: int) -> Labels:
-    """The block's labels, zero-copy where the table is one chunk.
+    """Returns the block's labels, zero-copy where the table is one chunk.
 
     Raises:
         InputError: the block is not of the revision, epoch and number that the student was told.
@@ -84,10 +84,10 @@ def table_to_labels(table: pa.Table, modalities: list[str], revision: int, epoch
 
 
 def block_name(epoch: int, block: int) -> str:
-    """The file of a block below the labels' folder."""
+    """Returns the file of a block below the labels' folder."""
     return f"epoch-{epoch:05d}/block-{block:05d}.arrow"
 
 
 def labels_url(run_url: str, revision: int) -> str:
-    """Where the materialised labels of a revision are."""
+    """Returns where the materialised labels of a revision are."""
     return join(run_url, "labels", f"rev-{revision}")

@@ -36,7 +36,7 @@ class Labeler:
         self.ranking = top_unseen(self.vectors.user, self.vectors.item, self.train, self.train, depth) if depth else None
 
     def labels(self, epoch: int, block: int) -> Labels:
-        """This shard's labels of a block, float32 scores."""
+        """Returns this shard's labels of a block, float32 scores."""
         job = self.job
         orders = [epoch_order(job.num_examples, job.seed, epoch, job.share_of(step)) for step in job.steps_of(block)]
         examples = torch.cat(orders)
@@ -45,7 +45,7 @@ class Labeler:
         return label(self.vectors, users, candidate_lists(job.config, request))
 
     def table(self, epoch: int, block: int) -> pa.Table:
-        """A block as an Arrow table."""
+        """Returns a block as an Arrow table."""
         return labels_to_table(self.labels(epoch, block), list(self.vectors.modal_item), self.job.revision, epoch, block)
 
     def write_block(self, url: str, epoch: int, block: int) -> BlockFacts:
@@ -83,7 +83,7 @@ def publish_labels(job: LabelJob, url: str, epochs: int, written: list[BlockFact
 
 
 def stream_here(job: LabelJob, dataset: Dataset, epochs: range) -> Iterator[pa.Table]:
-    """A shard's blocks of some epochs, in order, made in this process; blocks without a row of the shard are left out."""
+    """Yields a shard's blocks of some epochs, in order, made in this process; blocks without a row of the shard are left out."""
     labeler = Labeler(job, dataset)
     for epoch in epochs:
         for block in range(job.num_blocks):

@@ -21,7 +21,7 @@ class LabelSource(Protocol):
     """One worker's labels, step by step."""
 
     def order_epoch(self, epoch: int) -> int:
-        """The epoch whose examples, in that one's order, an epoch of training takes."""
+        """Returns the epoch whose examples, in that one's order, an epoch of training takes."""
 
     def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
         """(step, this worker's labels of it) for every step of an epoch; epochs are asked for in order."""

@@ -116,7 +116,7 @@ class Checkpoints:
 
     @staticmethod
     def read_tensors(checkpoint: Complete, name: str) -> dict[str, Tensor]:
-        """What `add_tensors` added under a name, memory-mapped."""
+        """Returns what `add_tensors` added under a name, memory-mapped."""
         from safetensors.torch import load_file
 
         files = sorted(file for file in checkpoint.files if file.startswith(f"{name}-"))
@@ -139,7 +139,7 @@ class Checkpoints:
         return load_file(str(newest.folder / "state.safetensors")), newest.facts
 
     def complete(self, wanted: Callable[[str], bool]) -> dict[int, Complete]:
-        """Every complete checkpoint by its epoch.
+        """Returns every complete checkpoint by its epoch.
 
         Args:
             wanted: Which files are fetched and verified.

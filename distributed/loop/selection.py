@@ -55,11 +55,11 @@ class Selection:
 
     @property
     def should_stop(self) -> bool:
-        """Whether patience has run out; never without a validation split."""
+        """Returns whether patience has run out; never without a validation split."""
         return self.metric is not None and self.num_bad >= self.patience
 
     def state(self) -> SelectionState:
-        """What a checkpoint keeps."""
+        """Returns what a checkpoint keeps."""
         best = self.best_value if math.isfinite(self.best_value) else None
         return {"best_value": best, "best_epoch": self.best_epoch, "num_bad": self.num_bad, "revision": self.revision}
 

@@ -17,7 +17,7 @@ from .trainer import StepType, Trainer
 
 
 def stage_url(run_url: str, stage: str) -> str:
-    """The folder of a training stage: metrics, events, checkpoints."""
+    """Returns the folder of a training stage: metrics, events, checkpoints."""
     return join(run_url, "training", stage)
 
 

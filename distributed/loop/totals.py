@@ -7,7 +7,7 @@ from ..worker import Worker
 
 
 def total_of(terms: dict[str, Tensor]) -> Tensor:
-    """The loss: the sum of its terms."""
+    """Returns the loss: the sum of its terms."""
     return torch.stack(list(terms.values())).sum()
 
 
@@ -34,7 +34,7 @@ class Totals:
             self.terms[name] = self.terms.get(name, torch.zeros((), dtype=torch.float64)) + share * value.detach().double()
 
     def row(self, epoch: int) -> dict[str, float]:
-        """The epoch's row: `epoch`, `loss` and `loss/<term>`; a collective call."""
+        """Returns the epoch's row: `epoch`, `loss` and `loss/<term>`; a collective call."""
         means = {name: total.clone() for name, total in self.terms.items()}
         self.worker.sum_(list(means.values()))
         return {"epoch": epoch, "loss": self.loss, **{f"loss/{k}": float(v) / self.worker.world_size for k, v in means.items()}}

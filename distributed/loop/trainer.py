@@ -55,7 +55,7 @@ class Trainer(Protocol[StepType]):
         """Sets the epoch's learning rates."""
 
     def batches(self, epoch: int) -> Generator[StepType, None, None]:
-        """This worker's share of every step of an epoch, in order."""
+        """Returns this worker's share of every step of an epoch, in order."""
 
     def train_step(self, batch: StepType, epoch: int) -> dict[str, Tensor]:
         """Forward, backward and all optimizers; returns the loss terms, scalars by name."""
@@ -64,7 +64,7 @@ class Trainer(Protocol[StepType]):
         """Brings up to date what follows from the weights once an epoch; returns further numbers for the epoch's row."""
 
     def validate(self) -> dict[str, float] | None:
-        """The validation metrics of the weights as they are; None where there is no validation split."""
+        """Returns the validation metrics of the weights as they are; None where there is no validation split."""
 
     def keep(self) -> None:
         """Remembers the weights as the best so far."""
@@ -76,7 +76,7 @@ class Trainer(Protocol[StepType]):
         """Writes everything that the run needs to go on after `epochs` epochs, with the loop's own facts."""
 
     def output(self) -> Output:
-        """The best weights, and the vectors that they give."""
+        """Returns the best weights, and the vectors that they give."""
 
     def load(self, checkpoints: Checkpoints) -> LoopFacts | None:
         """Restores the newest checkpoint and returns its facts; None where there is none, and the start is kept as the best."""

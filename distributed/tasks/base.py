@@ -74,7 +74,7 @@ class Task(ABC, Generic[Batch]):
         """
 
     def initial_rows(self, own_ids: Pair) -> tuple[RowsOf, RowsOf]:
-        """Where its rows of users and of items start, from dataset indices int64 [n] to rows float32 [n, width]; collective.
+        """Returns where its rows of users and of items start, from dataset indices int64 [n] to rows float32 [n, width]; collective.
 
         Args:
             own_ids: Dataset indices of users and of items, int64: this worker's share of them, for sums that all workers add up.
@@ -92,19 +92,19 @@ class Task(ABC, Generic[Batch]):
 
     @abstractmethod
     def batches(self, examples: Examples, epoch: int, num_parts: int) -> Generator[Batch, None, None]:
-        """This worker's share of every micro-batch of every step of an epoch, each step in `num_parts` of them."""
+        """Returns this worker's share of every micro-batch of every step of an epoch, each step in `num_parts` of them."""
 
     def reduce(self, inputs: FeatureInputs) -> dict[str, Tensor]:
-        """What is made of features where they live: `user` and `item` (prompts) and `reduced.<modality>`."""
+        """Returns what is made of features where they live: `user` and `item` (prompts) and `reduced.<modality>`."""
         return {}
 
     @abstractmethod
     def terms(self, view: View, batch: Batch) -> dict[str, Tensor]:
-        """The loss terms of this worker's share, scalars by name; their sum is the loss."""
+        """Returns the loss terms of this worker's share, scalars by name; their sum is the loss."""
 
     @abstractmethod
     def vectors(self, view: View) -> dict[str, Pair]:
-        """All that `vector_dims` names, of all users and items, from a view of the whole graph."""
+        """Returns all that `vector_dims` names, of all users and items, from a view of the whole graph."""
 
     def infer(self, layers: LayerByLayer) -> None:
         """Fills the final vectors' tables, and its other ones, layer by layer over tables that are sharded; the sampled engine's way."""

@@ -19,11 +19,11 @@ class LayerByLayer(Protocol):
     """
 
     def tables(self, name: str, dim: int) -> Tables:
-        """The tables of a name, with a row of `dim` numbers for every user and item."""
+        """Returns the tables of a name, with a row of `dim` numbers for every user and item."""
 
     @property
     def ids(self) -> Tables:
-        """The ID vectors as they are."""
+        """Returns the ID vectors as they are."""
 
     def fill(self, target: Tables, rows: Callable[[int, Tensor, Tensor], Tensor]) -> None:
         """Writes own rows of both sides: `rows(side, places, ids)` for places int64 [n] among own rows, and their dataset indices."""
@@ -32,7 +32,7 @@ class LayerByLayer(Protocol):
         """Places of own users and of own items, in runs: as many on every worker, the last ones may be empty."""
 
     def inputs(self, users: Tensor, items: Tensor) -> FeatureInputs:
-        """What reduction layers and prompt are computed from, for own users and items by place, without dropout."""
+        """Returns what reduction layers and prompt are computed from, for own users and items by place, without dropout."""
 
     def propagate(self, source: Tables, target: Tables, target_side: int) -> None:
         """Writes Ã x (or Ã^T x) into the target's table of one side, x from the source's table of the other."""

@@ -53,7 +53,7 @@ class StudentBatch:
 
     @property
     def items(self) -> Tensor:
-        """The candidates, int64 [n, 1 + K]."""
+        """Returns the candidates, int64 [n, 1 + K]."""
         return self.labels.candidates
 
     def located(self, users: Tensor, items: Tensor, further: Tensor) -> "StudentBatch":
@@ -180,7 +180,7 @@ class StudentTask(Task[StudentBatch]):
         return terms
 
     def _distinct_positives(self, view: View, labels: Labels) -> tuple[Tensor, Tensor, int]:
-        """This worker's share of the global batch's distinct positives: dataset indices, rows of the view; and how many there are."""
+        """Returns this worker's share of the global batch's distinct positives: dataset indices, rows of the view; and how many there are."""
         positives = labels.candidates[:, 0]
         if view.item_ids is None:
             unique, count = self.worker.share_of_distinct(positives)

@@ -51,7 +51,7 @@ class PromptTuner:
 
     @property
     def graph(self) -> BipartiteGraph:
-        """The train graph."""
+        """Returns the train graph."""
         return self.catalog.graph
 
     @staticmethod
@@ -76,12 +76,12 @@ class PromptTuner:
         return PromptTuner(catalog, config, reduction, user_ids, item_ids, job.distill)
 
     def learner(self, worker: Worker) -> AdamLearner:
-        """The prompt module with its optimizer."""
+        """Returns the prompt module with its optimizer."""
         prompt = self.reduction.prompt
         return AdamLearner(prompt, [(list(prompt.parameters()), self.config.tuning_learning_rate)], worker, "tuner.", "prompt.")
 
     def vectors(self) -> TeacherVectors:
-        """All vectors at the prompt as it is, in evaluation mode; differentiable with respect to the prompt."""
+        """Returns all vectors at the prompt as it is, in evaluation mode; differentiable with respect to the prompt."""
         out = self.reduction(*self.catalog.inputs(None).as_arguments())
         view = self.catalog.view(self.user_ids, self.item_ids, out)
         prompt = dict(zip(SIDE_NAMES, (view.users[PROMPT], view.items[PROMPT])))

@@ -18,7 +18,7 @@ from .tuning import PromptTuner
 
 
 def resident_config(job: StudentJob) -> TeacherConfig:
-    """The settings of the teacher that the run has: what a catalog for tuning is made for."""
+    """Returns the settings of the teacher that the run has: what a catalog for tuning is made for."""
     return teacher_config_of(read_manifest(job.teacher_url, "teacher"))
 
 

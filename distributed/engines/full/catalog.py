@@ -50,15 +50,15 @@ class WholeCatalog:
         return {m: x.shape[1] for m, x in self.features.items()}
 
     def gather(self, rows: Tensor) -> Tensor:
-        """All items' rows [num_items, n], in the dataset's order, from each worker's for its own items; differentiable."""
+        """Returns all items' rows [num_items, n], in the dataset's order, from each worker's for its own items; differentiable."""
         return self.worker.gather_rows(rows, self.sizes)[self.position]
 
     def inputs(self, dropout_keys: tuple[int, ...] | None) -> FeatureInputs:
-        """What reduction layers and prompt are computed from, for this worker's items and all users."""
+        """Returns what reduction layers and prompt are computed from, for this worker's items and all users."""
         return FeatureInputs(self.constants, self.rows, self.features, dropout_keys)
 
     def view(self, users: Tensor | None, items: Tensor | None, own: dict[str, Tensor]) -> View:
-        """All rows of users and items.
+        """Returns all rows of users and items.
 
         Args:
             users, items: ID vectors, where the task keeps them apart from its model.
@@ -92,7 +92,7 @@ class InMemory:
 
 
 def build_catalog(worker: Worker, config: TeacherConfig | None, graph: BipartiteGraph, load_shard: Callable[[], ItemShard]) -> WholeCatalog:
-    """The catalog from the train graph and this worker's items; a collective call.
+    """Returns the catalog from the train graph and this worker's items; a collective call.
 
     Args:
         worker: This worker.

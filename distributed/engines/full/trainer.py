@@ -39,7 +39,7 @@ class FullTrainer:
         self._refresh()
 
     def _build_tables(self) -> RowTables:
-        """The task's rows as whole tables: ID vectors to be learnt, or frozen rows."""
+        """Returns the task's rows as whole tables: ID vectors to be learnt, or frozen rows."""
         share = [rank_slice(count, self.worker.rank, self.worker.world_size) for count in self.counts]
         mine = tuple(torch.arange(run.start, run.stop) for run in share)
         rows = [make(torch.arange(count)) for make, count in zip(self.task.initial_rows(mine), self.counts)]  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ class FullTrainer:
             learner.scale_rates(self.task.train.lr_decay**epoch)
 
     def batches(self, epoch: int) -> Generator[TaskBatch, None, None]:
-        """This worker's share of every step, as it is needed."""
+        """Returns this worker's share of every step, as it is needed."""
         return self.task.batches(self.examples, epoch, 1)
 
     def train_step(self, batch: TaskBatch, epoch: int) -> dict[str, Tensor]:
@@ -87,7 +87,7 @@ class FullTrainer:
         return terms
 
     def view(self, dropout_keys: tuple[int, ...] | None = None) -> View:
-        """All rows as the weights make them; dropout_keys: (seed, step) in training, None in evaluation."""
+        """Returns all rows as the weights make them; dropout_keys: (seed, step) in training, None in evaluation."""
         own = self.task.reduce(self.catalog.inputs(dropout_keys)) if self.task.reads_features else {}
         return self.catalog.view(self.tables.user, self.tables.item, own)
 
@@ -141,7 +141,7 @@ class FullTrainer:
 
     @torch.no_grad()
     def output(self) -> Output:
-        """The best weights, and the vectors that they give."""
+        """Returns the best weights, and the vectors that they give."""
         self.restore_best()
         vectors: dict[str, tuple[Rows, Rows]] = {
             name: (TensorRows(users), TensorRows(items)) for name, (users, items) in self.task.vectors(self.view()).items()

@@ -26,7 +26,7 @@ class Reduction(Learner, Protocol):
 def build_learner(
     module: nn.Module, learning_rate: float, dtype: torch.dtype, cluster: ClusterConfig, worker: Worker, example: Callable[[], tuple]
 ) -> Reduction:
-    """The learner of a reduction: DeepSpeed's where Ray runs the workers, torch's own with cluster.executor=local.
+    """Returns the learner of a reduction: DeepSpeed's where Ray runs the workers, torch's own with cluster.executor=local.
 
     Args:
         module: On the worker's device, float32.

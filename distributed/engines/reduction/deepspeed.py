@@ -119,7 +119,7 @@ class DeepSpeedReduction:
             return value.detach().to("cpu", torch.float32, copy=True).reshape(parameter.shape)
 
     def _whole(self, parameter: nn.Parameter, modifier_rank: int | None = None) -> Any:
-        """A context in which a parameter is whole; one at a time, since all of them may not fit a worker."""
+        """Returns a context in which a parameter is whole; one at a time, since all of them may not fit a worker."""
         import deepspeed
 
         return deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier_rank, enabled=self.stage == 3)

@@ -65,12 +65,12 @@ class BatchMaker:
     group: ProcessGroup | None
 
     def batches(self, task: Task, epoch: int, num_parts: int) -> Generator[SampledBatch, None, None]:
-        """Every micro-batch of every step of an epoch; reads the graph, not the weights."""
+        """Yields every micro-batch of every step of an epoch; reads the graph, not the weights."""
         for batch in task.batches(self.examples, epoch, num_parts):
             yield self.located(batch, task.num_hops, epoch)
 
     def located(self, batch: TaskBatch, num_hops: int, epoch: int) -> SampledBatch:
-        """A task's batch with its blocks of `num_hops` hops and the requests for its rows.
+        """Returns a task's batch with its blocks of `num_hops` hops and the requests for its rows.
 
         Args:
             batch: With dataset indices.

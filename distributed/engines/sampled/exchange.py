@@ -55,7 +55,7 @@ class RowExchange:
         self._answered[self._sources] = torch.repeat_interleave(counts)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The requested rows, from the served ones; collective and differentiable.
+        """Returns the requested rows, from the served ones; collective and differentiable.
 
         The backward pass sums the gradients of all who asked for a row at its owner.
 
@@ -84,7 +84,7 @@ class RowExchange:
 
 
 def _swap_counts(counts: list[int], group: ProcessGroup | None) -> list[int]:
-    """How many rows each worker sends to this one."""
+    """Returns how many rows each worker sends to this one."""
     received = torch.zeros(len(counts), dtype=torch.int64)
     dist.all_to_all_single(received, torch.tensor(counts), group=group)
     return received.tolist()

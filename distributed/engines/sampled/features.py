@@ -42,7 +42,7 @@ class ShardedFeatures:
         return self.constants.standardisation[modality]
 
     def inputs(self, users: Tensor, items: Tensor, dropout_keys: tuple[int, ...] | None) -> FeatureInputs:
-        """What reduction layers and prompt are computed from, for own users and items by place.
+        """Returns what reduction layers and prompt are computed from, for own users and items by place.
 
         Args:
             users, items: int64, places among what this worker owns.

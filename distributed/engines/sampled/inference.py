@@ -24,13 +24,13 @@ CHUNK_EDGES = 1 << 20  # with d = 64 at most 256 MiB of rows
 
 
 def chunks(count: int, rows: int = CHUNK_ROWS) -> Iterator[Tensor]:
-    """The places 0..count in runs of at most `rows`, int64."""
+    """Yields the places 0..count in runs of at most `rows`, int64."""
     for first in range(0, count, rows):
         yield torch.arange(first, min(first + rows, count))
 
 
 def edge_chunks(connection: GraphConnection, side: int) -> Iterator[Tensor]:
-    """The places of this worker's own nodes of one side in runs of at most `CHUNK_ROWS` rows and `CHUNK_EDGES` edges, one row at least."""
+    """Yields the places of this worker's own nodes of one side in runs of at most `CHUNK_ROWS` rows and `CHUNK_EDGES` edges, one row at least."""
     degrees = connection.own_degrees(side)
     for places in chunks(degrees.numel(), CHUNK_ROWS):
         ends = degrees[places].cumsum(0)
@@ -82,7 +82,7 @@ class ShardedInference:
         self.ids: Tables = ids[USERS].tables["weight"], ids[ITEMS].tables["weight"]
 
     def tables(self, name: str, dim: int) -> Tables:
-        """The tables of a name, made when they are first asked for."""
+        """Returns the tables of a name, made when they are first asked for."""
         if name not in self._tables:
             number = len(self._tables)  # names of modalities may hold anything
             users, items = (self._connection.table(side, f"{self._stage}_{number}_{SIDE_NAMES[side]}", dim) for side in SIDES)
@@ -107,7 +107,7 @@ class ShardedInference:
         yield from zip(users, items)
 
     def inputs(self, users: Tensor, items: Tensor) -> FeatureInputs:
-        """What reduction layers and prompt are computed from, for own users and items by place."""
+        """Returns what reduction layers and prompt are computed from, for own users and items by place."""
         assert self._features is not None
         return self._features.inputs(users, items, None)
 

@@ -88,7 +88,7 @@ def load_shards(
 
 
 def _prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors with the names that they have today: earlier checkpoints left the prefix of their one learner out."""
+    """Returns the tensors with the names that they have today: earlier checkpoints left the prefix of their one learner out."""
     return tensors if any(name.startswith(prefix) for name in tensors) else with_prefix(prefix, tensors)
 
 
@@ -106,7 +106,7 @@ def _load_overlap(checkpoint: Complete, name: str, table: AdamTable, first: int,
 
 
 def _pieces(table: AdamTable, owners: Owners, worker: Worker) -> list[tuple[int, Piece]]:
-    """This worker's pieces of a table, each with its first place."""
+    """Returns this worker's pieces of a table, each with its first place."""
     pieces, first = [], 0
     for piece in owners.own(table.side, worker.rank):
         pieces.append((first, piece))
@@ -115,7 +115,7 @@ def _pieces(table: AdamTable, owners: Owners, worker: Worker) -> list[tuple[int,
 
 
 def _overlap(name: str, table: AdamTable, piece: Piece) -> tuple[int, int]:
-    """The run that a checkpoint's file and a piece share, [begin, end) in the part; empty where they share none."""
+    """Returns the run that a checkpoint's file and a piece share, [begin, end) in the part; empty where they share none."""
     words = name.removesuffix(".safetensors").split("-")
     if len(words) != 4 or words[0] != SIDE_NAMES[table.side] or int(words[1]) != piece.part:
         return 0, 0

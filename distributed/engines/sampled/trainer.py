@@ -113,7 +113,7 @@ class SampledTrainer:
             learner.scale_rates(self._decay)
 
     def batches(self, epoch: int) -> Generator[SampledBatch, None, None]:
-        """This worker's share of every micro-batch, made ahead in the background."""
+        """Yields this worker's share of every micro-batch, made ahead in the background."""
         what = "a batch of neighbour blocks from the graph servers"
         made = self.maker.batches(self.task, epoch, self.num_parts)
         batches = Prefetched(made, self.sampling.prefetch, self.batch_seconds, what)
@@ -123,7 +123,7 @@ class SampledTrainer:
             batches.close()
 
     def view(self, batch: SampledBatch, dropout_keys: tuple[int, ...] | None) -> tuple[View, tuple[ServedRows, ServedRows]]:
-        """The rows that a batch reads, and those that this worker serves to all for it; a collective call."""
+        """Returns the rows that a batch reads, and those that this worker serves to all for it; a collective call."""
         device, exchanges = self.worker.device, batch.exchanges
         served = tuple(ServedRows(x.served, table.read(x.served).to(device).requires_grad_()) for x, table in zip(exchanges, self.ids))
         answers: list[dict[str, Tensor]] = [{ID: served[side].rows} for side in SIDES]
@@ -140,7 +140,7 @@ class SampledTrainer:
         return View(blocks, rows[USERS], rows[ITEMS], blocks.items[: blocks.num_items[0]]), served  # type: ignore[return-value]
 
     def loss_terms(self, batch: SampledBatch, epoch: int) -> tuple[dict[str, Tensor], tuple[ServedRows, ServedRows]]:
-        """The loss terms of this worker's share, and the ID rows that it serves; a collective call."""
+        """Returns the loss terms of this worker's share, and the ID rows that it serves; a collective call."""
         view, served = self.view(batch, (self.task.seed, epoch * self.num_steps + batch.step))
         return self.task.terms(view, batch.own.to(self.worker.device)), served
 
@@ -176,7 +176,7 @@ class SampledTrainer:
                 table.step(places, grad, self.task.train.learning_rate * self._decay, self.num_steps_taken)
 
     def end_epoch(self) -> dict[str, float]:
-        """What this worker sent to others in the epoch, MiB, and the task's own facts."""
+        """Returns what this worker sent to others in the epoch, MiB, and the task's own facts."""
         return {"mib_sent": (self.traffic.sent - self._sent) / 2**20, **self.task.epoch_facts()}
 
     @torch.no_grad()
@@ -220,7 +220,7 @@ class SampledTrainer:
 
     @torch.no_grad()
     def output(self) -> Output:
-        """The best weights, and the vectors that they give, sharded as they are."""
+        """Returns the best weights, and the vectors that they give, sharded as they are."""
         self.restore_best()
         self.task.infer(self.inference)
         vectors = {name: self.inference.tables(name, dim) for name, dim in self.task.vector_dims.items()}
