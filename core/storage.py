@@ -14,10 +14,11 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from .errors import InputError
 
+JsonObject: TypeAlias = dict[str, Any]  # a JSON object, as records, manifests and settings have it on disk
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 

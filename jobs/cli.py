@@ -5,12 +5,12 @@ import signal
 import sys
 import warnings
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..core.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from .verbs.verb import Verb
+    from .verbs.verb import AnyVerb
 
 USAGE = """usage: promptmm VERB [RECIPE] [key=value ...]
        promptmm VERB --help
@@ -93,7 +93,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _help(name: str, verb: "Verb[Any]") -> str:
+def _help(name: str, verb: "AnyVerb") -> str:
     from .settings import describe
 
     text = f"promptmm {name} [RECIPE] [key=value ...]\n\n{verb.help}\n"

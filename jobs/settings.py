@@ -54,7 +54,7 @@ def load_settings(recipe: str | None, overrides: list[str]) -> Settings:
     return build(Settings, values)
 
 
-def parse_override(override: str) -> tuple[str, Any]:
+def parse_override(override: str) -> tuple[str, object]:
     """Splits `key=value` into the key and the value, which is YAML.
 
     Raises:
@@ -152,7 +152,7 @@ def _sections_of(name: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
-def _set(values: dict, key: str, value: Any) -> None:
+def _set(values: dict, key: str, value: object) -> None:
     if key not in {name for name, _, _ in walk()}:
         section = [n for n, _, _ in walk() if n.startswith(key + ".")]
         if section:
@@ -179,11 +179,11 @@ def describe(sections: Collection[str], without: Collection[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _type_name(kind: Any) -> str:
+def _type_name(kind: object) -> str:
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         return " or ".join("not set" if a is type(None) else _type_name(a) for a in typing.get_args(kind))
     return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -135,7 +135,7 @@ class PromptTeacherTask(Task[TeacherBatch]):
         return pair_batches(examples, epoch, num_parts, further)
 
     def _decayed(self, number: int, part: int, num_parts: int) -> tuple[Tensor, int | None]:
-        """Returns this worker's share of the items that a micro-batch's feature decay is taken over, drawn uniformly, and how many a step has.
+        """Draws this worker's share of the items that a micro-batch's feature decay is taken over, and says how many a step has.
 
         As many as the batch has examples: an unbiased estimate of the mean over the catalog, exact where the catalog is smaller.
         """

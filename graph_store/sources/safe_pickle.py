@@ -8,7 +8,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,22 +68,22 @@ class _Csc(_Matrix):
     format = "csc"
 
 
-def _array(raw: Any, dtype: _Dtype, shape: tuple, order: Any) -> np.ndarray:
+def _array(raw: bytes, dtype: _Dtype, shape: tuple, order: Literal["C", "F"]) -> np.ndarray:
     data = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2 pickles
     return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
 
-def _reconstruct(array_type: Any, shape: Any, typecode: Any) -> _Array:
+def _reconstruct(array_type: object, shape: object, typecode: object) -> _Array:
     return _Array()
 
 
-def _frombuffer(raw: Any, dtype: _Dtype, shape: tuple, order: str) -> _Array:
+def _frombuffer(raw: bytes, dtype: _Dtype, shape: tuple, order: Literal["C", "F"]) -> _Array:
     array = _Array()
     array.values = _array(raw, dtype, shape, order)
     return array
 
 
-def _scalar(dtype: _Dtype, raw: Any) -> Any:
+def _scalar(dtype: _Dtype, raw: bytes) -> object:
     return _array(raw, dtype, (1,), "C")[0].item()
 
 
@@ -91,11 +91,11 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _reconstructor(matrix_type: type[_Matrix], base: Any, state: Any) -> _Matrix:
+def _reconstructor(matrix_type: type[_Matrix], base: object, state: object) -> _Matrix:
     return matrix_type()
 
 
-_STAND_INS: dict[str, Any] = {
+_STAND_INS: dict[str, object] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _Dtype,
     "numpy.core.multiarray._reconstruct": _reconstruct,
@@ -115,7 +115,7 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file, encoding="latin1")
         self._path = path
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         sparse = _SPARSE_CLASS.fullmatch(name)
         if sparse and _SPARSE_MODULE.fullmatch(module):
             return _MATRICES[sparse[1]]

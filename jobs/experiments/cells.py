@@ -10,14 +10,14 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from torch import Tensor
 
 from ...core.errors import InputError
 from ...core.ranking import evaluate, top_k
-from ...core.storage import copy_artifact, has_artifact, join, remove
+from ...core.storage import JsonObject, copy_artifact, has_artifact, join, remove
 from ...distributed.artifacts.teacher import revision_url
 from ...distributed.execution.lines import watching
 from ...distributed.execution.local import LocalExecutor
@@ -54,7 +54,7 @@ class Cell:
     settings: Settings
     dataset_url: str
     teacher_url: str | None
-    made_with: dict[str, Any]
+    made_with: JsonObject
     keep: bool = True
 
     @property
@@ -73,7 +73,7 @@ class Cell:
         return self.settings.cluster.threads or 1
 
 
-def digest_of(made_with: dict[str, Any]) -> str:
+def digest_of(made_with: JsonObject) -> str:
     """Computes the checksum of JSON-able values."""
     return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
 
@@ -84,7 +84,7 @@ def finished_cell(cell: Cell) -> CellRecord | None:
     return record if record is not None and record.done and record.digest == cell.digest else None
 
 
-def run_cell(cell: Cell, lines: Any = None) -> CellRecord:
+def run_cell(cell: Cell, lines: ActorHandle | None = None) -> CellRecord:
     """Trains a cell in this process, from its last checkpoint where it was interrupted; returns its record.
 
     Args:
@@ -192,7 +192,7 @@ def failure_of(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def waiting_for(cell: Cell, lines: Any) -> Iterator[None]:
+def waiting_for(cell: Cell, lines: ActorHandle) -> Iterator[None]:
     """Waits inside it end with a RunError where the cluster has no room for such a cell within `cluster.start_timeout`."""
     cluster = cell.settings.cluster
     needs = f"a cell of {cell.threads} CPUs{' and 1 GPU' if cluster.use_gpu else ''} (cluster.threads)"
@@ -200,7 +200,7 @@ def waiting_for(cell: Cell, lines: Any) -> Iterator[None]:
         yield
 
 
-def task_options(cell: Cell) -> dict[str, Any]:
+def task_options(cell: Cell) -> JsonObject:
     """Options of a Ray task that trains or tests a cell: CPUs, GPUs and restarts."""
     cluster = cell.settings.cluster
     return {"num_cpus": cell.threads, "num_gpus": int(cluster.use_gpu), "max_retries": cluster.max_failures}

@@ -1,6 +1,8 @@
 """What results.json of an experiment holds: the one document that the report and the plots are made from."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
+
+from ...core.storage import JsonObject
 
 
 class Spread(TypedDict):
@@ -31,7 +33,7 @@ class ModelResults(TypedDict):
     ranking_seconds: Spread
     best_epoch: Spread
     epochs: Spread
-    search: dict[str, Any] | None
+    search: JsonObject | None
     added: bool
 
 
@@ -86,7 +88,7 @@ class Results(TypedDict):
     seeds: list[int]
     threads: int
     list_length: int
-    dataset: dict[str, Any]
+    dataset: JsonObject
     models: dict[str, ModelResults]
     comparisons: list[Comparison]
     transferability: Transferability | None

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from ...core.errors import RunError
-from ...core.storage import join, write_json
+from ...core.storage import JsonObject, join, write_json
 from ...distributed.execution.lines import start_progress
 from ...graph_store.dataset import Dataset
 from .cells import Cell, digest_of, failure_of, finished_cell, outdated, run_cell_task, task_options, waiting_for
@@ -97,7 +97,7 @@ class Grid:
         """Makes the cell of a model at a seed."""
         return self._cell(name, seed, self.models.cell_url(name, seed), f"{name}, seed {seed}", {}, True)
 
-    def _cell(self, name: str, seed: int, url: str, label: str, more: dict[str, Any], keep: bool) -> Cell:
+    def _cell(self, name: str, seed: int, url: str, label: str, more: JsonObject, keep: bool) -> Cell:
         model, settings = self.models[name], self.models.settings(name, seed, self.choices, url, more)
         teacher = self.models.teacher_of(name, settings)
         taught_by = self.cell(teacher, seed) if teacher else None

@@ -2,17 +2,16 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from ...core.config import as_dict
 from ...core.errors import InputError
-from ...core.storage import join
+from ...core.storage import JsonObject, join
 from ..runs.lineage import distillation_settings
 from ..settings import Settings
 from .settings import ModelConfig, Recipe
 
 READS = {"teacher": ("teacher.",), "student": ("student.", "distill.", "labels.")}
-Choices = dict[str, dict[str, Any]]
+Choices = dict[str, JsonObject]
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Model:
     role: str
     teacher: str | None
     of: str | None
-    changes: dict[str, Any]
-    point: tuple[str, Any] | None = None
+    changes: JsonObject
+    point: tuple[str, object] | None = None
 
     @property
     def folder(self) -> str:
@@ -67,7 +66,7 @@ class Models:
         """Lists the models of some roles, in order."""
         return [model for model in self.by_name.values() if model.role in roles]
 
-    def changes(self, name: str, choices: Choices) -> dict[str, Any]:
+    def changes(self, name: str, choices: Choices) -> JsonObject:
         """Collects a model's dotted settings over the base: of what it starts from, its own, and what a search chose for it.
 
         Args:
@@ -79,7 +78,7 @@ class Models:
         taught = self.changes(model.teacher, choices) if model.teacher else {}
         return {**{key: value for key, value in taught.items() if key.startswith("teacher.")}, **own}
 
-    def settings(self, name: str, seed: int, choices: Choices, url: str | None = None, more: dict[str, Any] | None = None) -> Settings:
+    def settings(self, name: str, seed: int, choices: Choices, url: str | None = None, more: JsonObject | None = None) -> Settings:
         """Builds the settings of a cell.
 
         Args:
@@ -106,7 +105,7 @@ class Models:
         return model.teacher if model.stage == "student" and settings.distill.use_teacher else None
 
 
-def what_decides(stage: str, settings: Settings) -> dict[str, Any]:
+def what_decides(stage: str, settings: Settings) -> JsonObject:
     """Everything of the settings that decides a cell's result but for its seed, as JSON-able values."""
     evaluation = {"cutoffs": settings.evaluation.cutoffs, "select_by": settings.evaluation.select_by}
     if stage == "teacher":
@@ -148,8 +147,8 @@ def _variant(
     role: str,
     of: str,
     student: str | None,
-    changes: dict[str, Any],
-    point: tuple[str, Any] | None = None,
+    changes: JsonObject,
+    point: tuple[str, object] | None = None,
 ) -> list[Model]:
     """Makes a changed model; or a changed teacher with the student that is trained from it.
 
@@ -190,7 +189,7 @@ def _check(models: Models, model: Model) -> None:
         )
 
 
-def _check_reads(model: Model, changes: dict[str, Any]) -> None:
+def _check_reads(model: Model, changes: JsonObject) -> None:
     for key in changes:
         if not key.startswith(READS[model.stage]):
             reads = ", ".join(f"{section}*" for section in READS[model.stage])

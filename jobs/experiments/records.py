@@ -1,9 +1,8 @@
 """What cells, test passes and searches leave on disk: cell.json, test.json and choices.json."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
-from ...core.storage import exists, join, read_json, write_json
+from ...core.storage import JsonObject, exists, join, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class CellRecord:
     """
 
     digest: str
-    made_with: dict[str, Any]
+    made_with: JsonObject
     done: bool
     result: CellResult | None = None
     failed: str | None = None
@@ -96,7 +95,7 @@ def write_test(url: str, record: TestRecord) -> None:
 class Trial:
     """A point of a search: its dotted settings, and the mean validation metric over the seeds; None where it failed."""
 
-    settings: dict[str, Any]
+    settings: JsonObject
     value: float | None
 
 
@@ -112,7 +111,7 @@ class SearchResult:
         trials: All of them.
     """
 
-    settings: dict[str, Any]
+    settings: JsonObject
     trial: int
     value: float
     metric: str

@@ -10,9 +10,9 @@ The same command again goes on where it stopped: finished trials and cells are n
 """
 
 import os
-from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from ...core.config import as_dict
 from ...core.errors import InputError, RunError
@@ -70,7 +70,7 @@ def _save(recipe: Recipe) -> None:
     write_bytes(join(recipe.base.dir, "experiment.yaml"), yaml.safe_dump(values, sort_keys=False).encode())
 
 
-def _test(cells: list[Cell], run_dir: str, lines: Any) -> None:
+def _test(cells: list[Cell], run_dir: str, lines: ActorHandle) -> None:
     """Ranks the test items of cells, on Ray.
 
     Raises:

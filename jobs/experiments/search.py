@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from ray.actor import ActorHandle
 
 from ...core.errors import InputError, RunError
-from ...core.storage import remove
+from ...core.storage import JsonObject, remove
 from .cells import Cell, failure_of, finished_cell, run_cell, waiting_for
 from .records import CellRecord, SearchResult, Trial, read_cell, write_cell
 from .settings import RangeConfig, SearchConfig
@@ -22,7 +23,7 @@ from .settings import RangeConfig, SearchConfig
 ATTEMPTS = 100  # to draw a point that was not drawn before
 
 
-def draw_points(name: str, search: SearchConfig, seed: int) -> list[dict[str, Any]]:
+def draw_points(name: str, search: SearchConfig, seed: int) -> list[JsonObject]:
     """Draws the search's points: `trials` random ones without repetition, or all of a finite space that has no more.
 
     Args:
@@ -35,7 +36,7 @@ def draw_points(name: str, search: SearchConfig, seed: int) -> list[dict[str, An
         return [dict(zip(search.space, point)) for point in itertools.product(*lists)]
     domains = {key: _domain(key, space) for key, space in search.space.items()}
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    points: list[dict[str, Any]] = []
+    points: list[JsonObject] = []
     for _ in range(search.trials * ATTEMPTS):
         point = {key: _plain(domain.sample(random_state=rng)) for key, domain in domains.items()}
         if point not in points:
@@ -60,13 +61,13 @@ def _domain(key: str, space: list[Any] | RangeConfig) -> Any:
     return (tune.loguniform if space.log else tune.uniform)(space.low, space.high)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Turns a drawn value into one that JSON has, floats to four digits: what is reported is what was run."""
     value = value.item() if isinstance(value, np.generic) else value
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, CellRecord | None], None], lines: Any) -> None:
+def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, CellRecord | None], None], lines: ActorHandle) -> None:
     """Trains the cells of a search as trials of Ray Tune; those that are done already are not trained again.
 
     A trial whose loss is not finite, or whose teacher's scores do not fit, is part of the search: it is noted as failed and not chosen.
@@ -94,7 +95,7 @@ def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, CellRecord | N
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told below, by name
 
     class Lines(tune.Callback):
-        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: object) -> None:
             cell = left[trial.config["cell"]]
             done(cell, read_cell(cell.url))
 
@@ -126,7 +127,7 @@ def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, CellRecord | N
         raise RunError(f"{len(failures)} trials failed, and the same command runs them again:\n  " + "\n  ".join(failures))
 
 
-def run_trial(config: dict[str, Any], cells: list[Cell], lines: Any) -> None:
+def run_trial(config: JsonObject, cells: list[Cell], lines: ActorHandle) -> None:
     """Trains the cell that is a trial, in the trial's process; `config["cell"]` is its place among the cells."""
     from ray import tune
 
@@ -140,7 +141,7 @@ def run_trial(config: dict[str, Any], cells: list[Cell], lines: Any) -> None:
     tune.report({"done": 1})
 
 
-def choose(name: str, points: list[dict[str, Any]], cells: list[list[Cell]], metric: str) -> SearchResult:
+def choose(name: str, points: list[JsonObject], cells: list[list[Cell]], metric: str) -> SearchResult:
     """Chooses the best point by the mean validation metric over its seeds; the first of equals.
 
     Args:

@@ -12,6 +12,7 @@ from ...core.errors import InputError
 from ...core.kinds import METRICS
 from ...core.metrics import Metric
 from ...core.settings import check_bounds, setting
+from ...core.storage import JsonObject
 from ..settings import Settings, build, load_settings, parse_override, read_recipe
 
 MODEL_STAGES = ("teacher", "student")
@@ -28,7 +29,7 @@ class ModelConfig:
 
     stage: str = setting("student", "what is trained", choices=MODEL_STAGES)
     teacher: str | None = setting(None, "model that a student learns from, at the same seed; not set: with distill.use_teacher=false")
-    set: dict[str, Any] = setting({}, "dotted settings of the stage that differ from the base recipe")
+    set: JsonObject = setting({}, "dotted settings of the stage that differ from the base recipe")
 
     def __post_init__(self) -> None:
         check_bounds(self, "models")
@@ -39,7 +40,7 @@ class AblationConfig:
     """A model with some settings changed; `ablations.NAME`."""
 
     of: str = setting("student", "model that is changed")
-    set: dict[str, Any] = setting({}, "dotted settings that differ from that model's")
+    set: JsonObject = setting({}, "dotted settings that differ from that model's")
     student: str | None = setting(None, "of an ablated teacher: the student model that is trained from it, and reported in its place")
 
 
@@ -111,7 +112,7 @@ class ExperimentConfig:
             raise InputError(f"seeds={self.seeds}: name at least one seed, from 0, each once")
 
 
-ENTRIES: dict[str, Any] = {"models": ModelConfig, "ablations": AblationConfig, "sweeps": SweepConfig, "search": SearchConfig}
+ENTRIES: JsonObject = {"models": ModelConfig, "ablations": AblationConfig, "sweeps": SweepConfig, "search": SearchConfig}
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Recipe:
         """The metric of searches and tests."""
         return self.config.metric or self.base.evaluation.select_by
 
-    def settings(self, url: str, seed: int, changes: Mapping[str, Any]) -> Settings:
+    def settings(self, url: str, seed: int, changes: Mapping[str, object]) -> Settings:
         """Builds the settings of one cell.
 
         Args:
@@ -197,7 +198,7 @@ def _check_entries(values: dict, where: str) -> None:
     _check_keys(compare.get("transferability") or {}, TransferConfig, f"{where}: compare.transferability")
 
 
-def _need_mapping(values: Any, where: str) -> None:
+def _need_mapping(values: object, where: str) -> None:
     if not isinstance(values, Mapping):
         raise InputError(f"{where}: expected keys with values, found {values!r}")
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import ray
 import torch
+from ray.actor import ActorHandle
 
 from ...core.errors import InputError, RunError
 from ...core.metrics import metric_of_users
 from ...core.ranking import held_out_places
-from ...core.storage import exists, join, read_bytes, read_json, write_bytes, write_json
+from ...core.storage import JsonObject, exists, join, read_bytes, read_json, write_bytes, write_json
 from ...graph_store.dataset import Dataset, masks, open_dataset
 from ..runs.stages import differences
 from .cells import TEST, Cell, trained_model
@@ -29,7 +30,7 @@ def frozen_url(run_dir: str) -> str:
     return join(run_dir, "frozen.json")
 
 
-def definition(models: Models, dataset: Dataset) -> dict[str, Any]:
+def definition(models: Models, dataset: Dataset) -> JsonObject:
     """Collects what of an experiment may not change once it is tested, as JSON-able values."""
     config, by_name = models.recipe.config, {}
     for name, model in models.by_name.items():
@@ -43,11 +44,11 @@ def definition(models: Models, dataset: Dataset) -> dict[str, Any]:
     return {"metric": models.recipe.metric, "seeds": config.seeds, "dataset": dataset.digest, "models": by_name}
 
 
-def _plain_space(space: dict[str, list[Any] | RangeConfig]) -> dict[str, Any]:
+def _plain_space(space: dict[str, list[Any] | RangeConfig]) -> JsonObject:
     return {key: values if isinstance(values, list) else dict(vars(values)) for key, values in space.items()}
 
 
-def check_frozen(run_dir: str, now: dict[str, Any]) -> None:
+def check_frozen(run_dir: str, now: JsonObject) -> None:
     """Refuses an experiment that was tested as another one.
 
     Args:
@@ -75,10 +76,10 @@ def check_frozen(run_dir: str, now: dict[str, Any]) -> None:
         )
 
 
-def freeze(run_dir: str, now: dict[str, Any]) -> list[str]:
+def freeze(run_dir: str, now: JsonObject) -> list[str]:
     """Notes the experiment as it is tested; returns the models that were added to one that was tested before."""
     url = frozen_url(run_dir)
-    frozen: dict[str, Any] = read_json(url) if exists(url) else {"definition": now, "added": []}
+    frozen: JsonObject = read_json(url) if exists(url) else {"definition": now, "added": []}
     frozen["added"] += [name for name in now["models"] if name not in frozen["definition"]["models"]]
     frozen["definition"]["models"] |= now["models"]
     write_json(url, frozen)
@@ -100,7 +101,7 @@ def tested(cell: Cell) -> bool:
     return True
 
 
-def rank_test_items(cell: Cell, run_dir: str, lines: Any = None) -> dict[str, float]:
+def rank_test_items(cell: Cell, run_dir: str, lines: ActorHandle | None = None) -> dict[str, float]:
     """Ranks a finished cell's test items and writes test.json and test.safetensors; returns the metrics.
 
     test.safetensors has `user`, `item` and `place` int32 [num_pairs]: where every held-out item stands in its user's list, `depth` where it

@@ -1,9 +1,8 @@
 """A plan as plan.json has it."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
-from ...core.storage import exists, join, read_json, write_json
+from ...core.storage import JsonObject, exists, join, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Plan:
 
     engine: str
     reason: str
-    made_with: dict[str, Any]
+    made_with: JsonObject
     available_bytes: int | None
     roles: dict[str, RolePlan]
     hosts: dict[str, HostPlan]

@@ -3,10 +3,8 @@
 A stage is repeated only where these differ from its record, so whatever decides a result must be here, and what does not must not be.
 """
 
-from typing import Any
-
 from ...core.config import as_dict
-from ...core.storage import join, manifest_digest, read_manifest
+from ...core.storage import JsonObject, join, manifest_digest, read_manifest
 from ...distributed.artifacts.teacher import revision_digest
 from ...distributed.labels.blocks import labels_url
 from ...graph_store.dataset import Dataset
@@ -14,7 +12,7 @@ from ..settings import Settings
 from .labels import is_materialised
 from .worker_jobs import samples, student_job
 
-Inputs = dict[str, Any]
+Inputs = JsonObject
 LABELS_MADE = "labels_made"  # of a student's inputs: the checksum of labels that are written
 PLANNED = ("teacher", "student", "distill", "labels", "sampling", "graph", "cluster")
 NOT_PLANNED = ("address", "cache_dir", "start_timeout", "max_failures", "threads")  # settings of cluster that no figure of a plan reads
@@ -113,12 +111,12 @@ def up_to_date(made_with: Inputs, now: Inputs) -> Inputs:
     return {**made_with, "labels": now.get("labels"), LABELS_MADE: made_with["labels"]}
 
 
-def evaluation_inputs(settings: Settings, dataset: Dataset, student: dict[str, Any]) -> Inputs:
+def evaluation_inputs(settings: Settings, dataset: Dataset, student: JsonObject) -> Inputs:
     """Inputs of evaluate; `student` is the trained student's manifest."""
     return {"evaluation": as_dict(settings.evaluation), "student": manifest_digest(student), "dataset": dataset.digest}
 
 
-def bundle_inputs(dataset: Dataset, student: dict[str, Any]) -> Inputs:
+def bundle_inputs(dataset: Dataset, student: JsonObject) -> Inputs:
     """Inputs of export; `student` is the trained student's manifest."""
     return {"student": manifest_digest(student), "dataset": dataset.digest}
 

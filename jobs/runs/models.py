@@ -1,11 +1,10 @@
 """Trained models as evaluation, export and experiments read them: the vectors that serve, and what they cost."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
-from ...core.storage import join, open_artifact, read_manifest
+from ...core.storage import JsonObject, join, open_artifact, read_manifest
 from ...distributed.artifacts.teacher import read_revision
 from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
@@ -76,6 +75,6 @@ def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
     return TrainedModel(users, items, _facts(manifest, (users.numel() + items.numel()) * FLOAT_BYTES))
 
 
-def _facts(manifest: dict[str, Any], serving_bytes: int) -> ModelFacts:
+def _facts(manifest: JsonObject, serving_bytes: int) -> ModelFacts:
     selected_by = manifest["selected_by"] or "no validation split: the last epoch"
     return ModelFacts(manifest["num_parameters"], serving_bytes, manifest["best_epoch"], selected_by)

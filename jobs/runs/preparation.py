@@ -1,8 +1,6 @@
 """The raw catalog -> dataset/: for the verb prepare, and for an experiment."""
 
-from typing import Any
-
-from ...core.storage import join
+from ...core.storage import JsonObject, join
 from ...graph_store.dataset_writer import write_dataset
 from ...graph_store.sources.formats import load_catalog, memory_bound
 from ..settings import Settings
@@ -18,7 +16,7 @@ def prepare_dataset(settings: Settings) -> None:
     """
     inputs = dataset_inputs(settings)
 
-    def make() -> dict[str, Any]:
+    def make() -> JsonObject:
         print(f"[prepare] {memory_bound(settings.source)}", flush=True)
         url, catalog = join(settings.dir, "dataset"), load_catalog(settings.source)
         manifest = write_dataset(url, catalog, inputs["source"], settings.source.memory_mib)

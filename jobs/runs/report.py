@@ -2,9 +2,9 @@
 
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...core.storage import exists, join, read_bytes, write_bytes
+from ...core.storage import JsonObject, exists, join, read_bytes, write_bytes
 from ...distributed.loop.stage import stage_url
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def read_history(run_dir: str, stage: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in read_bytes(url).decode().splitlines()]
 
 
-def table(results: dict[str, Any], cutoffs: list[int]) -> str:
+def table(results: JsonObject, cutoffs: list[int]) -> str:
     """Sets teacher and student side by side, as Markdown: validation and test metrics, sizes and ratios.
 
     Args:

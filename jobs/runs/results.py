@@ -1,8 +1,6 @@
 """What a run ends with: results.json, report.md and plots/."""
 
-from typing import Any
-
-from ...core.storage import join, read_manifest, write_bytes, write_json
+from ...core.storage import JsonObject, join, read_manifest, write_bytes, write_json
 from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
 from ..config import STAGES
@@ -13,7 +11,7 @@ from .stages import read_record
 DATASET_FACTS = ("num_users", "num_items", "num_interactions", "users_without_train", "items_without_train", "modalities")
 
 
-def read_student_manifest(settings: Settings) -> dict[str, Any]:
+def read_student_manifest(settings: Settings) -> JsonObject:
     """Reads the manifest of the run's trained student.
 
     Raises:
@@ -22,7 +20,7 @@ def read_student_manifest(settings: Settings) -> dict[str, Any]:
     return read_manifest(join(stage_url(settings.dir, "student"), "model"), "student-model")
 
 
-def write_results(settings: Settings, dataset: Dataset, evaluated: dict[str, Any]) -> dict[str, Any]:
+def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -> JsonObject:
     """Writes results.json, report.md and plots/; returns what results.json holds.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...core.config import as_dict
 from ...core.errors import InputError
-from ...core.storage import exists, join, read_json, remove, write_json
+from ...core.storage import JsonObject, exists, join, read_json, remove, write_json
 from ...distributed.artifacts.teacher import revision_url
 from ...distributed.labels.blocks import labels_url
 from ...graph_store.sources.folder import check_folder
@@ -35,7 +35,7 @@ class Record:
         result: What it returned, JSON-able; None before it has finished.
     """
 
-    made_with: dict[str, Any]
+    made_with: JsonObject
     done: bool
     seconds: float = 0.0
     result: Any = None
@@ -71,7 +71,7 @@ def require_done(run_dir: str, verb: str, needed_by: str) -> Record:
     return record
 
 
-def run_stage(settings: Settings, verb: str, made_with: dict[str, Any], make: Callable[[], Any]) -> Record:
+def run_stage(settings: Settings, verb: str, made_with: JsonObject, make: Callable[[], object]) -> Record:
     """Does a stage unless it is already done with the same inputs; returns its record.
 
     Args:
@@ -112,7 +112,7 @@ def _write(run_dir: str, verb: str, record: Record) -> None:
     write_json(record_url(run_dir, verb), asdict(record))
 
 
-def setting_defaults() -> dict[str, Any]:
+def setting_defaults() -> JsonObject:
     """The defaults of all settings, as a tree for `differences`."""
     return as_dict(Settings())
 

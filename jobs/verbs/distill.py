@@ -1,8 +1,7 @@
 """`promptmm distill`: workers train the student, from a teacher or alone."""
 
-from typing import Any
-
 from ...core.errors import InputError
+from ...core.storage import JsonObject
 from ...distributed.execution.base import Executor
 from ..planning.engine import settle_engine
 from ..runs.compatibility import check_trained_teacher, has_teacher
@@ -41,7 +40,7 @@ def distill(settings: Settings, executor: Executor | None = None) -> None:
     if samples(settings):
         require_done(settings.dir, "partition", "distill")
 
-    def make() -> dict[str, Any]:
+    def make() -> JsonObject:
         with open_executor(settings, dataset, executor) as opened:
             run_rounds(settings, dataset, opened, lineage)
         manifest = read_student_manifest(settings)

@@ -1,8 +1,8 @@
 """`promptmm evaluate`: exact rankings of the whole catalog, by teacher and student."""
 
 from dataclasses import asdict
-from typing import Any
 
+from ...core.storage import JsonObject
 from ...distributed.execution.base import Executor
 from ...graph_store.dataset import Dataset
 from ..runs.executors import open_executor
@@ -22,7 +22,7 @@ def evaluate(settings: Settings, executor: Executor | None = None) -> None:
     manifest, cache_dir = read_student_manifest(settings), settings.cluster.cache_dir
     taught = manifest["distillation"]["use_teacher"]
 
-    def make() -> dict[str, Any]:
+    def make() -> JsonObject:
         with open_executor(settings, dataset, executor) as opened:
             teacher = _metrics(settings, dataset, opened, trained_teacher(settings.dir, dataset, cache_dir)) if taught else None
             return {"teacher": teacher, "student": _metrics(settings, dataset, opened, trained_student(settings.dir, cache_dir))}
@@ -31,7 +31,7 @@ def evaluate(settings: Settings, executor: Executor | None = None) -> None:
     write_results(settings, dataset, record.result)
 
 
-def _metrics(settings: Settings, dataset: Dataset, executor: Executor, model: TrainedModel) -> dict[str, Any]:
+def _metrics(settings: Settings, dataset: Dataset, executor: Executor, model: TrainedModel) -> JsonObject:
     """The metrics of a model on every split that there is, and its facts, as results.json has them."""
     metrics = {
         split: executor.evaluate(model.users, model.items, split, settings.evaluation)

@@ -1,9 +1,7 @@
 """`promptmm export`: the bundle that serves, without Ray, DGL or DeepSpeed."""
 
-from typing import Any
-
 from ...core.serving import write_bundle
-from ...core.storage import join, manifest_digest, open_artifact, read_json
+from ...core.storage import JsonObject, join, manifest_digest, open_artifact, read_json
 from ...distributed.loop.stage import stage_url
 from ..runs.folder import open_run_dataset
 from ..runs.lineage import bundle_inputs
@@ -20,7 +18,7 @@ def export(settings: Settings) -> None:
     folder, manifest = open_artifact(join(stage_url(settings.dir, "student"), "model"), "student-model", settings.cluster.cache_dir)
     results = read_json(join(settings.dir, "results.json"))
 
-    def make() -> dict[str, Any]:
+    def make() -> JsonObject:
         vectors = load_file(str(folder / "vectors.safetensors"))
         metadata = {
             "metrics": {split: results["student"].get(split) for split in ("validation", "test")},

@@ -1,8 +1,8 @@
 """`promptmm label`: labelers write the teacher's scores of candidate lists."""
 
 from dataclasses import asdict
-from typing import Any
 
+from ...core.storage import JsonObject
 from ...distributed.execution.base import Executor
 from ..runs.compatibility import check_trained_teacher
 from ..runs.executors import open_executor
@@ -23,7 +23,7 @@ def label(settings: Settings, executor: Executor | None = None) -> None:
         print(f"[label] nothing to write: labels are made while the student trains ({way})", flush=True)
         return
 
-    def make() -> dict[str, Any]:
+    def make() -> JsonObject:
         with open_executor(settings, dataset, executor) as opened:
             return asdict(write_labels(settings, dataset, 0, opened))
 

@@ -1,8 +1,6 @@
 """`promptmm partition`: the dataset is cut into the parts that graph servers hold."""
 
-from typing import Any
-
-from ...core.storage import join
+from ...core.storage import JsonObject, join
 from ...graph_store.graph_artifact import describe_part
 from ...graph_store.partition_memory import describe_memory, memory_of
 from ..runs.folder import open_run_dataset
@@ -16,7 +14,7 @@ def partition(settings: Settings) -> None:
     """dataset/ -> graph/."""
     dataset = open_run_dataset(settings)
 
-    def make() -> dict[str, Any]:
+    def make() -> JsonObject:
         from ...graph_store.dgl.partition import partition as write_partition  # a run in one process needs no DGL
 
         print(f"[partition] {describe_memory(memory_of(dataset, settings.graph))}", flush=True)

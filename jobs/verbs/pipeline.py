@@ -1,9 +1,9 @@
 """`promptmm pipeline`: every stage of a run, one after the other."""
 
 import dataclasses
-from typing import Any
 
 from ...core.errors import InputError
+from ...core.storage import JsonObject
 from ...graph_store.dataset import Dataset
 from ..planning.engine import engine_of
 from ..runs.compatibility import check_teacher, has_teacher
@@ -58,7 +58,7 @@ def _check_catalog(settings: Settings, dataset: Dataset) -> None:
         raise InputError(f"recommend.users: the catalog has no users {', '.join(unknown[:20])}")
 
 
-def _show(settings: Settings, dataset: Dataset, results: dict[str, Any]) -> None:
+def _show(settings: Settings, dataset: Dataset, results: JsonObject) -> None:
     """Prints the table, epochs that no validation chose, and the seconds of every verb."""
     print("\n" + table(results, settings.evaluation.cutoffs), flush=True)
     for name in ("teacher", "student"):

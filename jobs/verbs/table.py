@@ -19,16 +19,16 @@ from .plan import PLAN
 from .prepare import PREPARE
 from .recommend import RECOMMEND
 from .train_teacher import TRAIN_TEACHER
-from .verb import Verb, run_in_folder
+from .verb import AnyVerb, Verb, run_in_folder
 
-TABLE: tuple[Verb[Any], ...] = (
+TABLE: tuple[AnyVerb, ...] = (
     GENERATE, PREPARE, PARTITION, PLAN, TRAIN_TEACHER, LABEL, DISTILL, EVALUATE, EXPORT, RECOMMEND, PIPELINE, EXPERIMENT,
 )  # fmt: skip
-VERBS: dict[str, Verb[Any]] = {verb.name: verb for verb in TABLE}
+VERBS: dict[str, AnyVerb] = {verb.name: verb for verb in TABLE}
 PRODUCTS: dict[str, tuple[str, ...]] = {verb.name: verb.products for verb in TABLE if verb.is_stage}
 assert tuple(PRODUCTS) == STAGES, "the stages of the table, in their order, are those of jobs/config.py"
 
-OWN_VERBS: Registry[Verb[Any]] = Registry(
+OWN_VERBS: Registry[AnyVerb] = Registry(
     "verb",
     "VERB",
     {verb.name: f"{verb.run.__module__}:{verb.run.__name__.upper()}" for verb in TABLE},
@@ -38,7 +38,7 @@ OWN_VERBS: Registry[Verb[Any]] = Registry(
 )
 
 
-def find_verb(name: str) -> Verb[Any]:
+def find_verb(name: str) -> AnyVerb:
     """Finds a verb by its name, or imports a user's own.
 
     Args:
@@ -67,7 +67,7 @@ def run_verb(name: str, settings: Settings) -> None:
     start(find_verb(name), settings)
 
 
-def start(verb: Verb[Any], config: Any) -> None:
+def start(verb: AnyVerb, config: Any) -> None:
     """Runs a verb with the configuration that its `load` has read, in the run's folder where it is part of a run.
 
     Raises:

@@ -1,9 +1,7 @@
 """`promptmm train-teacher`: workers train the teacher, with a graph server for every part."""
 
-from typing import Any
-
 from ...core.errors import InputError
-from ...core.storage import join, read_manifest
+from ...core.storage import JsonObject, join, read_manifest
 from ...distributed.execution.base import Executor
 from ..planning.engine import settle_engine
 from ..runs.compatibility import check_teachable
@@ -26,7 +24,7 @@ def train_teacher(settings: Settings, executor: Executor | None = None) -> None:
         if read_manifest(join(settings.dir, "graph"), "graph")["dataset"] != dataset.digest:
             raise InputError(f"{settings.dir}/graph was made from another dataset/; add run.redo=partition")
 
-    def make() -> dict[str, Any]:
+    def make() -> JsonObject:
         with open_executor(settings, dataset, executor) as opened:
             opened.run(teacher_job(settings, dataset))
         manifest = read_manifest(join(settings.dir, "teacher"), "teacher")

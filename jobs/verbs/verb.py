@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from ...core.errors import InputError
 from ...distributed.execution.base import Executor
@@ -65,6 +65,9 @@ class Verb(Generic[Config]):
     def help(self) -> str:
         """One line for people."""
         return (self.run.__doc__ or "").strip().partition("\n")[0]
+
+
+AnyVerb: TypeAlias = Verb[Any]  # of whatever configuration
 
 
 def run_checked(verb: Verb[Settings], settings: Settings, executor: Executor | None = None) -> None:

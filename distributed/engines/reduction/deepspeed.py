@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ....core.storage import JsonObject
 from ...config import ClusterConfig
 from ...worker import Worker
 from .extensions import prepare_extensions
@@ -79,7 +80,7 @@ class DeepSpeedReduction:
     def zero_grad(self) -> None:
         """Does nothing: a step clears the gradients."""
 
-    def __call__(self, *args: Any) -> dict[str, Tensor]:
+    def __call__(self, *args: object) -> dict[str, Tensor]:
         return self.engine(*args)
 
     def backward(self, loss: Tensor, is_last: bool = True) -> None:
@@ -186,10 +187,10 @@ class DeepSpeedReduction:
             set_state(parameter, value, moment)
 
 
-def _deepspeed_config(cluster: ClusterConfig, dtype: torch.dtype) -> dict[str, Any]:
+def _deepspeed_config(cluster: ClusterConfig, dtype: torch.dtype) -> JsonObject:
     """DeepSpeed's settings. Under ZeRO 3 a layer's weights are whole only while it runs."""
     host = {"device": "cpu", "pin_memory": cluster.use_gpu}
-    zero: dict[str, Any] = {
+    zero: JsonObject = {
         "stage": cluster.zero_stage,
         "reduce_bucket_size": BUCKET,
         "allgather_bucket_size": BUCKET,
@@ -203,7 +204,7 @@ def _deepspeed_config(cluster: ClusterConfig, dtype: torch.dtype) -> dict[str, A
         zero["offload_optimizer"] = host
     if cluster.offload_parameters:
         zero["offload_param"] = host
-    config: dict[str, Any] = {
+    config: JsonObject = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": cluster.micro_batches,
         "gradient_clipping": LARGEST_NORM,

@@ -30,7 +30,7 @@ def chunks(count: int, rows: int = CHUNK_ROWS) -> Iterator[Tensor]:
 
 
 def edge_chunks(connection: GraphConnection, side: int) -> Iterator[Tensor]:
-    """Yields the places of this worker's own nodes of one side in runs of at most `CHUNK_ROWS` rows and `CHUNK_EDGES` edges, one row at least."""
+    """Yields this worker's own places of one side in runs of at most `CHUNK_ROWS` rows and `CHUNK_EDGES` edges, but at least one row."""
     degrees = connection.own_degrees(side)
     for places in chunks(degrees.numel(), CHUNK_ROWS):
         ends = degrees[places].cumsum(0)
