@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from promptmm.core.storage import read_manifest
+from promptmm.distributed.artifacts.teacher import read_weights
 from promptmm.jobs.verbs import run_verb
 from safetensors.torch import load_file
 
@@ -75,7 +76,7 @@ def test_rounds_tune_the_prompt_between_labels(fork_run, taught_run, tiny_settin
     assert not (folder / "teacher" / "rev-2").exists()  # no tuning follows the last round
     one, two = (load_file(str(folder / "teacher" / f"rev-{r}" / "item-00000.safetensors")) for r in (0, 1))
     assert not torch.equal(one["modal.visual"], two["modal.visual"])
-    ids = load_file(str(folder / "teacher" / "weights.safetensors"))
+    ids, _ = read_weights(str(folder / "teacher"))
     assert ids["ids.user"].shape == (150, 8)
 
 
