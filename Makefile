@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint slow clean
+UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow and not whole'
+
+.PHONY: setup demo check unit-core unit-jobs test lint slow clean
 
 setup: $(READY)
 
@@ -24,6 +26,16 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Two at a time, for two cores.
+check: setup
+	$(MAKE) --jobs 2 --output-sync=target lint unit-core unit-jobs
+
+unit-core: setup
+	$(UNIT) tests/core tests/cluster tests/graph_store
+
+unit-jobs: setup
+	$(UNIT) tests/jobs
 
 test: lint
 	$(BIN)/python -m pytest

@@ -88,6 +88,7 @@ def test_a_verb_too_early_names_the_missing_one(command, tmp_path, verb, missing
     refused(ended, f"{verb} needs what {missing} leaves in {tmp_path}, and {missing} has not finished there; run it, or `pipeline`, first")
 
 
+@pytest.mark.whole
 def test_a_teacher_on_ray_needs_the_graph_and_one_in_this_process_does_not(command, tiny, tmp_path):
     words = (tiny, f"run.dir={tmp_path}", "cluster.engine=full")
     assert command("prepare", *words).code == 0
@@ -225,6 +226,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("package", "extra", "words"),
     [
@@ -242,6 +244,7 @@ def test_without_the_training_packages(process, tmp_path, package, extra, words)
     assert not (tmp_path / "runs" / "demo" / "graph").exists()
 
 
+@pytest.mark.whole
 def test_a_run_in_one_process_needs_no_cluster_packages(process, tmp_path):
     """What the extra `local` installs is enough for the whole pipeline with the full engine."""
     words = ["pipeline", "demo", "cluster.executor=local", "teacher.train.epochs=1", "student.train.epochs=1", "labels.epochs=1"]
@@ -254,6 +257,7 @@ def test_a_run_in_one_process_needs_no_cluster_packages(process, tmp_path):
     assert list((tmp_path / "run" / "training" / "teacher" / "tensorboard").iterdir())
 
 
+@pytest.mark.whole
 def test_the_installed_command(process, tmp_path):
     ended = process("evaluate", f"run.dir={tmp_path}", timeout=120)
     refused(ended, "evaluate needs what distill leaves in")

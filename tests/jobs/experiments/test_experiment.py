@@ -29,6 +29,7 @@ from scipy.stats import ttest_rel
 
 from ..conftest import PROMPTMM, TINY, marked
 
+pytestmark = pytest.mark.whole
 SPACE = {"teacher.train.learning_rate": [1e30, 0.01, 0.03]}  # the first diverges
 EXPERIMENT = {
     "seeds": [0, 1],

@@ -52,6 +52,7 @@ def write_labels(folder: Path, settings, dataset) -> None:
     LocalExecutor(settings.cluster, str(folder), dataset).label(job, str(folder), 1, {})
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("stage", "role", "overrides"),
     [

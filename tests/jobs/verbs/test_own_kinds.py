@@ -136,6 +136,7 @@ def check_run(run: Path, own: str) -> None:
         assert last == "closed"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("engine", ["full", "sampled"])
 def test_own_kinds_are_trained_together_in_this_process(own, command, tiny, tmp_path, engine):
     """The full engine trains an own teacher too; the sampled one a student of the method's."""
@@ -151,6 +152,7 @@ def test_own_kinds_are_trained_together_in_this_process(own, command, tiny, tmp_
         assert trained["num_parameters"] == (120 + 80) * DIM + sum(dim for _, dim in trained["modalities"]) * DIM
 
 
+@pytest.mark.whole
 def test_own_kinds_are_found_by_the_workers_of_ray(own, process, tiny, tmp_path):
     """The command is started in the module's folder, and its workers, labelers and evaluators import the module."""
     words = [*words_of(own), f"teacher.kind={own}:MyTeacher", "cluster.num_workers=2", f"run.dir={tmp_path}/run"]

@@ -18,6 +18,7 @@ from promptmm.jobs.settings import load_settings
 
 from ..conftest import Ended
 
+pytestmark = pytest.mark.whole
 METRICS = {
     f"{metric}@{k}"
     for metric in ("recall", "ndcg", "ndcg_retrieved", "precision", "hit_ratio", "mrr", "map", "coverage")
