@@ -12,6 +12,7 @@ A server process dies with its actor (PR_SET_PDEATHSIG), and the actor with the 
 """
 
 import contextlib
+import time
 import uuid
 from typing import Any
 
@@ -24,6 +25,7 @@ from ...core.storage import read_manifest
 from ..backend import PartLocation, Session
 from .servers import CALL_SECONDS, GraphServer
 
+READY_SECONDS = 0.1
 FETCH_BYTES_A_SECOND = 10 << 20  # the slowest store that is waited for
 
 
@@ -36,6 +38,7 @@ class GraphService:
         self.fetch_seconds = CALL_SECONDS + sum(file["bytes"] for file in manifest["files"].values()) / FETCH_BYTES_A_SECOND
         self.servers: list[Any] = []  # handles of `GraphServer`, whose methods have no types
         self.pids: list[int] = []
+        self.ip_config = ""
 
     def restart(self, worker_nodes: list[str], num_clients: int = 1) -> Session:
         """Stops what runs, starts one server for each part, and says what workers need to connect.
@@ -70,10 +73,20 @@ class GraphService:
         ]
         ray.get([s.fetch.remote() for s in self.servers], timeout=self.fetch_seconds)
         ip_config = "\n".join(ray.get([s.address.remote() for s in self.servers], timeout=CALL_SECONDS)) + "\n"
+        self.ip_config = ip_config
         starts = [s.start.remote(name, ip_config, num_clients) for s in self.servers]
         self.pids = ray.get(starts, timeout=CALL_SECONDS)
         locations: list[PartLocation] = ray.get([s.location.remote() for s in self.servers], timeout=CALL_SECONDS)
         return Session(name, self.graph_url, tuple(locations), ip_config, num_clients, tuple(self.servers), self.cache_dir)
+
+    def wait_for_servers(self) -> None:
+        """Returns when every server takes connections or has ended: a client that comes earlier sleeps three seconds at a time."""
+        ports = [int(line.rpartition(" ")[2]) for line in self.ip_config.splitlines()]
+        deadline = time.monotonic() + CALL_SECONDS
+        while not all(ray.get([s.is_listening.remote(port) for s, port in zip(self.servers, ports)], timeout=CALL_SECONDS)):
+            if time.monotonic() > deadline:
+                return  # the client tries for itself
+            time.sleep(READY_SECONDS)
 
     def process_ids(self) -> list[int]:
         """Lists the pids of the DGL server processes, by part."""
