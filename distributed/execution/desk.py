@@ -91,4 +91,4 @@ class Desk(Lines):
         return JobState(self.joined, self.done, self.failure, self.broken, self.drain())
 
 
-JobDesk = ray.remote(num_cpus=0)(Desk)
+JobDesk: Any = ray.remote(num_cpus=0)(Desk)

@@ -3,6 +3,7 @@
 One `fit` runs in a thread; its loop takes jobs from a desk (desk.py), so that only the first job waits for workers to start.
 """
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from ...core.storage import join, remove
 from ..config import ClusterConfig
 from .desk import JobDesk, JobState
 from .launch import explain, make_trainer, needs_of, noting_mistakes, ray_folder, unique_name
-from .lines import CALL_SECONDS, POLL_SECONDS
+from .lines import CALL_SECONDS, POLL_SECONDS, SLOW_SECONDS
 
 IDLE_SECONDS = 0.1  # how often a worker without a job asks for one
 LEAVE_SECONDS = 60.0
@@ -79,7 +80,11 @@ class KeptWorkers:
             self.start()
         deadline = started + self.config.start_timeout
         self.are_usable = False  # until the job is done
-        while not self._look(name, deadline).done:
+        said = False
+        while not (state := self._look(name, deadline)).done:
+            if not (said or state.joined) and time.monotonic() - started > SLOW_SECONDS:
+                said = True
+                print(f"[{name}] waiting for {self.config.num_workers} worker{'s' * (self.config.num_workers > 1)}", flush=True)
             time.sleep(POLL_SECONDS)
         self.are_usable = True
 
@@ -137,6 +142,7 @@ def _loop_of(desk: ActorHandle, do: Do) -> Callable[[], None]:
                 continue
             with noting_mistakes(desk):
                 do(*ray.get(work[0]), desk)
+            gc.collect()  # what the job held, before the worker waits beside other processes
             ray.get(desk.finish.remote(rank), timeout=CALL_SECONDS)
 
     return loop

@@ -17,7 +17,6 @@ from ..config import ClusterConfig
 from .lines import CALL_SECONDS, watching
 
 if TYPE_CHECKING:
-    from ray.train import UserCallback
     from ray.train.torch import TorchTrainer
 
 
@@ -32,7 +31,7 @@ def ray_storage(url: str) -> dict[str, Any]:
 
 
 def make_trainer(
-    loop: Callable[[], None], config: ClusterConfig, run_url: str, name: str, max_failures: int, callbacks: "Sequence[UserCallback]" = ()
+    loop: Callable[[], None], config: ClusterConfig, run_url: str, name: str, max_failures: int, callbacks: Sequence[Any] = ()
 ) -> "TorchTrainer":
     """A Ray Train run of a loop on workers.
 
@@ -42,7 +41,7 @@ def make_trainer(
         run_url: The run's folder.
         name: Of the folder that Ray keeps its own files in, see `ray_folder`.
         max_failures: Restarts of the workers; -1: no limit.
-        callbacks: Called in Ray Train's controller.
+        callbacks: Of Ray Train (`UserCallback`), called in its controller.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer

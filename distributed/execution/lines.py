@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -56,7 +57,7 @@ class Lines:
         return lines
 
 
-ProgressLines = ray.remote(num_cpus=0)(Lines)
+ProgressLines: Any = ray.remote(num_cpus=0)(Lines)
 
 
 def shown_by(lines: ActorHandle) -> Callable[[str], None]:
@@ -87,7 +88,8 @@ def saying_if_slow(show: Callable[[str], None], line: str) -> Iterator[None]:
 
 def start_progress() -> ActorHandle:
     """The actor that carries lines from the workers to the driver."""
-    return ProgressLines.remote()
+    actor: ActorHandle = ProgressLines.remote()
+    return actor
 
 
 @contextlib.contextmanager

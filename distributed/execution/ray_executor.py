@@ -22,8 +22,8 @@ from ..run_job import run_job
 from ..surroundings import Surroundings
 from ..worker import Worker
 from .evaluation import evaluate_vectors
-from .label_pool import materialise, stream_blocks
 from .kept_workers import KeptWorkers
+from .label_pool import materialise, stream_blocks
 from .launch import fit
 from .lines import saying_if_slow, show_here, shown_by, start_progress
 from .served_graph import ServedGraph
@@ -79,13 +79,15 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
     @property
     def lines(self) -> ActorHandle:
         """The actor that carries lines to this terminal."""
+        if self._kept is not None:
+            return self._kept.desk
         if self._lines is None:
             self._lines = start_progress()
         return self._lines
 
     def run(self, job: Job) -> None:
         """See `Executor`; a failed worker restarts all of them, up to `cluster.max_failures` times."""
-        name = {TeacherJob: "train-teacher", StudentJob: "distill", TuneJob: "tune-prompt"}[type(job)]
+        name = name_of(job)
         self._wait_for_ray(name)
         with self._graph_service(job) as service:
             if self._session.is_own:
@@ -115,6 +117,10 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         from ...graph_store.dgl.service import start_service
 
         service = start_service(join(self.run_url, "graph"), self.cluster.cache_dir)
+        if self._session.is_own:  # its only host is known, so that servers can start beside the workers
+            num_workers = self.cluster.num_workers
+            here = ray.get_runtime_context().get_node_id()
+            service.prepare.remote([here] * num_workers, num_workers if training_of(job).engine == "sampled" else 1)
         try:
             yield service
         finally:
@@ -129,6 +135,16 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         """See `Executor`; as many tasks as there are workers rank a share of the users each."""
         self._wait_for_ray("evaluate")
         return evaluate_vectors(join(self.run_url, "dataset"), users, items, split, config, self.cluster, self.lines)
+
+
+def name_of(job: Job) -> str:
+    """What messages call a job."""
+    return {TeacherJob: "train-teacher", StudentJob: "distill", TuneJob: "tune-prompt"}[type(job)]
+
+
+def training_of(job: Job) -> TeacherJob | StudentJob:
+    """The job of training whose settings count."""
+    return job.student if isinstance(job, TuneJob) else job
 
 
 def needs_graph(job: Job) -> bool:
@@ -148,7 +164,7 @@ def run_on_worker(job: Job, service: ActorHandle | None, lines: ActorHandle) -> 
         service: The supervisor of the graph servers, where the job needs them.
         lines: Carries lines to the driver.
     """
-    training = job.student if isinstance(job, TuneJob) else job
+    training, show = training_of(job), shown_by(lines)
     cluster = training.cluster
     worker = current_worker(cluster)
     dataset = open_dataset(join(training.run_url, "dataset"), cluster.cache_dir)
@@ -156,8 +172,9 @@ def run_on_worker(job: Job, service: ActorHandle | None, lines: ActorHandle) -> 
     def stream(labels: LabelJob, epochs: range) -> Iterator:
         return stream_blocks(labels, epochs, cluster)
 
+    graph = ServedGraph(service, dataset, lambda line: show(f"[{name_of(job)}] {line}"))
     labelers = f"{cluster.num_labelers} labelers of 1 CPU each"
-    run_job(job, worker, Surroundings(dataset, ServedGraph(service, dataset, shown_by(lines)), stream, shown_by(lines), labelers))
+    run_job(job, worker, Surroundings(dataset, graph, stream, show, labelers))
 
 
 def current_worker(cluster: ClusterConfig) -> Worker:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 
@@ -15,7 +16,7 @@ from ..config import ClusterConfig
 
 LOOPBACK = "127.0.0.2"
 START_ATTEMPTS = 3
-QUIET: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 # What a cluster of one machine does without: nobody looks at its metrics, and its only node is not taken away.
 LEAN = {"RAY_enable_metrics_collection": "0", "RAY_TRAIN_METRICS_ENABLED": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
@@ -99,7 +100,7 @@ class RaySession:
         # Every worker may stream from labelers of its own.
         config = self.config
         num_cpus = self.num_cpus or max(os.cpu_count() or 1, config.num_workers * (1 + config.num_labelers) + 2)
-        options: dict[str, object] = {**QUIET, "num_cpus": num_cpus, "include_dashboard": False}
+        options: dict[str, Any] = {**QUIET, "num_cpus": num_cpus, "include_dashboard": False}
         if sys.platform == "linux":  # all of 127/8 is loopback; Ray replaces 127.0.0.1 itself by a reachable address
             options["_node_ip_address"] = LOOPBACK
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -149,7 +150,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _start_ray(address: str, options: dict[str, object]) -> None:
+def _start_ray(address: str, options: dict[str, Any]) -> None:
     """`ray.init`; an embedded cluster that a busy machine did not start within Ray's own 30 seconds is tried again.
 
     Raises:

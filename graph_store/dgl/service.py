@@ -2,6 +2,7 @@
 
 Protocol
 1. The driver creates a `GraphService` for a graph/ artifact.
+   Where it knows the workers' hosts before they run, it has `prepare` start the servers of the first attempt meanwhile.
 2. At the start of every attempt rank 0 of the workers calls `restart` with the workers' nodes: a `GraphServer` actor is placed on one
    host for each part, the workers' hosts first; servers of an earlier attempt are stopped (a DGL server never takes a second set of
    clients), and fresh ones start under a name of their own, so that jobs on one host do not collide.
@@ -39,6 +40,16 @@ class GraphService:
         self.servers: list[Any] = []  # handles of `GraphServer`, whose methods have no types
         self.pids: list[int] = []
         self.ip_config = ""
+        self.prepared: tuple[list[str], int, Session] | None = None
+
+    def prepare(self, worker_nodes: list[str], num_clients: int = 1) -> None:
+        """Starts the servers of the first attempt while its workers start; what cannot be is raised by `restart`.
+
+        Args:
+            worker_nodes, num_clients: What `restart` is going to be called with.
+        """
+        with contextlib.suppress(Exception):
+            self.prepared = (worker_nodes, num_clients, self._start(worker_nodes, num_clients))
 
     def restart(self, worker_nodes: list[str], num_clients: int = 1) -> Session:
         """Stops what runs, starts one server for each part, and says what workers need to connect.
@@ -51,6 +62,12 @@ class GraphService:
             InputError: there are fewer hosts than parts (two parts on one host would share DGL's shared memory), or a client's host
                 would have no part (DGL's clients run beside a server).
         """
+        prepared, self.prepared = self.prepared, None
+        if prepared is not None and prepared[:2] == (worker_nodes, num_clients) and not self.dead_servers():
+            return prepared[2]
+        return self._start(worker_nodes, num_clients)
+
+    def _start(self, worker_nodes: list[str], num_clients: int) -> Session:
         self.stop()
         others = sorted((n["NodeManagerAddress"], n["NodeID"]) for n in ray.nodes() if n["Alive"])
         hosts = list(dict.fromkeys([*worker_nodes, *(node for _, node in others)]))
