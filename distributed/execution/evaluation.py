@@ -34,6 +34,7 @@ def evaluate_vectors(
     split: str,
     config: EvaluationConfig,
     cluster: ClusterConfig,
+    lines: ActorHandle | None = None,
 ) -> dict[str, float]:
     """Full-ranking metrics of a split.
 
@@ -41,12 +42,13 @@ def evaluate_vectors(
         users, items: Final vectors, float32, on the CPU.
         split: "validation" or "test".
         cluster: As many tasks as it has workers, each with its share of the users.
+        lines: The actor that carries lines to the driver; None: one of its own.
 
     Raises:
         RunError: the cluster had no room for a task within `cluster.start_timeout`.
     """
     user_ref, item_ref = ray.put(users.numpy()), ray.put(items.numpy())
-    lines, num_shards = start_progress(), cluster.num_workers
+    lines, num_shards = lines or start_progress(), cluster.num_workers
     with watching(lines, cluster.start_timeout, "an evaluation task of 1 CPU"):
         tasks = [
             _evaluate_share.remote(

@@ -62,7 +62,7 @@ def _asked(job: LabelJob, epochs: range) -> "RayDataset | None":
     return ray.data.from_items(items, override_num_blocks=len(items)) if items else None
 
 
-def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig, metadata: dict) -> dict:
+def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig, metadata: dict, lines: ActorHandle | None = None) -> dict:
     """Writes labels/rev-<r>/ with a pool of label actors; returns the manifest's facts with `bytes` and `rows`.
 
     Args:
@@ -71,6 +71,7 @@ def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig
         epochs: Distinct epochs of labels.
         cluster: Size of the pool, and the longest wait for it.
         metadata: Further facts for the manifest.
+        lines: The actor that carries lines to the driver; None: one of its own.
 
     Raises:
         RunError: the cluster had no room for a labeler within `cluster.start_timeout`.
@@ -78,7 +79,7 @@ def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig
     url = clear_labels(run_url, job.revision)
     if not is_local(url):
         filesystem(url)  # a wrong URL fails here, before the work
-    lines, written, asked = start_progress(), [], _asked(job, range(epochs))
+    lines, written, asked = lines or start_progress(), [], _asked(job, range(epochs))
     assert asked is not None
     blocks = asked.map_batches(
         BlockWriter, fn_constructor_args=(job, url, lines), batch_size=1, batch_format="pyarrow", num_cpus=1,

@@ -1,11 +1,12 @@
 """Running a job on Ray Train workers."""
 
+import contextlib
 import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.actor import ActorHandle
@@ -14,6 +15,9 @@ from ...core.errors import InputError, RunError
 from ...core.storage import filesystem, is_local, join, local_path, remove
 from ..config import ClusterConfig
 from .lines import CALL_SECONDS, watching
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 
 def ray_storage(url: str) -> dict[str, Any]:
@@ -26,40 +30,26 @@ def ray_storage(url: str) -> dict[str, Any]:
     return {"storage_path": path, "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))}
 
 
-def fit(name: str, loop: Callable[[], None], config: ClusterConfig, run_url: str, lines: ActorHandle) -> None:
-    """Runs `loop` on Ray Train workers; a failed worker restarts all of them, up to `cluster.max_failures` times.
+def make_trainer(
+    loop: Callable[[], None], config: ClusterConfig, run_url: str, name: str, max_failures: int, callbacks: Sequence[Any] = ()
+) -> "TorchTrainer":
+    """A Ray Train run of a loop on workers.
 
-    The loop resumes by itself from the checkpoints in the run's folder.
-
-    Raises:
-        RunError: the workers failed more often than allowed; the message holds the last failure.
+    Args:
+        loop: What every worker does; it resumes by itself from the checkpoints in the run's folder.
+        config: The workers.
+        run_url: The run's folder.
+        name: Of the folder that Ray keeps its own files in, see `ray_folder`.
+        max_failures: Restarts of the workers; -1: no limit.
+        callbacks: Of Ray Train (`UserCallback`), called in its controller.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    storage_url = join(run_url, "training", "ray")
-    run_name = f"{name}-{os.getpid()}-{os.urandom(3).hex()}"
-
-    def announced() -> None:
-        if ray.get(lines.failed.remote(), timeout=CALL_SECONDS) is not None:
-            return  # a restart after an error that it cannot mend: the driver raises it
-        ray.get(lines.start.remote(), timeout=CALL_SECONDS)
-        try:
-            loop()
-        except (InputError, FloatingPointError) as error:
-            ray.get(lines.fail.remote(str(error)), timeout=CALL_SECONDS)
-            raise
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, InputError):
-                ray.get(lines.fail.remote(str(error.cause)), timeout=CALL_SECONDS)
-            raise
-
-    ray.get(lines.reset.remote(), timeout=CALL_SECONDS)
-
-    trainer = TorchTrainer(
-        announced,
+    return TorchTrainer(
+        loop,
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
@@ -68,13 +58,63 @@ def fit(name: str, loop: Callable[[], None], config: ClusterConfig, run_url: str
             placement_strategy="SPREAD",
         ),
         run_config=RunConfig(
-            name=run_name,
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            **ray_storage(storage_url),
+            name=name,
+            failure_config=FailureConfig(max_failures=max_failures),
+            callbacks=list(callbacks),
+            **ray_storage(ray_folder(run_url)),
         ),
     )
-    needs = f"{config.num_workers} workers of 1 CPU{' and 1 GPU' if config.use_gpu else ''} each"
-    with watching(lines, config.start_timeout, needs):
+
+
+def ray_folder(run_url: str) -> str:
+    """Where Ray Train keeps snapshots of its own; they are removed after each use, since resuming is ours."""
+    return join(run_url, "training", "ray")
+
+
+def unique_name(name: str) -> str:
+    """A name that no other process or attempt uses."""
+    return f"{name}-{os.getpid()}-{os.urandom(3).hex()}"
+
+
+def needs_of(config: ClusterConfig) -> str:
+    """What the workers need of the cluster, in words."""
+    return f"{config.num_workers} workers of 1 CPU{' and 1 GPU' if config.use_gpu else ''} each"
+
+
+@contextlib.contextmanager
+def noting_mistakes(lines: ActorHandle) -> Iterator[None]:
+    """Tells the driver of an error that a restart cannot mend."""
+    try:
+        yield
+    except (InputError, FloatingPointError) as error:
+        ray.get(lines.fail.remote(str(error)), timeout=CALL_SECONDS)
+        raise
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            ray.get(lines.fail.remote(str(error.cause)), timeout=CALL_SECONDS)
+        raise
+
+
+def fit(name: str, loop: Callable[[], None], config: ClusterConfig, run_url: str, lines: ActorHandle) -> None:
+    """Runs `loop` on Ray Train workers of its own; a failed worker restarts all of them, up to `cluster.max_failures` times.
+
+    The loop resumes by itself from the checkpoints in the run's folder.
+
+    Raises:
+        InputError: a worker said so.
+        RunError: the workers failed more often than allowed; the message holds the last failure.
+    """
+
+    def announced() -> None:
+        if ray.get(lines.failed.remote(), timeout=CALL_SECONDS) is not None:
+            return  # a restart after an error that it cannot mend: the driver raises it
+        ray.get(lines.start.remote(), timeout=CALL_SECONDS)
+        with noting_mistakes(lines):
+            loop()
+
+    run_name = unique_name(name)
+    trainer = make_trainer(announced, config, run_url, run_name, config.max_failures)
+    with watching(lines, config.start_timeout, needs_of(config)):
         handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit()
@@ -84,14 +124,14 @@ def fit(name: str, loop: Callable[[], None], config: ClusterConfig, run_url: str
         except SystemExit as end:  # Ray Train answers Ctrl-C by ending the run and then the process, with code 0
             raise KeyboardInterrupt from end
         except Exception as error:
-            raise _explain(name, error) from error
+            raise explain(name, error) from error
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, handler)  # Ray Train leaves its own
-            remove(join(storage_url, run_name))  # Ray's own snapshots: resuming is ours
+            remove(join(ray_folder(run_url), run_name))
 
 
-def _explain(name: str, error: Exception) -> Exception:
+def explain(name: str, error: Exception) -> Exception:
     """The error for the person who started the run."""
     if isinstance(error, InputError):
         return error

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -15,11 +16,11 @@ from ...core.errors import RunError
 
 POLL_SECONDS = 0.5
 CALL_SECONDS = 60.0
+SLOW_SECONDS = 3.0
 
 
-@ray.remote(num_cpus=0)
-class ProgressLines:
-    """An actor that carries lines from workers to the driver, which prints them."""
+class Lines:
+    """Carries lines from workers to the driver, which prints them."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -31,8 +32,8 @@ class ProgressLines:
         self.started, self.failure = False, None
 
     def fail(self, message: str) -> None:
-        """Notes an error that a restart cannot mend."""
-        self.failure = message
+        """Notes an error that a restart cannot mend; the first one counts."""
+        self.failure = self.failure or message
 
     def failed(self) -> str | None:
         """The message of such an error, or None."""
@@ -56,6 +57,9 @@ class ProgressLines:
         return lines
 
 
+ProgressLines: Any = ray.remote(num_cpus=0)(Lines)
+
+
 def shown_by(lines: ActorHandle) -> Callable[[str], None]:
     """What shows a line on the driver's terminal, from any process."""
 
@@ -65,9 +69,27 @@ def shown_by(lines: ActorHandle) -> Callable[[str], None]:
     return show
 
 
+def show_here(line: str) -> None:
+    """Prints a line on the driver's terminal."""
+    print(line, flush=True)
+
+
+@contextlib.contextmanager
+def saying_if_slow(show: Callable[[str], None], line: str) -> Iterator[None]:
+    """Says what is being waited for, where the block takes more than a few seconds."""
+    timer = threading.Timer(SLOW_SECONDS, show, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def start_progress() -> ActorHandle:
     """The actor that carries lines from the workers to the driver."""
-    return ProgressLines.remote()  # type: ignore[attr-defined]
+    actor: ActorHandle = ProgressLines.remote()
+    return actor
 
 
 @contextlib.contextmanager
@@ -77,6 +99,7 @@ def watching(lines: ActorHandle, start_timeout: float, needs: str) -> Iterator[N
     Raises:
         RunError: the cluster did not give the workers their resources within `start_timeout` seconds.
     """
+    ray.get(lines.reset.remote(), timeout=CALL_SECONDS)
     done, late = threading.Event(), threading.Event()
     deadline = time.monotonic() + start_timeout
 

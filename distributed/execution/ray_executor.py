@@ -1,6 +1,7 @@
 """Jobs on Ray: Ray Train workers, graph servers, and pools of Ray Data actors."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -21,11 +22,12 @@ from ..run_job import run_job
 from ..surroundings import Surroundings
 from ..worker import Worker
 from .evaluation import evaluate_vectors
+from .kept_workers import KeptWorkers
 from .label_pool import materialise, stream_blocks
 from .launch import fit
-from .lines import shown_by, start_progress
+from .lines import saying_if_slow, show_here, shown_by, start_progress
 from .served_graph import ServedGraph
-from .session import ray_session
+from .session import RaySession
 
 STOP_SECONDS = 60.0
 Job = TeacherJob | StudentJob | TuneJob
@@ -34,40 +36,77 @@ Job = TeacherJob | StudentJob | TuneJob
 class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
     """An `Executor` on a Ray cluster, or on one of this machine's own that ends with the block.
 
+    On a cluster of its own it keeps the workers between jobs; on another one they are given back after each job.
+
     Args:
         cluster: Workers, and where they run.
         run_url: The run's folder.
+        expects_jobs: Whether workers are to be started before the first job.
     """
 
-    def __init__(self, cluster: ClusterConfig, run_url: str) -> None:
-        self.cluster, self.run_url = cluster, run_url
-        self._stack = contextlib.ExitStack()
+    def __init__(self, cluster: ClusterConfig, run_url: str, expects_jobs: bool = False) -> None:
+        self.cluster, self.run_url, self.expects_jobs = cluster, run_url, expects_jobs
+        self._session = RaySession(cluster)
+        self._kept: KeptWorkers | None = None
+        self._are_clients = False
+        self._starting: threading.Thread | None = None
         self._lines: ActorHandle | None = None
 
     def __enter__(self) -> "RayExecutor":
-        self._stack.enter_context(ray_session(self.cluster))
+        self._session.start()
+        if self.expects_jobs and self._session.is_own:
+            self._starting = threading.Thread(target=self._start_workers, name="start of workers", daemon=True)
+            self._starting.start()
         return self
 
+    def _start_workers(self) -> None:
+        """Starts workers as soon as Ray runs; a Ray that does not start is the error of whoever waits for it."""
+        with contextlib.suppress(Exception):
+            self._session.wait()
+            kept = KeptWorkers(self.cluster, self.run_url, run_on_worker)
+            kept.start()
+            self._kept = kept
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.close()
+        self._session.close()
+        if self._kept is not None:
+            self._kept.clean()
+
+    def _wait_for_ray(self, name: str) -> None:
+        with saying_if_slow(show_here, f"[{name}] starting Ray"):
+            self._session.wait()
 
     @property
     def lines(self) -> ActorHandle:
         """The actor that carries lines to this terminal."""
+        if self._kept is not None:
+            return self._kept.desk
         if self._lines is None:
             self._lines = start_progress()
         return self._lines
 
     def run(self, job: Job) -> None:
         """See `Executor`; a failed worker restarts all of them, up to `cluster.max_failures` times."""
-        name = {TeacherJob: "train-teacher", StudentJob: "distill", TuneJob: "tune-prompt"}[type(job)]
-        lines = self.lines
+        name = name_of(job)
+        self._wait_for_ray(name)
         with self._graph_service(job) as service:
+            if self._session.is_own:
+                self._workers_for(job).run(name, job, service)
+            else:
+                lines = self.lines
+                fit(name, lambda: run_on_worker(job, service, lines), self.cluster, self.run_url, lines)
 
-            def loop() -> None:
-                run_on_worker(job, service, lines)
-
-            fit(name, loop, self.cluster, self.run_url, lines)
+    def _workers_for(self, job: Job) -> KeptWorkers:
+        """Workers for a job: a process is a client of graph servers once, since DGL keeps state in it."""
+        if self._starting is not None:
+            self._starting.join()
+        if self._kept is not None and (not self._kept.are_usable or (self._are_clients and needs_graph(job))):
+            self._kept.leave()
+            self._kept, self._are_clients = None, False
+        self._are_clients = self._are_clients or needs_graph(job)
+        if self._kept is None:
+            self._kept = KeptWorkers(self.cluster, self.run_url, run_on_worker)
+        return self._kept
 
     @contextlib.contextmanager
     def _graph_service(self, job: Job) -> Iterator[ActorHandle | None]:
@@ -78,6 +117,10 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         from ...graph_store.dgl.service import start_service
 
         service = start_service(join(self.run_url, "graph"), self.cluster.cache_dir)
+        if self._session.is_own:  # its only host is known, so that servers can start beside the workers
+            num_workers = self.cluster.num_workers
+            here = ray.get_runtime_context().get_node_id()
+            service.prepare.remote([here] * num_workers, num_workers if training_of(job).engine == "sampled" else 1)
         try:
             yield service
         finally:
@@ -85,11 +128,23 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
 
     def label(self, job: LabelJob, run_url: str, epochs: int, metadata: dict) -> dict:
         """See `Executor`; a pool of `cluster.num_labelers` actors makes the blocks."""
-        return materialise(job, run_url, epochs, self.cluster, metadata)
+        self._wait_for_ray("label")
+        return materialise(job, run_url, epochs, self.cluster, metadata, self.lines)
 
     def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig) -> dict[str, float]:
         """See `Executor`; as many tasks as there are workers rank a share of the users each."""
-        return evaluate_vectors(join(self.run_url, "dataset"), users, items, split, config, self.cluster)
+        self._wait_for_ray("evaluate")
+        return evaluate_vectors(join(self.run_url, "dataset"), users, items, split, config, self.cluster, self.lines)
+
+
+def name_of(job: Job) -> str:
+    """What messages call a job."""
+    return {TeacherJob: "train-teacher", StudentJob: "distill", TuneJob: "tune-prompt"}[type(job)]
+
+
+def training_of(job: Job) -> TeacherJob | StudentJob:
+    """The job of training whose settings count."""
+    return job.student if isinstance(job, TuneJob) else job
 
 
 def needs_graph(job: Job) -> bool:
@@ -109,7 +164,7 @@ def run_on_worker(job: Job, service: ActorHandle | None, lines: ActorHandle) -> 
         service: The supervisor of the graph servers, where the job needs them.
         lines: Carries lines to the driver.
     """
-    training = job.student if isinstance(job, TuneJob) else job
+    training, show = training_of(job), shown_by(lines)
     cluster = training.cluster
     worker = current_worker(cluster)
     dataset = open_dataset(join(training.run_url, "dataset"), cluster.cache_dir)
@@ -117,8 +172,9 @@ def run_on_worker(job: Job, service: ActorHandle | None, lines: ActorHandle) -> 
     def stream(labels: LabelJob, epochs: range) -> Iterator:
         return stream_blocks(labels, epochs, cluster)
 
+    graph = ServedGraph(service, dataset, lambda line: show(f"[{name_of(job)}] {line}"))
     labelers = f"{cluster.num_labelers} labelers of 1 CPU each"
-    run_job(job, worker, Surroundings(dataset, ServedGraph(service, dataset), stream, shown_by(lines), labelers))
+    run_job(job, worker, Surroundings(dataset, graph, stream, show, labelers))
 
 
 def current_worker(cluster: ClusterConfig) -> Worker:

@@ -18,6 +18,7 @@ from ...graph_store.dgl.item_shard import read_item_shard
 from ...graph_store.own_features import ItemShard
 from ..worker import Worker
 from .dataset_graph import train_graph
+from .lines import saying_if_slow, show_here
 
 SERVICE_SECONDS = 180.0
 
@@ -29,10 +30,12 @@ class ServedGraph:
     Attributes:
         service: The supervisor of the graph servers; None for a job that reads no more than the train interactions.
         dataset: The run's dataset.
+        show: Shows a line on the driver's terminal.
     """
 
     service: ActorHandle | None
     dataset: Dataset
+    show: Callable[[str], None] = show_here
 
     def whole(self, worker: Worker, with_features: bool) -> tuple[BipartiteGraph, Callable[[], ItemShard]]:
         """See `GraphAccess`; rank 0 alone is a client of the servers, since hosts without a part of the graph cannot be."""
@@ -57,7 +60,8 @@ class ServedGraph:
         session: Session | None = None
         if worker.is_first:
             assert self.service is not None
-            started: Session = ray.get(self.service.restart.remote(list(worker.nodes), num_clients), timeout=SERVICE_SECONDS)
+            with saying_if_slow(self.show, "waiting for graph servers"):
+                started: Session = ray.get(self.service.restart.remote(list(worker.nodes), num_clients), timeout=SERVICE_SECONDS)
             session = started
         shared: Session = worker.share(session)
         return shared

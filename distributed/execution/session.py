@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 
@@ -15,6 +16,9 @@ from ..config import ClusterConfig
 
 LOOPBACK = "127.0.0.2"
 START_ATTEMPTS = 3
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+# What a cluster of one machine does without: nobody looks at its metrics, and its only node is not taken away.
+LEAN = {"RAY_enable_metrics_collection": "0", "RAY_TRAIN_METRICS_ENABLED": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 def worker_environment(config: ClusterConfig) -> dict[str, str]:
@@ -47,8 +51,82 @@ def own_modules() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
+class RaySession:
+    """Ray for the time of a command. An embedded cluster starts in a thread, so that the command can do something else meanwhile.
+
+    Args:
+        config: The cluster.
+        num_cpus: Logical CPUs of an embedded one; None: room for the workers and their labelers.
+
+    Attributes:
+        is_own: Whether the cluster is an embedded one that ends with this session.
+    """
+
+    def __init__(self, config: ClusterConfig, num_cpus: int | None = None) -> None:
+        self.config, self.num_cpus = config, num_cpus
+        self.address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+        self.is_joined = ray.is_initialized()  # a caller (a test, a notebook) owns Ray
+        self.is_own = self.address == "local" and not self.is_joined
+        self._ready, self._over = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begins to start an embedded cluster, or connects to the one that there is.
+
+        Raises:
+            InputError: no cluster answers at `cluster.address`.
+        """
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if self.is_own:
+            # The processes of Ray end with the thread that started them (PR_SET_PDEATHSIG), so it stays.
+            self._thread = threading.Thread(target=self._hold, name="Ray", daemon=True)
+            self._thread.start()
+            return
+        if not self.is_joined:
+            _start_ray(self.address, {**QUIET, "runtime_env": {"env_vars": {**worker_environment(self.config), **own_modules()}}})
+        self._ready.set()
+
+    def wait(self) -> None:
+        """Waits until Ray can be used.
+
+        Raises:
+            RunError: this machine is too busy to start one.
+        """
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Ends an embedded cluster with all its processes, or leaves the one that there is."""
+        if self._thread is not None:
+            self._ready.wait()
+        if not self.is_joined:
+            ray.shutdown()
+        self._over.set()
+
+    def _hold(self) -> None:
+        """Starts an embedded cluster and stays until it is over."""
+        # Logical CPUs: workers, labelers and Ray Data's own tasks; torch's threads are what bounds the real load.
+        # Every worker may stream from labelers of its own.
+        config = self.config
+        num_cpus = self.num_cpus or max(os.cpu_count() or 1, config.num_workers * (1 + config.num_labelers) + 2)
+        options: dict[str, Any] = {**QUIET, "num_cpus": num_cpus, "include_dashboard": False}
+        if sys.platform == "linux":  # all of 127/8 is loopback; Ray replaces 127.0.0.1 itself by a reachable address
+            options["_node_ip_address"] = LOOPBACK
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        try:
+            # Inherited, not as a `runtime_env`: that starts every process twice, and leaves those unused that Ray starts in advance.
+            with _environment({**worker_environment(config), **own_modules(), **LEAN}):
+                _start_ray(self.address, options)
+        except BaseException as error:  # raised in `wait`
+            self._error = error
+        self._ready.set()
+        self._over.wait()
+
+
 @contextlib.contextmanager
-def ray_session(config: ClusterConfig, num_cpus: int | None = None) -> Iterator[None]:
+def ray_session(config: ClusterConfig, num_cpus: int | None = None) -> Iterator[RaySession]:
     """Connects to the cluster, or starts an embedded one that ends with the block.
 
     Args:
@@ -56,36 +134,41 @@ def ray_session(config: ClusterConfig, num_cpus: int | None = None) -> Iterator[
         num_cpus: Logical CPUs of an embedded one; None: room for the workers and their labelers.
 
     Raises:
-        InputError: no cluster answers at `cluster.address`, or it has too few GPUs for good.
+        InputError: no cluster answers at `cluster.address`.
+        RunError: this machine is too busy to start one.
     """
-    if ray.is_initialized():  # a caller (a test, a notebook) owns the session
-        yield
-        return
-    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if address == "local":
-        # Logical CPUs: workers, labelers and Ray Data's own tasks; torch's threads are what bounds the real load.
-        # Every worker may stream from labelers of its own.
-        num_cpus = num_cpus or max(os.cpu_count() or 1, config.num_workers * (1 + config.num_labelers) + 2)
-        options.update(num_cpus=num_cpus, include_dashboard=False)
-        if sys.platform == "linux":  # all of 127/8 is loopback; Ray replaces 127.0.0.1 itself by a reachable address
-            options["_node_ip_address"] = LOOPBACK
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    _start_ray(address, {"runtime_env": {"env_vars": {**worker_environment(config), **own_modules()}}, **options})
+    session = RaySession(config, num_cpus)
+    session.start()
+    try:
+        session.wait()
+        yield session
+    finally:
+        session.close()
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the processes that start while the block runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        ray.shutdown()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
-def _start_ray(address: str, options: dict[str, object]) -> None:
+def _start_ray(address: str, options: dict[str, Any]) -> None:
     """`ray.init`; an embedded cluster that a busy machine did not start within Ray's own 30 seconds is tried again.
 
     Raises:
         InputError: no cluster answers at the address.
         RunError: this machine is too busy to start one.
     """
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a start outside the main thread
     handler = signal.getsignal(signal.SIGTERM)
     for attempt in range(START_ATTEMPTS):
         try:

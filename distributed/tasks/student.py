@@ -180,7 +180,7 @@ class StudentTask(Task[StudentBatch]):
         return terms
 
     def _distinct_positives(self, view: View, labels: Labels) -> tuple[Tensor, Tensor, int]:
-        """Returns dataset indices of this worker's share of the distinct positives, their rows in the view, and the number of all of them."""
+        """Returns dataset indices of this worker's share of the distinct positives, their rows in the view, and the number of all."""
         positives = labels.candidates[:, 0]
         if view.item_ids is None:
             unique, count = self.worker.share_of_distinct(positives)

@@ -48,6 +48,7 @@ def connect(service: ActorHandle, session: Session, rank: int, worker_nodes: Seq
     os.environ.update(dgl_environment(config, session.num_clients), DGL_ROLE="client", DGL_IP_CONFIG=str(workdir / "ip_config.txt"))
     done = threading.Event()
     threading.Thread(target=_watch, args=(service, done), daemon=True).start()
+    ray.get(service.wait_for_servers.remote(), timeout=2 * CALL_SECONDS)
     dgl.distributed.initialize(str(workdir / "ip_config.txt"))
     atexit.unregister(dgl.distributed.exit_client)  # at exit it would wait at a barrier for peers that may be dead
     graph = dgl.distributed.DistGraph(f"{GRAPH_NAME}_{session.name}")

@@ -20,10 +20,17 @@ from .session_files import dgl_environment, sweep_shared_memory, write_session_c
 
 STOP_SECONDS = 10.0
 CALL_SECONDS = 60.0
+LISTEN = "0A"
 
 
 def _die_with_parent() -> None:
     ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def listening_ports() -> set[int]:
+    """TCP ports of this host that take connections (/proc/net/tcp: `sl local_address rem_address st`, addresses in hexadecimal)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == LISTEN}
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -72,6 +79,10 @@ class GraphServer:
                 env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent,
             )  # fmt: skip
         return self.process.pid
+
+    def is_listening(self, port: int) -> bool:
+        """Whether the server process takes connections; a trial connection would count as a client's."""
+        return self.process is None or self.process.poll() is not None or port in listening_ports()
 
     def exit_code(self) -> int | None:
         """Asks for the process's exit code; None while it runs."""

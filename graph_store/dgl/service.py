@@ -2,6 +2,7 @@
 
 Protocol
 1. The driver creates a `GraphService` for a graph/ artifact.
+   Where it knows the workers' hosts before they run, it has `prepare` start the servers of the first attempt meanwhile.
 2. At the start of every attempt rank 0 of the workers calls `restart` with the workers' nodes: a `GraphServer` actor is placed on one
    host for each part, the workers' hosts first; servers of an earlier attempt are stopped (a DGL server never takes a second set of
    clients), and fresh ones start under a name of their own, so that jobs on one host do not collide.
@@ -12,6 +13,7 @@ A server process dies with its actor (PR_SET_PDEATHSIG), and the actor with the 
 """
 
 import contextlib
+import time
 import uuid
 from typing import Any
 
@@ -24,6 +26,7 @@ from ...core.storage import read_manifest
 from ..backend import PartLocation, Session
 from .servers import CALL_SECONDS, GraphServer
 
+READY_SECONDS = 0.1
 FETCH_BYTES_A_SECOND = 10 << 20  # the slowest store that is waited for
 
 
@@ -36,6 +39,17 @@ class GraphService:
         self.fetch_seconds = CALL_SECONDS + sum(file["bytes"] for file in manifest["files"].values()) / FETCH_BYTES_A_SECOND
         self.servers: list[Any] = []  # handles of `GraphServer`, whose methods have no types
         self.pids: list[int] = []
+        self.ip_config = ""
+        self.prepared: tuple[list[str], int, Session] | None = None
+
+    def prepare(self, worker_nodes: list[str], num_clients: int = 1) -> None:
+        """Starts the servers of the first attempt while its workers start; what cannot be is raised by `restart`.
+
+        Args:
+            worker_nodes, num_clients: What `restart` is going to be called with.
+        """
+        with contextlib.suppress(Exception):
+            self.prepared = (worker_nodes, num_clients, self._start(worker_nodes, num_clients))
 
     def restart(self, worker_nodes: list[str], num_clients: int = 1) -> Session:
         """Stops what runs, starts one server for each part, and says what workers need to connect.
@@ -48,6 +62,12 @@ class GraphService:
             InputError: there are fewer hosts than parts (two parts on one host would share DGL's shared memory), or a client's host
                 would have no part (DGL's clients run beside a server).
         """
+        prepared, self.prepared = self.prepared, None
+        if prepared is not None and prepared[:2] == (worker_nodes, num_clients) and not self.dead_servers():
+            return prepared[2]
+        return self._start(worker_nodes, num_clients)
+
+    def _start(self, worker_nodes: list[str], num_clients: int) -> Session:
         self.stop()
         others = sorted((n["NodeManagerAddress"], n["NodeID"]) for n in ray.nodes() if n["Alive"])
         hosts = list(dict.fromkeys([*worker_nodes, *(node for _, node in others)]))
@@ -70,10 +90,20 @@ class GraphService:
         ]
         ray.get([s.fetch.remote() for s in self.servers], timeout=self.fetch_seconds)
         ip_config = "\n".join(ray.get([s.address.remote() for s in self.servers], timeout=CALL_SECONDS)) + "\n"
+        self.ip_config = ip_config
         starts = [s.start.remote(name, ip_config, num_clients) for s in self.servers]
         self.pids = ray.get(starts, timeout=CALL_SECONDS)
         locations: list[PartLocation] = ray.get([s.location.remote() for s in self.servers], timeout=CALL_SECONDS)
         return Session(name, self.graph_url, tuple(locations), ip_config, num_clients, tuple(self.servers), self.cache_dir)
+
+    def wait_for_servers(self) -> None:
+        """Returns when every server takes connections or has ended: a client that comes earlier sleeps three seconds at a time."""
+        ports = [int(line.rpartition(" ")[2]) for line in self.ip_config.splitlines()]
+        deadline = time.monotonic() + CALL_SECONDS
+        while not all(ray.get([s.is_listening.remote(port) for s, port in zip(self.servers, ports)], timeout=CALL_SECONDS)):
+            if time.monotonic() > deadline:
+                return  # the client tries for itself
+            time.sleep(READY_SECONDS)
 
     def process_ids(self) -> list[int]:
         """Lists the pids of the DGL server processes, by part."""

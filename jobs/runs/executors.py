@@ -19,13 +19,14 @@ def require_packages(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def open_executor(settings: Settings, dataset: Dataset, opened: Executor | None = None) -> Iterator[Executor]:
+def open_executor(settings: Settings, dataset: Dataset, opened: Executor | None = None, expects_jobs: bool = False) -> Iterator[Executor]:
     """Opens what runs the jobs of a run, until the block ends.
 
     Args:
         settings: Of the run; `cluster.executor` decides.
         dataset: The run's.
         opened: An executor of the same run that is open already, and is taken then.
+        expects_jobs: Whether workers may start before there is a job for them.
     """
     if opened is not None:
         yield opened
@@ -36,5 +37,5 @@ def open_executor(settings: Settings, dataset: Dataset, opened: Executor | None 
     else:
         from ...distributed.execution.ray_executor import RayExecutor
 
-        with RayExecutor(settings.cluster, settings.dir) as executor:
+        with RayExecutor(settings.cluster, settings.dir, expects_jobs) as executor:
             yield executor

@@ -21,7 +21,7 @@ def read_student_manifest(settings: Settings) -> JsonObject:
 
 
 def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -> JsonObject:
-    """Writes results.json, report.md and plots/; returns what results.json holds.
+    """Writes results.json; returns what it holds.
 
     Args:
         settings: Of the run.
@@ -40,8 +40,12 @@ def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -
         "seed": read_student_manifest(settings)["seed"],
     }
     write_json(join(settings.dir, "results.json"), results)
+    return results
+
+
+def write_report(settings: Settings, results: JsonObject) -> None:
+    """Writes report.md and plots/, from what `write_results` returned."""
     shown = table(results, settings.evaluation.cutoffs)
     plots = write_plots(settings.dir, settings.evaluation.select_by)
     pictures = "\n".join(f"![{url.rsplit('/', 1)[-1]}](plots/{url.rsplit('/', 1)[-1]})" for url in plots)
     write_bytes(join(settings.dir, "report.md"), f"# {settings.dir}\n\n{shown}\n\n{pictures}\n".encode())
-    return results

@@ -9,7 +9,7 @@ from ..runs.executors import open_executor
 from ..runs.folder import open_run_dataset
 from ..runs.lineage import evaluation_inputs
 from ..runs.models import TrainedModel, trained_student, trained_teacher
-from ..runs.results import read_student_manifest, write_results
+from ..runs.results import read_student_manifest, write_report, write_results
 from ..runs.stages import run_stage
 from ..settings import Settings
 from .verb import Verb
@@ -28,7 +28,7 @@ def evaluate(settings: Settings, executor: Executor | None = None) -> None:
             return {"teacher": teacher, "student": _metrics(settings, dataset, opened, trained_student(settings.dir, cache_dir))}
 
     record = run_stage(settings, "evaluate", evaluation_inputs(settings, dataset, manifest), make)
-    write_results(settings, dataset, record.result)
+    write_report(settings, write_results(settings, dataset, record.result))
 
 
 def _metrics(settings: Settings, dataset: Dataset, executor: Executor, model: TrainedModel) -> JsonObject:

@@ -1,6 +1,7 @@
 """`promptmm pipeline`: every stage of a run, one after the other."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from ...core.errors import InputError
 from ...core.storage import JsonObject
@@ -11,7 +12,7 @@ from ..runs.executors import open_executor, require_packages
 from ..runs.folder import open_run_dataset
 from ..runs.report import table
 from ..runs.results import write_results
-from ..runs.stages import require_done
+from ..runs.stages import read_record, require_done
 from ..settings import Settings
 from .distill import DISTILL
 from .evaluate import EVALUATE
@@ -34,11 +35,12 @@ def pipeline(settings: Settings) -> None:
     dataset = open_run_dataset(settings)
     _check_catalog(settings, dataset)
     taught = has_teacher(settings, dataset)
-    if (taught and settings.cluster.executor == "ray") or engine_of(settings, dataset, "distill").engine == "sampled":
-        run_checked(PARTITION, settings)
-    run_checked(PLAN, settings)
-    with open_executor(settings, dataset) as executor:
-        for verb in (TRAIN_TEACHER, LABEL, DISTILL, EVALUATE) if taught else (DISTILL, EVALUATE):
+    training = (TRAIN_TEACHER, LABEL, DISTILL, EVALUATE) if taught else (DISTILL, EVALUATE)
+    with open_executor(settings, dataset, expects_jobs=_trains(settings, training)) as executor:  # starts while the next verbs work
+        if (taught and settings.cluster.executor == "ray") or engine_of(settings, dataset, "distill").engine == "sampled":
+            run_checked(PARTITION, settings)
+        run_checked(PLAN, settings)
+        for verb in training:
             run_checked(verb, settings, executor)
     run_checked(EXPORT, settings)
     evaluated = require_done(settings.dir, "evaluate", "pipeline").result
@@ -46,6 +48,12 @@ def pipeline(settings: Settings) -> None:
     run_checked(RECOMMEND, settings)
     here = settings.dir
     print(f"\nresults: {here}/results.json, {here}/report.md; plots: {here}/plots; bundle to serve: {here}/student", flush=True)
+
+
+def _trains(settings: Settings, verbs: Sequence[Verb[Settings]]) -> bool:
+    """Whether a verb that trains has something left to do."""
+    records = [read_record(settings.dir, verb.name) for verb in verbs if verb in (TRAIN_TEACHER, DISTILL)]
+    return any(record is None or not record.done for record in records)
 
 
 def _check_catalog(settings: Settings, dataset: Dataset) -> None:

@@ -1,0 +1,94 @@
+"""The desk between the driver and workers that are kept: one job lies on it at a time.
+
+Protocol
+1. The driver posts a job, and looks at the desk twice a second until the job is done or has failed.
+2. Every worker joins when its process starts, takes the job that lies there, does it, and says so; then it waits for the next one. The
+   job is done when all workers said so.
+3. A worker that fails takes all workers with it. The controller of Ray Train notes why, and starts them again: they join, take the same
+   job, and resume from its checkpoint. A job that failed more than `max_failures` times has failed.
+4. An error that a restart cannot mend fails the job at once.
+5. Workers that ask a closed desk, or one whose job has failed, leave.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from .lines import Lines
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What the driver sees of its job.
+
+    Attributes:
+        joined: Whether a worker has its resources and runs.
+        done: Whether every worker has finished the job.
+        mistake: An error that a restart cannot mend, or None.
+        failure: The last failure of a job that failed too often, or None.
+        lines: What the workers have to say since the last look.
+    """
+
+    joined: bool
+    done: bool
+    mistake: str | None
+    failure: str | None
+    lines: list[str]
+
+
+class Desk(Lines):
+    """Holds the current job of a group of workers; also carries their lines.
+
+    Args:
+        num_workers: Workers of the group.
+        max_failures: Restarts that a job has.
+    """
+
+    def __init__(self, num_workers: int, max_failures: int) -> None:
+        super().__init__()
+        self.num_workers, self.max_failures = num_workers, max_failures
+        self.work: list[Any] | None = None
+        self.joined = self.closed = self.done = False
+        self.finished: set[int] = set()
+        self.num_failures = 0
+        self.broken: str | None = None
+
+    def post(self, work: list[Any]) -> None:
+        """Puts a job on the desk: a reference in a list, so that it is not opened here."""
+        self.work, self.done = work, False
+        self.finished, self.num_failures = set(), 0
+
+    def close(self) -> None:
+        """Tells the workers to leave."""
+        self.closed = True
+
+    def join(self, rank: int) -> None:
+        """Notes a worker that has started, for the first time or again."""
+        self.joined = True
+        self.finished.discard(rank)
+
+    def take(self, rank: int) -> tuple[bool, list[Any] | None]:
+        """Whether a worker stays, and its job where it has not finished that."""
+        if self.closed or self.failure is not None or self.broken is not None:
+            return False, None
+        return True, None if rank in self.finished else self.work
+
+    def finish(self, rank: int) -> None:
+        """Notes that a worker has done its job; once all have, none that starts again takes it."""
+        self.finished.add(rank)
+        if len(self.finished) == self.num_workers:
+            self.work, self.done = None, True
+
+    def worker_failed(self, message: str) -> None:
+        """Notes that the workers ended, and why."""
+        self.num_failures += 1
+        if self.num_failures > self.max_failures:
+            self.broken = self.broken or message
+
+    def look(self) -> JobState:
+        """What the driver asks for."""
+        return JobState(self.joined, self.done, self.failure, self.broken, self.drain())
+
+
+JobDesk: Any = ray.remote(num_cpus=0)(Desk)

@@ -1,0 +1,148 @@
+"""Ray Train workers that are kept between the jobs of one command, on a cluster that lives as long as the command.
+
+One `fit` runs in a thread; its loop takes jobs from a desk (desk.py), so that only the first job waits for workers to start.
+"""
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import ray
+from ray.actor import ActorHandle
+from ray.train import UserCallback
+
+from ...core.errors import InputError, RunError
+from ...core.storage import join, remove
+from ..config import ClusterConfig
+from .desk import JobDesk, JobState
+from .launch import explain, make_trainer, needs_of, noting_mistakes, ray_folder, unique_name
+from .lines import CALL_SECONDS, POLL_SECONDS, SLOW_SECONDS
+
+IDLE_SECONDS = 0.1  # how often a worker without a job asks for one
+LEAVE_SECONDS = 60.0
+
+
+Do: TypeAlias = Callable[..., None]
+
+
+class FailureNotes(UserCallback):
+    """Runs in Ray Train's controller, and tells the desk why workers ended."""
+
+    def __init__(self, desk: ActorHandle) -> None:
+        self.desk = desk
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """See `UserCallback`."""
+        ray.get(self.desk.worker_failed.remote(str(next(iter(worker_exceptions.values())))), timeout=CALL_SECONDS)
+
+
+class KeptWorkers:
+    """A group of workers that does one job after the other.
+
+    Args:
+        config: The workers.
+        run_url: The run's folder.
+        do: Does one job, on every worker: it gets what `run` was given, and the desk to send lines to.
+
+    Attributes:
+        are_usable: Whether no job has failed.
+    """
+
+    def __init__(self, config: ClusterConfig, run_url: str, do: Do) -> None:
+        self.config, self.run_url, self.do = config, run_url, do
+        self.desk: ActorHandle = JobDesk.remote(config.num_workers, config.max_failures)
+        self.are_usable = True
+        self._name = unique_name("workers")
+        self._ended: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts the workers, which then wait for a job; does not wait for them."""
+        self._thread = threading.Thread(target=self._fit, name="kept workers", daemon=True)
+        self._thread.start()
+
+    def run(self, name: str, *work: Any) -> None:
+        """Has the workers do a job, and prints their lines.
+
+        Args:
+            name: Of the job, for messages.
+            work: What `do` gets on every worker.
+
+        Raises:
+            InputError: a worker said so.
+            RunError: the workers failed more often than allowed, or did not get their resources in time.
+        """
+        started = time.monotonic()
+        ray.get(self.desk.post.remote([ray.put(work)]), timeout=CALL_SECONDS)
+        if self._thread is None:
+            self.start()
+        deadline = started + self.config.start_timeout
+        self.are_usable = False  # until the job is done
+        said = False
+        while not (state := self._look(name, deadline)).done:
+            if not (said or state.joined) and time.monotonic() - started > SLOW_SECONDS:
+                said = True
+                print(f"[{name}] waiting for {self.config.num_workers} worker{'s' * (self.config.num_workers > 1)}", flush=True)
+            time.sleep(POLL_SECONDS)
+        self.are_usable = True
+
+    def _look(self, name: str, deadline: float) -> JobState:
+        """Prints the lines since the last look; raises what ended the job."""
+        alive = self._thread is not None and self._thread.is_alive()
+        state: JobState = ray.get(self.desk.look.remote(), timeout=CALL_SECONDS)
+        for line in state.lines:
+            print(line, flush=True)
+        if state.mistake is not None:
+            raise InputError(state.mistake)
+        if state.failure is not None:
+            raise explain(name, RunError(state.failure))
+        if not state.done and not alive:
+            raise explain(name, self._ended or RunError("its workers left"))
+        if not state.joined and time.monotonic() > deadline:
+            raise RunError(
+                f"no worker started within cluster.start_timeout={self.config.start_timeout:.0f} seconds: the cluster has no room for "
+                f"{needs_of(self.config)}; add hosts, ask for fewer workers, or raise the timeout"
+            )
+        return state
+
+    def leave(self) -> None:
+        """Lets the workers go, and waits until they have gone."""
+        if self._thread is not None:
+            ray.get(self.desk.close.remote(), timeout=CALL_SECONDS)
+            self._thread.join(LEAVE_SECONDS)
+        ray.kill(self.desk)
+        self.clean()
+
+    def clean(self) -> None:
+        """Removes what Ray Train wrote, once the workers have left or Ray has ended."""
+        remove(join(ray_folder(self.run_url), self._name))
+
+    def _fit(self) -> None:
+        """Runs Ray Train until the workers leave; their failures count at the desk, which knows the job."""
+        try:
+            make_trainer(_loop_of(self.desk, self.do), self.config, self.run_url, self._name, -1, [FailureNotes(self.desk)]).fit()
+        except Exception as error:  # also that Ray has been shut down: nobody looks then
+            self._ended = error
+
+
+def _loop_of(desk: ActorHandle, do: Do) -> Callable[[], None]:
+    """What every worker does: jobs from the desk, until that is closed."""
+
+    def loop() -> None:
+        rank = ray.train.get_context().get_world_rank()
+        ray.get(desk.join.remote(rank), timeout=CALL_SECONDS)
+        while True:
+            stays, work = ray.get(desk.take.remote(rank), timeout=CALL_SECONDS)
+            if not stays:
+                return
+            if work is None:
+                time.sleep(IDLE_SECONDS)
+                continue
+            with noting_mistakes(desk):
+                do(*ray.get(work[0]), desk)
+            gc.collect()  # what the job held, before the worker waits beside other processes
+            ray.get(desk.finish.remote(rank), timeout=CALL_SECONDS)
+
+    return loop
