@@ -54,14 +54,14 @@ class ClusterConfig:
     )
     max_failures: int = setting(3, "how often the workers are started again after a failure, from the last checkpoint", ge=0)
     num_labelers: int = setting(
-        1, "labelers: of the stage label with labels.mode=materialised, or of each student's worker with streamed", ge=1
+        1, "labelers: of the verb label where labels are materialised, or of each student's worker where they are streamed", ge=1
     )
     start_timeout: float = setting(
         300.0, "longest wait for workers to get their resources, and for a streamed block of labels to reach a student, seconds", gt=0
     )
     host_memory: float | None = setting(
         None,
-        "memory of the smallest host that runs workers, GiB; not set: this machine's memory, or unknown where a Ray cluster's address is given",
+        "memory of the smallest host that runs workers, GiB; not set: this machine's memory, or unknown where a Ray cluster has an address",
         gt=0,
     )
     network_rate: float = setting(10.0, "network rate of a host, Gbit/s; plan bounds the time of a step by it", gt=0)

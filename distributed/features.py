@@ -1,4 +1,4 @@
-"""From raw feature rows to standardised ones and the prompt's constants, in the same passes for both engines (docs/method.md 1.1).
+"""Computes standardisation and the prompt's constants from raw feature rows, in the same passes for both engines (docs/method.md 1.1).
 
 Every worker streams the rows of its own items; sums over the workers are taken in float64.
 """
@@ -15,7 +15,7 @@ from .worker import Worker
 
 
 class RawRows(Protocol):
-    """Raw rows of one modality for a worker's own items."""
+    """Describes raw rows of one modality for a worker's own items."""
 
     @property
     def dim(self) -> int: ...
@@ -23,17 +23,18 @@ class RawRows(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows [n, dim] of any float dtype, and presence bool [n], by place among the worker's items, int64 [n]."""
+        """Returns rows [n, dim] of any float dtype and their presence, bool [n], at places among the worker's own items, int64 [n]."""
         ...
 
 
 @dataclass(frozen=True)
 class FeatureConstants:
-    """What is fixed about the features before training starts.
+    """Holds what is computed from the features of all items before training starts.
 
     Attributes:
-        standardisation: By modality, over all workers' rows.
-        gram, column_sums: G_m = h_I^T X_m float32 [d, d_m] and s_m = X_m^T 1 float32 [d_m] by modality; empty without tokens.
+        standardisation: Standardisation by modality.
+        gram: G_m = h_I^T X_m by modality, float32 [d, d_m]; empty for a teacher without tokens.
+        column_sums: s_m = X_m^T 1 by modality, float32 [d_m]; empty for a teacher without tokens.
     """
 
     standardisation: dict[str, Standardisation]
@@ -41,7 +42,7 @@ class FeatureConstants:
     column_sums: dict[str, Tensor]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Mean, scale and whitening of every modality by name, for the teacher's artifact."""
+        """Returns mean, scale and whitening of every modality by name, for the teacher's artifact."""
         return {
             f"standardisation.{m}.{part}": tensor.contiguous()
             for m, standard in self.standardisation.items()
@@ -50,7 +51,7 @@ class FeatureConstants:
 
 
 def runs(count: int, rows: int) -> list[Tensor]:
-    """Returns the places 0..count in runs of at most so many, int64."""
+    """Returns the places 0 to count - 1 in runs of at most `rows`, int64."""
     return [torch.arange(first, min(first + rows, count)) for first in range(0, count, max(rows, 1))]
 
 
@@ -62,15 +63,15 @@ def prepare_features(
     token_rows: int,
     write_tokens: Callable[[Tensor, Tensor], None],
 ) -> FeatureConstants:
-    """Streams the rows: moments, row norms, then hard tokens h_I with G_m and s_m; a collective call.
+    """Streams the rows for moments, then for row norms, then for hard tokens h_I with G_m and s_m; a collective call.
 
     Args:
         worker: This worker.
-        features: Raw rows of its own items by modality, all of the same items.
-        dim: d, the columns of the tokens; 0 for a teacher without a prompt, which has none.
-        whiten: Whether standardised rows are decorrelated. The tokens are taken before: the axes of whitened rows have no order.
-        token_rows: Items whose tokens are made at a time.
-        write_tokens: Takes the tokens of some own items: places int64 [n], and h_I float32 [n, dim].
+        features: Raw rows of this worker's own items by modality, all of the same items.
+        dim: d, the number of columns of the tokens; 0 for a teacher without tokens.
+        whiten: Whether standardised rows are decorrelated. Tokens come from the rows before that, since whitened rows have no ordered axes.
+        token_rows: The number of items whose tokens are computed at a time.
+        write_tokens: Stores the tokens h_I, float32 [n, dim], of own items at places, int64 [n].
     """
     plain: dict[str, Standardisation] = {}
     standardisation: dict[str, Standardisation] = {}
@@ -111,7 +112,7 @@ def _moments(worker: Worker, own: RawRows) -> FeatureMoments:
 
 
 def _with_unit_rows(worker: Worker, own: RawRows, standard: Standardisation, moments: FeatureMoments) -> Standardisation:
-    """Brings the mean norm of the present rows to one."""
+    """Returns the standardisation with the mean norm of the present rows brought to one; collective."""
     norms = torch.zeros(1, dtype=torch.float64)
     for places in runs(len(own), chunk_rows(own.dim)):
         norms += standard.sum_of_row_norms(*own.read(places))

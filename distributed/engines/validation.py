@@ -43,10 +43,10 @@ class Validation:
         return Validation(worker, share, csr.select(share), train, config)
 
     def __call__(self, user_rows: Callable[[Tensor], Tensor], items: Tensor) -> dict[str, float]:
-        """Returns the metrics of some vectors; a collective call.
+        """Computes the metrics of final vectors; a collective call.
 
         Args:
-            user_rows: From dataset indices int64 [n] to the users' final vectors [n, d].
+            user_rows: Returns users' final vectors [n, d] from their dataset indices, int64 [n].
             items: Final vectors of all items [num_items, d]; may be memory-mapped.
         """
         users = torch.cat([user_rows(ids) for ids in self.users.split(USER_ROWS)])

@@ -99,7 +99,7 @@ class TaskBatch(Protocol):
     def order_epoch(self) -> int: ...
 
     def located(self: Batch, users: Tensor, items: Tensor, further: Tensor) -> Batch:
-        """Returns the same with rows in place of dataset indices; each argument has the shape of what it replaces."""
+        """Returns the batch with rows of a view in place of dataset indices; each argument has the shape of what it replaces."""
 
     def to(self: Batch, device: torch.device) -> Batch:
-        """Returns the same on a device."""
+        """Returns the batch on a device."""

@@ -101,9 +101,8 @@ class StudentTask(Task[StudentBatch]):
         self.decoders = self._build_decoders().to(worker.device)
 
     def _build_decoders(self) -> Decoders:
-        teacher_dim = (
-            next(iter(self.targets.values())).dim if self.targets else self.dim
-        )  # the targets' size, since final vectors may be longer
+        # The targets' size, since final vectors may be longer
+        teacher_dim = next(iter(self.targets.values())).dim if self.targets else self.dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return Decoders(list(self.targets), self.dim, teacher_dim, self.job.distill.decoder)

@@ -120,7 +120,7 @@ class FullTrainer:
         self.best = whole_weights(self.learners)
 
     def restore_best(self) -> None:
-        """Goes back to the weights that were kept."""
+        """Restores the weights that were kept."""
         restore_weights(self.learners, self.best)
         self._refresh()
 
