@@ -76,45 +76,45 @@ def prepare_features(
     plain: dict[str, Standardisation] = {}
     standardisation: dict[str, Standardisation] = {}
     axes: dict[str, Tensor] = {}
-    for modality, own in features.items():
-        moments = _moments(worker, own)
-        plain[modality] = standardisation[modality] = _with_unit_rows(worker, own, Standardisation.from_moments(moments), moments)
+    for modality, raw in features.items():
+        moments = _moments(worker, raw)
+        plain[modality] = standardisation[modality] = _with_unit_rows(worker, raw, Standardisation.from_moments(moments), moments)
         if dim:
             axes[modality] = principal_axes(moments, plain[modality], dim)
         if whiten:
-            standardisation[modality] = _with_unit_rows(worker, own, plain[modality].whitened(moments), moments)
+            standardisation[modality] = _with_unit_rows(worker, raw, plain[modality].whitened(moments), moments)
     if not dim:
         return FeatureConstants(standardisation, {}, {})
-    gram = {m: torch.zeros(dim, own.dim, dtype=torch.float64) for m, own in features.items()}
-    sums = {m: torch.zeros(own.dim, dtype=torch.float64) for m, own in features.items()}
+    gram = {m: torch.zeros(dim, raw.dim, dtype=torch.float64) for m, raw in features.items()}
+    sums = {m: torch.zeros(raw.dim, dtype=torch.float64) for m, raw in features.items()}
     for places in runs(len(next(iter(features.values()))), token_rows) if features else ():
         tokens, num_present = torch.zeros(places.numel(), dim, dtype=torch.float64), torch.zeros(places.numel(), 1)
-        for modality, own in features.items():
-            rows, present = own.read(places)
+        for modality, raw in features.items():
+            rows, present = raw.read(places)
             tokens += plain[modality].apply(rows, present).double() @ axes[modality]
             num_present += present[:, None]
         tokens /= num_present.clamp(min=1)
         write_tokens(places, tokens.float())
-        for modality, own in features.items():
-            x = standardisation[modality].apply(*own.read(places)).double()
+        for modality, raw in features.items():
+            x = standardisation[modality].apply(*raw.read(places)).double()
             gram[modality] += tokens.T @ x
             sums[modality] += x.sum(0)
     worker.sum_([*gram.values(), *sums.values()])
     return FeatureConstants(standardisation, {m: g.float() for m, g in gram.items()}, {m: s.float() for m, s in sums.items()})
 
 
-def _moments(worker: Worker, own: RawRows) -> FeatureMoments:
-    moments = FeatureMoments.zeros(own.dim)
-    for places in runs(len(own), chunk_rows(own.dim)):
-        moments.add(*own.read(places))
+def _moments(worker: Worker, raw: RawRows) -> FeatureMoments:
+    moments = FeatureMoments.zeros(raw.dim)
+    for places in runs(len(raw), chunk_rows(raw.dim)):
+        moments.add(*raw.read(places))
     worker.sum_(moments.tensors())
     return moments
 
 
-def _with_unit_rows(worker: Worker, own: RawRows, standard: Standardisation, moments: FeatureMoments) -> Standardisation:
+def _with_unit_rows(worker: Worker, raw: RawRows, standard: Standardisation, moments: FeatureMoments) -> Standardisation:
     """Returns the standardisation with the mean norm of the present rows brought to one; collective."""
     norms = torch.zeros(1, dtype=torch.float64)
-    for places in runs(len(own), chunk_rows(own.dim)):
-        norms += standard.sum_of_row_norms(*own.read(places))
+    for places in runs(len(raw), chunk_rows(raw.dim)):
+        norms += standard.sum_of_row_norms(*raw.read(places))
     worker.sum_([norms])
     return standard.with_mean_row_norm(norms[0] / moments.count.clamp(min=1))

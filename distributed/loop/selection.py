@@ -59,7 +59,7 @@ class Selection:
         return self.metric is not None and self.num_bad >= self.patience
 
     def state(self) -> SelectionState:
-        """Returns what a checkpoint keeps."""
+        """Returns the state that a checkpoint saves."""
         best = self.best_value if math.isfinite(self.best_value) else None
         return {"best_value": best, "best_epoch": self.best_epoch, "num_bad": self.num_bad, "revision": self.revision}
 

@@ -30,9 +30,9 @@ class Waiting(Generic[StepType]):
     def __iter__(self) -> Generator[StepType, None, None]:
         with contextlib.closing(self._batches):
             while True:
-                asked = time.monotonic()
+                asked_at = time.monotonic()
                 batch = next(self._batches, None)
-                self.seconds += time.monotonic() - asked
+                self.seconds += time.monotonic() - asked_at
                 if batch is None:
                     return
                 yield batch

@@ -111,7 +111,7 @@ def build_catalog(worker: Worker, config: TeacherConfig | None, graph: Bipartite
     """
     graph, none = graph.to(worker.device), torch.zeros(0, 0, device=worker.device)
     shard = load_shard() if config is not None and config.reads_features else None
-    own = {m: InMemory(x, shard.present[m]) for m, x in shard.features.items()} if shard is not None else {}
+    raw_rows = {m: InMemory(x, shard.present[m]) for m, x in shard.features.items()} if shard is not None else {}
     rows = shard.rows if shard is not None else torch.zeros(0, dtype=torch.int64)
     sizes, position = _gathered_order(worker, rows, graph.num_items) if shard is not None else ([], rows)
     # A baseline has no prompt, and so needs neither tokens nor their PCA.
@@ -121,9 +121,9 @@ def build_catalog(worker: Worker, config: TeacherConfig | None, graph: Bipartite
     def write_tokens(places: Tensor, rows_of_tokens: Tensor) -> None:
         tokens[places] = rows_of_tokens
 
-    fixed = prepare_features(worker, own, dim, whiten, rows.numel(), write_tokens)
+    fixed = prepare_features(worker, raw_rows, dim, whiten, rows.numel(), write_tokens)
     everything = torch.arange(rows.numel())
-    features = {m: fixed.standardisation[m].apply(*raw.read(everything)).to(worker.device) for m, raw in own.items()}
+    features = {m: fixed.standardisation[m].apply(*raw.read(everything)).to(worker.device) for m, raw in raw_rows.items()}
     constants = PromptConstants(none, none, {}, {})
     if dim:
         item_tokens = worker.gather_rows(tokens.to(worker.device), sizes)[position]

@@ -92,8 +92,8 @@ class FullTrainer:
         Args:
             dropout_keys: (seed, step) in training, None in evaluation.
         """
-        own = self.task.reduce(self.catalog.inputs(dropout_keys)) if self.task.reads_features else {}
-        return self.catalog.view(self.tables.user, self.tables.item, own)
+        own_rows = self.task.reduce(self.catalog.inputs(dropout_keys)) if self.task.reads_features else {}
+        return self.catalog.view(self.tables.user, self.tables.item, own_rows)
 
     def end_epoch(self) -> dict[str, float]:
         """Updates what the task derives from its weights; returns the task's further numbers for the epoch's row."""

@@ -35,7 +35,7 @@ class ShardedFeatures:
     @property
     def dims(self) -> dict[str, int]:
         """Returns d_m by modality."""
-        return {m: own.dim for m, own in self.features.items()}
+        return {m: raw.dim for m, raw in self.features.items()}
 
     def standardisation(self, modality: str) -> Standardisation:
         """Returns the standardisation of one modality."""
@@ -50,7 +50,7 @@ class ShardedFeatures:
         """
         device, fixed = self.worker.device, self.constants
         constants = PromptConstants(self.tokens[ITEMS].read(items), self.tokens[USERS].read(users), fixed.gram, fixed.column_sums)
-        rows = {m: self.standardisation(m).lazily(own.read, items, device) for m, own in self.features.items()}
+        rows = {m: self.standardisation(m).lazily(raw.read, items, device) for m, raw in self.features.items()}
         here = torch.arange(items.numel(), device=device)
         return FeatureInputs(constants.to(device), here, rows, dropout_keys, self.item_ids[items].to(device))
 
@@ -68,7 +68,7 @@ class ShardedFeatures:
         """
         features: dict[str, RawRows] = {m: connection.own_features(m) for m in connection.manifest["modalities"]}
         users, items = (connection.table(side, f"tokens_{SIDE_NAMES[side]}", dim) for side in SIDES)
-        size = chunk_rows(sum(own.dim for own in features.values()))
+        size = chunk_rows(sum(raw.dim for raw in features.values()))
         constants = prepare_features(worker, features, dim, whiten, size, items.write)
         worker.barrier()
         return ShardedFeatures(worker, connection.own_ids(ITEMS), features, constants, (users, items))

@@ -72,10 +72,10 @@ class SampledTrainer:
         return features
 
     def _fill_tables(self) -> None:
-        own = self.connection.own_ids(USERS), self.connection.own_ids(ITEMS)
-        for side, rows in zip(SIDES, self.task.initial_rows(own)):
-            for places in chunks(own[side].numel()):
-                self.ids[side].tables["weight"].write(places, rows(own[side][places]))
+        own_ids = self.connection.own_ids(USERS), self.connection.own_ids(ITEMS)
+        for side, rows in zip(SIDES, self.task.initial_rows(own_ids)):
+            for places in chunks(own_ids[side].numel()):
+                self.ids[side].tables["weight"].write(places, rows(own_ids[side][places]))
 
     def _propagate_tokens(self) -> None:
         """Computes the users' tokens, h_U = Ã h_I."""
@@ -115,8 +115,8 @@ class SampledTrainer:
     def batches(self, epoch: int) -> Generator[SampledBatch, None, None]:
         """Yields this worker's share of every micro-batch, made ahead in the background."""
         what = "a batch of neighbour blocks from the graph servers"
-        made = self.maker.batches(self.task, epoch, self.num_parts)
-        batches = Prefetched(made, self.sampling.prefetch, self.batch_seconds, what)
+        made_on_demand = self.maker.batches(self.task, epoch, self.num_parts)
+        batches = Prefetched(made_on_demand, self.sampling.prefetch, self.batch_seconds, what)
         try:
             yield from batches
         finally:
@@ -128,10 +128,10 @@ class SampledTrainer:
         served = tuple(ServedRows(x.served, table.read(x.served).to(device).requires_grad_()) for x, table in zip(exchanges, self.ids))
         answers: list[dict[str, Tensor]] = [{ID: served[side].rows} for side in SIDES]
         if self.features is not None:
-            own = self.task.reduce(self.features.inputs(exchanges[USERS].served, exchanges[ITEMS].served, dropout_keys))
-            answers[ITEMS].update({name: rows for name, rows in own.items() if name.startswith(REDUCED)})
+            served_rows = self.task.reduce(self.features.inputs(exchanges[USERS].served, exchanges[ITEMS].served, dropout_keys))
+            answers[ITEMS].update({name: rows for name, rows in served_rows.items() if name.startswith(REDUCED)})
             for side in SIDES if self.task.sends_prompt else ():
-                answers[side][PROMPT] = own[SIDE_NAMES[side]]
+                answers[side][PROMPT] = served_rows[SIDE_NAMES[side]]
         rows = []
         for exchange, answer in zip(exchanges, answers):
             widths = [part.shape[1] for part in answer.values()]
