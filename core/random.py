@@ -63,7 +63,7 @@ def random_normal(*keys: int | Tensor) -> Tensor:
 
 
 def permuted(positions: Tensor, size: int, *keys: int) -> Tensor:
-    """Returns where a pseudo-random permutation of [0, size) sends each position, without making the permutation.
+    """Applies a pseudo-random permutation of [0, size) to positions, without making the whole permutation.
 
     A balanced Feistel network of six rounds permutes the next power of four; it is applied again until the result is below `size` (Black
     and Rogaway 2002).

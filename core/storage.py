@@ -299,7 +299,7 @@ def _download(url: str, folder: Path, manifest: dict, names: list[str]) -> None:
         try:
             fs.get_file(f"{path}/{name}", str(aside))
         except FileNotFoundError as error:
-            raise InputError(f"{join(url, name)}: missing, though the manifest lists it") from error
+            raise InputError(f"{join(url, name)}: missing, though the manifest lists it; make the {manifest['kind']} again") from error
         os.replace(aside, target)
     if not (folder / MANIFEST).is_file():  # last, since the copy is an artifact of its own that other processes open by its path
         write_json(str(folder / MANIFEST), manifest)

@@ -29,7 +29,7 @@ class TeacherVectors:
     path_item: Tensor | None = None
 
     def with_reduced(self, reduced: dict[str, Tensor]) -> "TeacherVectors":
-        """Returns the same vectors with other rows of z_m, by modality [n, d]."""
+        """Returns these vectors with `reduced` in place of z_m: rows [n, d] by modality."""
         return replace(self, reduced=reduced)
 
     def detach(self) -> "TeacherVectors":

@@ -1,4 +1,4 @@
-"""Where to run: the cluster and its workers. What to learn is `core/config.py`."""
+"""Declares the settings that say where to run: the cluster and its workers. Those that say what to learn are in `core/config.py`."""
 
 import os
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from ..core.settings import check_bounds, setting
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """Ray cluster and Ray Train workers; section `cluster`."""
+    """Settings of the Ray cluster and of the workers; section `cluster`."""
 
     engine: str = setting(
         "auto",
-        "full: graph and tables whole in every worker; sampled: neighbour blocks, tables and features sharded over the workers; "
-        "auto: full where it fits the hosts' memory (see plan), and what a run was started with stays",
+        "full: graph and tables whole in every worker; sampled: neighbour blocks, with tables and features sharded over the workers; "
+        "auto: full where it fits the hosts' memory (see plan), and a run that has started keeps its engine",
         choices=("auto", "full", "sampled"),
     )
     executor: str = setting(
         "ray",
-        "what runs the training loops: ray, on workers of a cluster or of this machine; local, in this process, with one worker and "
-        "without Ray, DeepSpeed or sockets: the same numbers",
+        "what runs the training loops: ray: workers on a cluster or on this machine; local: this process, as one worker, without Ray, "
+        "DeepSpeed or sockets, and with the same numbers",
         choices=("ray", "local"),
     )
     address: str | None = setting(
         None,
-        "address of a running Ray cluster ('auto' finds one); not set: RAY_ADDRESS, else an embedded one on this machine",
+        "address of a running Ray cluster ('auto' finds one); not set: RAY_ADDRESS, or else a Ray that the command starts on this machine",
     )
     num_workers: int = setting(1, "Ray Train workers", ge=1)
     threads: int | None = setting(None, "torch threads of a worker; not set: this machine's cores shared among the workers", ge=1)
@@ -42,9 +42,9 @@ class ClusterConfig:
     )
     micro_batches: int = setting(
         1,
-        "shares of a teacher's batch that go through one after the other, with one step on their summed gradients: less memory, the same "
-        "step. Needs cluster.engine=sampled: the full engine propagates over the whole graph whatever the batch, so that a share of the "
-        "batch costs as much as all of it",
+        "shares of a teacher's batch that are computed one after the other, with one step on their summed gradients: less memory, the same "
+        "step. Needs cluster.engine=sampled: the full engine propagates over the whole graph for any batch, so a share of the batch costs "
+        "as much as all of it",
         ge=1,
     )
     checkpoint_activations: bool = setting(
@@ -52,20 +52,24 @@ class ClusterConfig:
         "activation checkpointing: the backward pass computes a reduction tower's hidden layers again in place of keeping them; needs "
         "teacher.hidden",
     )
-    max_failures: int = setting(3, "restarts of the workers after a failure, from the last checkpoint", ge=0)
-    num_labelers: int = setting(1, "label processes of the materialisation, and of each worker's stream", ge=1)
+    max_failures: int = setting(3, "how often the workers are started again after a failure, from the last checkpoint", ge=0)
+    num_labelers: int = setting(
+        1, "labelers: of the verb label where labels are materialised, or of each student's worker where they are streamed", ge=1
+    )
     start_timeout: float = setting(
-        300.0, "longest wait for workers to get their resources, and of a student for a streamed block of labels, seconds", gt=0
+        300.0, "longest wait for workers to get their resources, and for a streamed block of labels to reach a student, seconds", gt=0
     )
     host_memory: float | None = setting(
         None,
-        "memory of the smallest host that runs workers, GiB; not set: this machine's without a Ray cluster's address, else not known",
+        "memory of the smallest host that runs workers, GiB; not set: this machine's memory, or unknown where a Ray cluster has an address",
         gt=0,
     )
-    network_rate: float = setting(10.0, "network of a host, Gbit/s; for plan's bounds on the time of a step", gt=0)
-    memory_rate: float | None = setting(None, "memory bandwidth of a worker, GB/s, for the same; not set: measured where plan runs", gt=0)
+    network_rate: float = setting(10.0, "network rate of a host, Gbit/s; plan bounds the time of a step by it", gt=0)
+    memory_rate: float | None = setting(
+        None, "memory bandwidth of a worker, GB/s; plan bounds the time of a step by it; not set: measured where plan runs", gt=0
+    )
     compute_rate: float | None = setting(
-        None, "float32 multiply-adds of a worker, 10^9/s, for the same; not set: measured where plan runs", gt=0
+        None, "float32 multiply-adds of a worker, 10^9/s; plan bounds the time of a step by it; not set: measured where plan runs", gt=0
     )
     cache_dir: str | None = setting(None, "folder for local copies of remote artifacts; not set: the system's temporary folder")
 
@@ -82,7 +86,7 @@ class ClusterConfig:
             )
 
     def _check_local(self) -> None:
-        """What only workers of Ray can do, where the loops run in this process."""
+        """Refuses settings that only workers of Ray can meet, where the training loops run in this process."""
         if self.num_workers > 1:
             raise InputError(f"cluster.num_workers={self.num_workers}: cluster.executor=local is one worker; set cluster.executor=ray")
         if self.address is not None:
@@ -95,21 +99,21 @@ class ClusterConfig:
 
     @property
     def worker_threads(self) -> int:
-        """torch threads of each worker."""
+        """Returns the number of torch threads of each worker."""
         return self.threads or max(1, (os.cpu_count() or 1) // self.num_workers)
 
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Teacher labels for the students; section `labels`."""
+    """Settings of the teacher's labels for the students; section `labels`."""
 
     mode: str = setting(
         "materialised",
         "materialised: Arrow files in run.dir, memory-mapped; streamed: straight to the students",
         choices=("materialised", "streamed"),
     )
-    epochs: int = setting(10, "distinct epochs of materialised labels; later student epochs reuse them in turn", ge=1)
-    block_rows: int = setting(65_536, "examples of a label block; whole steps are kept together", ge=1)
+    epochs: int = setting(10, "epochs for which materialised labels are made; later student epochs use them again in turn", ge=1)
+    block_rows: int = setting(65_536, "examples in a label block; a block holds whole steps, at least one", ge=1)
 
     def __post_init__(self) -> None:
         check_bounds(self, "labels")

@@ -1,7 +1,7 @@
-"""What the driver sends to workers: jobs, as frozen data classes that travel between processes.
+"""Defines the jobs that the driver sends to workers, as frozen data classes that travel between processes.
 
-A job says what to do and with which settings. How a worker reaches the graph, the labels and the person who started the run is not part of
-it: that is the executor's, `execution/around.py`.
+A job says what to do and with which settings. It does not say how a worker reaches the graph, the labels and the person who started the
+run: the executor gives the worker these as `Surroundings` (`distributed/surroundings.py`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,18 +15,18 @@ from .config import ClusterConfig, LabelConfig
 
 @dataclass(frozen=True)
 class Job:
-    """What every training job has.
+    """Holds what every training job has.
 
     Example:
         TeacherJob("runs/demo", EvaluationConfig(), ClusterConfig(), SamplingConfig(), 0, config=TeacherConfig())
 
     Attributes:
         run_url: The run's folder.
-        evaluation: Metrics, and the one that chooses the epoch.
-        cluster: Workers, threads, ZeRO.
-        sampling: Neighbour blocks of the sampled engine.
-        seed: Seed of everything random.
-        lineage: Checksums of what the result is made from, for its manifest.
+        evaluation: Settings of evaluation, with the metric that chooses the epoch.
+        cluster: Settings of the workers.
+        sampling: Settings of the sampled engine's neighbour blocks.
+        seed: Seed of all random draws, `run.seed`.
+        lineage: Checksums of the artifacts that the result is made from, for its manifest.
         trackers: Names of the trackers that get every epoch's numbers.
     """
 
@@ -40,28 +40,28 @@ class Job:
 
     @property
     def engine(self) -> str:
-        """Returns the engine that trains: "sampled" where that was chosen, else "full"."""
+        """Returns the engine that trains: "sampled" where `cluster.engine` is that, else "full"."""
         return "sampled" if self.cluster.engine == "sampled" else "full"
 
     @property
     def stage(self) -> str:
-        """Returns the stage that it trains: "teacher" or "student"."""
+        """Returns the stage that the job trains: "teacher" or "student"."""
         raise NotImplementedError
 
     @property
     def train(self) -> OptimizerConfig:
-        """Epochs, batches and the learning rate of the stage."""
+        """Returns the stage's settings of epochs, batches and learning rate."""
         raise NotImplementedError
 
     @property
     def teacher_url(self) -> str:
-        """Returns the run's teacher artifact."""
+        """Returns the URL of the run's teacher artifact."""
         return join(self.run_url, "teacher")
 
 
 @dataclass(frozen=True)
 class TeacherJob(Job):
-    """Train the teacher and write it.
+    """Asks workers to train the teacher and to write it.
 
     Attributes:
         config: The teacher's settings.
@@ -80,16 +80,16 @@ class TeacherJob(Job):
 
 @dataclass(frozen=True)
 class StudentJob(Job):
-    """Train a round of the student, and write it at the last one.
+    """Asks workers to train the student for one round of labels, and to write the student after the last round.
 
     Attributes:
         config: The student's settings.
-        distill: What it learns from the teacher; `use_teacher` is False where the run has none.
-        labels: How labels come.
-        num_examples: Train interactions.
+        distill: Settings of distillation; `use_teacher` is False where the run has no teacher.
+        labels: Settings of how labels reach the student.
+        num_examples: The number of train interactions.
         revision: The prompt's revision that this round's labels carry.
-        stop_epoch: The epoch before which this round ends.
-        is_last: Whether the student is written at the end.
+        stop_epoch: The epoch, counted from 0, before which this round ends.
+        is_last: Whether this round is the last one, after which the student is written.
     """
 
     config: StudentConfig = field(kw_only=True)
@@ -109,7 +109,7 @@ class StudentJob(Job):
         return self.config.train
 
     def label_job(self, rank: int = 0, world_size: int = 1) -> "LabelJob":
-        """Returns the labels of this job: of whole steps, or of one worker's share of each."""
+        """Returns the job that makes this job's labels: those of whole steps by default, or those of one worker's share of each step."""
         batch = self.train.batch_size
         return LabelJob(
             join(self.run_url, "dataset"), self.teacher_url, self.revision, self.distill, batch, max(1, self.labels.block_rows // batch),
@@ -119,10 +119,10 @@ class StudentJob(Job):
 
 @dataclass(frozen=True)
 class TuneJob:
-    """Tune the prompt against the student as its newest checkpoint has it, and write the next revision (docs/method.md 4).
+    """Asks workers to tune the prompt against the student of the newest checkpoint, and to write the next revision (docs/method.md 4).
 
     Attributes:
-        student: The round's job.
+        student: The job of the round that has just ended.
     """
 
     student: StudentJob
@@ -130,18 +130,18 @@ class TuneJob:
 
 @dataclass(frozen=True)
 class LabelJob:
-    """Label candidate lists with the teacher at one revision of its prompt.
+    """Asks a labeler to label candidate lists with the teacher at one revision of its prompt.
 
     Attributes:
-        dataset_url, teacher_url: Artifacts.
+        dataset_url, teacher_url: URLs of the artifacts.
         revision: The prompt's revision.
-        config: Candidates and list lengths.
-        batch_size: The students' global batch.
-        steps_a_block: Steps in a block.
-        num_examples: Train interactions.
-        seed: Seed of order and candidates.
+        config: Settings of distillation, which decide the candidate lists.
+        batch_size: The student's global batch size.
+        steps_a_block: The number of steps in a block.
+        num_examples: The number of train interactions.
+        seed: Seed of the examples' order and of the candidates.
         cache_dir: Folder for local copies of remote artifacts.
-        rank, world_size: The student worker whose share of each step is labelled; (0, 1) labels whole steps.
+        rank, world_size: The student's worker whose share of each step is labelled, and the number of workers; (0, 1) labels whole steps.
         threads: torch threads of the labeler.
     """
 
@@ -159,22 +159,22 @@ class LabelJob:
     threads: int = 1
 
     def candidates(self) -> dict[str, object]:
-        """Returns what decides the candidate lists, for the manifest of materialised labels."""
+        """Returns all that decides the candidate lists, for the manifest of materialised labels."""
         return candidate_identity(self.config, self.seed)
 
     @property
     def width(self) -> int:
-        """Items of a list, the positive included."""
+        """Returns 1 + K, the number of items in a list with the positive."""
         return 1 + candidate_policy(self.config).num_candidates
 
     @property
     def num_steps(self) -> int:
-        """Steps of an epoch."""
+        """Returns the number of steps in an epoch."""
         return -(-self.num_examples // self.batch_size)
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of an epoch."""
+        """Returns the number of blocks in an epoch."""
         return -(-self.num_steps // self.steps_a_block)
 
     def steps_of(self, block: int) -> range:
@@ -182,16 +182,16 @@ class LabelJob:
         return range(block * self.steps_a_block, min((block + 1) * self.steps_a_block, self.num_steps))
 
     def share_of(self, step: int) -> slice:
-        """Returns the share of a step that is labelled, as positions of the epoch's order."""
+        """Returns the share of a step that is labelled, as positions in the epoch's order."""
         first = step * self.batch_size
-        mine = rank_slice(min(self.batch_size, self.num_examples - first), self.rank, self.world_size)
-        return slice(first + mine.start, first + mine.stop)
+        share = rank_slice(min(self.batch_size, self.num_examples - first), self.rank, self.world_size)
+        return slice(first + share.start, first + share.stop)
 
     def step_sizes(self, block: int) -> list[int]:
-        """Labelled rows of every step of a block."""
+        """Returns the number of labelled examples in every step of a block."""
         shares = [self.share_of(step) for step in self.steps_of(block)]
         return [share.stop - share.start for share in shares]
 
     def of_whole_steps(self, steps_a_block: int) -> "LabelJob":
-        """Returns the same for whole steps, in blocks of so many."""
+        """Returns the same job for whole steps, in blocks of `steps_a_block` steps."""
         return replace(self, rank=0, world_size=1, steps_a_block=steps_a_block)

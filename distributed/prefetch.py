@@ -1,4 +1,4 @@
-"""Makes the next values of an iterator in the background while the caller works on the current one."""
+"""Makes the next values of an iterator in the background while the caller works on the current value."""
 
 import queue
 import threading
@@ -12,13 +12,13 @@ CLOSE_SECONDS = 10.0
 
 
 class Prefetched(Iterator[Value]):
-    """The values of `source` in order, made by one thread, at most `depth` of them ahead.
+    """Gives the values of `source` in order, which one thread makes ahead.
 
     Args:
-        source: Iterated by the thread alone; an error in it is raised from `next`.
-        depth: Values that wait at most.
+        source: The thread alone iterates over it; an error in it is raised from `next`.
+        depth: The largest number of values that wait for the caller.
         timeout: Longest wait for one value, seconds.
-        what: Name of a value in the message, and what to do ("a label block; add hosts for the labelers").
+        what: Names a value in the message of a timeout, and may say what to do ("a label block; add hosts for the labelers").
     """
 
     def __init__(self, source: Iterable[Value], depth: int, timeout: float, what: str) -> None:
@@ -43,7 +43,7 @@ class Prefetched(Iterator[Value]):
                 iterator.close()
 
     def _put(self, entry: tuple) -> bool:
-        """Waits for room; False once the caller has closed."""
+        """Waits for room in the queue and puts the entry there; returns False once the caller has called `close`."""
         while not self._closed.is_set():
             try:
                 self._queue.put(entry, timeout=0.2)
@@ -56,7 +56,7 @@ class Prefetched(Iterator[Value]):
         """Returns the next value.
 
         Raises:
-            RunError: it did not come in time.
+            RunError: the value did not come within the timeout.
         """
         if self._closed.is_set():
             raise StopIteration
@@ -71,11 +71,11 @@ class Prefetched(Iterator[Value]):
         return value
 
     def close(self) -> None:
-        """Drops what waits, and ends the thread, which closes the source."""
+        """Drops the waiting values and ends the thread, which closes the source."""
         self._closed.set()
         while True:
             try:
                 self._queue.get_nowait()
             except queue.Empty:
                 break
-        self._thread.join(CLOSE_SECONDS)  # it may wait for a peer that is gone; it ends with the process then
+        self._thread.join(CLOSE_SECONDS)  # a thread that waits for a lost peer ends with the process

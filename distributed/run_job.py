@@ -1,4 +1,4 @@
-"""Runs a job on one worker: task x engine. Every executor calls it, in each of its workers."""
+"""Runs a job on one worker: builds the job's task and hands it to an engine. Every executor calls it in each of its workers."""
 
 from ..core.teacher import teacher_kind
 from .engines.full.catalog import WholeCatalog, build_catalog
@@ -19,12 +19,12 @@ from .worker import Worker
 
 
 def run_job(job: TeacherJob | StudentJob | TuneJob, worker: Worker, around: Surroundings) -> None:
-    """Does a job from its last checkpoint on; a collective call.
+    """Runs a job, from its last checkpoint on; a collective call.
 
     Args:
-        job: What to do.
+        job: The job.
         worker: This worker.
-        around: How it reaches everything else.
+        around: How the worker reaches graph, labels and people.
 
     Raises:
         InputError: inputs do not fit together, or a file is missing or damaged.
@@ -43,7 +43,14 @@ def run_job(job: TeacherJob | StudentJob | TuneJob, worker: Worker, around: Surr
 
 
 def student_task(job: StudentJob, worker: Worker, around: Surroundings, tuner: PromptTuner | None = None) -> StudentTask:
-    """Returns the task of a student's job, with its labels from where the job says."""
+    """Returns the task of a student's job.
+
+    Args:
+        job: The student's job; its settings say where labels come from.
+        worker: This worker.
+        around: How the worker reaches streamed labels and people.
+        tuner: The resident teacher whose prompt is tuned beside the student, if there is one.
+    """
 
     def open_labels(modalities: list[str], epochs: range) -> LabelSource:
         labels = job.label_job(worker.rank, worker.world_size)
@@ -56,7 +63,7 @@ def student_task(job: StudentJob, worker: Worker, around: Surroundings, tuner: P
 
 
 def _resident(job: StudentJob, worker: Worker, around: Surroundings) -> WholeCatalog:
-    """Returns the catalog of the run's teacher, for a worker that keeps the teacher whole."""
+    """Builds the catalog of the run's teacher, for a worker that holds the teacher whole; collective."""
     config = resident_config(job)
     return build_catalog(worker, config, *around.graph.whole(worker, config.reads_features))
 
@@ -75,7 +82,7 @@ def _train(job: TeacherJob | StudentJob, task: Task, worker: Worker, around: Sur
 
 
 def _train_with(job: TeacherJob | StudentJob, task: Task, trainer: Trainer, around: Surroundings) -> None:
-    """Trains in the epoch loop, and writes the result where the job ends the stage."""
+    """Trains in the epoch loop; writes the artifact where the job ends the stage, and a checkpoint otherwise."""
     stage, is_last = stage_of(job, around), isinstance(job, TeacherJob) or job.is_last
     revision = job.revision if isinstance(job, StudentJob) else 0
     epochs = stage.train(trainer, job.train.epochs if isinstance(job, TeacherJob) else job.stop_epoch, revision)
@@ -90,13 +97,13 @@ def _train_with(job: TeacherJob | StudentJob, task: Task, trainer: Trainer, arou
 
 
 def stage_of(job: Job, around: Surroundings) -> Stage:
-    """Returns the stage's recorder, selection and checkpoints."""
+    """Returns the job's training stage, with its recorder, selection and checkpoints."""
     select_by = job.evaluation.select_by if around.dataset.has_split("validation") else None
     return Stage(job.stage, job.run_url, job.train, select_by, around.show, job.trackers, job.cluster.cache_dir)
 
 
 def _tune(job: StudentJob, worker: Worker, around: Surroundings) -> None:
-    """Tunes the prompt against the student as its newest checkpoint has it."""
+    """Tunes the prompt against the student of the newest checkpoint."""
     catalog = _resident(job, worker, around)
     task = student_task(job, worker, around)
     trainer = FullTrainer(task, catalog, None)

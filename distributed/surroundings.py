@@ -1,4 +1,4 @@
-"""What an executor gives to a job's worker: how it reaches the graph, labels and people. The job itself says what to do."""
+"""Defines what an executor gives to a job's worker: the ways to the graph, the labels and people. The job itself says what to do."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -17,30 +17,30 @@ from .worker import Worker
 
 
 class GraphAccess(Protocol):
-    """How a worker reaches the train graph and the features."""
+    """Describes how a worker reaches the train graph and the features."""
 
     def whole(self, worker: Worker, with_features: bool) -> tuple[BipartiteGraph, Callable[[], ItemShard]]:
-        """Returns the whole train graph, and what reads the raw features of this worker's items; collective.
+        """Returns the whole train graph, and a function that reads the raw features of this worker's items; collective.
 
         Args:
             worker: This worker.
-            with_features: Whether features will be read; where not, the graph may come from nearer by.
+            with_features: Whether features will be read; otherwise the graph may come from a source that has no features.
         """
 
     def connect(self, worker: Worker) -> AbstractContextManager[GraphConnection]:
-        """Returns a connection to the sharded graph while the block runs; collective."""
+        """Returns a context that holds a connection to the sharded graph; collective."""
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Of one job on one worker.
+    """Holds the ways of one job's worker to everything that the job does not carry.
 
     Attributes:
         dataset: The run's dataset.
-        graph: The graph.
-        stream_labels: A shard's blocks of some epochs in order, without the blocks that hold no row of it.
+        graph: Access to the train graph and the features.
+        stream_labels: Streams the label blocks of some epochs in order, for a job's share, without blocks that hold no row of it.
         show: Shows a line to the person who started the run.
-        labelers: Who makes streamed labels, for messages.
+        labelers: Names the labelers of streamed labels in messages.
     """
 
     dataset: Dataset

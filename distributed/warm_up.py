@@ -1,4 +1,4 @@
-"""`python -m promptmm.distributed.warm_up`: compiles what DeepSpeed otherwise compiles at its first start on a CPU (about a minute)."""
+"""Compiles, as `python -m promptmm.distributed.warm_up`, what DeepSpeed else compiles at its first start on a CPU (about a minute)."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import time
 
 
 def main() -> None:
-    """Builds DeepSpeed's shared-memory collective into this environment; a no-op when it is there."""
+    """Compiles DeepSpeed's shared-memory collective into this Python environment; does nothing if it is there."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     started = time.monotonic()
     from .engines.reduction.extensions import compile_collective

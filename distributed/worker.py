@@ -1,4 +1,4 @@
-"""What a worker knows about itself, and the collectives that the training loops use; torch.distributed alone, whoever started it."""
+"""Describes a worker, and offers the collectives of the training loops; it needs torch.distributed alone, whatever started the worker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,23 +15,30 @@ ProcessGroup: TypeAlias = dist.ProcessGroup
 
 @dataclass(frozen=True)
 class Worker:
-    """Rank, world size and device of this worker; every collective is a no-op with one worker."""
+    """Describes this worker; with one worker every collective does nothing.
+
+    Attributes:
+        rank: This worker's number, from 0.
+        world_size: The number of workers.
+        device: Where this worker computes.
+        nodes: An id of every rank's host.
+    """
 
     rank: int
     world_size: int
     device: torch.device
-    nodes: tuple[str, ...]  # the host of every rank, by an id
+    nodes: tuple[str, ...]
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
     def new_group(self) -> ProcessGroup | None:
-        """Returns a further process group over all workers, on the CPU, for a thread of its own; None with one worker. Collective."""
+        """Returns a further process group over all workers, on the CPU, for use by another thread; None with one worker. Collective."""
         return dist.new_group(backend="gloo") if self.world_size > 1 else None
 
     def share(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
+        """Returns rank 0's value on every rank; collective."""
         if self.world_size == 1:
             return value
         box = [value]
@@ -39,7 +46,7 @@ class Worker:
         return box[0]
 
     def gather(self, value: dict) -> dict:
-        """Returns all workers' dictionaries as one, on every rank."""
+        """Returns the union of all workers' dictionaries on every rank; collective."""
         if self.world_size == 1:
             return value
         parts: list[Any] = [None] * self.world_size
@@ -59,7 +66,14 @@ class Worker:
                 tensor.copy_(moved)
 
     def even_chunks(self, counts: list[int], rows: int = 16_384) -> list[list[Tensor]]:
-        """For each count the places 0..count in runs, as many runs on every worker and for every count; the last ones may be empty."""
+        """Splits the places 0 to count - 1 of each count into runs of `rows`; collective.
+
+        Every worker gets the same number of runs for every count, as many as the largest count of all workers needs; the last runs may be
+        empty.
+
+        Returns:
+            For each count its runs, int64.
+        """
         longest = torch.tensor([max(counts)])
         if self.world_size > 1:
             dist.all_reduce(longest, dist.ReduceOp.MAX)
@@ -80,34 +94,46 @@ class Worker:
             grad.copy_(piece.view_as(grad))
 
     def gather_rows(self, rows: Tensor, sizes: list[int]) -> Tensor:
-        """Returns all workers' rows in rank order [sum(sizes), d], with gradients.
+        """Returns all workers' rows in rank order, [sum(sizes), d]; collective and differentiable.
 
-        The backward pass sums every worker's gradient for the owner's rows: with losses averaged over the workers and gradients averaged
-        by the optimizer, that is the gradient of the mean loss.
+        The backward pass sums all workers' gradients of a row at the worker that gave it. The learners then average gradients over the
+        workers, which makes this sum the gradient of the mean of the workers' losses.
+
+        Args:
+            rows: float [sizes[rank], d], this worker's rows.
+            sizes: The number of rows of every rank.
         """
         if self.world_size == 1:
             return rows
         return _GatherRows.apply(rows, sizes, self.rank)
 
     def share_of_distinct(self, values: Tensor) -> tuple[Tensor, int]:
-        """Returns this worker's share of the distinct values over all workers, those that no lower rank has, and how many there are in all.
+        """Shares the distinct values of all workers among them: a worker takes those of its values that no lower rank has; collective.
 
         Args:
-            values: int64, any shape.
+            values: This worker's values, int64 of any shape.
 
         Returns:
-            int64 [n], ascending, and the number.
+            This worker's share, int64 [n], ascending; and the number of distinct values over all workers.
         """
-        own = torch.unique(values)
+        distinct = torch.unique(values)
         if self.world_size == 1:
-            return own, own.numel()
+            return distinct, distinct.numel()
         gathered: list[Any] = [None] * self.world_size
-        dist.all_gather_object(gathered, own.cpu())
-        lower = torch.cat([gathered[0].new_zeros(0), *gathered[: self.rank]]).to(own.device)
-        return own[~torch.isin(own, lower)], torch.unique(torch.cat(gathered)).numel()
+        dist.all_gather_object(gathered, distinct.cpu())
+        of_lower_ranks = torch.cat([gathered[0].new_zeros(0), *gathered[: self.rank]]).to(distinct.device)
+        return distinct[~torch.isin(distinct, of_lower_ranks)], torch.unique(torch.cat(gathered)).numel()
 
     def check_finite(self, loss: Tensor, where: str) -> float:
-        """Returns the loss averaged over the workers; raises FloatingPointError on every worker where it is not finite."""
+        """Returns the loss averaged over the workers; collective.
+
+        Args:
+            loss: This worker's loss, a scalar.
+            where: Names the epoch and step in the message.
+
+        Raises:
+            FloatingPointError: the loss of any worker is not finite; every worker raises it.
+        """
         value = loss.detach().clone().double()[None]
         self.sum_([value])
         mean = float(value) / self.world_size
@@ -122,7 +148,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, rows: Tensor, sizes: list[int], rank: int) -> Tensor:
         ctx.sizes, ctx.rank = sizes, rank
-        padded = rows.new_zeros(max(sizes), rows.shape[1])  # gloo gathers equal shapes only
+        padded = rows.new_zeros(max(sizes), rows.shape[1])  # gloo gathers tensors of equal shape only
         padded[: rows.shape[0]] = rows
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)

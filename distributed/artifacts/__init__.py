@@ -1,1 +1,1 @@
-"""Artifacts that training leaves behind: the teacher with the revisions of its vectors, and the trained student."""
+"""Writes and reads the artifacts of training: the teacher with the revisions of its vectors, and the trained student."""

@@ -1,4 +1,4 @@
-"""What a task's artifact asks of an engine: rows by dataset index, wherever they live."""
+"""Defines what an engine gives to a task's artifact: weights, and rows by dataset index wherever they live."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,25 +10,25 @@ from ..worker import Worker
 
 
 class Rows(Protocol):
-    """Rows of all users or of all items."""
+    """Describes rows of all users or of all items."""
 
     @property
     def dim(self) -> int: ...
 
     def pull(self, ids: Tensor) -> Tensor:
-        """Rows by dataset index, int64 [n]: float32 [n, dim]."""
+        """Returns the rows of dataset indices, int64 [n]: float32 [n, dim] on the CPU."""
         ...
 
 
 @dataclass(frozen=True)
 class TensorRows:
-    """Rows that are in memory as a whole, [n, dim]."""
+    """Holds rows that are in memory as a whole, float [n, dim]."""
 
     rows: Tensor
 
     @property
     def dim(self) -> int:
-        """Columns."""
+        """Returns the number of columns."""
         return self.rows.shape[1]
 
     def pull(self, ids: Tensor) -> Tensor:
@@ -38,15 +38,15 @@ class TensorRows:
 
 @dataclass(frozen=True)
 class Output:
-    """Trained rows and weights, for an artifact.
+    """Holds trained rows and weights for an artifact.
 
     Attributes:
-        worker: This worker; each writes its share of a sharded artifact.
-        num_users, num_items: Of the catalog.
+        worker: This worker; each worker writes its share of a sharded artifact.
+        num_users, num_items: Numbers of users and items in the catalog.
         weights: The best weights of all learners by prefixed name, on the CPU.
-        ids: The rows that were trained, or that the model was given, of users and items; None where the model keeps its own.
-        vectors: Vectors of users and items by name: `final`, and a teacher's `modal.<modality>` and `prompt`.
-        feature_tensors: Standardisation of the features by name.
+        ids: ID vectors of users and of items; None where the full engine's rows are frozen or the model holds its own.
+        vectors: Vectors of users and of items by name: `final`, and a teacher's `modal.<modality>` and `prompt`.
+        feature_tensors: Tensors of the features' standardisation by name.
         dims: d_m by modality.
     """
 
@@ -61,9 +61,9 @@ class Output:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Users and items."""
+        """Returns the numbers of users and of items."""
         return self.num_users, self.num_items
 
     def whole(self, rows: tuple[Rows, Rows]) -> tuple[Tensor, Tensor]:
-        """Returns all rows of users and of items."""
+        """Returns all rows of users and all rows of items, float32 on the CPU."""
         return rows[0].pull(torch.arange(self.num_users)), rows[1].pull(torch.arange(self.num_items))

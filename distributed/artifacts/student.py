@@ -1,4 +1,4 @@
-"""The trained student: final vectors, weights and facts in training/student/model, which export turns into the serving bundle."""
+"""Writes the trained student: final vectors, weights and facts in training/student/model, which export turns into the serving bundle."""
 
 from torch import Tensor
 
@@ -12,16 +12,16 @@ from .output import Output
 
 
 def write_student(job: StudentJob, output: Output, selection: Selection, weights: dict[str, Tensor]) -> int:
-    """Writes the trained student on rank 0; it is what ships, and so fits one machine.
+    """Writes the trained student on rank 0, whose memory holds all of it: a student that ships fits one machine.
 
     Args:
         job: The student's job.
-        output: Final vectors, and the rows that were trained, at the best epoch.
-        selection: The best epoch.
+        output: Final vectors and trained rows of the best epoch.
+        selection: The selection of the best epoch.
         weights: The model's weights beside its rows.
 
     Returns:
-        Trained parameters.
+        The number of trained parameters.
     """
     from safetensors.torch import save_file
 

@@ -1,9 +1,9 @@
-"""The teacher artifact: weights, and for each revision of the prompt all vectors in shards.
+"""Writes and reads the teacher artifact: weights, and for each revision of the prompt all vectors in shards.
 
-Layout: `weights.safetensors` (reduction layers, prompt and standardisation, or the whole module of a baseline), the ID tables beside it in
-`ids-user-<s>.safetensors` and `ids-item-<s>.safetensors`, and `rev-<r>/` with `user-<s>.safetensors` and `item-<s>.safetensors`, each a
-range of rows with the tensors `final`, `modal.<modality>` and `prompt`, plus `prompt.safetensors`. Every worker writes its share of the
-shards, and rank 0 the manifests, last.
+`weights.safetensors` holds reduction layers, prompt and standardisation, or the whole module and the standardisation for a baseline.
+`ids-user-<s>.safetensors` and `ids-item-<s>.safetensors` hold the ID tables. `rev-<r>/` holds `user-<s>.safetensors` and
+`item-<s>.safetensors`, each a range of rows with the tensors `final`, `modal.<modality>` and `prompt`, and `prompt.safetensors`. Every
+worker writes its share of the shards, and rank 0 writes the manifests last.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def vectors_by_name(vectors: TeacherVectors) -> dict[str, Pair]:
-    """`final`, `modal.<modality>` and `prompt` (where there is one), of users and items each."""
+    """Returns the vectors of users and of items by name: `final`, `modal.<modality>` and, for a teacher with a prompt, `prompt`."""
     modal = {f"modal.{m}": (vectors.modal_user[m], vectors.modal_item[m]) for m in vectors.modal_item}
     has_prompt = vectors.prompt_user is not None and vectors.prompt_item is not None
     prompt = {"prompt": (vectors.prompt_user, vectors.prompt_item)} if has_prompt else {}
@@ -39,10 +39,10 @@ def write_teacher(job: TeacherJob, output: Output, selection: Selection, weights
 
     Args:
         job: The teacher's job.
-        output: ID vectors and vectors, at the best epoch.
-        selection: The best epoch.
-        weights: What goes into `weights.safetensors`, beside the standardisation.
-        num_parameters: Trained parameters.
+        output: ID vectors, standardisation and all vectors of the best epoch.
+        selection: The selection of the best epoch.
+        weights: The tensors of `weights.safetensors` beside the standardisation, by name.
+        num_parameters: The number of trained parameters.
     """
     from safetensors.torch import save
 
@@ -59,7 +59,7 @@ def write_teacher(job: TeacherJob, output: Output, selection: Selection, weights
     files = worker.gather(writer.files)
     if worker.is_first:
         facts = teacher_facts(job, selection, num_parameters)
-        # A list, since a manifest's keys are sorted and the order of modalities is the model's.
+        # A list, since a manifest's keys are sorted and the order of the model's modalities has to be kept.
         modalities = [[modality, dim] for modality, dim in output.dims.items()]
         publish_manifest(job.teacher_url, "teacher", {"config": as_dict(job.config), "modalities": modalities, **facts}, files)
     prompt = {name.split(".prompt.", 1)[1]: t for name, t in weights.items() if name.startswith("reduction.prompt.")}
@@ -69,7 +69,7 @@ def write_teacher(job: TeacherJob, output: Output, selection: Selection, weights
 
 
 def teacher_facts(job: TeacherJob, selection: Selection, num_parameters: int) -> dict:
-    """Returns what a teacher's manifest says of its training, whatever trained it."""
+    """Returns the facts about training in a teacher's manifest."""
     return {
         "best_epoch": selection.best_epoch,
         "selected_by": selection.metric,
@@ -85,8 +85,8 @@ def write_revision(url: str, revision: int, output: Output, prompt: dict[str, Te
     Args:
         url: The teacher's artifact.
         revision: The prompt's revision.
-        output: The vectors.
-        prompt: The prompt module's weights; none for a teacher without a prompt.
+        output: All vectors of the revision.
+        prompt: The prompt module's weights by name; empty for a teacher without a prompt.
         metadata: Further facts for the manifest.
     """
     from safetensors.torch import save
@@ -109,7 +109,7 @@ def write_revision(url: str, revision: int, output: Output, prompt: dict[str, Te
 
 
 def _add_shards(writer: ShardWriter, name: str, rows: Mapping[str, Rows], count: int, worker: Worker) -> None:
-    """Adds this worker's share of the files `name`-<s>.safetensors."""
+    """Writes this worker's share of the files `name`-<s>.safetensors."""
     from safetensors.torch import save
 
     for shard, first in list(enumerate(range(0, count, ROWS_A_SHARD)))[worker.rank :: worker.world_size]:
@@ -118,13 +118,13 @@ def _add_shards(writer: ShardWriter, name: str, rows: Mapping[str, Rows], count:
 
 
 def output_of_vectors(worker: Worker, vectors: TeacherVectors) -> Output:
-    """Vectors that a worker has whole, as an `Output` of rank 0 alone."""
+    """Returns an `Output` of vectors that every worker holds whole, without weights and ID vectors."""
     pairs = {name: (TensorRows(users.detach()), TensorRows(items.detach())) for name, (users, items) in vectors_by_name(vectors).items()}
     return Output(worker, vectors.user.shape[0], vectors.item.shape[0], {}, None, pairs, {}, {})  # type: ignore[arg-type]
 
 
 def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tensor], dict]:
-    """Returns the weights and the manifest of teacher/."""
+    """Verifies teacher/; returns its weights by name, ID tables included, and its manifest."""
     from safetensors.torch import load_file
 
     folder, manifest = open_artifact(url, "teacher", cache_dir)
@@ -137,32 +137,32 @@ def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tens
 
 
 def revision_url(url: str, revision: int) -> str:
-    """Returns where a revision's vectors are."""
+    """Returns the URL of a revision's vectors."""
     return join(url, f"rev-{revision}")
 
 
 def revision_digest(url: str, revision: int) -> str:
-    """Returns a revision's checksum, from its manifest alone: who reads the vectors verifies them."""
+    """Returns a revision's checksum, computed from its manifest alone; the vectors are verified when they are read."""
     return manifest_digest(read_manifest(revision_url(url, revision), "teacher-vectors"))
 
 
 @dataclass(frozen=True)
 class RowShards:
-    """A table in shards of `ROWS_A_SHARD` rows, memory-mapped: float32 [n, dim] rows by index.
+    """Reads rows by index from a memory-mapped table in shards of `ROWS_A_SHARD` rows.
 
     Attributes:
-        shards: The shards, in order.
+        shards: The shards in order, float32 [n, dim] each.
     """
 
     shards: list[Tensor]
 
     @property
     def dim(self) -> int:
-        """Columns."""
+        """Returns the number of columns."""
         return self.shards[0].shape[1]
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """Rows by index, int64 [n]."""
+        """Returns the rows of indices, int64 [n]: float32 [n, dim]."""
         if len(self.shards) == 1:
             return self.shards[0][rows]
         out, which = torch.empty(rows.numel(), self.dim), rows // ROWS_A_SHARD
@@ -173,7 +173,7 @@ class RowShards:
 
 
 def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> dict[str, RowShards]:
-    """M_m^I of a revision by modality, memory-mapped: the targets of the embedding loss."""
+    """Verifies and opens a revision's item vectors M_m^I by modality, memory-mapped; they are the targets of the embedding loss."""
     from safetensors.torch import load_file
 
     folder, manifest = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir, lambda name: name.startswith("item-"))
@@ -182,7 +182,7 @@ def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> di
 
 
 def final_rows(url: str, revision: int, cache_dir: str | None = None) -> list[RowShards]:
-    """Returns the final vectors of a revision's users and items, memory-mapped: what a warm start reads."""
+    """Verifies and opens a revision's final vectors of users and of items, memory-mapped; a warm start reads them."""
     from safetensors.torch import load_file
 
     folder, _ = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir)
@@ -192,7 +192,7 @@ def final_rows(url: str, revision: int, cache_dir: str | None = None) -> list[Ro
 
 @dataclass(frozen=True)
 class TeacherRevision:
-    """A revision's vectors, read-only and memory-mapped where there is one shard, with its prompt weights."""
+    """Holds a revision's vectors, memory-mapped where there is one shard, and the weights of its prompt module."""
 
     revision: int
     vectors: TeacherVectors
@@ -203,7 +203,7 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None) -> Teac
     """Verifies and opens teacher/rev-<r>/.
 
     Raises:
-        InputError: it is missing, damaged, or of another revision than its name says.
+        InputError: the revision is missing or damaged, or its manifest names another revision than its folder.
     """
     from safetensors.torch import load_file
 

@@ -1,1 +1,1 @@
-"""Engines: where rows live and how a step reaches them. They know users, items, rows and gradients, and no model."""
+"""Holds the engines: where rows live, and how a step reaches them. Engines know users, items, rows and gradients, but no model."""

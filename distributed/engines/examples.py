@@ -1,4 +1,4 @@
-"""The train interactions as examples of steps, the same in both engines: functions of seed, epoch and example."""
+"""Gives the train interactions as examples of steps, in both engines alike, as functions of seed, epoch and example."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,15 @@ from ..worker import Worker
 
 @dataclass(frozen=True)
 class Examples:
-    """The train interactions, in the order of an epoch, as this worker sees them.
+    """Gives one worker its examples of every step, and draws unseen items for them.
 
     Attributes:
         worker: This worker.
         train: Train items of every user, on the worker's device or memory-mapped.
-        config: The batch size.
-        user_weights: Weights of interactions in the loss, None where all are 1.
+        config: Settings of the stage, of which the batch size is read.
+        user_weights: Weights of interactions in the loss; None where all are 1.
         seed: Seed of order and negatives.
-        whole: Draws unseen items for any user; None where the keys of all users are not to be held in memory.
+        whole: Draws unseen items for any user; None where memory should not hold the keys that this needs, one for each interaction.
     """
 
     worker: Worker
@@ -33,30 +33,40 @@ class Examples:
 
     @staticmethod
     def of(worker: Worker, train: Csr, config: OptimizerConfig, user_balance: float, seed: int, in_memory: bool) -> "Examples":
-        """Args: user_balance: exponent of the examples' weights; in_memory: whether the keys of all users' unseen items are held."""
+        """Builds the examples of a stage.
+
+        Args:
+            worker, train, config, seed: As the attributes.
+            user_balance: Exponent of the examples' weights.
+            in_memory: Whether memory holds the keys that `UnseenItems` needs for all users, one for each interaction.
+        """
         weights = UserWeights.of(train.pointers, user_balance)
         return Examples(worker, train, config, weights, seed, UnseenItems(train) if in_memory else None)
 
     @property
     def num_examples(self) -> int:
-        """Train interactions."""
+        """Returns the number of train interactions."""
         return self.train.columns.numel()
 
     @property
     def num_steps(self) -> int:
-        """Steps of an epoch."""
+        """Returns the number of steps in an epoch."""
         return -(-self.num_examples // self.config.batch_size)
 
     def size_of(self, step: int) -> int:
-        """Examples in a step's global batch."""
+        """Returns the number of examples in a step's global batch."""
         return min(self.config.batch_size, self.num_examples - step * self.config.batch_size)
 
     def share_of(self, step: int, part: int = 0, num_parts: int = 1) -> slice:
-        """Returns this worker's share of a step's global batch, or of one of its parts."""
+        """Returns this worker's share of a step's global batch, or of one of its micro-batches, as positions in that batch."""
         return share_of_part(self.size_of(step), part, num_parts, self.worker.rank, self.worker.world_size)
 
     def of_step(self, epoch: int, step: int, share: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns some of a step's examples: their indices, users and positives, int64 dataset indices [n] each."""
+        """Returns the examples at the positions `share` of a step's global batch.
+
+        Returns:
+            Global example indices, and dataset indices of users and of positives, int64 [n] each.
+        """
         first = step * self.config.batch_size
         order = epoch_order(self.num_examples, self.seed, epoch, slice(first + share.start, first + share.stop))
         examples = order.to(self.train.pointers.device)
@@ -64,17 +74,17 @@ class Examples:
         return examples, users, self.train.columns[examples].long()
 
     def unseen(self, users: Tensor, examples: Tensor, count: int, epoch: int) -> Tensor:
-        """Uniform items that the users have not seen, int64 [n, count]."""
-        rows, drawn = self.unseen_of(users)
-        return drawn.draw(rows, examples, count, self.seed, epoch)
+        """Draws for each example `count` items that its user has not seen, uniformly: int64 [n, count]."""
+        rows, unseen_items = self.unseen_of(users)
+        return unseen_items.draw(rows, examples, count, self.seed, epoch)
 
     def unseen_of(self, users: Tensor) -> tuple[Tensor, UnseenItems]:
-        """Returns what draws unseen items for some users, and the row of each user in it, int64 [n]."""
+        """Returns an `UnseenItems` that covers the given users, int64 [n], and the row of each user in it, int64 [n]."""
         if self.whole is not None:
             return users, self.whole
         distinct, rows = torch.unique(users, return_inverse=True)
         return rows, UnseenItems(self.train.select(distinct), distinct)
 
     def weights(self, users: Tensor) -> Tensor | None:
-        """float32 [n], weights of some examples by their users, None where all are 1."""
+        """Returns the weights of examples by their users, float32 [n]; None where all weights are 1."""
         return self.user_weights(users) if self.user_weights else None

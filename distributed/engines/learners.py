@@ -1,4 +1,4 @@
-"""Weights that every worker has, with their optimizer: what a trainer steps, keeps and saves."""
+"""Defines learners: weights that every worker has, with their optimizer, which a trainer steps, keeps and saves."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -12,11 +12,11 @@ Group = tuple[list[nn.Parameter], float]
 
 
 class Learner(Protocol):
-    """Replicated weights and their optimizer; all calls are collective.
+    """Describes replicated weights with their optimizer; all calls are collective.
 
     Attributes:
-        state_prefix: Before the names of its tensors in a checkpoint's state.
-        weight_prefix: Before the names of its weights where they are kept apart, as the best ones are.
+        state_prefix: Prefix of the names of the learner's tensors in a checkpoint's state.
+        weight_prefix: Prefix of the names of the learner's weights where these are stored without the state, as the best weights are.
     """
 
     state_prefix: str
@@ -26,33 +26,33 @@ class Learner(Protocol):
         """Sets every step size to `decay` times its setting."""
 
     def zero_grad(self) -> None:
-        """Forgets the gradients of the last step."""
+        """Clears the gradients of the last step."""
 
     def step(self) -> None:
-        """Averages the gradients over the workers, and steps."""
+        """Averages the gradients over the workers, and takes the optimizer's step."""
 
     def weights(self) -> dict[str, Tensor]:
-        """Copies of the weights by name, float32, on the CPU."""
+        """Returns copies of the weights by name, float32, on the CPU."""
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Restores `weights()` from a dictionary that has these names; the optimizer's state stays."""
+        """Restores the weights that `weights` returned; the optimizer's state stays."""
 
     def stream_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights and the optimizer's state by name, one whole tensor at a time."""
+        """Yields weights and the optimizer's state by name, one whole tensor at a time."""
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restores `stream_state()`, written at any world size."""
+        """Restores the tensors that `stream_state` yielded, at any world size."""
 
 
 class AdamLearner:
-    """A module under torch's Adam.
+    """Steps a module's weights with torch's Adam.
 
     Args:
         module: The weights, on the worker's device.
-        groups: Parameters with their step size; all parameters of the module are in one of them.
+        groups: Lists of parameters with their step sizes; every parameter that is learnt is in one of them.
         worker: This worker.
-        prefix: Before the names of its tensors in a checkpoint's state.
-        weight_prefix: Before the names of its weights; `prefix` where not given.
+        prefix: The `state_prefix`.
+        weight_prefix: The `weight_prefix`; `prefix` by default.
     """
 
     def __init__(self, module: nn.Module, groups: list[Group], worker: Worker, prefix: str, weight_prefix: str | None = None) -> None:
@@ -99,7 +99,7 @@ class AdamLearner:
 
 
 def whole_state_stream(learners: list[Learner]) -> Iterator[tuple[str, Tensor]]:
-    """Yields the state of several learners by prefixed name, one whole tensor at a time; collective, as every worker takes all."""
+    """Yields the state of several learners by prefixed name, one whole tensor at a time; collective: every worker has to take all."""
     for learner in learners:
         for name, tensor in learner.stream_state():
             yield learner.state_prefix + name, tensor
@@ -111,13 +111,13 @@ def whole_weights(learners: list[Learner]) -> dict[str, Tensor]:
 
 
 def restore_state(learners: list[Learner], tensors: dict[str, Tensor]) -> None:
-    """Restores `whole_state`."""
+    """Restores the tensors that `whole_state_stream` yielded."""
     for learner in learners:
         learner.load_state(take_prefix(learner.state_prefix, tensors))
 
 
 def restore_weights(learners: list[Learner], tensors: dict[str, Tensor]) -> None:
-    """Restores `whole_weights`."""
+    """Restores the weights that `whole_weights` returned."""
     for learner in learners:
         learner.load_weights(take_prefix(learner.weight_prefix, tensors))
 
@@ -128,5 +128,5 @@ def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def take_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the tensors whose name starts with `prefix`, without it."""
+    """Returns the tensors whose names start with `prefix`, by their names without it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

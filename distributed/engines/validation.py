@@ -1,4 +1,4 @@
-"""Exact full ranking of the validation users: each worker ranks its share of them against all items."""
+"""Ranks the validation users exactly: each worker ranks all items for its share of the users."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ USER_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class Validation:
-    """Validation on one worker.
+    """Computes validation metrics; each worker ranks its share of the users.
 
     Attributes:
         worker: This worker.
         users: int64 [n], this worker's share of the users with a validation item.
-        held_out: Their validation items.
+        held_out: The validation items of these users, n rows.
         train: Train items of all users, which are masked.
-        config: Metrics.
+        config: Settings of evaluation.
     """
 
     worker: Worker
@@ -35,23 +35,23 @@ class Validation:
 
     @staticmethod
     def of(dataset: Dataset, worker: Worker, train: Csr, config: EvaluationConfig) -> "Validation | None":
-        """For this worker's share of the users; None where the dataset has no validation split."""
+        """Builds the validation of this worker's share of the users; returns None where the dataset has no validation split."""
         if not dataset.has_split("validation"):
             return None
         csr = dataset.csr("validation").to(train.pointers.device)
-        mine = csr.degrees.nonzero().squeeze(1)[worker.rank :: worker.world_size]
-        return Validation(worker, mine, csr.select(mine), train, config)
+        share = csr.degrees.nonzero().squeeze(1)[worker.rank :: worker.world_size]
+        return Validation(worker, share, csr.select(share), train, config)
 
     def __call__(self, user_rows: Callable[[Tensor], Tensor], items: Tensor) -> dict[str, float]:
-        """Returns the metrics of some vectors; a collective call.
+        """Computes the metrics of final vectors; a collective call.
 
         Args:
-            user_rows: From dataset indices int64 [n] to the users' final vectors [n, d].
+            user_rows: Returns users' final vectors [n, d] from their dataset indices, int64 [n].
             items: Final vectors of all items [num_items, d]; may be memory-mapped.
         """
         users = torch.cat([user_rows(ids) for ids in self.users.split(USER_ROWS)])
         exclude, config = self.train.select(self.users), self.config
         metrics = rank_rows(users, items, self.held_out, exclude, config.cutoffs, config.memory_mib, config.metrics)
         self.worker.sum_(metrics.states())
-        self.worker.barrier()  # vectors may change only when all have read them
+        self.worker.barrier()  # the vectors may change only when all workers have read them
         return metrics.compute()

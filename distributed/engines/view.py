@@ -1,4 +1,4 @@
-"""What a task computes a step on, and what both sides call a batch: the seam between engines and tasks."""
+"""Defines the interface between engines and tasks: the view that a task computes on, and the batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,13 @@ Batch = TypeVar("Batch", bound="TaskBatch")
 
 @dataclass(frozen=True)
 class View:
-    """The graph and the rows of users and items that a step, or an inference, reads.
+    """Holds the graph and the rows of users and items that a step, or an inference, reads.
 
     Attributes:
         graph: The whole train graph, or sampled blocks around the batch.
-        users, items: Rows by name, [n, width] each, with their graph of gradients; every name has the same users or items.
-        item_ids: int64, ascending, dataset indices of the items of the graph's level 0; None where an item's row is its index.
+        users, items: Rows by name, [n, width] each, with their graph of gradients; the rows of all names are those of the same users
+            (or items), in the same order.
+        item_ids: int64, ascending, dataset indices of the items at the graph's level 0; None where an item's row is its dataset index.
     """
 
     graph: Propagation
@@ -36,20 +37,20 @@ class View:
         return self.graph
 
     def reduced(self) -> dict[str, Tensor]:
-        """Reduced feature rows of the items by modality."""
+        """Returns the items' reduced feature rows by modality, [n, d]."""
         return {name.removeprefix(REDUCED): rows for name, rows in self.items.items() if name.startswith(REDUCED)}
 
 
 @dataclass(frozen=True)
 class FeatureInputs:
-    """What reduction layers and prompt are computed from, for some users and items whose features this worker has.
+    """Holds the inputs of reduction layers and prompt, for some users and items whose features this worker has.
 
     Attributes:
-        constants: The prompt's constants; its tokens may be those of some users and items only.
+        constants: The prompt's constants, with the tokens of all users and items or of some.
         rows: int64 [n], the items' rows in `constants.item_tokens`.
-        features: By modality [n, d_m], standardised: float32, or read and standardised as they are multiplied.
+        features: Standardised features by modality: float32 [n, d_m], or rows that are read and standardised while they are multiplied.
         dropout_keys: Keys of the dropout masks, (seed, step); None in evaluation.
-        ids: int64 [n], the items' dataset indices, where `rows` are not.
+        ids: int64 [n], the items' dataset indices; None where these are `rows`.
     """
 
     constants: PromptConstants
@@ -64,15 +65,16 @@ class FeatureInputs:
 
 
 class TaskBatch(Protocol):
-    """One worker's share of a step, or of one of its micro-batches, as a task makes it.
+    """Describes one worker's share of a step, or of one of the step's micro-batches, as a task makes it.
 
     Attributes:
-        step: Number within the epoch.
-        size: Examples of the step's global batch.
-        is_last: Whether no further micro-batch of the step follows.
-        users, items: int64 of any shape, dataset indices of what its loss reads; rows, once it is `located`.
-        further: int64 [n], items whose reduced features alone it reads beside these.
-        order_epoch: The epoch in whose order its examples stand.
+        step: The step's number within the epoch.
+        size: The number of examples in the step's global batch.
+        is_last: Whether this is the step's last micro-batch.
+        users, items: int64 of any shape, dataset indices of the users and items that the loss reads; rows of a view once the batch is
+            `located`.
+        further: int64 [n], further items, of which the loss reads the reduced features alone.
+        order_epoch: The epoch in whose order the examples are.
     """
 
     @property
@@ -97,7 +99,7 @@ class TaskBatch(Protocol):
     def order_epoch(self) -> int: ...
 
     def located(self: Batch, users: Tensor, items: Tensor, further: Tensor) -> Batch:
-        """Returns the same with rows in place of dataset indices; each argument has the shape of what it replaces."""
+        """Returns the batch with rows of a view in place of dataset indices; each argument has the shape of what it replaces."""
 
     def to(self: Batch, device: torch.device) -> Batch:
-        """Returns the same on a device."""
+        """Returns the batch on a device."""

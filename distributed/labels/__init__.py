@@ -1,1 +1,1 @@
-"""Teacher labels between labelers and students: made once in blocks, kept as files or streamed."""
+"""Brings the teacher's labels from labelers to students: they are made in blocks, and kept as files or streamed."""

@@ -1,8 +1,9 @@
-"""Label blocks: the Arrow tables in which teacher labels travel and are kept (docs/formats.md).
+"""Encodes label blocks: the Arrow tables in which teacher labels travel and are kept (docs/formats.md).
 
-A block holds the examples of whole steps of one epoch, in the epoch's order. Columns: `user` int32, `candidates` int32 [1 + K] (the
-positive first), `scores` and `scores.<modality>` float16 [1 + K] relative to the positive's (float16 loses large absolute values, and
-every loss depends on differences only), and the constants `revision`, `epoch`, `block`. Scores travel, features never.
+A block holds the examples of whole steps of one epoch, or of one worker's share of them, in the epoch's order. Its columns are `user`
+int32, `candidates` int32 [1 + K] (the positive first), `scores` and `scores.<modality>` float16 [1 + K], and the constants `revision`,
+`epoch` and `block`, int32. Scores are differences from the positive's score: every loss depends on differences only, and float16 would
+cut digits from large absolute values.
 """
 
 import numpy as np
@@ -18,7 +19,12 @@ FLOAT16_MAX = 65504.0
 
 
 def labels_to_table(labels: Labels, modalities: list[str], revision: int, epoch: int, block: int) -> pa.Table:
-    """Returns the block's Arrow table.
+    """Returns a block as an Arrow table.
+
+    Args:
+        labels: The block's labels, with scores.
+        modalities: Names of the modalities, in the order of `labels.modal_scores`.
+        revision, epoch, block: The revision of the prompt, the epoch and the number of the block.
 
     Raises:
         InputError: a relative score does not fit float16.
@@ -55,10 +61,15 @@ def labels_to_table(labels: Labels, modalities: list[str], revision: int, epoch:
 
 
 def table_to_labels(table: pa.Table, modalities: list[str], revision: int, epoch: int, block: int) -> Labels:
-    """Returns the block's labels, zero-copy where the table is one chunk.
+    """Returns the labels of a block, without a copy where the table is one chunk; scores stay float16.
+
+    Args:
+        table: The block's Arrow table.
+        modalities: Names of the modalities, in the teacher's order.
+        revision, epoch, block: The revision, epoch and number that the block should have.
 
     Raises:
-        InputError: the block is not of the revision, epoch and number that the student was told.
+        InputError: the block has another revision, epoch or number.
     """
 
     def column(name: str) -> np.ndarray:
@@ -84,10 +95,10 @@ def table_to_labels(table: pa.Table, modalities: list[str], revision: int, epoch
 
 
 def block_name(epoch: int, block: int) -> str:
-    """Returns the file of a block below the labels' folder."""
+    """Returns the name of a block's file below the labels' folder."""
     return f"epoch-{epoch:05d}/block-{block:05d}.arrow"
 
 
 def labels_url(run_url: str, revision: int) -> str:
-    """Returns where the materialised labels of a revision are."""
+    """Returns the URL of a revision's materialised labels."""
     return join(run_url, "labels", f"rev-{revision}")

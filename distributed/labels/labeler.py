@@ -1,4 +1,4 @@
-"""The labeler: scores candidate lists with the frozen teacher, a block at a time."""
+"""Scores candidate lists with the frozen teacher, a block at a time."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ BlockFacts = dict[str, str | int]
 
 
 class Labeler:
-    """Holds the teacher's vectors at one revision, and makes blocks.
+    """Holds the teacher's vectors at one revision, and makes label blocks.
 
     Args:
-        job: What to label.
+        job: The job that says what to label.
         dataset: The run's dataset.
     """
 
@@ -36,7 +36,7 @@ class Labeler:
         self.ranking = top_unseen(self.vectors.user, self.vectors.item, self.train, self.train, depth) if depth else None
 
     def labels(self, epoch: int, block: int) -> Labels:
-        """Returns this shard's labels of a block, float32 scores."""
+        """Computes the labels of a block, for the job's share of its steps; scores are float32."""
         job = self.job
         orders = [epoch_order(job.num_examples, job.seed, epoch, job.share_of(step)) for step in job.steps_of(block)]
         examples = torch.cat(orders)
@@ -59,7 +59,7 @@ class Labeler:
 
 
 def clear_labels(run_url: str, revision: int) -> str:
-    """Removes the labels of a revision, their manifest first; returns where new ones go."""
+    """Removes the labels of a revision, their manifest first; returns the URL for new ones."""
     url = labels_url(run_url, revision)
     remove(join(url, "manifest.json"))
     remove(url)
@@ -67,7 +67,18 @@ def clear_labels(run_url: str, revision: int) -> str:
 
 
 def publish_labels(job: LabelJob, url: str, epochs: int, written: list[BlockFacts], metadata: dict) -> dict:
-    """Completes labels/rev-<r>/ from what `write_block` said of every block; returns the manifest's facts, bytes and rows."""
+    """Completes labels/rev-<r>/ by its manifest.
+
+    Args:
+        job: The job that says what was labelled.
+        url: The labels' folder.
+        epochs: The number of epochs for which there are labels.
+        written: The results of `write_block` for all blocks.
+        metadata: Further facts for the manifest.
+
+    Returns:
+        The manifest's facts, and the total of `bytes` and `rows`.
+    """
     files = {str(row["name"]): {"bytes": row["bytes"], "sha256": row["sha256"]} for row in written}
     facts = {
         "revision": job.revision,
@@ -83,7 +94,7 @@ def publish_labels(job: LabelJob, url: str, epochs: int, written: list[BlockFact
 
 
 def stream_here(job: LabelJob, dataset: Dataset, epochs: range) -> Iterator[pa.Table]:
-    """Yields a shard's blocks of some epochs, in order, made in this process; blocks without a row of the shard are left out."""
+    """Yields the blocks of some epochs in order, made in this process, for the job's share; leaves out blocks without a row of it."""
     labeler = Labeler(job, dataset)
     for epoch in epochs:
         for block in range(job.num_blocks):

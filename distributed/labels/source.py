@@ -1,4 +1,4 @@
-"""Where a student's labels come from: files that were written before, or a stream of blocks."""
+"""Reads a student's labels from their source: files that were written before, or a stream of blocks."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -18,25 +18,28 @@ BLOCKS_AHEAD = 2
 
 
 class LabelSource(Protocol):
-    """One worker's labels, step by step."""
+    """Gives one worker its labels, step by step."""
 
     def order_epoch(self, epoch: int) -> int:
-        """Returns the epoch whose examples, in that one's order, an epoch of training takes."""
+        """Returns the epoch whose order of examples, and whose labels, the given epoch of training uses."""
 
     def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
-        """(step, this worker's labels of it) for every step of an epoch; epochs are asked for in order."""
+        """Yields every step's number and this worker's labels of the step; epochs have to be asked for in order."""
 
     def close(self) -> None:
-        """Ends what makes the labels."""
+        """Ends whatever makes the labels."""
 
 
 class MaterialisedLabels:
-    """Reads labels/rev-<r>/: memory-mapped where the run's folder is local. Epochs beyond the written ones reuse them in turn.
+    """Reads labels from labels/rev-<r>/, memory-mapped; epochs beyond the written ones use these again in turn.
 
     Args:
         run_url: The run's folder.
-        job: This worker's share.
-        modalities: The teacher's, in its order.
+        job: The job of this worker's share of the labels.
+        modalities: Names of the teacher's modalities, in its order.
+
+    Raises:
+        InputError: the labels are missing or damaged, or were made with other settings.
     """
 
     def __init__(self, run_url: str, job: LabelJob, modalities: list[str]) -> None:
@@ -46,7 +49,7 @@ class MaterialisedLabels:
         expected_facts = {"batch_size": job.batch_size, "num_examples": job.num_examples, **job.candidates()}
         for name, expected in expected_facts.items():
             if self.manifest.get(name) != expected:
-                raise InputError(f"{url}: {name} {self.manifest.get(name)}, {expected} expected; run label again")
+                raise InputError(f"{url}: {name} is {self.manifest.get(name)}, {expected} expected; run label again")
 
     def order_epoch(self, epoch: int) -> int:
         """See `LabelSource`."""
@@ -61,23 +64,23 @@ class MaterialisedLabels:
                 labels = table_to_labels(pa.ipc.open_file(file).read_all(), self.modalities, self.job.revision, source, block)
             start = 0
             for size in whole.step_sizes(block):
-                mine = rank_slice(size, self.job.rank, self.job.world_size)
-                yield step, labels.slice(slice(start + mine.start, start + mine.stop))
+                share = rank_slice(size, self.job.rank, self.job.world_size)
+                yield step, labels.slice(slice(start + share.start, start + share.stop))
                 start, step = start + size, step + 1
 
     def close(self) -> None:
-        """Has nothing to end."""
+        """Does nothing: nothing makes labels meanwhile."""
 
 
 class StreamedLabels:
-    """This worker's shard of every step, from a stream of blocks over all remaining epochs.
+    """Takes this worker's share of every step from a stream of blocks over all remaining epochs.
 
     Args:
-        job: This worker's share.
-        modalities: The teacher's, in its order.
-        blocks: The stream, in order, without the blocks that hold no row of this share.
+        job: The job of this worker's share of the labels.
+        modalities: Names of the teacher's modalities, in its order.
+        blocks: The blocks in order, without those that hold no row of this share.
         timeout: Longest wait for a block, seconds.
-        what: Names a block and who makes it, for the message where it does not come.
+        what: Names a block and what makes it, for the message where a block does not come.
     """
 
     def __init__(self, job: LabelJob, modalities: list[str], blocks: Iterator[pa.Table], timeout: float, what: str) -> None:

@@ -1,1 +1,1 @@
-"""The one epoch loop of every training stage, with what it remembers: the best epoch, checkpoints and what people see."""
+"""Holds the epoch loop of every training stage, with its selection of the best epoch, its checkpoints, records and trackers."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a training stage: complete or absent, found by the run's folder, the newest one first."""
+"""Writes and finds a training stage's checkpoints in the run's folder; a checkpoint is complete or absent."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from ...core.storage import ShardWriter, filesystem, has_artifact, join, open_ar
 from .selection import SelectionState
 from .trackers import Row
 
-KEEP = 2
+KEEP = 2  # the number of checkpoints that are kept
 GROUP_BYTES = 128 * 2**20
 
 
 class EpochFacts(TypedDict):
-    """What the epoch loop keeps with a checkpoint; JSON-able.
+    """Holds what the epoch loop saves with a checkpoint; JSON-able.
 
     Attributes:
-        epochs: Epochs finished.
+        epochs: The number of finished epochs.
         history: The rows of metrics.jsonl.
-        selection: The best epoch so far.
+        selection: The state of the selection of the best epoch.
     """
 
     epochs: int
@@ -31,10 +31,10 @@ class EpochFacts(TypedDict):
 
 
 class LoopFacts(EpochFacts, total=False):
-    """The same, with what a trainer adds.
+    """Holds what the epoch loop and the trainer save with a checkpoint; JSON-able.
 
     Attributes:
-        steps: Steps taken, where the trainer counts them.
+        steps: The number of steps taken, where the trainer counts them.
     """
 
     steps: int
@@ -42,7 +42,13 @@ class LoopFacts(EpochFacts, total=False):
 
 @dataclass(frozen=True)
 class Complete:
-    """A complete checkpoint on this host: its folder, the loop's facts, and the names of the files that were asked for."""
+    """Describes a complete checkpoint on this host.
+
+    Attributes:
+        folder: The local folder of its files.
+        facts: The facts of loop and trainer.
+        files: The names of those of its files that were asked for.
+    """
 
     folder: Path
     facts: LoopFacts
@@ -51,7 +57,7 @@ class Complete:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints below one URL.
+    """Writes, finds and removes the checkpoints below one URL.
 
     Attributes:
         url: Folder of the checkpoints.
@@ -75,9 +81,9 @@ class Checkpoints:
         """Writes one checkpoint and removes all but the newest two.
 
         Args:
-            epoch: Epochs finished.
+            epoch: The number of finished epochs.
             tensors: Whole tensors by name.
-            state: The loop's facts.
+            state: The facts of loop and trainer.
         """
         from safetensors.torch import save_file
 
@@ -90,12 +96,20 @@ class Checkpoints:
             remove(self._at(old))
 
     def shard_writer(self, epoch: int) -> ShardWriter:
-        """For one worker's files of a checkpoint that all workers write; `publish` completes it."""
+        """Returns the writer of one worker's files of a checkpoint that all workers write; `publish` completes the checkpoint."""
         return ShardWriter(self._at(epoch))
 
     @staticmethod
     def add_tensors(writer: ShardWriter, name: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Adds files `name`-00000.safetensors, ... to a worker's; some `GROUP_BYTES` of tensors are in memory at a time."""
+        """Writes tensors to the files `name`-00000.safetensors, `name`-00001.safetensors, ..., about `GROUP_BYTES` to each.
+
+        Memory holds the tensors of one file at a time.
+
+        Args:
+            writer: The writer of this worker's files.
+            name: Begins the names of the files.
+            tensors: Names and tensors; the iterator may make a tensor when it is asked for.
+        """
         from safetensors.torch import save
 
         group: dict[str, Tensor] = {}
@@ -116,20 +130,26 @@ class Checkpoints:
 
     @staticmethod
     def read_tensors(checkpoint: Complete, name: str) -> dict[str, Tensor]:
-        """Returns what `add_tensors` added under a name, memory-mapped."""
+        """Returns the tensors that `add_tensors` wrote under a name, memory-mapped."""
         from safetensors.torch import load_file
 
         files = sorted(file for file in checkpoint.files if file.startswith(f"{name}-"))
         return {key: t for file in files for key, t in load_file(str(checkpoint.folder / file)).items()}
 
     def publish(self, epoch: int, state: LoopFacts, files: dict[str, dict]) -> None:
-        """Completes a checkpoint of all workers' files and removes all but the newest two; rank 0 calls it."""
+        """Completes a checkpoint that all workers have written, and removes all but the newest two; rank 0 calls it.
+
+        Args:
+            epoch: The number of finished epochs.
+            state: The facts of loop and trainer.
+            files: Size and SHA-256 of all workers' files by name.
+        """
         publish_manifest(self._at(epoch), "checkpoint", {"epoch": epoch, "state": state}, files)
         for old in self._epochs()[:-KEEP]:
             remove(self._at(old))
 
     def latest(self) -> tuple[dict[str, Tensor], LoopFacts] | None:
-        """Tensors and facts of the newest complete checkpoint of one file, or None."""
+        """Returns tensors and facts of the newest complete checkpoint that `save` wrote; None if there is none."""
         from safetensors.torch import load_file
 
         complete = self.complete(lambda name: True)
@@ -139,17 +159,17 @@ class Checkpoints:
         return load_file(str(newest.folder / "state.safetensors")), newest.facts
 
     def complete(self, wanted: Callable[[str], bool]) -> dict[int, Complete]:
-        """Returns every complete checkpoint by its epoch.
+        """Returns every complete checkpoint by its number of finished epochs; a damaged one is left out, and a line says so.
 
         Args:
-            wanted: Which files are fetched and verified.
+            wanted: Whether a file, by its name, is needed; the others are neither fetched nor verified.
         """
         complete = {}
         for epoch in self._epochs():
             if has_artifact(self._at(epoch)):
                 try:
                     folder, manifest = open_artifact(self._at(epoch), "checkpoint", self.cache_dir, wanted)
-                except InputError as error:  # damaged: the one before it loses less than starting again
+                except InputError as error:  # going on from the checkpoint before a damaged one loses less than a new start
                     print(f"checkpoint left out: {error}", flush=True)
                     continue
                 complete[epoch] = Complete(folder, manifest["state"], [name for name in manifest["files"] if wanted(name)])

@@ -1,4 +1,4 @@
-"""What a training stage tells people: one line an epoch, metrics.jsonl and its trackers."""
+"""Reports a training stage to people: a line for every epoch, metrics.jsonl and trackers."""
 
 import json
 import time
@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from ...core.storage import join, write_bytes
 from .trackers import TRACKERS, Row, Tracker
 
-LINE_SECONDS = 15.0
+LINE_SECONDS = 15.0  # the shortest time between two lines within an epoch
 
 
 def print_line(line: str) -> None:
-    """Prints a line at once."""
+    """Prints a line and flushes it at once."""
     print(line, flush=True)
 
 
 @dataclass
 class Recorder:
-    """The history of a stage, on rank 0.
+    """Records the history of a stage, on rank 0.
 
     Attributes:
-        url: The stage's folder, where metrics.jsonl is.
-        stage: Name that is shown in front of each line.
+        url: The stage's folder, which holds metrics.jsonl.
+        stage: The stage's name, which begins every line.
         show: Shows a line to the person who started the run.
         trackers: Names of the trackers that get every epoch's row.
         history: The rows of all epochs so far.
@@ -37,16 +37,17 @@ class Recorder:
     _said: float = 0.0
 
     def say(self, text: str) -> None:
-        """Shows one line."""
+        """Shows one line, with the stage's name before the text."""
         self.show(f"[{self.stage}] {text}")
 
     def say_within_epoch(self, epoch: int, step: int, num_steps: int, started: float) -> None:
-        """Says rate and remaining time of the epoch, at most every `LINE_SECONDS` seconds.
+        """Shows the rate and the remaining time of the epoch, at most every `LINE_SECONDS` seconds.
 
         Args:
             epoch: The epoch.
-            step: Steps done; num_steps: of how many.
-            started: When the epoch began, by `time.monotonic`.
+            step: The number of steps done.
+            num_steps: The number of steps in the epoch.
+            started: The time when the epoch began, by `time.monotonic`.
         """
         now = time.monotonic()
         self._said = max(self._said, started)

@@ -1,4 +1,4 @@
-"""Which epoch of a training stage is kept, and when training ends."""
+"""Chooses the epoch of a training stage that is kept, and decides when training ends."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import TypedDict
 
 
 class SelectionState(TypedDict):
-    """A `Selection` as a checkpoint keeps it; JSON-able."""
+    """Holds a `Selection` as a checkpoint saves it; JSON-able. `best_value` is None where it is infinite."""
 
     best_value: float | None
     best_epoch: int
@@ -16,15 +16,15 @@ class SelectionState(TypedDict):
 
 @dataclass
 class Selection:
-    """The best epoch so far by the validation metric; without a validation split every epoch counts as better than the last.
+    """Tracks the best epoch by the validation metric; without a validation split every epoch counts as better than those before it.
 
     Attributes:
-        metric: "recall@20" or another, None without a validation split.
-        patience: Evaluations without improvement before `should_stop`.
-        best_value: The metric's value at the best epoch; infinite without a metric, and before the first evaluation.
+        metric: The validation metric, such as "recall@20"; None without a validation split.
+        patience: The number of evaluations in a row without a better value after which training stops.
+        best_value: The metric's value at the best epoch; -inf before the first evaluation, and inf after it without a metric.
         best_epoch: The best epoch, -1 before the first evaluation.
-        num_bad: Evaluations since the best one, within the round.
-        revision: Revision of the labels that the epochs since the last reset have seen.
+        num_bad: The number of evaluations since the best one, or since the round began.
+        revision: Revision of the labels of the current round.
     """
 
     metric: str | None
@@ -35,16 +35,16 @@ class Selection:
     revision: int = 0
 
     def start_round(self, revision: int) -> None:
-        """Gives a new round of labels the full patience; does nothing where the round goes on after an interruption."""
+        """Gives a new round of labels the full patience; does nothing where an interrupted round goes on."""
         if revision != self.revision:
             self.revision, self.num_bad = revision, 0
 
     def observe(self, epoch: int, metrics: dict[str, float] | None) -> bool:
-        """Takes an evaluation; returns whether this epoch is the best so far.
+        """Takes the result of an evaluation; returns whether its epoch is the best so far.
 
         Args:
             epoch: The epoch, from 0.
-            metrics: Its validation metrics; None without a validation split.
+            metrics: The epoch's validation metrics; None without a validation split.
         """
         value = metrics[self.metric] if self.metric and metrics else math.inf
         if self.metric is None or value > self.best_value:
@@ -59,12 +59,12 @@ class Selection:
         return self.metric is not None and self.num_bad >= self.patience
 
     def state(self) -> SelectionState:
-        """Returns what a checkpoint keeps."""
+        """Returns the state that a checkpoint saves."""
         best = self.best_value if math.isfinite(self.best_value) else None
         return {"best_value": best, "best_epoch": self.best_epoch, "num_bad": self.num_bad, "revision": self.revision}
 
     def restore(self, state: SelectionState) -> None:
-        """Goes back to what `state` returned."""
+        """Restores what `state` returned."""
         best = state["best_value"]
         self.best_value = best if best is not None else (-math.inf if self.metric else math.inf)
         self.best_epoch, self.num_bad, self.revision = state["best_epoch"], state["num_bad"], state["revision"]

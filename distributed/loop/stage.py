@@ -1,4 +1,4 @@
-"""The epoch loop: every stage of a run trains in it, in both engines."""
+"""Runs the epoch loop, in which every stage of a run trains, in both engines."""
 
 import contextlib
 import time
@@ -17,12 +17,12 @@ from .trainer import StepType, Trainer
 
 
 def stage_url(run_url: str, stage: str) -> str:
-    """Returns the folder of a training stage: metrics, events, checkpoints."""
+    """Returns the URL of a training stage's folder, with its metrics, events and checkpoints."""
     return join(run_url, "training", stage)
 
 
 class Waiting(Generic[StepType]):
-    """The batches of an epoch, and the seconds that the loop waited for them."""
+    """Yields the batches of an epoch, and measures the seconds that the loop waits for them."""
 
     def __init__(self, batches: Generator[StepType, None, None]) -> None:
         self._batches, self.seconds = batches, 0.0
@@ -30,9 +30,9 @@ class Waiting(Generic[StepType]):
     def __iter__(self) -> Generator[StepType, None, None]:
         with contextlib.closing(self._batches):
             while True:
-                asked = time.monotonic()
+                asked_at = time.monotonic()
                 batch = next(self._batches, None)
-                self.seconds += time.monotonic() - asked
+                self.seconds += time.monotonic() - asked_at
                 if batch is None:
                     return
                 yield batch
@@ -40,13 +40,13 @@ class Waiting(Generic[StepType]):
 
 @dataclass
 class Stage:
-    """One stage of a run on this worker.
+    """Trains one stage of a run on this worker.
 
     Attributes:
         name: "teacher" or "student".
         run_url: The run's folder.
-        config: Epochs, patience, intervals.
-        select_by: Validation metric that chooses the epoch, None without a validation split.
+        config: Settings of epochs, patience and intervals.
+        select_by: The validation metric that chooses the epoch; None without a validation split.
         show: Shows a line to the person who started the run.
         trackers: Names of the trackers that get every epoch's row.
         cache_dir: Folder for local copies where the run's folder is remote.
@@ -66,15 +66,15 @@ class Stage:
         self.checkpoints = Checkpoints(join(self.recorder.url, "checkpoints"), self.cache_dir)
 
     def train(self, trainer: Trainer, stop_epoch: int, revision: int = 0) -> int:
-        """Resumes where there is a checkpoint, and trains up to `stop_epoch` or until patience runs out.
+        """Resumes from a checkpoint if there is one, and trains up to `stop_epoch` or until patience runs out.
 
         Args:
             trainer: The model in training.
-            stop_epoch: The epoch before which it ends.
+            stop_epoch: The epoch, counted from 0, before which training ends.
             revision: Revision of the labels; a new one gives the full patience again.
 
         Returns:
-            Epochs trained in all.
+            The number of epochs trained, those before the checkpoint included.
         """
         config, selection = self.config, self.selection
         epoch = self._resume(trainer)
@@ -101,7 +101,7 @@ class Stage:
         return epoch
 
     def _train_epoch(self, trainer: Trainer, epoch: int) -> Row:
-        """One pass over the train interactions; returns the epoch's row."""
+        """Passes once over the train interactions; returns the epoch's row."""
         trainer.start_epoch(epoch)
         totals, started = Totals(trainer.worker), time.monotonic()
         waiting = Waiting(trainer.batches(epoch))
@@ -129,7 +129,7 @@ class Stage:
         return facts["epochs"]
 
     def _report(self, row: Row) -> None:
-        """Records an epoch and says how it went."""
+        """Records an epoch and shows a line with its numbers."""
         self.recorder.record(row)
         text = f"epoch {row['epoch']:3.0f}  loss {row['loss']:.4f}  {row['seconds']:.1f} s  waiting for data {row['waiting']:.0%}"
         value = row.get(f"validation/{self.selection.metric}")

@@ -1,6 +1,6 @@
-"""Trackers: where the numbers of every epoch go beside the run's own metrics.jsonl, on rank 0.
+"""Defines trackers, which take the numbers of every epoch beside the run's own metrics.jsonl, on rank 0.
 
-A tracker has three methods, `start`, `record` and `close`, and is named in `run.trackers`; one of your own as module:Class.
+A tracker has three methods, `start`, `record` and `close`. `run.trackers` names it; a tracker of your own is named module:Class.
 """
 
 import shutil
@@ -18,7 +18,7 @@ Row = dict[str, float]
 
 
 class Tracker(Protocol):
-    """What every tracker can do; it is built without arguments, in the worker of rank 0."""
+    """Describes a tracker; it is built without arguments, in the worker of rank 0."""
 
     component: ClassVar[str]
 
@@ -48,7 +48,7 @@ TRACKERS: Registry[type[Tracker]] = Registry(
 
 
 class TensorBoard:
-    """Writes TensorBoard events to `tensorboard/` in the stage's folder; a remote folder gets them when the stage ends."""
+    """Writes TensorBoard events to `tensorboard/` in the stage's folder; where that is remote, they are uploaded when the stage ends."""
 
     component: ClassVar[str] = "tracker"
 

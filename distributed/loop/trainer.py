@@ -1,4 +1,4 @@
-"""What the epoch loop asks of a model in training, whatever the model is and wherever its rows live."""
+"""Defines what the epoch loop asks of a model in training, whatever the model is and wherever its rows live."""
 
 from collections.abc import Generator
 from typing import Protocol, TypeVar
@@ -11,11 +11,11 @@ from .checkpoints import Checkpoints, LoopFacts
 
 
 class Step(Protocol):
-    """One worker's share of one step, or of one of its micro-batches.
+    """Describes one worker's share of a step, or of one of the step's micro-batches.
 
     Attributes:
-        step: Number within the epoch.
-        size: Examples of the global batch; of all of a step's micro-batches together, each of which comes with the same number.
+        step: The step's number within the epoch.
+        size: The number of examples in the step's global batch, the same for all micro-batches of the step.
     """
 
     @property
@@ -29,12 +29,12 @@ StepType = TypeVar("StepType", bound=Step)
 
 
 class Trainer(Protocol[StepType]):
-    """A model in training on one worker; all calls but the constructor's are collective.
+    """Describes a model in training on one worker; all calls are collective.
 
     Attributes:
         worker: This worker.
-        num_examples: Train interactions: an epoch visits each once.
-        num_steps: Steps of an epoch.
+        num_examples: The number of train interactions, each of which an epoch visits once.
+        num_steps: The number of steps in an epoch.
     """
 
     worker: Worker
@@ -46,37 +46,37 @@ class Trainer(Protocol[StepType]):
     def num_steps(self) -> int: ...
 
     def open(self, epochs: range) -> None:
-        """Prepares the batches of these epochs."""
+        """Prepares the source of the batches of these epochs."""
 
     def close(self) -> None:
-        """Ends what `open` started."""
+        """Closes the source that `open` prepared."""
 
     def start_epoch(self, epoch: int) -> None:
         """Sets the epoch's learning rates."""
 
     def batches(self, epoch: int) -> Generator[StepType, None, None]:
-        """Returns this worker's share of every step of an epoch, in order."""
+        """Returns a generator of this worker's share of every step (or micro-batch) of an epoch, in order."""
 
     def train_step(self, batch: StepType, epoch: int) -> dict[str, Tensor]:
-        """Forward, backward and all optimizers; returns the loss terms, scalars by name."""
+        """Computes forward and backward, and steps all optimizers when a step is complete; returns the loss terms, scalars by name."""
 
     def end_epoch(self) -> dict[str, float]:
-        """Brings up to date what follows from the weights once an epoch; returns further numbers for the epoch's row."""
+        """Updates what the model derives from its weights once an epoch; returns further numbers for the epoch's row."""
 
     def validate(self) -> dict[str, float] | None:
-        """Returns the validation metrics of the weights as they are; None where there is no validation split."""
+        """Computes the validation metrics of the current weights; returns None without a validation split."""
 
     def keep(self) -> None:
         """Remembers the weights as the best so far."""
 
     def restore_best(self) -> None:
-        """Goes back to the weights that were kept."""
+        """Restores the weights that were kept."""
 
     def save(self, checkpoints: Checkpoints, epochs: int, facts: LoopFacts) -> None:
         """Writes everything that the run needs to go on after `epochs` epochs, with the loop's own facts."""
 
     def output(self) -> Output:
-        """Returns the best weights, and the vectors that they give."""
+        """Restores the best weights; returns them with the vectors that they give."""
 
     def load(self, checkpoints: Checkpoints) -> LoopFacts | None:
-        """Restores the newest checkpoint and returns its facts; None where there is none, and the start is kept as the best."""
+        """Restores the newest checkpoint and returns its facts; without one it keeps the start as the best and returns None."""

@@ -1,1 +1,1 @@
-"""Tasks: what is trained. They know models, losses and artifacts, and not where rows live."""
+"""Holds the tasks, which say what is trained: they know models, losses and artifacts, but not which process holds a row."""

@@ -1,4 +1,4 @@
-"""The interface of a task: what the engines ask of whatever is trained."""
+"""Defines the interface of a task: what an engine asks of a model that it trains."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
@@ -22,19 +22,19 @@ RowsOf = Callable[[Tensor], Tensor]
 
 
 class Task(ABC, Generic[Batch]):
-    """Something that is trained: a model with its losses, its examples and what it leaves behind.
+    """Describes a model in training: its losses, its examples and its artifact.
 
     Attributes:
         stage: "teacher" or "student".
-        train: Epochs, batches and the learning rate.
-        dim, init_scale, seed: Columns and seeded start of its ID vectors.
+        train: Settings of epochs, batches and learning rate.
+        dim, init_scale, seed: Columns, standard deviation at the start, and seed of the ID vectors.
         user_balance: Exponent of the examples' weights.
-        learns_rows: Whether its rows are learnt; False where they are frozen, or where its model keeps rows of its own.
-        num_hops: Hops that its vectors reach over the train graph.
-        reads_features: Whether `reduce` has anything to do.
+        learns_rows: Whether the rows that the engine holds are learnt; False where they are frozen, or where the model holds its own.
+        num_hops: The number of hops that the vectors reach over the train graph.
+        reads_features: Whether `reduce` computes anything from features.
         whitens: Whether standardised features are decorrelated.
-        sends_prompt: Whether a step reads prompts beside reduced features, so that they have to travel with these.
-        reduction: What backpropagates the loss where its reduction layers need it; None: plain autograd.
+        sends_prompt: Whether a step reads prompts, so that owners send them together with reduced features.
+        reduction: The reduction layers' learner, which then backpropagates the loss; None for plain autograd.
     """
 
     stage: ClassVar[str]
@@ -53,31 +53,32 @@ class Task(ABC, Generic[Batch]):
     @property
     @abstractmethod
     def vector_dims(self) -> dict[str, int]:
-        """Names and columns of the vectors that it infers: `final`, and a teacher's `modal.<modality>` and `prompt`."""
+        """Returns the columns of the vectors that the task infers, by name: `final`, and a teacher's `modal.<modality>` and `prompt`."""
 
     def build(self, dims: dict[str, int], counts: tuple[int, int], example: Callable[[], FeatureInputs]) -> None:
-        """Builds what depends on the catalog; the engine calls it once, before all else.
+        """Builds what depends on the catalog; the engine calls it once, before all other methods.
 
         Args:
-            dims: d_m by modality, in the order of modalities everywhere.
-            counts: Number of users and of items.
-            example: Makes inputs that its reduction can be run on.
+            dims: d_m by modality, in the order that modalities have everywhere.
+            counts: The numbers of users and of items.
+            example: Returns inputs of the kind that `reduce` takes.
         """
 
     @abstractmethod
     def learners(self, tables: RowTables | None) -> list[Learner]:
-        """Its replicated weights with their optimizers.
+        """Returns the task's replicated weights with their optimizers.
 
         Args:
-            tables: The whole tables of its rows where the engine keeps them so, with `user` and `item` in them: ID vectors as parameters,
-                which are replicated weights too. None where they are sharded.
+            tables: The engine's whole tables of users' and items' rows; ID vectors in them are parameters, and so are replicated weights
+                too. None where the rows are sharded.
         """
 
     def initial_rows(self, own_ids: Pair) -> tuple[RowsOf, RowsOf]:
-        """Returns where its rows of users and of items start, from dataset indices int64 [n] to rows float32 [n, width]; collective.
+        """Returns two functions, for users and for items, from dataset indices int64 [n] to initial rows float32 [n, width]; collective.
 
         Args:
-            own_ids: Dataset indices of users and of items, int64: this worker's share of them, for sums that all workers add up.
+            own_ids: This worker's share of the users and of the items, int64 dataset indices, for sums over all rows that the workers
+                share.
         """
         return self._seeded_rows(USERS), self._seeded_rows(ITEMS)
 
@@ -85,43 +86,45 @@ class Task(ABC, Generic[Batch]):
         return lambda ids: initial_rows(side, ids, self.dim, self.init_scale, self.seed)
 
     def open(self, epochs: range) -> None:
-        """Opens what the batches of these epochs are made from."""
+        """Prepares the source of the batches of these epochs."""
 
     def close(self) -> None:
-        """Ends what `open` started."""
+        """Closes the source that `open` prepared."""
 
     @abstractmethod
     def batches(self, examples: Examples, epoch: int, num_parts: int) -> Generator[Batch, None, None]:
-        """Returns this worker's share of every micro-batch of every step of an epoch, each step in `num_parts` of them."""
+        """Yields this worker's share of every micro-batch of an epoch; each step consists of `num_parts` micro-batches."""
 
     def reduce(self, inputs: FeatureInputs) -> dict[str, Tensor]:
-        """Returns what is made of features where they live: `user` and `item` (prompts) and `reduced.<modality>`."""
+        """Computes rows from features where these are held: the prompts `user` and `item`, and `reduced.<modality>`; each [n, d]."""
         return {}
 
     @abstractmethod
     def terms(self, view: View, batch: Batch) -> dict[str, Tensor]:
-        """Returns the loss terms of this worker's share, scalars by name; their sum is the loss."""
+        """Computes the loss terms of this worker's share of a batch, scalars by name; their sum is the loss."""
 
     @abstractmethod
     def vectors(self, view: View) -> dict[str, Pair]:
-        """Returns all that `vector_dims` names, of all users and items, from a view of the whole graph."""
+        """Computes all vectors that `vector_dims` names, of all users and items, from a view of the whole graph."""
 
     def infer(self, layers: LayerByLayer) -> None:
-        """Fills the final vectors' tables, and its other ones, layer by layer over tables that are sharded; the sampled engine's way."""
+        """Fills the tables of all vectors that `vector_dims` names, layer by layer over sharded tables; the sampled engine calls it."""
         raise NotImplementedError(f"{type(self).__name__} is trained by the full engine alone")
 
     def refresh(self, reduce_all: Callable[[], dict[str, Tensor]], gather: Callable[[Tensor], Tensor]) -> None:
-        """Makes anew what follows from the weights but is no weight; after every epoch, and when weights were restored.
+        """Updates what follows from the weights but is no weight; called at the start, after every epoch and when weights are restored.
+
+        The full engine alone calls it.
 
         Args:
-            reduce_all: Reduced features of all items by modality.
-            gather: From each worker's rows for its own items to the rows of all items; collective.
+            reduce_all: Returns the reduced features of all items by modality; collective.
+            gather: Returns the rows of all items from each worker's rows of its own items; collective.
         """
 
     def epoch_facts(self) -> dict[str, float]:
-        """Further numbers for an epoch's row."""
+        """Returns further numbers for an epoch's row in metrics.jsonl."""
         return {}
 
     @abstractmethod
     def write(self, output: Output, selection: Selection) -> None:
-        """Writes what training leaves behind, with the best weights restored; a collective call."""
+        """Writes the trained artifact from the best epoch's weights and vectors; a collective call."""

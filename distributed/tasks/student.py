@@ -1,4 +1,4 @@
-"""Stage 2: the student, from labels (materialised or streamed), beside a resident teacher, or alone; in both engines."""
+"""Trains the student (stage 2) in both engines: from labels (materialised or streamed), beside a resident teacher, or without one."""
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
@@ -31,11 +31,11 @@ WARM_START_ROWS = 16_384
 
 @dataclass(frozen=True)
 class StudentBatch:
-    """One worker's share of a step; see `TaskBatch`.
+    """Holds one worker's share of a step; see `TaskBatch` for the other attributes.
 
     Attributes:
-        labels: Users, candidates and the teacher's scores, if any.
-        weights: float32 [n], of the examples, or None.
+        labels: Users, candidates and the teacher's scores, if there are any.
+        weights: float32 [n], weights of the examples; None where all are 1.
     """
 
     step: int
@@ -48,7 +48,7 @@ class StudentBatch:
 
     @property
     def users(self) -> Tensor:
-        """int64 [n]."""
+        """Returns the users, int64 [n]."""
         return self.labels.users
 
     @property
@@ -57,22 +57,23 @@ class StudentBatch:
         return self.labels.candidates
 
     def located(self, users: Tensor, items: Tensor, further: Tensor) -> "StudentBatch":
-        """With rows in place of dataset indices."""
+        """Returns the batch with rows of a view in place of dataset indices."""
         return replace(self, labels=Labels(users, items, self.labels.scores, self.labels.modal_scores))
 
     def to(self, device: torch.device) -> "StudentBatch":
-        """On a device."""
+        """Returns the batch on a device."""
         return replace(self, labels=self.labels.to(device), weights=None if self.weights is None else self.weights.to(device))
 
 
 class StudentTask(Task[StudentBatch]):
-    """The student and its decoders, and the teacher's part: labels with frozen targets, a resident teacher, or none.
+    """Trains the student and its decoders, from labels and frozen targets, beside a resident teacher, or without a teacher.
 
     Args:
         job: The student's job.
         worker: This worker.
-        open_labels: Opens the labels of some epochs; called only where the student learns from labels.
-        tuner: The resident teacher whose prompt is tuned beside the student; None for labels made elsewhere.
+        open_labels: Opens the labels of some epochs, from the modalities' names and the epochs; called only where the student learns from
+            labels.
+        tuner: The resident teacher whose prompt is tuned beside the student; None where labels are made elsewhere or there is no teacher.
         show: Shows a line to the person who started the run.
     """
 
@@ -100,7 +101,8 @@ class StudentTask(Task[StudentBatch]):
         self.decoders = self._build_decoders().to(worker.device)
 
     def _build_decoders(self) -> Decoders:
-        teacher_dim = next(iter(self.targets.values())).dim if self.targets else self.dim  # of the targets: final vectors may be longer
+        # The targets' size, since final vectors may be longer
+        teacher_dim = next(iter(self.targets.values())).dim if self.targets else self.dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return Decoders(list(self.targets), self.dim, teacher_dim, self.job.distill.decoder)
@@ -110,7 +112,7 @@ class StudentTask(Task[StudentBatch]):
         return {"final": self.dim}
 
     def build(self, dims: dict[str, int], counts: tuple[int, int], example: Callable[[], FeatureInputs]) -> None:
-        """Has nothing to build: a student does not depend on features."""
+        """Does nothing: a student does not depend on features."""
 
     def initial_rows(self, own_ids: Pair) -> tuple[RowsOf, RowsOf]:
         frozen, config = self.frozen, self.config
@@ -133,8 +135,8 @@ class StudentTask(Task[StudentBatch]):
         if tables is not None and self.model.learns_rows:
             self.model.add_module("ids", tables)  # whole tables are weights of the student like others
         trained = nn.ModuleDict({"student": self.model, "decoders": self.decoders})
-        own = AdamLearner(trained, [(list(trained.parameters()), self.config.train.learning_rate)], self.worker, "student.", "")
-        return [own] if self.tuner is None else [own, self.tuner.learner(self.worker)]
+        learner = AdamLearner(trained, [(list(trained.parameters()), self.config.train.learning_rate)], self.worker, "student.", "")
+        return [learner] if self.tuner is None else [learner, self.tuner.learner(self.worker)]
 
     def open(self, epochs: range) -> None:
         if self.job.distill.use_teacher and self.tuner is None:
@@ -152,7 +154,7 @@ class StudentTask(Task[StudentBatch]):
             yield StudentBatch(step, examples.size_of(step), order_epoch, labels, examples.weights(labels.users))
 
     def _labels(self, examples: Examples, epoch: int) -> Iterator[tuple[int, Labels]]:
-        """Every step's labels from their source; or lists that are made here, for a student alone and beside a resident teacher."""
+        """Yields every step's labels from their source, or lists that are drawn here: without a teacher and beside a resident one."""
         if self._source is not None:
             yield from self._source.epoch(epoch)
             return
@@ -172,15 +174,19 @@ class StudentTask(Task[StudentBatch]):
         terms = student_terms(scores, rows, self.config.l2, share, batch.weights)
         if self.job.distill.use_teacher:
             unique, places, count = self._distinct_positives(view, labels)
-            own = StudentSide(scores, final_items, places, self.decoders, share, count / self.worker.world_size)
+            student = StudentSide(scores, final_items, places, self.decoders, share, count / self.worker.world_size)
             if self.tuner is not None:
-                terms.update(self.tuner.terms(own, labels.users, labels.candidates, unique))
+                terms.update(self.tuner.terms(student, labels.users, labels.candidates, unique))
             else:
-                terms.update(distillation_terms(LossInputs.of(own, labels, lambda: self._targets(unique), self.job.distill)))
+                terms.update(distillation_terms(LossInputs.of(student, labels, lambda: self._targets(unique), self.job.distill)))
         return terms
 
     def _distinct_positives(self, view: View, labels: Labels) -> tuple[Tensor, Tensor, int]:
-        """Returns dataset indices of this worker's share of the distinct positives, their rows in the view, and the number of all."""
+        """Returns this worker's share of the global batch's distinct positives; collective.
+
+        Returns:
+            The share's dataset indices and its rows of the view, int64 [n] each, and the number of distinct positives of all workers.
+        """
         positives = labels.candidates[:, 0]
         if view.item_ids is None:
             unique, count = self.worker.share_of_distinct(positives)
@@ -196,7 +202,7 @@ class StudentTask(Task[StudentBatch]):
         return {"final": self.model.vectors(view.graph, view.users[ID], view.items[ID])}
 
     def infer(self, layers: LayerByLayer) -> None:
-        """The student's layers, one after the other."""
+        """Computes the student's layers one after the other."""
         model, device = self.model, self.worker.device
         assert isinstance(model, LayeredStudent)
         start = layers.tables("layer", self.dim)

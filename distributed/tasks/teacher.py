@@ -1,4 +1,4 @@
-"""Stage 1: PromptMM's own teacher, in both engines."""
+"""Trains PromptMM's own teacher (stage 1), in both engines."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
@@ -30,13 +30,13 @@ from .layers import LayerByLayer
 
 @dataclass(frozen=True)
 class TeacherBatch:
-    """One worker's share of a micro-batch; see `TaskBatch`.
+    """Holds one worker's share of a micro-batch; see `TaskBatch` for the other attributes.
 
     Attributes:
-        users, positives, negatives: int64 [n].
-        weights: float32 [n], of the examples, or None.
-        further: Items that the feature decay is taken over; none where it is taken over the catalog.
-        num_decayed: Of how many of them the whole step takes the mean; None for the catalog.
+        users, positives, negatives: int64 [n], dataset indices, or rows of a view once the batch is `located`.
+        weights: float32 [n], weights of the examples; None where all are 1.
+        further: int64, this share's items of the feature decay; empty where the decay is taken over the catalog.
+        num_decayed: The number of items, over all shares of the step, that the decay is the mean over; None for the whole catalog.
     """
 
     step: int
@@ -52,16 +52,16 @@ class TeacherBatch:
 
     @property
     def items(self) -> Tensor:
-        """Positives, then negatives, int64 [2 n]."""
+        """Returns the positives and then the negatives, int64 [2 n]."""
         return torch.cat([self.positives, self.negatives])
 
     def located(self, users: Tensor, items: Tensor, further: Tensor) -> "TeacherBatch":
-        """With rows in place of dataset indices."""
+        """Returns the batch with rows of a view in place of dataset indices; `items` are the positives and then the negatives."""
         positives, negatives = items.split(self.users.numel())
         return replace(self, users=users, positives=positives, negatives=negatives, further=further)
 
     def to(self, device: torch.device) -> "TeacherBatch":
-        """On a device."""
+        """Returns the batch on a device."""
         moved = {name: getattr(self, name).to(device) for name in ("users", "positives", "negatives", "further")}
         return replace(self, **moved, weights=None if self.weights is None else self.weights.to(device))
 
@@ -69,15 +69,15 @@ class TeacherBatch:
 def pair_batches(
     examples: Examples, epoch: int, num_parts: int, further: Callable[[int, int], tuple[Tensor, int | None]]
 ) -> Generator[TeacherBatch, None, None]:
-    """Train pairs with a uniform negative each, in every micro-batch of every step.
+    """Yields the micro-batches of an epoch: train pairs with one uniform negative each.
 
     Negatives are functions of the example, so the micro-batches of a step draw what the whole batch would.
 
     Args:
         examples: The train interactions.
         epoch: The epoch.
-        num_parts: Micro-batches of a step.
-        further: From step and micro-batch to `further` and `num_decayed` of the batch.
+        num_parts: The number of micro-batches in a step.
+        further: Returns `further` and `num_decayed` of a batch from the numbers of its step and micro-batch.
     """
     for step in range(examples.num_steps):
         for part in range(num_parts):
@@ -89,7 +89,7 @@ def pair_batches(
 
 
 class PromptTeacherTask(Task[TeacherBatch]):
-    """The teacher of docs/method.md 1: ID tables, reduction layers and prompt.
+    """Trains the teacher of docs/method.md 1: ID tables, reduction layers and prompt.
 
     Args:
         job: The teacher's job.
@@ -105,7 +105,7 @@ class PromptTeacherTask(Task[TeacherBatch]):
         self.kind = teacher_kind(config)
         self.num_hops, self.reads_features, self.whitens = self.kind.num_hops(config), True, config.whiten
         self.sends_prompt = config.prompt and bool(config.id_prompt_weight or config.prompt_loss_weight)
-        # A step of the sampled engine has some items' features only, so that it estimates the decay on as many as it has examples.
+        # The sampled engine would need all items' features for the decay: it estimates the mean on as many items as a step has examples.
         self.samples_decay = job.engine == "sampled"
 
     def build(self, dims: dict[str, int], counts: tuple[int, int], example: Callable[[], FeatureInputs]) -> None:
@@ -135,16 +135,25 @@ class PromptTeacherTask(Task[TeacherBatch]):
         return pair_batches(examples, epoch, num_parts, further)
 
     def _decayed(self, number: int, part: int, num_parts: int) -> tuple[Tensor, int | None]:
-        """Draws this worker's share of the items that a micro-batch's feature decay is taken over, and says how many a step has.
+        """Draws this worker's share of the items that a micro-batch's feature decay is taken over.
 
-        As many as the batch has examples: an unbiased estimate of the mean over the catalog, exact where the catalog is smaller.
+        A step draws as many items as the batch size, uniformly, which gives an unbiased estimate of the mean over the catalog; a smaller
+        catalog is taken as a whole.
+
+        Args:
+            number: Number of the step since the start of training.
+            part: The micro-batch.
+            num_parts: The number of micro-batches in a step.
+
+        Returns:
+            The items, int64 [n], and their number over the whole step; no items and None where the decay is not sampled.
         """
         none = torch.zeros(0, dtype=torch.int64)
         if not self.samples_decay or not self.config.feature_decay:
             return none, None
         total = min(self.num_items, self.config.train.batch_size)
-        mine = share_of_part(total, part, num_parts, self.worker.rank, self.worker.world_size)
-        slots = torch.arange(mine.start, mine.stop)
+        share = share_of_part(total, part, num_parts, self.worker.rank, self.worker.world_size)
+        slots = torch.arange(share.start, share.stop)
         if total == self.num_items:
             return slots, total
         return random_below(self.num_items, STREAM_DECAY, self.seed, number, slots), total
@@ -164,7 +173,7 @@ class PromptTeacherTask(Task[TeacherBatch]):
         return teacher_loss(vectors, view.users[ID], view.items[ID], triples, self.config)
 
     def all_vectors(self, view: View, final: bool = True) -> TeacherVectors:
-        """Everything that the teacher knows of the users and items of the view's level 0; final: as in `teacher_vectors`."""
+        """Computes all of the teacher's vectors of the users and items at the view's level 0; `final` is that of `teacher_vectors`."""
         prompt = dict(zip(SIDE_NAMES, (view.users[PROMPT], view.items[PROMPT]))) if PROMPT in view.users else {}
         return teacher_vectors(view.graph, view.users[ID], view.items[ID], prompt, view.reduced(), self.config, final)
 
@@ -172,10 +181,10 @@ class PromptTeacherTask(Task[TeacherBatch]):
         return vectors_by_name(self.all_vectors(view))
 
     def infer(self, layers: LayerByLayer) -> None:
-        """Docs/method.md 1.3 to 1.5, layer by layer."""
+        """Computes the equations of docs/method.md 1.3 to 1.5, layer by layer."""
         config, dims = self.config, self.vector_dims
         final = layers.tables("final", dims["final"])
-        path = final if dims["final"] == self.dim else layers.tables("path", self.dim)  # which fusion may replace by wider ones
+        path = final if dims["final"] == self.dim else layers.tables("path", self.dim)  # fusion may make final vectors wider
         start = layers.tables("layer", self.dim)
         modal = {m: layers.tables(f"modal.{m}", self.dim) for m in self.dims}
         self._infer_start(layers, start)
@@ -193,7 +202,7 @@ class PromptTeacherTask(Task[TeacherBatch]):
         layers.fill(final, fused)
 
     def _infer_start(self, layers: LayerByLayer, start: tuple) -> None:
-        """Layer 0, the prompts, and z_m in the place of the items' modality vectors."""
+        """Writes layer 0, the prompts, and z_m as the items' first vectors by modality."""
         prompts = layers.tables(PROMPT, self.dim) if self.config.prompt else None
         for places in layers.own_chunks():
             out = self.reduce(layers.inputs(*places))

@@ -1,7 +1,7 @@
-"""Stage 2's prompt-tuning (docs/method.md 4): one definition of the loss for both regimes.
+"""Defines the loss of prompt-tuning (stage 2, docs/method.md 4), once for both regimes.
 
-inline: the student's task calls `PromptTuner.terms` with the student's live vectors, and one backward pass serves both.
-rounds: `tuning_round.py` calls it with the student as it is, and writes the next revision of the teacher's vectors.
+inline: the student's task calls `PromptTuner.terms` with vectors that carry gradients, and one backward pass serves student and prompt.
+rounds: `tuning_round.py` calls it with a fixed student's vectors, and writes the next revision of the teacher's vectors.
 """
 
 from dataclasses import dataclass, replace
@@ -29,14 +29,14 @@ from ..worker import Worker
 
 @dataclass
 class PromptTuner:
-    """The resident teacher with everything frozen but its prompt module.
+    """Holds the resident teacher, in which the prompt module alone is learnt.
 
     Attributes:
-        catalog: Graph, constants and features.
+        catalog: The train graph, the prompt's constants and this worker's features.
         teacher: The teacher's settings.
-        reduction: Reduction layers and prompt; only the prompt requires gradients.
-        user_ids, item_ids: The frozen ID tables.
-        config: Distillation settings.
+        reduction: Reduction layers and prompt; the prompt alone requires gradients.
+        user_ids, item_ids: The frozen ID tables, float32 [num_users, d] and [num_items, d].
+        config: Settings of distillation.
     """
 
     catalog: WholeCatalog
@@ -60,7 +60,7 @@ class PromptTuner:
 
         Args:
             job: The student's job.
-            catalog: Made for this teacher (see `resident_config`).
+            catalog: A catalog that was built for this teacher's settings (see `resident_config`).
             worker: This worker.
         """
         weights, manifest = read_weights(job.teacher_url, job.cluster.cache_dir)
@@ -69,7 +69,7 @@ class PromptTuner:
         reduction.load_state_dict(take_prefix("reduction.", weights))
         reduction.prompt.load_state_dict(read_revision(job.teacher_url, job.revision, job.cluster.cache_dir).prompt)
         reduction.requires_grad_(False)
-        reduction.towers.to(config.tower_dtype)  # as they were trained; the prompt learns in float32
+        reduction.towers.to(config.tower_dtype)  # the dtype that they were trained in; the prompt learns in float32
         reduction.prompt.requires_grad_(config.prompt)
         reduction.to(worker.device)
         user_ids, item_ids = (weights[f"ids.{name}"].to(worker.device) for name in SIDE_NAMES)
@@ -81,21 +81,21 @@ class PromptTuner:
         return AdamLearner(prompt, [(list(prompt.parameters()), self.config.tuning_learning_rate)], worker, "tuner.", "prompt.")
 
     def vectors(self) -> TeacherVectors:
-        """Returns all vectors at the prompt as it is, in evaluation mode; differentiable with respect to the prompt."""
+        """Computes all vectors with the current prompt, without dropout; differentiable with respect to the prompt."""
         out = self.reduction(*self.catalog.inputs(None).as_arguments())
         view = self.catalog.view(self.user_ids, self.item_ids, out)
         prompt = dict(zip(SIDE_NAMES, (view.users[PROMPT], view.items[PROMPT])))
         return teacher_vectors(self.graph, self.user_ids, self.item_ids, prompt, view.reduced(), self.teacher)
 
     def terms(self, student: StudentSide, users: Tensor, candidates: Tensor, unique_items: Tensor) -> dict[str, Tensor]:
-        """λ1 L_pair + λ2 L_list + λ3 L_emb + λ_anchor times the teacher's own loss.
+        """Computes the terms λ1 L_pair, λ2 L_list, λ3 L_emb and λ_anchor times the teacher's own loss, by name.
 
-        Gradients reach the prompt, and the student where its scores and vectors carry them.
+        Gradients reach the prompt, and the student where its scores and vectors carry gradients.
 
         Args:
-            student: The student's part of the losses.
-            users, candidates: int64 [batch] and [batch, 1 + K].
-            unique_items: int64, dataset indices of `student.unique_items`.
+            student: The student's inputs of the losses.
+            users, candidates: int64 [batch] and [batch, 1 + K], dataset indices.
+            unique_items: int64, the dataset indices of `student.unique_items`.
         """
         vectors = self.vectors()
 
@@ -107,12 +107,16 @@ class PromptTuner:
             positives, weights = candidates[:, 0], self.weights(users) if self.weights else None
             entries = self.graph.entries(users, positives) if self.teacher.leave_one_out else None
             triples = Triples(users, positives, candidates[:, 1], student.num_examples, weights, entries)
-            own = teacher_loss(vectors, self.user_ids, self.item_ids, triples, self.teacher)
-            terms["anchor"] = self.config.anchor_weight * torch.stack(list(own.values())).sum()
+            teacher_terms = teacher_loss(vectors, self.user_ids, self.item_ids, triples, self.teacher)
+            terms["anchor"] = self.config.anchor_weight * torch.stack(list(teacher_terms.values())).sum()
         return terms
 
     def candidates(self, request: CandidateRequest) -> Tensor:
-        """Candidate lists, int64 [n, 1 + K], where what the teacher ranks high is by the prompt as it is; request: without a ranking."""
+        """Draws candidate lists, int64 [n, 1 + K], with top-ranked candidates by the teacher's scores at the current prompt.
+
+        Args:
+            request: The examples; its ranking is filled in here.
+        """
         depth = candidate_policy(self.config).depth
         if not depth:
             return candidate_lists(self.config, request)
@@ -123,7 +127,7 @@ class PromptTuner:
         return candidate_lists(self.config, replace(request, ranking=ranking, ranking_rows=rows))
 
     def write(self, worker: Worker, teacher_url: str, revision: int, metadata: dict) -> None:
-        """Writes the vectors of the prompt as it is as a revision; a collective call."""
+        """Writes the current prompt and the vectors that it gives as a revision of the teacher; a collective call."""
         with torch.no_grad():
             vectors = self.vectors()
         prompt = {name: p.detach().cpu().clone() for name, p in self.reduction.prompt.state_dict().items()}

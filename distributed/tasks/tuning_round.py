@@ -1,4 +1,4 @@
-"""Between two rounds of labels: n steps for the prompt against the student as it is (docs/method.md 4)."""
+"""Tunes the prompt between two rounds of labels, against a student that stays fixed (docs/method.md 4)."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from .tuning import PromptTuner
 
 
 def resident_config(job: StudentJob) -> TeacherConfig:
-    """Returns the settings of the teacher that the run has: what a catalog for tuning is made for."""
+    """Returns the settings of the run's trained teacher, for which the catalog of prompt-tuning is built."""
     return teacher_config_of(read_manifest(job.teacher_url, "teacher"))
 
 
@@ -29,15 +29,15 @@ def tune_prompt(
     """Tunes the prompt and writes the next revision of the teacher's vectors; a collective call.
 
     Args:
-        job: The round's job.
+        job: The job of the round that has just ended.
         worker: This worker.
         tuner: The teacher at the round's revision.
-        student: The student; its decoders take part in the loss.
-        vectors: Its final vectors of users and items, as the newest checkpoint has them.
-        epochs: Epochs that it has seen.
+        student: The student's task; its decoders take part in the loss.
+        vectors: The student's final vectors of users and items, from the newest checkpoint.
+        epochs: The number of epochs that the student has been trained for.
         show: Shows a line to the person who started the run.
     """
-    users_vectors, items_vectors = (rows.detach() for rows in vectors)
+    user_vectors, item_vectors = (rows.detach() for rows in vectors)
     decoders = student.decoders.requires_grad_(False)
     examples = Examples.of(worker, tuner.graph.users, job.train, 0.0, job.seed, in_memory=True)
     learner = tuner.learner(worker)
@@ -47,9 +47,9 @@ def tune_prompt(
         rows, unseen = examples.unseen_of(users)
         candidates = tuner.candidates(CandidateRequest(rows, positives, indices, unseen, job.seed, epoch))
         unique, count = worker.share_of_distinct(positives)
-        scores = candidate_scores(users_vectors, items_vectors, users, candidates)
+        scores = candidate_scores(user_vectors, item_vectors, users, candidates)
         share = examples.size_of(step) / worker.world_size
-        side = StudentSide(scores, items_vectors, unique, decoders, share, count / worker.world_size)
+        side = StudentSide(scores, item_vectors, unique, decoders, share, count / worker.world_size)
         loss = total_of(tuner.terms(side, users, candidates, unique))
         worker.check_finite(loss, f"prompt-tuning step {number} of revision {job.revision}")
         learner.zero_grad()

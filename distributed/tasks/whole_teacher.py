@@ -1,6 +1,6 @@
-"""Stage 1 with a teacher that every worker has whole: a baseline, or one of the user's own (docs/method.md, baselines).
+"""Trains a teacher that every worker holds whole (stage 1): a baseline (docs/method.md 7) or a teacher of your own.
 
-Features stay with the worker that owns the items, which maps them under the current weights, so that d-sized rows travel.
+Features stay with the worker that owns the items. It maps them with the current weights, so that small rows travel and not features.
 """
 
 from collections.abc import Callable, Generator
@@ -27,18 +27,17 @@ from .teacher import TeacherBatch, pair_batches
 
 
 class WholeTeacherTask(Task[TeacherBatch]):
-    """The teacher's module under Adam: tables with `teacher.train.learning_rate`, what is learnt on features with
-    `teacher.reduction_learning_rate`.
+    """Trains the teacher's module with Adam.
 
+    The parameters that act on features step with `teacher.reduction_learning_rate`, and all others with `teacher.train.learning_rate`.
     Item graphs are functions of the weights at the end of an epoch, so a checkpoint need not hold them.
-
     Args:
         job: The teacher's job.
         worker: This worker.
     """
 
     stage: ClassVar[str] = "teacher"
-    learns_rows = False  # the module has its own tables
+    learns_rows = False  # the module holds its own tables
 
     def __init__(self, job: TeacherJob, worker: Worker) -> None:
         config = job.config
@@ -65,7 +64,7 @@ class WholeTeacherTask(Task[TeacherBatch]):
 
     def learners(self, tables: RowTables | None) -> list[Learner]:
         of_features = self.model.feature_parameters()
-        others = [p for p in self.model.parameters() if all(p is not own for own in of_features)]
+        others = [p for p in self.model.parameters() if all(p is not of_feature for of_feature in of_features)]
         groups = [(others, self.config.train.learning_rate), (of_features, self.config.reduction_learning_rate)]
         return [AdamLearner(self.model, groups, self.worker, "model.")]
 
@@ -90,16 +89,19 @@ class WholeTeacherTask(Task[TeacherBatch]):
 
     @torch.no_grad()
     def refresh(self, reduce_all: Callable[[], dict[str, Tensor]], gather: Callable[[Tensor], Tensor]) -> None:
-        """Makes the item graphs anew."""
+        """Builds the item graphs from the current weights."""
         features = {m: x for m, x in self._features.items() if isinstance(x, Tensor)}
         self.model.link(self._item_graph, reduce_all(), lambda: {m: gather(x) for m, x in features.items()})
 
     def _item_graph(self, rows: Tensor) -> ItemGraph:
-        """Every worker searches for its share of the items, in blocks of `evaluation.memory_mib`, and all have the same graph."""
-        k, mine = self.config.item_neighbours, rank_slice(rows.shape[0], self.worker.rank, self.worker.world_size)
+        """Builds the item graph of rows [num_items, n], the same on every worker; collective.
+
+        Every worker searches the neighbours of its share of the items, in blocks of `evaluation.memory_mib`.
+        """
+        k, share = self.config.item_neighbours, rank_slice(rows.shape[0], self.worker.rank, self.worker.world_size)
         ids = torch.zeros(rows.shape[0], k, dtype=torch.int64, device=rows.device)
         similarities = torch.zeros(rows.shape[0], k, device=rows.device)
-        ids[mine], similarities[mine] = nearest_neighbours(rows, k, self.job.evaluation.memory_mib, mine)
+        ids[share], similarities[share] = nearest_neighbours(rows, k, self.job.evaluation.memory_mib, share)
         self.worker.sum_([ids, similarities])
         return ItemGraph.from_neighbours(ids, similarities)
 

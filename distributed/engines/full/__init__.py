@@ -1,1 +1,1 @@
-"""The full engine: graph and tables whole in every worker, propagation over all edges in every step."""
+"""Holds the full engine: every worker has the graph and the tables whole, and every step propagates over all edges."""

@@ -1,4 +1,4 @@
-"""The full engine's trainer: every worker has all rows of a task, and steps on the whole graph."""
+"""Trains a task in the full engine: every worker holds all rows of the task, and steps on the whole graph."""
 
 from collections.abc import Generator
 
@@ -19,12 +19,12 @@ from .catalog import WholeCatalog
 
 
 class FullTrainer:
-    """A task in training on one worker; see `loop.trainer.Trainer`.
+    """Trains a task on one worker; see `loop.trainer.Trainer`. Building the trainer is a collective call.
 
     Args:
-        task: What is trained.
+        task: The task to train.
         catalog: The train graph and this worker's features.
-        validation: None without the split.
+        validation: Ranks the validation users; None without a validation split.
     """
 
     def __init__(self, task: Task, catalog: WholeCatalog, validation: Validation | None) -> None:
@@ -41,26 +41,26 @@ class FullTrainer:
     def _build_tables(self) -> RowTables:
         """Returns the task's rows as whole tables: ID vectors to be learnt, or frozen rows."""
         share = [rank_slice(count, self.worker.rank, self.worker.world_size) for count in self.counts]
-        mine = tuple(torch.arange(run.start, run.stop) for run in share)
-        rows = [make(torch.arange(count)) for make, count in zip(self.task.initial_rows(mine), self.counts)]  # type: ignore[arg-type]
+        own_ids = tuple(torch.arange(run.start, run.stop) for run in share)
+        rows = [make(torch.arange(count)) for make, count in zip(self.task.initial_rows(own_ids), self.counts)]  # type: ignore[arg-type]
         return IdTables(*rows) if self.task.learns_rows else FrozenTables(*rows)
 
     @property
     def num_examples(self) -> int:
-        """Train interactions."""
+        """Returns the number of train interactions."""
         return self.examples.num_examples
 
     @property
     def num_steps(self) -> int:
-        """Steps of an epoch."""
+        """Returns the number of steps in an epoch."""
         return self.examples.num_steps
 
     def open(self, epochs: range) -> None:
-        """Opens what the batches are made from."""
+        """Prepares the source of the batches of these epochs."""
         self.task.open(epochs)
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the source that `open` prepared."""
         self.task.close()
 
     def start_epoch(self, epoch: int) -> None:
@@ -69,11 +69,11 @@ class FullTrainer:
             learner.scale_rates(self.task.train.lr_decay**epoch)
 
     def batches(self, epoch: int) -> Generator[TaskBatch, None, None]:
-        """Returns this worker's share of every step, as it is needed."""
+        """Returns a generator of this worker's share of every step; it makes each share when it is asked for."""
         return self.task.batches(self.examples, epoch, 1)
 
     def train_step(self, batch: TaskBatch, epoch: int) -> dict[str, Tensor]:
-        """Forward, backward and all optimizers."""
+        """Does one step: forward, backward and all optimizers; returns the loss terms, scalars by name."""
         view = self.view((self.task.seed, epoch * self.num_steps + batch.step))
         terms = self.task.terms(view, batch.to(self.worker.device))
         for learner in self.learners:
@@ -87,12 +87,16 @@ class FullTrainer:
         return terms
 
     def view(self, dropout_keys: tuple[int, ...] | None = None) -> View:
-        """Returns all rows as the weights make them; dropout_keys: (seed, step) in training, None in evaluation."""
-        own = self.task.reduce(self.catalog.inputs(dropout_keys)) if self.task.reads_features else {}
-        return self.catalog.view(self.tables.user, self.tables.item, own)
+        """Returns a view of all rows that the current weights give; collective.
+
+        Args:
+            dropout_keys: (seed, step) in training, None in evaluation.
+        """
+        own_rows = self.task.reduce(self.catalog.inputs(dropout_keys)) if self.task.reads_features else {}
+        return self.catalog.view(self.tables.user, self.tables.item, own_rows)
 
     def end_epoch(self) -> dict[str, float]:
-        """Brings the task up to date with its weights."""
+        """Updates what the task derives from its weights; returns the task's further numbers for the epoch's row."""
         self._refresh()
         return self.task.epoch_facts()
 
@@ -105,7 +109,7 @@ class FullTrainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float] | None:
-        """Validation metrics, None without the split."""
+        """Computes the validation metrics of the current weights; returns None without a validation split."""
         if self.validation is None:
             return None
         users, items = self.task.vectors(self.view())["final"]
@@ -116,19 +120,19 @@ class FullTrainer:
         self.best = whole_weights(self.learners)
 
     def restore_best(self) -> None:
-        """Goes back to the weights that were kept."""
+        """Restores the weights that were kept."""
         restore_weights(self.learners, self.best)
         self._refresh()
 
     def save(self, checkpoints: Checkpoints, epochs: int, facts: LoopFacts) -> None:
-        """Writes a checkpoint: rank 0 does, since every worker has all weights."""
+        """Writes a checkpoint after `epochs` epochs, by rank 0 alone, since every worker holds all weights."""
         tensors = {**with_prefix("state.", dict(whole_state_stream(self.learners))), **with_prefix("best.", self.best)}
         if self.worker.is_first:
             checkpoints.save(epochs, tensors, facts)
         self.worker.barrier()
 
     def load(self, checkpoints: Checkpoints) -> LoopFacts | None:
-        """Restores the newest checkpoint if there is one."""
+        """Restores the newest checkpoint and returns its facts; without one it keeps the start as the best and returns None."""
         newest = checkpoints.latest()
         if newest is None:
             self.keep()
@@ -141,7 +145,7 @@ class FullTrainer:
 
     @torch.no_grad()
     def output(self) -> Output:
-        """Returns the best weights, and the vectors that they give."""
+        """Restores the best weights; returns them with the vectors that they give."""
         self.restore_best()
         vectors: dict[str, tuple[Rows, Rows]] = {
             name: (TensorRows(users), TensorRows(items)) for name, (users, items) in self.task.vectors(self.view()).items()

@@ -1,4 +1,4 @@
-"""Reduction layers and prompt with their optimizer: sharded by DeepSpeed on a cluster, plain in a process of its own."""
+"""Holds the learners of reduction layers and prompt: DeepSpeed's, which may be sharded, and a plain one for a single process."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -13,28 +13,33 @@ from .plain import PlainReduction
 
 
 class Reduction(Learner, Protocol):
-    """A learner that is also called, and that backpropagates whatever its output went into."""
+    """Describes a learner that also computes its module, and backpropagates the loss that its output enters."""
 
     def __call__(self, *args: object) -> dict[str, Tensor]:
-        """The module's forward pass."""
+        """Computes the module's forward pass."""
         ...
 
     def backward(self, loss: Tensor, is_last: bool = True) -> None:
-        """Backpropagates the loss of a batch or micro-batch; other leaves of its graph get their gradients too."""
+        """Backpropagates the loss of a batch or micro-batch; all other leaves of the loss's graph get their gradients too.
+
+        Args:
+            loss: A scalar.
+            is_last: Whether this is the step's last micro-batch.
+        """
 
 
 def build_learner(
     module: nn.Module, learning_rate: float, dtype: torch.dtype, cluster: ClusterConfig, worker: Worker, example: Callable[[], tuple]
 ) -> Reduction:
-    """Returns the learner of a reduction: DeepSpeed's where Ray runs the workers, torch's own with cluster.executor=local.
+    """Builds the learner of reduction layers and prompt: DeepSpeed's where Ray runs the workers, torch's with cluster.executor=local.
 
     Args:
-        module: On the worker's device, float32.
+        module: Reduction layers and prompt on the worker's device, float32.
         learning_rate: Adam's step size.
-        dtype: What the module computes in; other than float32 only under ZeRO 1 to 3.
-        cluster: Executor, ZeRO stage, offloading, micro-batches.
+        dtype: The dtype that the module computes in; other than float32 only with ZeRO stage 1 to 3.
+        cluster: Executor, ZeRO stage, offloading and micro-batches.
         worker: This worker.
-        example: Makes the arguments of one forward pass.
+        example: Returns the arguments of one forward pass.
     """
     if cluster.executor == "local":
         return PlainReduction(module, learning_rate, worker)

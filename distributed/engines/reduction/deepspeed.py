@@ -1,4 +1,4 @@
-"""Reduction layers and prompt under DeepSpeed's ZeRO."""
+"""Trains reduction layers and prompt under DeepSpeed's ZeRO."""
 
 import contextlib
 import io
@@ -20,10 +20,10 @@ BUCKET = 1 << 24  # elements that are gathered, reduced or stepped together; Dee
 
 
 class DeepSpeedReduction:
-    """A module in a DeepSpeed engine with Adam under a ZeRO stage, whose state moves freely between stages and world sizes.
+    """Steps a module in a DeepSpeed engine, with Adam under a ZeRO stage.
 
-    State is kept as whole named float32 tensors (weights, Adam's two moments and its step count), so a checkpoint written at one stage and
-    world size, offloaded or not and in any dtype, resumes at any other.
+    State is kept as whole named float32 tensors (weights, Adam's two moments and its step count), so a checkpoint that was written at one
+    stage and world size, offloaded or not and in any dtype, resumes at any other.
     """
 
     def __init__(
@@ -32,12 +32,13 @@ class DeepSpeedReduction:
         """Builds the engine.
 
         Args:
-            module: On the worker's device, equal on every worker, float32; it returns float32 whatever the dtype of its weights.
+            module: The module on the worker's device, float32 and equal on every worker; it returns float32 whatever the dtype of its
+                weights.
             learning_rate: Adam's step size.
-            dtype: Of the weights that the module computes with: float32, or bfloat16 at the stages 1 to 3.
+            dtype: The dtype of the weights that the module computes with: float32, or bfloat16 at the stages 1 to 3.
             cluster: ZeRO stage, offloading and micro-batches.
             worker: This worker.
-            example: Arguments of one forward pass; it is run once with zero gradients so that Adam's state exists.
+            example: Arguments of one forward pass, after which a step with zero gradients creates Adam's state.
         """
         prepare_extensions()
         import deepspeed
@@ -45,7 +46,7 @@ class DeepSpeedReduction:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.stage, self.rank, self.world_size = cluster.zero_stage, worker.rank, worker.world_size
         parameters = [p for p in module.parameters() if p.requires_grad]
-        # torch's fused Adam makes no temporaries; DeepSpeed's own for CPUs would be compiled first
+        # torch's fused Adam makes no temporaries; DeepSpeed's own Adam for CPUs would have to be compiled first
         adam = torch.optim.Adam(parameters, lr=learning_rate, fused=True if cluster.offload_optimizer else None)
         with contextlib.redirect_stdout(io.StringIO()):
             self.engine, *_ = deepspeed.initialize(
@@ -84,11 +85,11 @@ class DeepSpeedReduction:
         return self.engine(*args)
 
     def backward(self, loss: Tensor, is_last: bool = True) -> None:
-        """Backpropagates the loss; other leaves of its graph get their gradients too.
+        """Backpropagates the loss; all other leaves of the loss's graph get their gradients too.
 
         Args:
-            loss: Of a batch, or of a micro-batch: the step is on the sum of their gradients.
-            is_last: A step follows; otherwise gradients stay for the next micro-batch.
+            loss: The loss of a batch or of a micro-batch; a step uses the sum of its micro-batches' gradients.
+            is_last: Whether a step follows; otherwise the gradients are kept for the next micro-batch.
         """
         self.engine.set_gradient_accumulation_boundary(is_last)
         self.engine.backward(loss, scale_wrt_gas=False)
@@ -108,7 +109,7 @@ class DeepSpeedReduction:
                 state["step"] = torch.full_like(state["step"], float(count)) if isinstance(state["step"], Tensor) else count
 
     def weights(self) -> dict[str, Tensor]:
-        """Whole float32 weights by name, Adam's own where the module computes with rounded ones, on the CPU; collective under ZeRO."""
+        """Returns whole float32 weights by name, on the CPU; Adam's masters where the module computes with rounded weights; collective."""
         return {name: self._weight(parameter) for name, parameter in self.engine.module.named_parameters()}
 
     def _weight(self, parameter: nn.Parameter) -> Tensor:
@@ -120,15 +121,16 @@ class DeepSpeedReduction:
             return value.detach().to("cpu", torch.float32, copy=True).reshape(parameter.shape)
 
     def _whole(self, parameter: nn.Parameter, modifier_rank: int | None = None) -> Any:
-        """Returns a context in which a parameter is whole; one at a time, since all of them may not fit a worker."""
+        """Returns a context in which one parameter is whole; a worker's memory may not hold all parameters whole at once."""
         import deepspeed
 
         return deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier_rank, enabled=self.stage == 3)
 
     def stream_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights, moments and step count as whole float32 tensors on the CPU, made one at a time.
+        """Yields weights, moments and step count as whole float32 tensors on the CPU, one at a time.
 
-        All of them (12 bytes a parameter) may not fit a worker. A collective call under ZeRO, in which every worker takes all.
+        A worker's memory may not hold all of them (12 bytes for each parameter). A collective call, in which every worker has to take all
+        tensors.
         """
         from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -152,7 +154,7 @@ class DeepSpeedReduction:
                 self._set_sharded(parameter, weights[name], None)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Restores what `stream_state` gave, at any stage and world size."""
+        """Restores the tensors that `stream_state` yielded, at any stage and world size."""
         self.load_weights({name.removeprefix("weight."): value for name, value in state.items() if name.startswith("weight.")})
         for name, parameter in self._named():
             for moment in _MOMENTS:
@@ -174,7 +176,7 @@ class DeepSpeedReduction:
         value = value.to(self.engine.device)
         if self.stage == 3:
             size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
-            # The last shard is padded, which the whole-tensor setters do not handle
+            # The last shard is padded, which DeepSpeed's setters of whole tensors do not handle
             padded = torch.zeros(size * self.world_size, device=value.device)
             padded[: value.numel()] = value.flatten()
             value = padded[self.rank * size : (self.rank + 1) * size]
@@ -188,7 +190,7 @@ class DeepSpeedReduction:
 
 
 def _deepspeed_config(cluster: ClusterConfig, dtype: torch.dtype) -> JsonObject:
-    """DeepSpeed's settings. Under ZeRO 3 a layer's weights are whole only while it runs."""
+    """Returns DeepSpeed's settings, with which a layer's weights are whole only while it runs under ZeRO stage 3."""
     host = {"device": "cpu", "pin_memory": cluster.use_gpu}
     zero: JsonObject = {
         "stage": cluster.zero_stage,

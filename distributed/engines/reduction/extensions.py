@@ -1,4 +1,4 @@
-"""What DeepSpeed compiles on a CPU, once for a Python environment."""
+"""Prepares what DeepSpeed compiles on a CPU, once for a Python environment."""
 
 import contextlib
 import importlib.util
@@ -13,11 +13,11 @@ STALE_SECONDS = 300.0  # a compilation takes about one minute
 
 
 def prepare_extensions() -> None:
-    """Finds what DeepSpeed compiled for this Python environment and torch, so that it does not start ninja in every process.
+    """Loads what DeepSpeed has compiled for this Python environment and torch, so that it does not start ninja in every process.
 
-    The cache is the environment's own: several that share the user's compile in turns. The environment's ninja comes first on the path:
-    another version of ninja does not read its log, and compiles again. And a module that is there is loaded directly: torch's loader
-    would wait for ever for the lock of a process that was killed while it compiled.
+    Each environment has a cache of its own, since environments that shared the user's cache would compile again in turns. The environment's
+    ninja is put first on the path, since another version of ninja does not read its log and compiles again. A compiled module is loaded
+    directly, since torch's loader would wait for ever for the lock of a process that was killed while it compiled.
     """
     from deepspeed.ops.op_builder.builder import OpBuilder
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
@@ -43,14 +43,14 @@ def prepare_extensions() -> None:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    except ImportError:  # cut short, or of another torch: DeepSpeed compiles it again
+    except ImportError:  # the file is cut short or was made for another torch: DeepSpeed compiles it again
         built.unlink(missing_ok=True)
         return
     OpBuilder._loaded_ops[name] = module
 
 
 def compile_collective() -> None:
-    """Compiles DeepSpeed's shared-memory collective for CPUs, once for an environment; needs a C++ compiler."""
+    """Compiles DeepSpeed's shared-memory collective for CPUs, once for an environment; this needs a C++ compiler."""
     prepare_extensions()
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 

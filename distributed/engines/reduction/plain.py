@@ -1,4 +1,4 @@
-"""Reduction layers and prompt under torch's Adam alone, for a worker that has them whole and no DeepSpeed."""
+"""Trains reduction layers and prompt with torch's Adam, for a worker that holds them whole and has no DeepSpeed."""
 
 from collections.abc import Iterator
 
@@ -9,15 +9,15 @@ from ...worker import Worker
 from ..learners import AdamLearner
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-LARGEST_NORM = 1.0  # of the gradients of reduction layers and prompt together; longer ones are cut to it
-_EPSILON = 1e-6  # of the division, as DeepSpeed's
+LARGEST_NORM = 1.0  # the largest length of the gradient of reduction layers and prompt together; a longer one is scaled down to it
+_EPSILON = 1e-6  # added to the length before the division, as DeepSpeed does
 
 
 class PlainReduction(AdamLearner):
-    """The arithmetic and the checkpoints of `DeepSpeedReduction` at ZeRO stage 0, to the last bit.
+    """Computes and saves the same numbers as `DeepSpeedReduction` at ZeRO stage 0, to the last bit.
 
     Args:
-        module: On the worker's device, float32.
+        module: Reduction layers and prompt on the worker's device, float32.
         learning_rate: Adam's step size.
         worker: This worker.
     """
@@ -26,7 +26,7 @@ class PlainReduction(AdamLearner):
         super().__init__(module, [([p for p in module.parameters() if p.requires_grad], learning_rate)], worker, "reduction.")
 
     def __call__(self, *args: object) -> dict[str, Tensor]:
-        """The module's forward pass."""
+        """Computes the module's forward pass."""
         out: dict[str, Tensor] = self.module(*args)
         return out
 
@@ -34,13 +34,13 @@ class PlainReduction(AdamLearner):
         """Backpropagates the loss; gradients add up until the step.
 
         Args:
-            loss: Of a batch, or of a micro-batch.
-            is_last: Whether a step follows; the sum of gradients needs no other care here.
+            loss: The loss of a batch or of a micro-batch.
+            is_last: Not used: torch sums the gradients of micro-batches by itself.
         """
         loss.backward()
 
     def step(self) -> None:
-        """Averages the gradients over the workers, cuts them to `LARGEST_NORM`, steps and clears them."""
+        """Averages the gradients over the workers, scales them down to `LARGEST_NORM`, takes Adam's step and clears the gradients."""
         self.worker.average_gradients(self.module)
         assert self.optimizer is not None
         grads = [p.grad for p in self.module.parameters() if p.grad is not None]
@@ -54,7 +54,7 @@ class PlainReduction(AdamLearner):
         self.zero_grad()
 
     def stream_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights, moments and step count by name, as `DeepSpeedReduction` names them."""
+        """Yields weights, moments and step count by the names that `DeepSpeedReduction` gives them."""
         assert self.optimizer is not None
         steps = torch.tensor(0.0)
         for name, parameter in self.module.named_parameters():

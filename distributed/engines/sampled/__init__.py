@@ -1,5 +1,7 @@
-"""The sampled engine: neighbour blocks around each batch; tables, features and checkpoints sharded over the workers.
+"""Holds the sampled engine: neighbour blocks around each batch; tables, features and checkpoints sharded over the workers.
 
-A step on every worker: blocks around its share of the batch (made in the background); the ids of their rows go to the rows' owners; d-sized
-rows come back, gradients return the same way, and owners update the ID rows that were touched.
+In a step every worker does the following:
+1. In the background it samples blocks around its share of the batch, and sends the ids of the rows that they need to the rows' owners.
+2. The owners answer with d-sized rows, from which the worker computes its loss.
+3. The rows' gradients return to the owners, who update the ID rows that got one.
 """

@@ -1,4 +1,4 @@
-"""Batches of the sampled engine: a task's batch with the blocks around it, and the requests for the rows that it reads."""
+"""Makes the sampled engine's batches: a task's batch with the blocks around it, and the requests for the rows that it reads."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from .exchange import RowExchange, Traffic
 
 @dataclass(frozen=True)
 class SampledBatch:
-    """One worker's share of a micro-batch: structure only, so that it can be made ahead of the weights.
+    """Holds one worker's share of a micro-batch: structure without rows, so that it can be made before earlier steps are done.
 
     Attributes:
         own: The task's batch, with rows of the blocks' level 0 in place of dataset indices.
-        blocks: Around its users and items.
-        items: int64, dataset indices of all items whose rows are needed: the blocks', then further ones.
-        exchanges: For the rows of the blocks' users and of `items`.
+        blocks: The blocks around the batch's users and items.
+        items: int64, dataset indices of all items whose rows are needed: those of the blocks, then the batch's further items.
+        exchanges: The requests for the rows of the blocks' users and for those of `items`.
     """
 
     own: TaskBatch
@@ -35,26 +35,26 @@ class SampledBatch:
 
     @property
     def step(self) -> int:
-        """Number within the epoch."""
+        """Returns the step's number within the epoch."""
         return self.own.step
 
     @property
     def size(self) -> int:
-        """Examples of the step's global batch."""
+        """Returns the number of examples in the step's global batch."""
         return self.own.size
 
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Makes a worker's batches; collective in a process group of their own, since they are made in the background.
+    """Makes a worker's batches; the calls are collective in a separate process group, since a background thread makes them.
 
     Attributes:
-        connection: To the graph.
+        connection: Connection to the graph.
         worker: This worker.
         examples: The train interactions.
-        sampling: Fan-outs and what blocks leave out.
-        traffic: Counts what is sent.
-        group: The process group of the threads that make batches.
+        sampling: Settings of the blocks.
+        traffic: Counts the bytes that are sent.
+        group: The process group of the threads that make batches; None with one worker.
     """
 
     connection: GraphConnection
@@ -65,17 +65,17 @@ class BatchMaker:
     group: ProcessGroup | None
 
     def batches(self, task: Task, epoch: int, num_parts: int) -> Generator[SampledBatch, None, None]:
-        """Yields every micro-batch of every step of an epoch; reads the graph, not the weights."""
+        """Yields this worker's share of every micro-batch of an epoch; it reads the graph, but not the weights."""
         for batch in task.batches(self.examples, epoch, num_parts):
             yield self.located(batch, task.num_hops, epoch)
 
     def located(self, batch: TaskBatch, num_hops: int, epoch: int) -> SampledBatch:
-        """Returns a task's batch with its blocks of `num_hops` hops and the requests for its rows.
+        """Samples the blocks around a task's batch, and requests the rows that it reads; collective in the group.
 
         Args:
-            batch: With dataset indices.
-            num_hops: Hops that the task's vectors reach.
-            epoch: Whose draws of neighbours these are.
+            batch: The task's batch, with dataset indices.
+            num_hops: The number of hops that the task's vectors reach.
+            epoch: The epoch, which is a key of the draw of neighbours.
         """
         users, user_rows = torch.unique(batch.users, return_inverse=True)
         items, item_rows = torch.unique(batch.items, return_inverse=True)
@@ -86,10 +86,10 @@ class BatchMaker:
         return SampledBatch(batch.located(user_rows, item_rows, further), blocks, all_items, (of_users, of_items))
 
     def _blocks(self, users: Tensor, items: Tensor, num_hops: int, epoch: int, batch: TaskBatch) -> Blocks:
-        """Blocks around distinct users and items, int64 dataset indices."""
+        """Samples blocks around distinct users and items, int64 dataset indices."""
         examples, fan_outs = self.examples, self.sampling.fan_outs_of(num_hops)
         sampler = self.connection.neighbours.sampler(fan_outs, examples.seed, epoch * examples.num_steps + batch.step)
-        if self.sampling.exclude_seed_edges:  # of the whole batch: what a worker sees does not depend on how many there are
+        if self.sampling.exclude_seed_edges:  # those of the global batch, so that blocks do not depend on the number of workers
             _, seed_users, positives = examples.of_step(batch.order_epoch, batch.step, slice(0, batch.size))
             sampler = without_pairs(sampler, seed_users, positives, examples.train.num_columns)
         return Blocks.sample(sampler, users, items, num_hops)

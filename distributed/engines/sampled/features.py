@@ -1,4 +1,4 @@
-"""The features of a worker's own items in the sampled engine: memory-mapped, standardised as they are multiplied."""
+"""Holds the features of a worker's own items in the sampled engine: memory-mapped, and standardised while they are multiplied."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,14 @@ from ..view import FeatureInputs
 
 @dataclass(frozen=True)
 class ShardedFeatures:
-    """The features of this worker's own items, and the prompt's constants.
+    """Holds the features of this worker's own items, and the prompt's constants.
 
     Attributes:
         worker: This worker.
-        item_ids: Dataset indices of its own items, int64.
-        features: Raw rows by modality, memory-mapped.
-        constants: Standardisation by modality, G_m and s_m.
-        tokens: h_U and h_I, tables of users and items.
+        item_ids: Dataset indices of this worker's own items, int64 [n].
+        features: Raw rows of these items by modality, memory-mapped.
+        constants: Standardisation, G_m and s_m by modality.
+        tokens: The sharded tables of the hard tokens h_U and h_I.
     """
 
     worker: Worker
@@ -34,39 +34,41 @@ class ShardedFeatures:
 
     @property
     def dims(self) -> dict[str, int]:
-        """d_m by modality."""
-        return {m: own.dim for m, own in self.features.items()}
+        """Returns d_m by modality."""
+        return {m: raw.dim for m, raw in self.features.items()}
 
     def standardisation(self, modality: str) -> Standardisation:
-        """Of one modality."""
+        """Returns the standardisation of one modality."""
         return self.constants.standardisation[modality]
 
     def inputs(self, users: Tensor, items: Tensor, dropout_keys: tuple[int, ...] | None) -> FeatureInputs:
-        """Returns what reduction layers and prompt are computed from, for own users and items by place.
+        """Returns the inputs of reduction layers and prompt for some of this worker's own users and items.
 
         Args:
-            users, items: int64, places among what this worker owns.
+            users, items: int64 [n] and [m], places among the own users and the own items.
             dropout_keys: (seed, step) in training, None in evaluation.
         """
         device, fixed = self.worker.device, self.constants
         constants = PromptConstants(self.tokens[ITEMS].read(items), self.tokens[USERS].read(users), fixed.gram, fixed.column_sums)
-        rows = {m: self.standardisation(m).lazily(own.read, items, device) for m, own in self.features.items()}
+        rows = {m: self.standardisation(m).lazily(raw.read, items, device) for m, raw in self.features.items()}
         here = torch.arange(items.numel(), device=device)
         return FeatureInputs(constants.to(device), here, rows, dropout_keys, self.item_ids[items].to(device))
 
     @staticmethod
     def of(connection: GraphConnection, worker: Worker, dim: int, whiten: bool) -> "ShardedFeatures":
-        """Streams the own rows; a collective call. The users' tokens are still to be propagated from the items'.
+        """Computes standardisation, constants and the items' tokens from this worker's own rows; a collective call.
+
+        The users' tokens are left for the caller, who propagates them from the items' tokens.
 
         Args:
-            connection: To the graph.
+            connection: Connection to the graph.
             worker: This worker.
-            dim: d, the columns of the tokens.
+            dim: d, the number of columns of the tokens.
             whiten: Whether standardised rows are decorrelated.
         """
         features: dict[str, RawRows] = {m: connection.own_features(m) for m in connection.manifest["modalities"]}
         users, items = (connection.table(side, f"tokens_{SIDE_NAMES[side]}", dim) for side in SIDES)
-        size = chunk_rows(sum(own.dim for own in features.values()))
+        size = chunk_rows(sum(raw.dim for raw in features.values()))
         constants = prepare_features(worker, features, dim, whiten, size, items.write)
         worker.barrier()
         return ShardedFeatures(worker, connection.own_ids(ITEMS), features, constants, (users, items))

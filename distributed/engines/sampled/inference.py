@@ -1,8 +1,8 @@
-"""Exact inference over the whole sharded graph, layer by layer: every worker computes its own rows, a chunk at a time.
+"""Infers vectors exactly over the whole sharded graph, layer by layer: every worker computes its own rows, a chunk at a time.
 
-The memory of a chunk, and the time of a server's reply, are those of its edges and the rows it reads: at most `CHUNK_EDGES` edges and
-`CHUNK_ROWS` rows. A row with more edges is a chunk of its own, whose edges (16 bytes each) come in one reply and whose neighbours' rows are
-read some at a time. Nothing grows with the catalog but the tables themselves.
+A chunk has at most `CHUNK_ROWS` rows and `CHUNK_EDGES` edges, which bounds its memory and the time of a server's reply. A row with more
+edges is a chunk by itself: its edges (16 bytes each) come in one reply, and its neighbours' rows are read in runs. Nothing but the tables
+themselves grows with the catalog.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,13 +24,16 @@ CHUNK_EDGES = 1 << 20  # with d = 64 at most 256 MiB of rows
 
 
 def chunks(count: int, rows: int = CHUNK_ROWS) -> Iterator[Tensor]:
-    """Yields the places 0..count in runs of at most `rows`, int64."""
+    """Yields the places 0 to count - 1 in runs of at most `rows`, int64."""
     for first in range(0, count, rows):
         yield torch.arange(first, min(first + rows, count))
 
 
 def edge_chunks(connection: GraphConnection, side: int) -> Iterator[Tensor]:
-    """Yields this worker's own places of one side in runs of at most `CHUNK_ROWS` rows and `CHUNK_EDGES` edges, but at least one row."""
+    """Yields the places of this worker's own nodes of one side in runs of at most `CHUNK_ROWS` rows and `CHUNK_EDGES` edges.
+
+    A run has at least one row, also where that row has more edges.
+    """
     degrees = connection.own_degrees(side)
     for places in chunks(degrees.numel(), CHUNK_ROWS):
         ends = degrees[places].cumsum(0)
@@ -43,19 +46,19 @@ def edge_chunks(connection: GraphConnection, side: int) -> Iterator[Tensor]:
 
 
 def neighbour_sums(connection: GraphConnection, ids: Tensor, source: RowTable, target_side: int) -> Tensor:
-    """Ã x (or Ã^T x) for some rows, float32 [n, dim].
+    """Computes Ã x (or Ã^T x) for some users (or items), float32 [n, dim].
 
     Args:
-        connection: To the graph.
+        connection: Connection to the graph.
         ids: int64 [n], dataset indices of users or items.
         source: The table x of the other side.
-        target_side: USERS or ITEMS, what `ids` are.
+        target_side: The side of `ids`, USERS or ITEMS.
     """
     none = ids[:0]
-    asked = (ids, none) if target_side == USERS else (none, ids)
-    neighbours = connection.neighbours.neighbours(*asked)[target_side]
+    users_and_items = (ids, none) if target_side == USERS else (none, ids)
+    neighbours = connection.neighbours.neighbours(*users_and_items)[target_side]
     sums = torch.zeros(ids.numel(), source.dim)
-    for first in range(0, neighbours.ids.numel(), CHUNK_EDGES):  # one run, but for a row with more edges
+    for first in range(0, neighbours.ids.numel(), CHUNK_EDGES):  # one run, unless the chunk is a row with more edges
         run = slice(first, first + CHUNK_EDGES)
         unique, at = torch.unique(neighbours.ids[run], return_inverse=True)
         pointers, rows = (neighbours.pointers - first).clamp(0, at.numel()), source.pull(unique)
@@ -64,14 +67,14 @@ def neighbour_sums(connection: GraphConnection, ids: Tensor, source: RowTable, t
 
 
 class ShardedInference:
-    """`LayerByLayer` over tables that are sharded; see `tasks/layers.py`.
+    """Implements `LayerByLayer` of `tasks/layers.py` over sharded tables.
 
     Args:
-        connection: To the graph; creating tables is a collective call.
+        connection: Connection to the graph; creating tables is a collective call.
         worker: This worker.
-        ids: The ID tables of users and items.
-        features: The features of this worker's items; None for a task that reads none.
-        stage: Begins the names of its tables.
+        ids: The ID tables of users and of items.
+        features: The features of this worker's items; None for a task that reads no features.
+        stage: Begins the names of the tables.
     """
 
     def __init__(
@@ -82,9 +85,9 @@ class ShardedInference:
         self.ids: Tables = ids[USERS].tables["weight"], ids[ITEMS].tables["weight"]
 
     def tables(self, name: str, dim: int) -> Tables:
-        """Returns the tables of a name, made when they are first asked for."""
+        """Returns the pair of tables with this name, and makes it at the first call."""
         if name not in self._tables:
-            number = len(self._tables)  # names of modalities may hold anything
+            number = len(self._tables)  # in place of `name`, since a modality's name may hold any character
             users, items = (self._connection.table(side, f"{self._stage}_{number}_{SIDE_NAMES[side]}", dim) for side in SIDES)
             self._tables[name] = users, items
         return self._tables[name]
@@ -94,7 +97,7 @@ class ShardedInference:
         self._worker.barrier()
 
     def fill(self, target: Tables, rows: Callable[[int, Tensor, Tensor], Tensor]) -> None:
-        """Writes own rows of both sides."""
+        """Writes this worker's own rows of both sides."""
         for side in SIDES:
             ids = self._connection.own_ids(side)
             for places in chunks(len(target[side])):
@@ -102,17 +105,17 @@ class ShardedInference:
         self.barrier()
 
     def own_chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Places of own users and items in runs, as many on every worker."""
+        """Yields runs of places among this worker's own users and items; every worker gets as many runs."""
         users, items = self._worker.even_chunks([len(self.ids[side]) for side in SIDES])
         yield from zip(users, items)
 
     def inputs(self, users: Tensor, items: Tensor) -> FeatureInputs:
-        """Returns what reduction layers and prompt are computed from, for own users and items by place."""
+        """Returns the inputs of reduction layers and prompt, for own users and items by place, int64 [n] and [m]."""
         assert self._features is not None
         return self._features.inputs(users, items, None)
 
     def propagate(self, source: Tables, target: Tables, target_side: int) -> None:
-        """Writes own rows of Ã x into the target's table of one side."""
+        """Writes own rows of Ã x (or Ã^T x) into the target's table of `target_side`."""
         self._sums(source[other_side(target_side)], target[target_side], target_side)
         self.barrier()
 
@@ -122,24 +125,24 @@ class ShardedInference:
             target.write(places, neighbour_sums(self._connection, ids[places], source, side))
 
     def mean_of_layers(self, start: Tables, target: Tables, num_layers: int, layer: Layer | None) -> None:
-        """Fills the target with the mean of the layers; `start` is overwritten."""
+        """Fills the target with the mean of the layers; overwrites `start`."""
         self.fill(target, lambda side, places, ids: start[side].read(places))
-        now, then = start, self.tables("further layer", start[USERS].dim) if num_layers else start
+        this_layer, next_layer = start, self.tables("further layer", start[USERS].dim) if num_layers else start
         for number in range(num_layers):
             for side in SIDES:
                 if layer is None:
-                    self._sums(now[other_side(side)], then[side], side)
+                    self._sums(this_layer[other_side(side)], next_layer[side], side)
                 else:
-                    self._layer(number, layer, now, then, side)
+                    self._layer(number, layer, this_layer, next_layer, side)
             scale = 1 / (num_layers + 1) if number + 1 == num_layers else 1.0
             for side in SIDES:
                 for places in chunks(len(target[side])):
-                    target[side].write(places, scale * (target[side].read(places) + then[side].read(places)))
+                    target[side].write(places, scale * (target[side].read(places) + next_layer[side].read(places)))
             self.barrier()
-            now, then = then, now
+            this_layer, next_layer = next_layer, this_layer
 
-    def _layer(self, number: int, layer: Layer, now: Tables, then: Tables, side: int) -> None:
+    def _layer(self, number: int, layer: Layer, this_layer: Tables, next_layer: Tables, side: int) -> None:
         ids = self._connection.own_ids(side)
         for places in edge_chunks(self._connection, side):
-            neighbours = neighbour_sums(self._connection, ids[places], now[other_side(side)], side)
-            then[side].write(places, layer(number, now[side].read(places), neighbours))
+            neighbours = neighbour_sums(self._connection, ids[places], this_layer[other_side(side)], side)
+            next_layer[side].write(places, layer(number, this_layer[side].read(places), neighbours))

@@ -1,4 +1,4 @@
-"""ID rows that a worker serves to others, and their gradients."""
+"""Holds the ID rows that a worker serves to all workers in a step, and sums their gradients."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ServedRows:
-    """ID rows that this worker serves in a step.
+    """Holds the ID rows that this worker serves to all workers, itself included, for one micro-batch.
 
     Attributes:
-        places: int64 [n], among its own rows.
-        rows: float32 [n, d], a leaf whose gradient is the sum over all workers' losses.
+        places: int64 [n], places among this worker's own rows.
+        rows: float32 [n, d], a leaf of the graph of gradients; its gradient is the sum of those of all workers' losses.
     """
 
     places: Tensor
@@ -20,7 +20,7 @@ class ServedRows:
 
 
 def summed_gradients(served: list[ServedRows]) -> tuple[Tensor, Tensor]:
-    """Distinct places, and the sum of their rows' gradients over micro-batches."""
+    """Returns the distinct places, int64 [n], and the sums of their rows' gradients over micro-batches, float32 [n, d]."""
     if len(served) == 1:
         return served[0].places, served[0].rows.grad  # type: ignore[return-value]
     places, at = torch.unique(torch.cat([rows.places for rows in served]), return_inverse=True)

@@ -1,7 +1,7 @@
-"""Checkpoints of the sampled engine, shard by shard: readable by any number of workers.
+"""Writes and reads the sampled engine's checkpoints in shards, which any number of workers can read.
 
-`user-<part>-<begin>-<end>.safetensors` and `item-...` hold a run of a part's rows with Adam's moments and their best copy; `dense-<n>` the
-replicated weights with their optimizer's state, `best-<n>` the best replicated weights.
+`user-<part>-<begin>-<end>.safetensors` and `item-...` hold a run of a part's rows, with Adam's moments and the rows' best copy.
+`dense-<n>` hold the replicated weights with their optimizers' state, and `best-<n>` hold the best replicated weights.
 """
 
 import torch
@@ -25,11 +25,11 @@ def save_shards(
     """Writes a checkpoint after `epochs` epochs; a collective call.
 
     Args:
-        checkpoints: Of the stage.
-        epochs: Epochs finished.
-        facts: The loop's, with the steps taken.
+        checkpoints: The stage's checkpoints.
+        epochs: The number of finished epochs.
+        facts: The epoch loop's facts, with the number of steps taken.
         tables: The ID tables of users and items.
-        owners: Who owns which rows.
+        owners: Tells which worker owns a row.
         learners: Replicated weights with their optimizers.
         best: The best replicated weights.
         worker: This worker.
@@ -48,7 +48,7 @@ def save_shards(
         checkpoints.add_tensors(writer, "dense", state)
         checkpoints.add_tensors(writer, "best", best.items())
     else:
-        for _ in state:  # the workers make each tensor together
+        for _ in state:  # making a tensor is a collective call
             pass
     files = worker.gather(writer.files)
     if worker.is_first:
@@ -59,17 +59,20 @@ def save_shards(
 def load_shards(
     checkpoints: Checkpoints, tables: list[AdamTable], owners: Owners, learners: list[Learner], worker: Worker
 ) -> tuple[LoopFacts, dict[str, Tensor]] | None:
-    """Restores tables and learners; returns the loop's facts and the best replicated weights, None without a checkpoint. Collective.
+    """Restores tables and learners from the newest checkpoint that all workers find complete; a collective call.
 
     Args:
-        checkpoints: Of the stage.
+        checkpoints: The stage's checkpoints.
         tables, owners, learners, worker: As in `save_shards`.
+
+    Returns:
+        The loop's facts and the best replicated weights; None without a checkpoint.
     """
-    mine = [(table, first, piece) for table in tables for first, piece in _pieces(table, owners, worker)]
+    own_pieces = [(table, first, piece) for table in tables for first, piece in _pieces(table, owners, worker)]
 
     def wants(name: str) -> bool:
         is_dense = name.startswith(("dense-", "best-"))
-        return is_dense or any(begin < end for begin, end in (_overlap(name, table, piece) for table, _, piece in mine))
+        return is_dense or any(begin < end for begin, end in (_overlap(name, table, piece) for table, _, piece in own_pieces))
 
     complete = checkpoints.complete(wants)
     of_ranks = worker.gather({worker.rank: set(complete)})
@@ -77,7 +80,7 @@ def load_shards(
     if not common:
         return None
     newest = complete[max(common)]
-    for table, first, piece in mine:
+    for table, first, piece in own_pieces:
         for name in newest.files:
             _load_overlap(newest, name, table, first, piece)
     dense, best = checkpoints.read_tensors(newest, "dense"), checkpoints.read_tensors(newest, "best")
@@ -88,12 +91,12 @@ def load_shards(
 
 
 def _prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Returns the tensors with the names that they have today: earlier checkpoints left the prefix of their one learner out."""
+    """Returns the tensors with prefixed names, which checkpoints of earlier versions do not have: they hold one learner alone."""
     return tensors if any(name.startswith(prefix) for name in tensors) else with_prefix(prefix, tensors)
 
 
 def _load_overlap(checkpoint: Complete, name: str, table: AdamTable, first: int, piece: Piece) -> None:
-    """Reads what a file holds of a piece, whose first row is own row `first`."""
+    """Reads the rows that a file holds of a piece into this worker's own rows; the piece's first row is own row `first`."""
     from safetensors.torch import load_file
 
     begin, end = _overlap(name, table, piece)
@@ -106,7 +109,7 @@ def _load_overlap(checkpoint: Complete, name: str, table: AdamTable, first: int,
 
 
 def _pieces(table: AdamTable, owners: Owners, worker: Worker) -> list[tuple[int, Piece]]:
-    """Returns this worker's pieces of a table, each with its first place."""
+    """Returns this worker's pieces of a table, each with the place of its first row among the own rows."""
     pieces, first = [], 0
     for piece in owners.own(table.side, worker.rank):
         pieces.append((first, piece))
@@ -115,7 +118,7 @@ def _pieces(table: AdamTable, owners: Owners, worker: Worker) -> list[tuple[int,
 
 
 def _overlap(name: str, table: AdamTable, piece: Piece) -> tuple[int, int]:
-    """Returns the run that a checkpoint's file and a piece share, [begin, end) in the part; empty where they share none."""
+    """Returns the run of rows that a checkpoint's file and a piece share, [begin, end) in the part; empty where they share no row."""
     words = name.removesuffix(".safetensors").split("-")
     if len(words) != 4 or words[0] != SIDE_NAMES[table.side] or int(words[1]) != piece.part:
         return 0, 0

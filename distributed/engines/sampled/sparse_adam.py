@@ -1,7 +1,7 @@
-"""Sparse Adam over sharded tables: the arithmetic of torch.optim.SparseAdam on summed gradients.
+"""Steps sharded tables by sparse Adam: the arithmetic of torch.optim.SparseAdam on summed gradients.
 
-DGL's own sparse Adam averages the gradients of an id that occurs twice, and does not divide by the number of workers. Here a row's
-gradients are summed at its owner, who alone updates it.
+A row's gradients are summed at its owner, who alone updates the row. DGL's own sparse Adam would average the gradients of an id that
+occurs twice, and would not divide by the number of workers.
 """
 
 import math
@@ -15,11 +15,12 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
 def sparse_adam_(weight: Tensor, moment: Tensor, square: Tensor, grad: Tensor, learning_rate: float, step: int) -> None:
-    """One step on some rows, in place; rows without a gradient do not move and their moments do not decay.
+    """Takes one step on some rows, in place; all other rows keep their values and their moments.
 
     Args:
         weight, moment, square, grad: float32 [n, d], the rows, Adam's two moments and the summed gradient.
-        step: Steps taken, this one included.
+        learning_rate: Adam's step size.
+        step: The number of steps taken, this one included.
     """
     moment.add_((grad - moment).mul_(1 - BETAS[0]))
     square.add_((grad * grad).sub_(square).mul_(1 - BETAS[1]))
@@ -28,13 +29,13 @@ def sparse_adam_(weight: Tensor, moment: Tensor, square: Tensor, grad: Tensor, l
 
 
 class AdamTable:
-    """A sharded table with Adam's state, and a copy of its best rows so far.
+    """Holds a sharded table with Adam's state, and a copy of the rows of the best epoch so far.
 
     Args:
-        connection: To the graph; creating tables is a collective call.
+        connection: Connection to the graph; creating tables is a collective call.
         side: USERS or ITEMS.
-        name: Unique within the session.
-        dim: Columns.
+        name: Begins the names of the tables; unique within the connection's session.
+        dim: The number of columns.
     """
 
     NAMES = ("weight", "exp_avg", "exp_avg_sq", "best")
@@ -44,16 +45,17 @@ class AdamTable:
         self.tables = {key: connection.table(side, f"{name}_{key}", dim) for key in self.NAMES}
 
     def read(self, places: Tensor) -> Tensor:
-        """Own rows [n, dim]."""
+        """Returns this worker's own rows at `places`, int64 [n]: float32 [n, dim]."""
         return self.tables["weight"].read(places)
 
     def step(self, places: Tensor, grad: Tensor, learning_rate: float, count: int) -> None:
-        """Updates own rows.
+        """Takes one step on some of this worker's own rows.
 
         Args:
-            places: int64 [n], distinct.
-            grad: [n, dim], the gradient of the mean loss.
-            count: Steps taken, this one included.
+            places: int64 [n], distinct places among the own rows.
+            grad: float32 [n, dim], the gradient of the mean loss.
+            learning_rate: Adam's step size.
+            count: The number of steps taken, this one included.
         """
         tables = [self.tables[name] for name in self.NAMES[:3]]
         weight, moment, square = rows = [table.read(places) for table in tables]
@@ -62,7 +64,7 @@ class AdamTable:
             table.write(places, changed)
 
     def copy(self, source: str, target: str, chunk_rows: int = 1 << 18) -> None:
-        """Copies one table's own rows into another ("weight" to "best" or back)."""
+        """Copies this worker's own rows of one table into another, "weight" into "best" or the reverse, `chunk_rows` rows at a time."""
         for first in range(0, len(self.tables[source]), chunk_rows):
             places = torch.arange(first, min(first + chunk_rows, len(self.tables[source])))
             self.tables[target].write(places, self.tables[source].read(places))

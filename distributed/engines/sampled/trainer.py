@@ -1,4 +1,4 @@
-"""The sampled engine's trainer: every worker steps on its blocks, and keeps, saves and restores the rows that it owns."""
+"""Trains a task in the sampled engine: every worker steps on its blocks, and keeps, saves and restores the rows that it owns."""
 
 import tempfile
 from collections.abc import Generator
@@ -33,20 +33,20 @@ BATCH_SECONDS = 300.0
 
 
 class SampledTrainer:
-    """A task in training on one worker; see `loop.trainer.Trainer`. Building it is a collective call.
+    """Trains a task on one worker; see `loop.trainer.Trainer`. Building the trainer is a collective call.
 
     Args:
-        task: What is trained.
-        job: Its settings of the cluster and of sampling.
-        connection: To the graph.
+        task: The task to train.
+        job: The job, whose settings of cluster, sampling and evaluation are read.
+        connection: Connection to the graph.
         worker: This worker.
-        dataset: Whose validation split selects; None to train without.
+        dataset: The dataset whose validation split chooses the epoch; None to train without validation.
     """
 
     def __init__(self, task: Task, job: Job, connection: GraphConnection, worker: Worker, dataset: Dataset | None) -> None:
         self.task, self.connection, self.worker, self.sampling = task, connection, worker, job.sampling
         self.num_parts = job.cluster.micro_batches if task.stage == "teacher" else 1
-        self.batch_seconds = BATCH_SECONDS + job.cluster.start_timeout  # a stream of labels has a deadline of its own
+        self.batch_seconds = BATCH_SECONDS + job.cluster.start_timeout  # a stream of labels has its own deadline, which should end first
         self.counts = connection.num_users, connection.num_items
         self.examples = Examples.of(worker, connection.train_rows(), task.train, task.user_balance, task.seed, in_memory=False)
         self.ids = [AdamTable(connection, side, f"{task.stage}_ids_{SIDE_NAMES[side]}", task.dim) for side in SIDES]
@@ -61,7 +61,7 @@ class SampledTrainer:
         self._ranked_items = self._map_items() if self.validation is not None else None
         self.best: dict[str, Tensor] = {}
         self._decay, self._sent = 1.0, 0
-        self._served: list[tuple[ServedRows, ServedRows]] = []  # by the micro-batches of the step so far
+        self._served: list[tuple[ServedRows, ServedRows]] = []  # for each micro-batch of the step so far
 
     def _build_features(self, task: Task) -> ShardedFeatures | None:
         features = None
@@ -72,38 +72,38 @@ class SampledTrainer:
         return features
 
     def _fill_tables(self) -> None:
-        own = self.connection.own_ids(USERS), self.connection.own_ids(ITEMS)
-        for side, rows in zip(SIDES, self.task.initial_rows(own)):
-            for places in chunks(own[side].numel()):
-                self.ids[side].tables["weight"].write(places, rows(own[side][places]))
+        own_ids = self.connection.own_ids(USERS), self.connection.own_ids(ITEMS)
+        for side, rows in zip(SIDES, self.task.initial_rows(own_ids)):
+            for places in chunks(own_ids[side].numel()):
+                self.ids[side].tables["weight"].write(places, rows(own_ids[side][places]))
 
     def _propagate_tokens(self) -> None:
-        """h_U = Ã h_I."""
+        """Computes the users' tokens, h_U = Ã h_I."""
         if self.features is not None:
             self.inference.propagate(self.features.tokens, self.features.tokens, USERS)
 
     def _map_items(self) -> Tensor:
-        """Room for the vectors of all items in a file that is deleted when the process ends: its pages count as cache."""
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - as long as this object
+        """Returns room for the vectors of all items, in a mapped file whose pages count as cache and which the process's end deletes."""
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - the file is needed as long as this object
         shape = (self.counts[ITEMS], self.task.vector_dims["final"])
         return torch.from_numpy(np.memmap(self._file, np.float32, "w+", shape=shape))
 
     @property
     def num_examples(self) -> int:
-        """Train interactions."""
+        """Returns the number of train interactions."""
         return self.examples.num_examples
 
     @property
     def num_steps(self) -> int:
-        """Steps of an epoch."""
+        """Returns the number of steps in an epoch."""
         return self.examples.num_steps
 
     def open(self, epochs: range) -> None:
-        """Opens what the batches are made from."""
+        """Prepares the source of the batches of these epochs."""
         self.task.open(epochs)
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the source that `open` prepared."""
         self.task.close()
 
     def start_epoch(self, epoch: int) -> None:
@@ -115,23 +115,23 @@ class SampledTrainer:
     def batches(self, epoch: int) -> Generator[SampledBatch, None, None]:
         """Yields this worker's share of every micro-batch, made ahead in the background."""
         what = "a batch of neighbour blocks from the graph servers"
-        made = self.maker.batches(self.task, epoch, self.num_parts)
-        batches = Prefetched(made, self.sampling.prefetch, self.batch_seconds, what)
+        made_on_demand = self.maker.batches(self.task, epoch, self.num_parts)
+        batches = Prefetched(made_on_demand, self.sampling.prefetch, self.batch_seconds, what)
         try:
             yield from batches
         finally:
             batches.close()
 
     def view(self, batch: SampledBatch, dropout_keys: tuple[int, ...] | None) -> tuple[View, tuple[ServedRows, ServedRows]]:
-        """Returns the rows that a batch reads, and those that this worker serves to all for it; a collective call."""
+        """Returns a view of the rows that a batch reads, and the ID rows that this worker serves to all workers; a collective call."""
         device, exchanges = self.worker.device, batch.exchanges
         served = tuple(ServedRows(x.served, table.read(x.served).to(device).requires_grad_()) for x, table in zip(exchanges, self.ids))
         answers: list[dict[str, Tensor]] = [{ID: served[side].rows} for side in SIDES]
         if self.features is not None:
-            own = self.task.reduce(self.features.inputs(exchanges[USERS].served, exchanges[ITEMS].served, dropout_keys))
-            answers[ITEMS].update({name: rows for name, rows in own.items() if name.startswith(REDUCED)})
+            served_rows = self.task.reduce(self.features.inputs(exchanges[USERS].served, exchanges[ITEMS].served, dropout_keys))
+            answers[ITEMS].update({name: rows for name, rows in served_rows.items() if name.startswith(REDUCED)})
             for side in SIDES if self.task.sends_prompt else ():
-                answers[side][PROMPT] = own[SIDE_NAMES[side]]
+                answers[side][PROMPT] = served_rows[SIDE_NAMES[side]]
         rows = []
         for exchange, answer in zip(exchanges, answers):
             widths = [part.shape[1] for part in answer.values()]
@@ -140,12 +140,12 @@ class SampledTrainer:
         return View(blocks, rows[USERS], rows[ITEMS], blocks.items[: blocks.num_items[0]]), served  # type: ignore[return-value]
 
     def loss_terms(self, batch: SampledBatch, epoch: int) -> tuple[dict[str, Tensor], tuple[ServedRows, ServedRows]]:
-        """Returns the loss terms of this worker's share, and the ID rows that it serves; a collective call."""
+        """Computes the loss terms of this worker's share; returns them and the ID rows that the worker serves; a collective call."""
         view, served = self.view(batch, (self.task.seed, epoch * self.num_steps + batch.step))
         return self.task.terms(view, batch.own.to(self.worker.device)), served
 
     def train_step(self, batch: SampledBatch, epoch: int) -> dict[str, Tensor]:
-        """Forward and backward of a micro-batch, and all optimizers after a step's last one."""
+        """Computes forward and backward of a micro-batch, and steps all optimizers after the step's last micro-batch."""
         terms, served = self.loss_terms(batch, epoch)
         if not self._served:
             for learner in self.learners:
@@ -163,25 +163,25 @@ class SampledTrainer:
         return terms
 
     def _update_tables(self) -> None:
-        """Sparse Adam on the rows served to a step's micro-batches, with their summed gradients: that of the mean loss."""
+        """Takes a step of sparse Adam on the ID rows that served the step's micro-batches, with the gradient of the mean loss."""
         self.num_steps_taken += 1
         for table, parts in zip(self.ids, zip(*self._served)):
             with_grad = [rows for rows in parts if rows.rows.grad is not None and rows.places.numel()]
             if with_grad:
                 places, grad = summed_gradients(with_grad)
                 grad = grad.cpu() / self.worker.world_size
-                touched = grad.abs().amax(1) != 0  # served also for the feature decay, or at levels that only the features need
+                touched = grad.abs().amax(1) != 0  # rows are also served for the feature decay, and at levels that features alone need
                 if not touched.all():
                     places, grad = places[touched], grad[touched]
                 table.step(places, grad, self.task.train.learning_rate * self._decay, self.num_steps_taken)
 
     def end_epoch(self) -> dict[str, float]:
-        """Returns what this worker sent to others in the epoch, MiB, and the task's own facts."""
+        """Returns further numbers for the epoch's row: the MiB that this worker has sent to others, and the task's own."""
         return {"mib_sent": (self.traffic.sent - self._sent) / 2**20, **self.task.epoch_facts()}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float] | None:
-        """Infers all vectors exactly, and ranks the validation users."""
+        """Infers all vectors exactly and computes the validation metrics; returns None without a validation split."""
         if self.validation is None or self._ranked_items is None:
             return None
         self.task.infer(self.inference)
@@ -197,19 +197,23 @@ class SampledTrainer:
         self.best = whole_weights(self.learners)
 
     def restore_best(self) -> None:
-        """Goes back to the weights that were kept."""
+        """Restores the weights that were kept."""
         for table in self.ids:
             table.copy("best", "weight")
         restore_weights(self.learners, self.best)
         self.worker.barrier()
 
     def save(self, checkpoints: Checkpoints, epochs: int, facts: LoopFacts) -> None:
-        """Every worker writes its own rows; rank 0 the replicated weights and their optimizers."""
+        """Writes a checkpoint: every worker its own rows, and rank 0 the replicated weights and their optimizers."""
         facts = {**facts, "steps": self.num_steps_taken}
         save_shards(checkpoints, epochs, facts, self.ids, self.connection.owners, self.learners, self.best, self.worker)
 
     def load(self, checkpoints: Checkpoints) -> LoopFacts | None:
-        """Every worker reads what overlaps its own rows, whoever wrote it, from the newest checkpoint that all find complete."""
+        """Restores the newest checkpoint that all workers find complete, and returns its facts.
+
+        Every worker reads its own rows, whichever worker wrote them. Without a checkpoint the start is kept as the best, and the result is
+        None.
+        """
         restored = load_shards(checkpoints, self.ids, self.connection.owners, self.learners, self.worker)
         if restored is None:
             self.keep()
@@ -220,7 +224,7 @@ class SampledTrainer:
 
     @torch.no_grad()
     def output(self) -> Output:
-        """Returns the best weights, and the vectors that they give, sharded as they are."""
+        """Restores the best weights; returns them with the vectors that they give, which stay sharded."""
         self.restore_best()
         self.task.infer(self.inference)
         vectors = {name: self.inference.tables(name, dim) for name, dim in self.task.vector_dims.items()}
