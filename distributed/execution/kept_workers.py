@@ -7,7 +7,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -91,7 +91,7 @@ class KeptWorkers:
     def _look(self, name: str, deadline: float) -> JobState:
         """Prints the lines since the last look; raises what ended the job."""
         alive = self._thread is not None and self._thread.is_alive()
-        state: JobState = ray.get(self.desk.look.remote(), timeout=CALL_SECONDS)
+        state = cast(JobState, ray.get(self.desk.look.remote(), timeout=CALL_SECONDS))
         for line in state.lines:
             print(line, flush=True)
         if state.mistake is not None:

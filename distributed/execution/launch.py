@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -118,7 +118,7 @@ def fit(name: str, loop: Callable[[], None], config: ClusterConfig, run_url: str
         handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit()
-            failure = ray.get(lines.failed.remote(), timeout=CALL_SECONDS)
+            failure = cast(str | None, ray.get(lines.failed.remote(), timeout=CALL_SECONDS))
             if failure is not None:
                 raise InputError(failure)
         except SystemExit as end:  # Ray Train answers Ctrl-C by ending the run and then the process, with code 0

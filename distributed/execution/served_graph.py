@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import ray
 import torch
@@ -61,8 +62,7 @@ class ServedGraph:
         if worker.is_first:
             assert self.service is not None
             with saying_if_slow(self.show, "waiting for graph servers"):
-                started: Session = ray.get(self.service.restart.remote(list(worker.nodes), num_clients), timeout=SERVICE_SECONDS)
-            session = started
+                session = cast(Session, ray.get(self.service.restart.remote(list(worker.nodes), num_clients), timeout=SERVICE_SECONDS))
         shared: Session = worker.share(session)
         return shared
 
