@@ -126,7 +126,7 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
             **held,
             "blocks in flight": block_bytes(settings, blocks),
             # Answers with their gradients, and with others what is sent; the ID rows with their propagation and update.
-            "rows with gradients": (12 if workers == 1 else 15) * exchanged + 8 * (blocks.users + items) * row,
+            "rows with gradients": (9 if workers == 1 else 15) * exchanged + 8 * (blocks.users + items) * row,
             "reduction": served * reduction_floats(settings, count) * FLOAT,
             "scores of the batch": (3 * (2 + count) + 6) * batch * row,
         },
