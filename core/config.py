@@ -229,6 +229,8 @@ class DistillationConfig:
         if self.regime == "inline" and self.rounds != 1:
             raise InputError(f"distill.rounds={self.rounds} has no meaning with distill.regime=inline; set rounds=1 or regime=rounds")
         for name, weight in self.losses.items():
+            if weight < 0:
+                raise InputError(f"distill.losses: {name} has the weight {weight}; expected at least 0")
             if name in LOSSES.names:
                 raise InputError(f"distill.losses: {name} has a setting of its own; set distill.{name}_weight={weight} in place of it")
             LOSSES.check(name)

@@ -84,6 +84,33 @@ def user_metric(name: str) -> UserMetric:
     return of_users
 
 
+def is_of_users(name: str) -> bool:
+    """Whether a metric has a value for each user; catalog coverage has not."""
+    metric = METRICS.get(name)
+    return not isinstance(metric, Metric) or metric.of_users is not None
+
+
+def of_each_user(name: str, hits: Tensor, num_held_out: Tensor) -> Tensor:
+    """Computes a metric for every user.
+
+    Args:
+        name: Name of a metric of users.
+        hits: bool [users, k], hits by place of the list.
+        num_held_out: int64 [users].
+
+    Returns:
+        float64 [users].
+
+    Raises:
+        InputError: there is no such metric of users, or its function returns something else than a number for each user.
+    """
+    values = user_metric(name)(hits, num_held_out)
+    if not isinstance(values, Tensor) or values.shape != num_held_out.shape:
+        made = f"a tensor of shape {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        raise InputError(f"metric {name!r} returns {made} for {num_held_out.numel()} users; return a value for each user, [users]")
+    return values.double()
+
+
 class RankingMetrics:
     """Accumulates all metrics at several list lengths, as sums over users that workers can add up.
 
@@ -109,7 +136,7 @@ class RankingMetrics:
             }
         ).double()  # fmt: skip
         others = [name for name, metric in shipped.items() if metric.accumulator is None and metric.of_users is not None]
-        self.of_users = {name: user_metric(name) for name in [*others, *(name for name in further if name not in shipped)]}
+        self.of_users = [*others, *(name for name in further if name not in shipped)]
         self.sums = torch.zeros(len(self.of_users), len(self.cutoffs), dtype=torch.float64)
         self.recommended = torch.zeros(len(self.cutoffs), num_items + 1, dtype=torch.float64)  # the last column counts empty places
         self.num_users = torch.zeros((), dtype=torch.float64)
@@ -130,8 +157,8 @@ class RankingMetrics:
         hits, num_held_out = torch.isin(rows * width + ranked, keys), held_out.degrees
         for at, k in enumerate(self.cutoffs):
             self.recommended[at, ranked[:, :k].flatten()] = 1
-            for number, metric in enumerate(self.of_users.values()):
-                self.sums[number, at] += metric(hits[:, :k], num_held_out).double().sum()
+            for number, name in enumerate(self.of_users):
+                self.sums[number, at] += of_each_user(name, hits[:, :k], num_held_out).sum()
         self.num_users += ranked.shape[0]
 
     def states(self) -> list[Tensor]:
@@ -168,4 +195,4 @@ def metric_of_users(name: str, k: int, places: Tensor, rows: Tensor, degrees: Te
     is_hit = places < k
     hits = torch.zeros(degrees.numel(), k, dtype=torch.bool)
     hits[rows[is_hit], places[is_hit]] = True
-    return user_metric(name)(hits, degrees).double()
+    return of_each_user(name, hits, degrees)

@@ -91,6 +91,8 @@ class ClusterConfig:
             raise InputError(f"cluster.num_workers={self.num_workers}: cluster.executor=local is one worker; set cluster.executor=ray")
         if self.address is not None:
             raise InputError(f"cluster.address={self.address} has no meaning with cluster.executor=local; set cluster.executor=ray")
+        if self.num_labelers > 1:
+            raise InputError(f"cluster.num_labelers={self.num_labelers}: cluster.executor=local labels in this process; leave it at 1")
         if self.zero_stage:
             raise InputError(
                 f"cluster.zero_stage={self.zero_stage}: sharded optimizers are DeepSpeed's, which cluster.executor=local does not use; set "

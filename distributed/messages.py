@@ -13,6 +13,16 @@ from ..core.storage import join
 from .config import ClusterConfig, LabelConfig
 
 
+def teacher_reads_graph(engine: str, config: TeacherConfig) -> bool:
+    """Whether training a teacher reads more from graph/ than the train interactions: features, or the sharded structure."""
+    return engine == "sampled" or config.reads_features
+
+
+def student_reads_graph(engine: str, config: DistillationConfig) -> bool:
+    """Whether training a student does: with neighbour blocks, or beside a resident teacher, which reads features."""
+    return engine == "sampled" or (config.use_teacher and config.regime == "inline")
+
+
 @dataclass(frozen=True)
 class Job:
     """Holds what every training job has.
@@ -44,6 +54,11 @@ class Job:
         return "sampled" if self.cluster.engine == "sampled" else "full"
 
     @property
+    def reads_graph(self) -> bool:
+        """Whether it reads more from graph/ than the train interactions, which the dataset has too: features, or the sharded structure."""
+        raise NotImplementedError
+
+    @property
     def stage(self) -> str:
         """Returns the stage that the job trains: "teacher" or "student"."""
         raise NotImplementedError
@@ -68,6 +83,10 @@ class TeacherJob(Job):
     """
 
     config: TeacherConfig = field(kw_only=True)
+
+    @property
+    def reads_graph(self) -> bool:
+        return teacher_reads_graph(self.engine, self.config)
 
     @property
     def stage(self) -> str:
@@ -101,6 +120,10 @@ class StudentJob(Job):
     is_last: bool = field(default=True, kw_only=True)
 
     @property
+    def reads_graph(self) -> bool:
+        return student_reads_graph(self.engine, self.distill)
+
+    @property
     def stage(self) -> str:
         return "student"
 
@@ -126,6 +149,11 @@ class TuneJob:
     """
 
     student: StudentJob
+
+    @property
+    def reads_graph(self) -> bool:
+        """Whether it reads more from graph/ than the train interactions: it does, the features of the resident teacher."""
+        return True
 
 
 @dataclass(frozen=True)

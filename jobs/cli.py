@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0 if words else 2
         signal.signal(signal.SIGTERM, _interrupt)
         _run(*words)
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:  # a loss that is not finite is a matter of settings or data
         print(f"promptmm: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig
 from ..core.errors import InputError
+from ..core.objectives import candidate_policy
 from ..core.settings import check_bounds, setting
 from ..core.students import LayeredStudent, Student, student_kind
 from ..core.teacher import WholeTeacher, teacher_kind
@@ -114,6 +115,20 @@ class Settings:
             raise InputError(
                 f"student.kind={self.student.kind} has engines={student.engines}, and the sampled engine trains subclasses of "
                 "core.students.LayeredStudent that learn their rows; make it one, or set its engines to ('full',)"
+            )
+        if "full" not in student.engines:
+            raise InputError(f"student.kind={self.student.kind} has engines={student.engines}; it has to have 'full' among them")
+        claims = teacher.has_towers or teacher.has_prompt or "sampled" in teacher.engines
+        if issubclass(teacher, WholeTeacher) and claims:
+            raise InputError(
+                f"teacher.kind={self.teacher.kind}: a core.teacher.WholeTeacher has no towers and no prompt, and is trained by the full "
+                "engine alone; leave has_towers, has_prompt and engines as the base class has them"
+            )
+        policy = candidate_policy(self.distill)
+        if policy.num_candidates < 1 or policy.depth < 0:
+            raise InputError(
+                f"distill.candidates={self.distill.candidates}: num_candidates={policy.num_candidates}, depth={policy.depth}; make them at "
+                "least 1 and at least 0"
             )
         if not issubclass(teacher, WholeTeacher | PromptTeacher):
             raise InputError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import DistillationConfig
+from ..errors import InputError
 from ..kinds import CANDIDATES
 from ..random import random_below
 from ..sampling import STREAM_TOP, UnseenItems
@@ -115,7 +116,14 @@ def candidate_identity(config: DistillationConfig, seed: int) -> dict[str, objec
 
 def candidate_lists(config: DistillationConfig, request: CandidateRequest) -> Tensor:
     """Draws lists of the positive and its candidates, int64 [n, 1 + K], by the policy that the settings name."""
-    return torch.cat([request.positives[:, None], candidate_policy(config).draw(request)], 1)
+    policy = candidate_policy(config)
+    drawn = policy.draw(request)
+    if drawn.shape != (request.users.numel(), policy.num_candidates):
+        raise InputError(
+            f"distill.candidates={config.candidates}: drew candidates of shape {list(drawn.shape)}, expected "
+            f"[{request.users.numel()}, {policy.num_candidates}], a row of num_candidates for each example"
+        )
+    return torch.cat([request.positives[:, None], drawn], 1)
 
 
 def plain_lists(request: CandidateRequest) -> Tensor:

@@ -8,13 +8,14 @@ worker writes its share of the shards, and rank 0 writes the manifests last.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...core.config import OptimizerConfig, TeacherConfig, as_dict
 from ...core.errors import InputError
-from ...core.sides import SIDE_NAMES, SIDES
+from ...core.sides import ITEMS, SIDE_NAMES, SIDES
 from ...core.storage import ShardWriter, join, manifest_digest, open_artifact, publish_manifest, read_manifest
 from ...core.vectors import TeacherVectors
 from ..loop.selection import Selection
@@ -161,33 +162,54 @@ class RowShards:
         """Returns the number of columns."""
         return self.shards[0].shape[1]
 
+    def to(self, device: torch.device) -> "RowShards":
+        """Returns the table on a device; on the CPU it stays memory-mapped."""
+        return RowShards([shard.to(device) for shard in self.shards])
+
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Returns the rows of indices, int64 [n]: float32 [n, dim]."""
+        rows = rows.to(self.shards[0].device)
         if len(self.shards) == 1:
             return self.shards[0][rows]
-        out, which = torch.empty(rows.numel(), self.dim), rows // ROWS_A_SHARD
+        out, which = torch.empty(rows.numel(), self.dim, device=rows.device), rows // ROWS_A_SHARD
         for number in torch.unique(which).tolist():
             chosen = (which == number).nonzero().squeeze(1)
             out[chosen] = self.shards[number][rows[chosen] - number * ROWS_A_SHARD]
         return out
 
 
-def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> dict[str, RowShards]:
-    """Verifies and opens a revision's item vectors M_m^I by modality, memory-mapped; they are the targets of the embedding loss."""
+def _open_revision(url: str, revision: int, cache_dir: str | None, wanted: tuple[str, ...]) -> tuple[Path, dict]:
+    """Verifies the files of a revision whose names start with one of `wanted`; returns their folder and the manifest.
+
+    Raises:
+        InputError: the revision is missing or damaged, or its manifest names another revision than its folder.
+    """
+    at = revision_url(url, revision)
+    folder, manifest = open_artifact(at, "teacher-vectors", cache_dir, lambda name: name.startswith(wanted))
+    if manifest["revision"] != revision:
+        raise InputError(f"{at}: holds revision {manifest['revision']}; run train-teacher again")
+    return folder, manifest
+
+
+def _shards(folder: Path, manifest: dict, side: str) -> list[dict[str, Tensor]]:
+    """Opens the shards of a side that the manifest lists, in order, memory-mapped."""
     from safetensors.torch import load_file
 
-    folder, manifest = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir, lambda name: name.startswith("item-"))
-    shards = [load_file(str(path)) for path in sorted(folder.glob("item-*.safetensors"))]
+    return [load_file(str(folder / name)) for name in sorted(manifest["files"]) if name.startswith(f"{side}-")]
+
+
+def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> dict[str, RowShards]:
+    """Verifies and opens a revision's item vectors M_m^I by modality, memory-mapped; they are the targets of the embedding loss."""
+    name = SIDE_NAMES[ITEMS]
+    folder, manifest = _open_revision(url, revision, cache_dir, (f"{name}-",))
+    shards = _shards(folder, manifest, name)
     return {m: RowShards([shard[f"modal.{m}"] for shard in shards]) for m in manifest["modalities"]}
 
 
 def final_rows(url: str, revision: int, cache_dir: str | None = None) -> list[RowShards]:
     """Verifies and opens a revision's final vectors of users and of items, memory-mapped; a warm start reads them."""
-    from safetensors.torch import load_file
-
-    folder, _ = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir)
-    sides = (sorted(folder.glob(f"{side}-*.safetensors")) for side in SIDE_NAMES)
-    return [RowShards([load_file(str(path))["final"] for path in paths]) for paths in sides]
+    folder, manifest = _open_revision(url, revision, cache_dir, tuple(f"{name}-" for name in SIDE_NAMES))
+    return [RowShards([shard["final"] for shard in _shards(folder, manifest, name)]) for name in SIDE_NAMES]
 
 
 @dataclass(frozen=True)
@@ -207,12 +229,10 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None) -> Teac
     """
     from safetensors.torch import load_file
 
-    folder, manifest = open_artifact(revision_url(url, revision), "teacher-vectors", cache_dir)
-    if manifest["revision"] != revision:
-        raise InputError(f"{revision_url(url, revision)}: holds revision {manifest['revision']}; run train-teacher again")
+    folder, manifest = _open_revision(url, revision, cache_dir, ("",))
 
     def side(name: str) -> dict[str, Tensor]:
-        shards = [load_file(str(path)) for path in sorted(folder.glob(f"{name}-*.safetensors"))]
+        shards = _shards(folder, manifest, name)
         return {k: shards[0][k] if len(shards) == 1 else torch.cat([s[k] for s in shards]) for k in shards[0]}
 
     user, item = (side(name) for name in SIDE_NAMES)

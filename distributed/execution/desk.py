@@ -1,4 +1,4 @@
-"""The desk between the driver and workers that are kept: one job lies on it at a time.
+"""The desk between the driver and workers that are kept: one job lies on it at a time, and it runs Ray Train's `fit`.
 
 Protocol
 1. The driver posts a job, and looks at the desk twice a second until the job is done or has failed.
@@ -7,9 +7,12 @@ Protocol
 3. A worker that fails takes all workers with it. The controller of Ray Train notes why, and starts them again: they join, take the same
    job, and resume from its checkpoint. A job that failed more than `max_failures` times has failed.
 4. An error that a restart cannot mend fails the job at once.
-5. Workers that ask a closed desk, or one whose job has failed, leave.
+5. `fit` runs in a thread of the desk's process, not of the driver's: a thread that waits for Ray when the driver shuts Ray down ends
+   the driver. With the desk go its controller and the workers.
+6. Workers that ask a closed desk, or one whose job has failed, leave.
 """
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +26,7 @@ class JobState:
     """What the driver sees of its job.
 
     Attributes:
+        ended: Why Ray Train ended, or None while it runs.
         joined: Whether a worker has its resources and runs.
         done: Whether every worker has finished the job.
         mistake: An error that a restart cannot mend, or None.
@@ -30,6 +34,7 @@ class JobState:
         lines: What the workers have to say since the last look.
     """
 
+    ended: str | None
     joined: bool
     done: bool
     mistake: str | None
@@ -53,11 +58,27 @@ class Desk(Lines):
         self.finished: set[int] = set()
         self.num_failures = 0
         self.broken: str | None = None
+        self.ended: str | None = None
+
+    def start_workers(self, train: list[Any]) -> None:
+        """Starts the workers.
+
+        Args:
+            train: A reference, in a list, to the function that runs Ray Train until the workers leave.
+        """
+        threading.Thread(target=self._train, args=train, daemon=True).start()
+
+    def _train(self, train: ray.ObjectRef) -> None:
+        try:
+            ray.get(train)()
+            self.ended = "its workers left"
+        except Exception as error:
+            self.ended = str(error)
 
     def post(self, work: list[Any]) -> None:
         """Puts a job on the desk: a reference in a list, so that it is not opened here."""
         self.work, self.done = work, False
-        self.finished, self.num_failures = set(), 0
+        self.finished, self.num_failures, self.broken = set(), 0, None
 
     def close(self) -> None:
         """Tells the workers to leave."""
@@ -88,7 +109,7 @@ class Desk(Lines):
 
     def look(self) -> JobState:
         """What the driver asks for."""
-        return JobState(self.joined, self.done, self.failure, self.broken, self.drain())
+        return JobState(self.ended, self.joined, self.done, self.failure, self.broken, self.drain())
 
 
 JobDesk: Any = ray.remote(num_cpus=0)(Desk)

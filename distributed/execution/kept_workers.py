@@ -1,10 +1,9 @@
 """Ray Train workers that are kept between the jobs of one command, on a cluster that lives as long as the command.
 
-One `fit` runs in a thread; its loop takes jobs from a desk (desk.py), so that only the first job waits for workers to start.
+One `fit` of Ray Train runs all the time; its loop takes jobs from a desk (desk.py), so that only the first job waits for workers.
 """
 
 import gc
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
@@ -55,13 +54,17 @@ class KeptWorkers:
         self.desk: ActorHandle = JobDesk.remote(config.num_workers, config.max_failures)
         self.are_usable = True
         self._name = unique_name("workers")
-        self._ended: Exception | None = None
-        self._thread: threading.Thread | None = None
+        self._have_started = False
 
     def start(self) -> None:
         """Starts the workers, which then wait for a job; does not wait for them."""
-        self._thread = threading.Thread(target=self._fit, name="kept workers", daemon=True)
-        self._thread.start()
+        self._have_started = True
+        config, run_url, name, desk, do = self.config, self.run_url, self._name, self.desk, ray.put(self.do)
+
+        def train() -> None:
+            make_trainer(_loop_of(desk, do), config, run_url, name, -1, [FailureNotes(desk)]).fit()
+
+        ray.get(desk.start_workers.remote([ray.put(train)]), timeout=CALL_SECONDS)
 
     def run(self, name: str, *work: Any) -> None:
         """Has the workers do a job, and prints their lines.
@@ -76,7 +79,7 @@ class KeptWorkers:
         """
         started = time.monotonic()
         ray.get(self.desk.post.remote([ray.put(work)]), timeout=CALL_SECONDS)
-        if self._thread is None:
+        if not self._have_started:
             self.start()
         deadline = started + self.config.start_timeout
         self.are_usable = False  # until the job is done
@@ -90,16 +93,18 @@ class KeptWorkers:
 
     def _look(self, name: str, deadline: float) -> JobState:
         """Prints the lines since the last look; raises what ended the job."""
-        alive = self._thread is not None and self._thread.is_alive()
-        state = cast(JobState, ray.get(self.desk.look.remote(), timeout=CALL_SECONDS))
+        try:
+            state = cast(JobState, ray.get(self.desk.look.remote(), timeout=CALL_SECONDS))
+        except ray.exceptions.GetTimeoutError:  # a busy machine: the next look brings the lines
+            return JobState(None, True, False, None, None, [])
         for line in state.lines:
             print(line, flush=True)
         if state.mistake is not None:
             raise InputError(state.mistake)
         if state.failure is not None:
             raise explain(name, RunError(state.failure))
-        if not state.done and not alive:
-            raise explain(name, self._ended or RunError("its workers left"))
+        if not state.done and state.ended is not None:
+            raise explain(name, RunError(state.ended))
         if not state.joined and time.monotonic() > deadline:
             raise RunError(
                 f"no worker started within cluster.start_timeout={self.config.start_timeout:.0f} seconds: the cluster has no room for "
@@ -109,9 +114,12 @@ class KeptWorkers:
 
     def leave(self) -> None:
         """Lets the workers go, and waits until they have gone."""
-        if self._thread is not None:
-            ray.get(self.desk.close.remote(), timeout=CALL_SECONDS)
-            self._thread.join(LEAVE_SECONDS)
+        ray.get(self.desk.close.remote(), timeout=CALL_SECONDS)
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while self._have_started and time.monotonic() < deadline:
+            if ray.get(self.desk.look.remote(), timeout=CALL_SECONDS).ended is not None:
+                break
+            time.sleep(POLL_SECONDS)
         ray.kill(self.desk)
         self.clean()
 
@@ -119,19 +127,13 @@ class KeptWorkers:
         """Removes what Ray Train wrote, once the workers have left or Ray has ended."""
         remove(join(ray_folder(self.run_url), self._name))
 
-    def _fit(self) -> None:
-        """Runs Ray Train until the workers leave; their failures count at the desk, which knows the job."""
-        try:
-            make_trainer(_loop_of(self.desk, self.do), self.config, self.run_url, self._name, -1, [FailureNotes(self.desk)]).fit()
-        except Exception as error:  # also that Ray has been shut down: nobody looks then
-            self._ended = error
 
-
-def _loop_of(desk: ActorHandle, do: Do) -> Callable[[], None]:
+def _loop_of(desk: ActorHandle, do: ray.ObjectRef) -> Callable[[], None]:
     """What every worker does: jobs from the desk, until that is closed."""
 
     def loop() -> None:
         rank = ray.train.get_context().get_world_rank()
+        do_job: Do = ray.get(do)
         ray.get(desk.join.remote(rank), timeout=CALL_SECONDS)
         while True:
             stays, work = ray.get(desk.take.remote(rank), timeout=CALL_SECONDS)
@@ -141,7 +143,7 @@ def _loop_of(desk: ActorHandle, do: Do) -> Callable[[], None]:
                 time.sleep(IDLE_SECONDS)
                 continue
             with noting_mistakes(desk):
-                do(*ray.get(work[0]), desk)
+                do_job(*ray.get(work[0]), desk)
             gc.collect()  # what the job held, before the worker waits beside other processes
             ray.get(desk.finish.remote(rank), timeout=CALL_SECONDS)
 

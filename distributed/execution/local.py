@@ -74,8 +74,8 @@ class LocalExecutor:
 def _locally(job: TeacherJob | StudentJob | TuneJob) -> TeacherJob | StudentJob | TuneJob:
     """The job for an executor that is local whatever the run's setting says: an experiment's cells are."""
     if isinstance(job, TuneJob):
-        return TuneJob(replace(job.student, cluster=replace(job.student.cluster, executor="local")))
-    return replace(job, cluster=replace(job.cluster, executor="local"))
+        return TuneJob(replace(job.student, cluster=replace(job.student.cluster, executor="local", address=None)))
+    return replace(job, cluster=replace(job.cluster, executor="local", address=None))
 
 
 @contextlib.contextmanager

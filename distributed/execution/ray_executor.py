@@ -68,6 +68,8 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
             self._kept = kept
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._starting is not None:
+            self._starting.join(STOP_SECONDS)
         self._session.close()
         if self._kept is not None:
             self._kept.clean()
@@ -100,10 +102,10 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         """Workers for a job: a process is a client of graph servers once, since DGL keeps state in it."""
         if self._starting is not None:
             self._starting.join()
-        if self._kept is not None and (not self._kept.are_usable or (self._are_clients and needs_graph(job))):
+        if self._kept is not None and (not self._kept.are_usable or (self._are_clients and job.reads_graph)):
             self._kept.leave()
             self._kept, self._are_clients = None, False
-        self._are_clients = self._are_clients or needs_graph(job)
+        self._are_clients = self._are_clients or job.reads_graph
         if self._kept is None:
             self._kept = KeptWorkers(self.cluster, self.run_url, run_on_worker)
         return self._kept
@@ -111,7 +113,7 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
     @contextlib.contextmanager
     def _graph_service(self, job: Job) -> Iterator[ActorHandle | None]:
         """The supervisor of the graph servers while a job runs that reads more than the train interactions."""
-        if not needs_graph(job):
+        if not job.reads_graph:
             yield None
             return
         from ...graph_store.dgl.service import start_service
@@ -145,15 +147,6 @@ def name_of(job: Job) -> str:
 def training_of(job: Job) -> TeacherJob | StudentJob:
     """The job of training whose settings count."""
     return job.student if isinstance(job, TuneJob) else job
-
-
-def needs_graph(job: Job) -> bool:
-    """Whether a job's workers read from the graph servers: features, or the sharded structure."""
-    if isinstance(job, TuneJob):
-        return True
-    if isinstance(job, TeacherJob):
-        return job.engine == "sampled" or job.config.reads_features
-    return job.engine == "sampled" or (job.distill.use_teacher and job.distill.regime == "inline")
 
 
 def run_on_worker(job: Job, service: ActorHandle | None, lines: ActorHandle) -> None:

@@ -1,6 +1,7 @@
 """Ray for the time of a command: a cluster that is there, or one on this machine that ends with the command."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from ..config import ClusterConfig
 
 LOOPBACK = "127.0.0.2"
 START_ATTEMPTS = 3
+SIGACTION_BYTES = 256  # at least the size of a `struct sigaction`
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 # What a cluster of one machine does without: nobody looks at its metrics, and its only node is not taken away.
 LEAN = {"RAY_enable_metrics_collection": "0", "RAY_TRAIN_METRICS_ENABLED": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
@@ -161,6 +163,20 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextlib.contextmanager
+def _kept_handler(number: int) -> Iterator[None]:
+    """Gives a signal the handler back that it had before the block, from any thread: Python's `signal.signal` works in the main one."""
+    libc, before = ctypes.CDLL(None), ctypes.create_string_buffer(SIGACTION_BYTES)
+    python_handler = signal.getsignal(number)
+    libc.sigaction(number, None, before)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and python_handler is not None:
+            signal.signal(number, python_handler)
+        libc.sigaction(number, before, None)
+
+
 def _start_ray(address: str, options: dict[str, Any]) -> None:
     """`ray.init`; an embedded cluster that a busy machine did not start within Ray's own 30 seconds is tried again.
 
@@ -169,12 +185,10 @@ def _start_ray(address: str, options: dict[str, Any]) -> None:
         RunError: this machine is too busy to start one.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a start outside the main thread
-    handler = signal.getsignal(signal.SIGTERM)
     for attempt in range(START_ATTEMPTS):
         try:
-            ray.init(address=address, **options)
-            if handler is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, handler)  # Ray's own would abort the process
+            with _kept_handler(signal.SIGTERM):  # Ray's own would abort the process
+                ray.init(address=address, **options)
             return
         except ConnectionError as error:
             raise InputError(

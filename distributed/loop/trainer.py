@@ -69,9 +69,6 @@ class Trainer(Protocol[StepType]):
     def keep(self) -> None:
         """Remembers the weights as the best so far."""
 
-    def restore_best(self) -> None:
-        """Restores the weights that were kept."""
-
     def save(self, checkpoints: Checkpoints, epochs: int, facts: LoopFacts) -> None:
         """Writes everything that the run needs to go on after `epochs` epochs, with the loop's own facts."""
 

@@ -94,6 +94,8 @@ class StudentTask(Task[StudentBatch]):
         self._source: LabelSource | None = None
         taught = job.distill.use_teacher
         self.targets = modal_item_rows(job.teacher_url, job.revision, cache_dir) if taught else {}
+        if job.engine == "full":  # which has room for whole tables: a GPU then has the targets at hand
+            self.targets = {modality: rows.to(worker.device) for modality, rows in self.targets.items()}
         self.frozen = final_rows(job.teacher_url, job.revision, cache_dir) if taught and config.starts_from_teacher else None
         self.model = build_student(config, job.seed, (self.frozen[0].dim, self.frozen[1].dim) if self.frozen else None)
         self.model.to(worker.device)
@@ -196,7 +198,7 @@ class StudentTask(Task[StudentBatch]):
         return unique, torch.searchsorted(ids, unique).to(positives.device), count
 
     def _targets(self, items: Tensor) -> list[Tensor]:
-        return [rows[items.to("cpu")].to(self.worker.device) for rows in self.targets.values()]
+        return [rows[items].to(self.worker.device) for rows in self.targets.values()]
 
     def vectors(self, view: View) -> dict[str, Pair]:
         return {"final": self.model.vectors(view.graph, view.users[ID], view.items[ID])}

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .servers import CALL_SECONDS
 from .session_files import dgl_environment, local_folder, write_session_config
 
 WATCH_SECONDS = 1.0
+READY_SECONDS = 0.1
 DEAD_SERVER_EXIT = 13
 
 
@@ -48,7 +50,7 @@ def connect(service: ActorHandle, session: Session, rank: int, worker_nodes: Seq
     os.environ.update(dgl_environment(config, session.num_clients), DGL_ROLE="client", DGL_IP_CONFIG=str(workdir / "ip_config.txt"))
     done = threading.Event()
     threading.Thread(target=_watch, args=(service, done), daemon=True).start()
-    ray.get(service.wait_for_servers.remote(), timeout=2 * CALL_SECONDS)
+    _wait_for_servers(service)
     dgl.distributed.initialize(str(workdir / "ip_config.txt"))
     atexit.unregister(dgl.distributed.exit_client)  # at exit it would wait at a barrier for peers that may be dead
     graph = dgl.distributed.DistGraph(f"{GRAPH_NAME}_{session.name}")
@@ -60,6 +62,13 @@ def connect(service: ActorHandle, session: Session, rank: int, worker_nodes: Seq
     finally:
         done.set()
         shutil.rmtree(workdir, ignore_errors=True)
+
+
+def _wait_for_servers(service: ActorHandle) -> None:
+    """Returns when the servers take connections, or after a minute: a client that comes earlier sleeps three seconds at a time."""
+    deadline = time.monotonic() + CALL_SECONDS
+    while time.monotonic() < deadline and not ray.get(service.are_listening.remote(), timeout=CALL_SECONDS):
+        time.sleep(READY_SECONDS)
 
 
 def _foreign_parts(session: Session, rank: int, worker_nodes: Sequence[str]) -> list[int]:

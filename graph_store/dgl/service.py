@@ -13,7 +13,6 @@ A server process dies with its actor (PR_SET_PDEATHSIG), and the actor with the 
 """
 
 import contextlib
-import time
 import uuid
 from typing import Any
 
@@ -26,7 +25,6 @@ from ...core.storage import read_manifest
 from ..backend import PartLocation, Session
 from .servers import CALL_SECONDS, GraphServer
 
-READY_SECONDS = 0.1
 FETCH_BYTES_A_SECOND = 10 << 20  # the slowest store that is waited for
 
 
@@ -96,18 +94,10 @@ class GraphService:
         locations: list[PartLocation] = ray.get([s.location.remote() for s in self.servers], timeout=CALL_SECONDS)
         return Session(name, self.graph_url, tuple(locations), ip_config, num_clients, tuple(self.servers), self.cache_dir)
 
-    def wait_for_servers(self) -> None:
-        """Returns when every server takes connections or has ended: a client that comes earlier sleeps three seconds at a time."""
+    def are_listening(self) -> bool:
+        """Returns whether every server takes connections, or has ended."""
         ports = [int(line.rpartition(" ")[2]) for line in self.ip_config.splitlines()]
-        deadline = time.monotonic() + CALL_SECONDS
-        while not all(ray.get([s.is_listening.remote(port) for s, port in zip(self.servers, ports)], timeout=CALL_SECONDS)):
-            if time.monotonic() > deadline:
-                return  # the client tries for itself
-            time.sleep(READY_SECONDS)
-
-    def process_ids(self) -> list[int]:
-        """Lists the pids of the DGL server processes, by part."""
-        return self.pids
+        return all(ray.get([s.is_listening.remote(port) for s, port in zip(self.servers, ports)], timeout=CALL_SECONDS))
 
     def dead_servers(self) -> list[str]:
         """Describes each server process that has ended, in one line with the end of its output."""

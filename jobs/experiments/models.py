@@ -11,6 +11,8 @@ from ..settings import Settings
 from .settings import ModelConfig, Recipe
 
 READS = {"teacher": ("teacher.",), "student": ("student.", "distill.", "labels.")}
+# Settings that came after the first recorded experiments, with their defaults.
+LATER_SETTINGS: JsonObject = {"options": {}, "losses": {}, "candidates": "mixed", "metrics": []}
 Choices = dict[str, JsonObject]
 
 
@@ -107,10 +109,23 @@ class Models:
 
 def what_decides(stage: str, settings: Settings) -> JsonObject:
     """Everything of the settings that decides a cell's result but for its seed, as JSON-able values."""
-    evaluation = {"cutoffs": settings.evaluation.cutoffs, "select_by": settings.evaluation.select_by}
+    evaluation = {
+        "cutoffs": settings.evaluation.cutoffs,
+        "select_by": settings.evaluation.select_by,
+        "metrics": settings.evaluation.metrics,
+    }
     if stage == "teacher":
-        return {"teacher": as_dict(settings.teacher), "evaluation": evaluation}
-    return {**distillation_settings(settings, settings.distill.use_teacher), "evaluation": evaluation}
+        sections = {"teacher": as_dict(settings.teacher), "evaluation": evaluation}
+    else:
+        sections = {**distillation_settings(settings, settings.distill.use_teacher), "evaluation": evaluation}
+    return {name: _as_recorded(section) for name, section in sections.items()}
+
+
+def _as_recorded(section: JsonObject | None) -> JsonObject | None:
+    """A section without the settings that cells were first recorded without, where these have their defaults: digests stay as they were."""
+    if section is None:
+        return None
+    return {name: value for name, value in section.items() if name not in LATER_SETTINGS or value != LATER_SETTINGS[name]}
 
 
 def expand(recipe: Recipe) -> Models:

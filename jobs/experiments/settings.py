@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import InputError
-from ...core.kinds import METRICS
-from ...core.metrics import Metric
+from ...core.metrics import is_of_users
 from ...core.settings import check_bounds, setting
 from ...core.storage import JsonObject
 from ..settings import Settings, build, load_settings, parse_override, read_recipe
@@ -18,8 +17,16 @@ from ..settings import Settings, build, load_settings, parse_override, read_reci
 MODEL_STAGES = ("teacher", "student")
 PREFIX = "experiment."
 NOT_OF_CELLS = (
-    "run.seed", "run.redo", "labels.mode", "cluster.engine", "cluster.num_workers", "cluster.num_labelers", "cluster.micro_batches",
-)  # fmt: skip
+    "run.seed",
+    "run.redo",
+    "labels.mode",
+    "cluster.executor",
+    "cluster.engine",
+    "cluster.zero_stage",
+    "cluster.num_workers",
+    "cluster.num_labelers",
+    "cluster.micro_batches",
+)
 PACKAGE = "promptmm.jobs.recipes.experiments"
 
 
@@ -222,15 +229,20 @@ def _check_base(recipe: Recipe) -> None:
             "one worker with the full engine; set cluster.engine=full and cluster.num_workers=1 (cells run beside each other), or use "
             "`promptmm pipeline` for one large model"
         )
+    if base.cluster.zero_stage:
+        raise InputError(
+            f"cluster.zero_stage={base.cluster.zero_stage}: a cell of an experiment is one process, which has nothing to shard; set "
+            "cluster.zero_stage=0 (and teacher.reduction_dtype=float32), or use `promptmm pipeline`"
+        )
     if base.labels.mode == "streamed":
         raise InputError("labels.mode=streamed: the cells of an experiment write their labels; set labels.mode=materialised")
     if base.run.redo is not None:
         raise InputError("run.redo is not for experiments: remove the folders of the cells to train again, or use another run.dir")
     if any(override.startswith("run.seed=") for override in recipe.overrides):
         raise InputError("run.seed is not for experiments: set experiment.seeds=[...]")
-    name, _, cutoff = metric.rpartition("@")
-    of_users = [m for m in base.evaluation.metric_names if not isinstance(METRICS.get(m), Metric) or METRICS.get(m).of_users is not None]
-    if name not in of_users or cutoff not in map(str, base.evaluation.cutoffs):
+    chosen, _, cutoff = metric.rpartition("@")
+    of_users = [name for name in base.evaluation.metric_names if is_of_users(name)]
+    if chosen not in of_users or cutoff not in map(str, base.evaluation.cutoffs):
         raise InputError(
             f"metric={metric!r}: expected METRIC@K with METRIC one of {', '.join(of_users)}, which every user has, and K one of "
             f"evaluation.cutoffs={base.evaluation.cutoffs}"

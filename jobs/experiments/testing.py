@@ -11,7 +11,7 @@ import torch
 from ray.actor import ActorHandle
 
 from ...core.errors import InputError, RunError
-from ...core.metrics import metric_of_users
+from ...core.metrics import is_of_users, metric_of_users
 from ...core.ranking import held_out_places
 from ...core.storage import JsonObject, exists, join, read_bytes, read_json, write_bytes, write_json
 from ...graph_store.dataset import Dataset, masks, open_dataset
@@ -126,8 +126,9 @@ def rank_test_items(cell: Cell, run_dir: str, lines: ActorHandle | None = None) 
     arrays = {"user": held_out.rows.int(), "item": held_out.columns.int(), "place": places.int()}
     write_bytes(join(cell.url, "test.safetensors"), save(arrays))
     _, rows, degrees = held_out.rows.unique(return_inverse=True, return_counts=True)
+    names = [name for name in settings.evaluation.metric_names if is_of_users(name)]
     lengths = sorted({*CURVE, *settings.evaluation.cutoffs} & {*range(depth + 1)})
-    metrics = {f"{m}@{k}": float(metric_of_users(m, k, places, rows, degrees).mean()) for m in CURVE_METRICS for k in lengths}
+    metrics = {f"{m}@{k}": float(metric_of_users(m, k, places, rows, degrees).mean()) for m in names for k in lengths}
     write_test(cell.url, TestRecord(cell.digest, depth, metrics))
     return metrics
 

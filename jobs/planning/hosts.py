@@ -70,29 +70,32 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
     """
     has_ray = is_embedded(settings) and not is_local(settings)
     around = [(Need(role, BASE[role], {}, "all the time", 0, BASE[role], ""), 1) for role in AROUND] if has_ray else []
-    workers, labelers = _workers(settings), (labeler(settings, sizes), settings.cluster.num_labelers if is_embedded(settings) else 1)
-    sampled = settings.cluster.engine == "sampled"
+    # The workers of a cluster of the run's own are kept from the first stage to the last.
+    kept = (
+        [(Need("kept worker", BASE["worker"], {}, "all the time", 0, BASE["worker"], ""), settings.cluster.num_workers)] if has_ray else []
+    )
+    workers, sampled = _workers(settings), settings.cluster.engine == "sampled"
+    labelers = labeler(settings, sizes), settings.cluster.num_labelers if is_embedded(settings) else 1
     inline, streamed = settings.distill.regime == "inline", settings.labels.mode == "streamed"
     stages: dict[str, list[tuple[Need, int]]] = {}
     if sizes.taught:
         tables = teacher_tables(settings, sizes) if sampled else 0
-        server = _server("train-teacher", settings, sizes, tables, settings.teacher.dim)
-        servers = [(server, 1)] if uses_graph(settings) else []
-        stages["train-teacher"] = [(teacher_worker(settings, sizes, blocks, most), workers), *servers]
+        stages["train-teacher"] = [(teacher_worker(settings, sizes, blocks, most), workers)]
+        stages["train-teacher"] += _servers("train-teacher", settings, sizes, tables, settings.teacher.dim)
     if sizes.taught and not inline and not streamed:
-        stages["label"] = [labelers]
+        stages["label"] = [labelers, *kept]
     stages["distill"] = [(student_worker(settings, sizes, blocks, most), workers)]
-    if sampled or (sizes.taught and inline and uses_graph(settings)):
-        server = _server("distill", settings, sizes, STUDENT_TABLES if sampled else 0, settings.student.dim)
-        stages["distill"].append((server, 1))
+    if sampled or sizes.taught:
+        stages["distill"] += _servers("distill", settings, sizes, STUDENT_TABLES if sampled else 0, settings.student.dim)
     if sizes.taught and not inline and streamed:
         stages["distill"].append((labelers[0], labelers[1] * workers))
     if sizes.taught and settings.distill.rounds > 1:
         tuner = replace(full_teacher(settings, sizes), role="prompt tuner")
-        stages["tune-prompt"] = [(tuner, workers), (_server("tune-prompt", settings, sizes, 0, settings.teacher.dim), 1)]
+        stages["tune-prompt"] = [(tuner, workers), *_servers("tune-prompt", settings, sizes, 0, settings.teacher.dim)]
     if sizes.taught:
-        stages["evaluate (teacher)"] = [(evaluator(sizes, kinds.final_dim(settings.teacher, len(sizes.dims)), "teacher"), workers)]
-    stages["evaluate (student)"] = [(evaluator(sizes, settings.student.dim, "student"), workers)]
+        ranked = evaluator(sizes, kinds.final_dim(settings.teacher, len(sizes.dims)), "teacher")
+        stages["evaluate (teacher)"] = [(ranked, workers), *kept]
+    stages["evaluate (student)"] = [(evaluator(sizes, settings.student.dim, "student"), workers), *kept]
     return [Stage(name, (*roles, *around)) for name, roles in stages.items()]
 
 
@@ -104,9 +107,12 @@ def _workers(settings: Settings) -> int:
     return -(-num_workers // settings.graph.num_parts) if settings.cluster.engine == "sampled" else 1
 
 
-def _server(stage: str, settings: Settings, sizes: Sizes, tables: int, dim: int) -> Need:
+def _servers(stage: str, settings: Settings, sizes: Sizes, tables: int, dim: int) -> list[tuple[Need, int]]:
+    """The graph server on the host, with tables of a stage where the engine samples; none where the stage does not read from it."""
+    if not uses_graph(settings, stage):
+        return []
     need = graph_server(settings, sizes, tables, dim)
-    return replace(need, role=f"graph server ({stage})") if tables else need
+    return [(replace(need, role=f"graph server ({stage})") if tables else need, 1)]
 
 
 def check_fits(stages: list[Stage], available: int | None) -> None:

@@ -44,7 +44,7 @@ def labeler(settings: Settings, sizes: Sizes) -> Need:
     held = {
         "train interactions": 3 * sizes.edges * INDEX + sizes.nodes * INDEX,
         "teacher vectors": vectors if joined else 0,
-        "top-ranked items": sizes.users * settings.distill.top_depth * INDEX if settings.distill.num_top else 0,
+        "top-ranked items": sizes.users * candidate_policy(settings.distill).depth * INDEX,
     }
     # Candidate vectors are gathered for every kind of score in turn; the allocator does not fill the gap that the last ones left.
     scored = rows * width * (1.2 * (kinds.final_dim(settings.teacher, count) + count * dim) * FLOAT + (2 + 3 * count) * FLOAT + 4 * INDEX)

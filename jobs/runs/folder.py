@@ -20,7 +20,7 @@ def open_run_dataset(settings: Settings) -> Dataset:
 
 def need_shared_storage(settings: Settings, verb: str) -> None:
     """Raises InputError where the run's folder is in the memory of this process, and a verb runs in several."""
-    if settings.dir.startswith("memory://"):
+    if settings.dir.startswith("memory://") and settings.cluster.executor != "local":
         raise InputError(
             f"run.dir={settings.dir}: {verb} runs in several processes, which share no memory; use a folder or an object store"
         )

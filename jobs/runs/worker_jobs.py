@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ...distributed.messages import StudentJob, TeacherJob
+from ...distributed.messages import StudentJob, TeacherJob, student_reads_graph, teacher_reads_graph
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 from .compatibility import has_teacher
@@ -13,9 +13,22 @@ def samples(settings: Settings) -> bool:
     return settings.cluster.engine == "sampled"
 
 
-def uses_graph(settings: Settings) -> bool:
-    """Whether workers read from graph/: those of Ray do, and the sampled engine's; one in this process has the dataset itself."""
-    return settings.cluster.executor == "ray" or samples(settings)
+def uses_graph(settings: Settings, stage: str) -> bool:
+    """Whether the workers of a stage read from graph/.
+
+    A worker in this process has the dataset itself, but for the sampled engine's structure.
+
+    Args:
+        settings: Of the run, with its engine.
+        stage: "train-teacher", "distill" or "tune-prompt".
+    """
+    engine = settings.cluster.engine
+    reads = {
+        "train-teacher": teacher_reads_graph(engine, settings.teacher),
+        "distill": student_reads_graph(engine, settings.distill),
+        "tune-prompt": True,
+    }
+    return reads[stage] and (settings.cluster.executor == "ray" or samples(settings))
 
 
 def teacher_job(settings: Settings, dataset: Dataset) -> TeacherJob:

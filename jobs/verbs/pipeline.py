@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from ...core.errors import InputError
 from ...core.storage import JsonObject
 from ...graph_store.dataset import Dataset
-from ..planning.engine import engine_of
+from ..planning.engine import engine_of, with_engine
 from ..runs.compatibility import check_teacher, has_teacher
 from ..runs.executors import open_executor, require_packages
 from ..runs.folder import open_run_dataset
 from ..runs.report import table
 from ..runs.results import write_results
 from ..runs.stages import read_record, require_done
+from ..runs.worker_jobs import uses_graph
 from ..settings import Settings
 from .distill import DISTILL
 from .evaluate import EVALUATE
@@ -37,7 +38,7 @@ def pipeline(settings: Settings) -> None:
     taught = has_teacher(settings, dataset)
     training = (TRAIN_TEACHER, LABEL, DISTILL, EVALUATE) if taught else (DISTILL, EVALUATE)
     with open_executor(settings, dataset, expects_jobs=_trains(settings, training)) as executor:  # starts while the next verbs work
-        if (taught and settings.cluster.executor == "ray") or engine_of(settings, dataset, "distill").engine == "sampled":
+        if _uses_graph(settings, dataset, taught):
             run_checked(PARTITION, settings)
         run_checked(PLAN, settings)
         for verb in training:
@@ -48,6 +49,13 @@ def pipeline(settings: Settings) -> None:
     run_checked(RECOMMEND, settings)
     here = settings.dir
     print(f"\nresults: {here}/results.json, {here}/report.md; plots: {here}/plots; bundle to serve: {here}/student", flush=True)
+
+
+def _uses_graph(settings: Settings, dataset: Dataset, taught: bool) -> bool:
+    """Whether a stage of the run will read from graph/."""
+    settled = with_engine(settings, engine_of(settings, dataset, "distill"))
+    stages = ["distill", *(["train-teacher"] if taught else []), *(["tune-prompt"] if taught and settings.distill.rounds > 1 else [])]
+    return any(uses_graph(settled, stage) for stage in stages)
 
 
 def _trains(settings: Settings, verbs: Sequence[Verb[Settings]]) -> bool:

@@ -19,7 +19,7 @@ def train_teacher(settings: Settings, executor: Executor | None = None) -> None:
     dataset = open_run_dataset(settings)
     check_teachable(settings, dataset)
     settings = settle_engine(settings, dataset, "train-teacher")
-    if uses_graph(settings):
+    if uses_graph(settings, "train-teacher"):
         require_done(settings.dir, "partition", "train-teacher")
         if read_manifest(join(settings.dir, "graph"), "graph")["dataset"] != dataset.digest:
             raise InputError(f"{settings.dir}/graph was made from another dataset/; add run.redo=partition")
