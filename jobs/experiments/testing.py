@@ -21,7 +21,6 @@ from .models import Models, what_decides
 from .records import TestRecord, read_test, write_test
 from .settings import RangeConfig
 
-CURVE_METRICS = ("recall", "ndcg", "ndcg_retrieved")
 CURVE = tuple(range(5, 55, 5))  # list lengths of the report's curve
 
 
