@@ -6,7 +6,7 @@ never decide by a kind's name. This module imports no kind: the registry imports
 
 from typing import Any
 
-from .registry import Registry, declares
+from .registry import Registry, declares, extends
 
 STUDENTS: Registry[Any] = Registry(
     "student",
@@ -18,7 +18,7 @@ STUDENTS: Registry[Any] = Registry(
         "mlp": ".students.mlp:MlpStudent",
     },
     __package__,
-    declares("student"),
+    extends(f"{__package__}.students.base", "Student"),
     "a subclass of promptmm.core.students.Student",
 )
 TEACHERS: Registry[Any] = Registry(
@@ -32,7 +32,7 @@ TEACHERS: Registry[Any] = Registry(
         "lattice": ".teacher.lattice:LatticeTeacher",
     },
     __package__,
-    declares("teacher"),
+    extends(f"{__package__}.teacher.base", "Teacher"),
     "a subclass of promptmm.core.teacher.WholeTeacher",
 )
 LOSSES: Registry[Any] = Registry(

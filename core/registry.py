@@ -18,6 +18,11 @@ def declares(component: str) -> Callable[[Any], bool]:
     return lambda kind: isinstance(kind, type) and getattr(kind, "component", None) == component
 
 
+def extends(module: str, base: str) -> Callable[[Any], bool]:
+    """Whether a class is a subclass of `base` of a module, which is imported when it is asked."""
+    return lambda kind: isinstance(kind, type) and issubclass(kind, getattr(importlib.import_module(module), base))
+
+
 class Registry(Generic[Kind]):
     """Holds the kinds of one component.
 

@@ -114,6 +114,7 @@ def test_the_target_fits_8_gib():
         assert partition_memory(10**7, 10**7, 10**8, 4 * 768, GraphConfig(num_parts=4, method=method))["total"] <= 8 * 2**30
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("method", "num_users"), [("hash", 80_000), ("metis", 30_000)])
 def test_memory_stays_under_its_bound(tmp_path, method, num_users):
     """In a process of its own, with small buffers, so that what grows with edges or nodes decides."""
