@@ -1,5 +1,6 @@
 """Labels from a pool of Ray Data actors: materialised, or streamed straight to a student's worker."""
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ def _asked(job: LabelJob, epochs: range) -> "RayDataset | None":
 
     A shard may have no row in a very small block: it is not asked for, since Ray Data drops empty blocks.
     """
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False

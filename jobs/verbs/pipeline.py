@@ -37,10 +37,10 @@ def pipeline(settings: Settings) -> None:
     _check_catalog(settings, dataset)
     taught = has_teacher(settings, dataset)
     training = (TRAIN_TEACHER, LABEL, DISTILL, EVALUATE) if taught else (DISTILL, EVALUATE)
-    with open_executor(settings, dataset, expects_jobs=_trains(settings, training)) as executor:  # starts while the next verbs work
+    run_checked(PLAN, settings)  # before anything else works: it measures rates, and refuses what does not fit
+    with open_executor(settings, dataset, expects_jobs=_trains(settings, training)) as executor:  # starts while partition works
         if _uses_graph(settings, dataset, taught):
             run_checked(PARTITION, settings)
-        run_checked(PLAN, settings)
         for verb in training:
             run_checked(verb, settings, executor)
     run_checked(EXPORT, settings)

@@ -171,7 +171,7 @@ def test_names_without_a_value_for_a_user():
     for call in (user_metric, lambda name: metric_of_users(name, 5, none, none, none)):
         with pytest.raises(InputError, match=r"'recal': no such metric; the kinds that ship are recall, ndcg"):
             call("recal")
-        with pytest.raises(InputError, match=r"metric 'coverage' is of all lists together and has no value for a user"):
+        with pytest.raises(InputError, match=r"metric 'coverage' is computed from all lists together and has no value for a user"):
             call("coverage")
     with pytest.raises(InputError, match=r"'recal': no such metric"):
         RankingMetrics([5], NUM_ITEMS, ["recal"])
