@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import dgl.distributed
+from dgl.distributed import kvstore
 
 from ...core.errors import InputError
 from ...core.storage import open_artifact
@@ -20,7 +21,7 @@ _numbers = itertools.count()
 def connect_alone(graph_url: str, cache_dir: str | None = None) -> GraphClient:
     """Connects this process, as the only worker, to a graph of one part.
 
-    DGL keeps the tables of a standalone store until the process ends, so each connection names its own.
+    Each connection has a store of its own, so that graphs do not meet in one process, and tables go with their connection.
 
     Args:
         graph_url: The graph/ artifact.
@@ -40,6 +41,8 @@ def connect_alone(graph_url: str, cache_dir: str | None = None) -> GraphClient:
 
 def _open(folder: Path) -> dgl.distributed.DistGraph:
     _initialize()
+    kvstore.close_kvstore()
+    kvstore.init_kvstore(None, 1, "default")
     return dgl.distributed.DistGraph(GRAPH_NAME, part_config=str(folder / f"{GRAPH_NAME}.json"))
 
 
