@@ -121,6 +121,9 @@ class RankingMetrics:
         cutoffs: List lengths.
         num_items: Number of items in the catalog.
         further: Names of metrics beside those that ship, as `evaluation.metrics` lists them.
+
+    Raises:
+        InputError: A name in `further` is that of no metric.
     """
 
     def __init__(self, cutoffs: list[int], num_items: int, further: Sequence[str] = ()) -> None:
@@ -135,6 +138,8 @@ class RankingMetrics:
                 for k in self.cutoffs
             }
         ).double()  # fmt: skip
+        for name in further:
+            METRICS.get(name)  # raises for a name that no metric has
         others = [name for name, metric in shipped.items() if metric.accumulator is None and metric.of_users is not None]
         self.of_users = [*others, *(name for name in further if name not in shipped)]
         self.sums = torch.zeros(len(self.of_users), len(self.cutoffs), dtype=torch.float64)
