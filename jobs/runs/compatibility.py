@@ -27,23 +27,30 @@ def check_teachable(settings: Settings, dataset: Dataset) -> None:
         )
 
 
-def check_teacher(settings: Settings, kind: str, by_modality: bool) -> None:
+def check_teacher(settings: Settings, kind: str, by_modality: bool, learnt_prompt: bool = True) -> None:
     """Checks that a student can learn from a kind of teacher what the settings ask for.
 
     Args:
         settings: Of the run; `distill` is read.
         kind: The teacher's kind.
         by_modality: Whether it has vectors for each modality.
+        learnt_prompt: False for a teacher that was trained with teacher.prompt=false.
 
     Raises:
         InputError: it has no prompt to tune, or no vectors by modality for a loss that learns from them: a shipped one, or one of the
             user's own that is marked with `core.objectives.learns_by_modality`.
     """
     distill = settings.distill
-    if not TEACHERS.get(kind).has_prompt and (distill.regime == "inline" or distill.rounds > 1):
+    has_prompt = TEACHERS.get(kind).has_prompt
+    if not (has_prompt and learnt_prompt) and (distill.regime == "inline" or distill.rounds > 1):
+        why, other = (
+            ("was trained with teacher.prompt=false and", "with teacher.prompt=true")
+            if has_prompt
+            else (f"is a {kind}, which", "with teacher.kind=promptmm")
+        )
         raise InputError(
-            f"the teacher is a {kind}, which has no prompt to tune with distill.regime={distill.regime}, distill.rounds={distill.rounds}; "
-            "set distill.regime=rounds and distill.rounds=1, or train a teacher with teacher.kind=promptmm"
+            f"the teacher {why} has no prompt to tune with distill.regime={distill.regime}, distill.rounds={distill.rounds}; "
+            f"set distill.regime=rounds and distill.rounds=1, or train a teacher {other}"
         )
     starved = {} if by_modality else {name: weight for name, weight in distill.loss_weights().items() if needs_modalities(name)}
     if starved:
@@ -63,4 +70,5 @@ def check_trained_teacher(settings: Settings) -> None:
         InputError: there is no complete teacher, or the student cannot learn from it what is asked for.
     """
     manifest = read_manifest(join(settings.dir, "teacher"), "teacher")
-    check_teacher(settings, manifest["config"].get("kind", "promptmm"), bool(manifest["modalities"]))
+    config = manifest["config"]
+    check_teacher(settings, config.get("kind", "promptmm"), bool(manifest["modalities"]), config.get("prompt", True))

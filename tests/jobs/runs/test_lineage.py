@@ -8,7 +8,7 @@ import pytest
 import torch
 from promptmm.core.errors import InputError
 from promptmm.core.objectives import learns_by_modality
-from promptmm.core.storage import read_manifest
+from promptmm.core.storage import publish_manifest, read_manifest
 from promptmm.core.teacher.collaborative import LightGcnTeacher
 from promptmm.core.teacher.model import PromptTeacher
 from promptmm.core.vectors import TeacherVectors
@@ -18,7 +18,7 @@ from promptmm.distributed.labels.blocks import labels_url
 from promptmm.distributed.labels.source import MaterialisedLabels
 from promptmm.graph_store.dataset import Dataset, open_dataset
 from promptmm.jobs.planning.sizes import Sizes
-from promptmm.jobs.runs.compatibility import check_teachable, check_teacher, has_teacher
+from promptmm.jobs.runs.compatibility import check_teachable, check_teacher, check_trained_teacher, has_teacher
 from promptmm.jobs.runs.lineage import Inputs, label_inputs, student_inputs
 from promptmm.jobs.runs.preparation import prepare_dataset
 from promptmm.jobs.runs.stages import differences, run_stage
@@ -86,10 +86,8 @@ def test_a_teacher_in_the_folder_teaches_whatever_this_command_says_of_it(tmp_pa
     assert not Sizes.of(alone, dataset).taught
 
 
-def teacher_at(run_dir: str) -> None:
-    from promptmm.core.storage import publish_manifest
-
-    publish_manifest(f"{run_dir}/teacher", "teacher", {"modalities": [], "config": {"kind": "lightgcn"}}, {})
+def teacher_at(run_dir: str, modalities: list[str] | None = None, **config) -> None:
+    publish_manifest(f"{run_dir}/teacher", "teacher", {"modalities": modalities or [], "config": {"kind": "lightgcn", **config}}, {})
 
 
 @pytest.mark.parametrize(
@@ -109,6 +107,14 @@ def test_what_a_teacher_can_teach():
     check_teacher(load_settings(None, ["distill.list_weight=0", "distill.embedding_weight=0"]), "lightgcn", False)
     check_teacher(load_settings(None, ["distill.rounds=2"]), "promptmm", True)
     check_teacher(load_settings(None, []), "vbpr", True)
+
+
+def test_a_teacher_that_was_trained_without_its_prompt_is_not_tuned(tmp_path):
+    teacher_at(str(tmp_path), ["image"], kind="promptmm", prompt=False)
+    check_trained_teacher(load_settings(None, [f"run.dir={tmp_path}"]))
+    for word in ("distill.rounds=2", "distill.regime=inline"):
+        with pytest.raises(InputError, match=r"the teacher was trained with teacher\.prompt=false and has no prompt to tune"):
+            check_trained_teacher(load_settings(None, [f"run.dir={tmp_path}", word]))
 
 
 @learns_by_modality
