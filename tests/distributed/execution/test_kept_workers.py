@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.slow  # whole pipelines in processes of their own; test_faults kills workers in the default run
 DEADLINE = 300
 TINY = [
     "source.synthetic_num_users=150", "source.synthetic_num_items=90", "source.synthetic_interactions_per_user=12", "teacher.dim=8",
@@ -85,7 +86,6 @@ def test_a_worker_killed_during_the_second_job_changes_nothing(undisturbed, tmp_
     assert student(tmp_path / "run") == student(undisturbed)
 
 
-@pytest.mark.slow
 def test_a_job_fails_and_the_next_command_resumes(undisturbed, tmp_path):
     """Without a restart left, the first death of a worker ends the run with its reason."""
     folder = untaught(undisturbed, tmp_path / "run")
@@ -104,7 +104,6 @@ def test_a_job_fails_and_the_next_command_resumes(undisturbed, tmp_path):
     assert student(folder) == student(undisturbed)
 
 
-@pytest.mark.slow
 def test_a_mistake_in_the_input_ends_the_run(undisturbed, tmp_path):
     folder = untaught(undisturbed, tmp_path / "run")
     process = start(folder)
@@ -117,7 +116,7 @@ def test_a_mistake_in_the_input_ends_the_run(undisturbed, tmp_path):
     assert_gone(seen)
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interruption_between_two_jobs_leaves_nothing(undisturbed, tmp_path, number):
     """While labels are made the workers have no job."""
     folder = untaught(undisturbed, tmp_path / "run")
