@@ -42,6 +42,7 @@ def test_tables_of_the_plan_are_those_of_the_models(dataset, settings):
 
 ROLES = {"teacher worker", "labeler", "student worker", "evaluator (teacher)", "evaluator (student)"}
 AROUND = {"driver", "Ray"}
+KEPT = {"kept worker"}  # beside a stage that it does not train
 
 
 @pytest.mark.parametrize("engine", ["full", "sampled"])
@@ -51,13 +52,15 @@ def test_a_plan_adds_up(dataset, engine):
     assert plan.engine == engine
     assert plan.available_bytes == 64 * GIB
     servers = {"graph server"} if engine == "full" else {"graph server (train-teacher)", "graph server (distill)"}
-    assert set(plan.roles) == ROLES | AROUND | servers
+    assert set(plan.roles) == ROLES | AROUND | KEPT | servers
     for role in plan.roles.values():
         assert role.bytes == role.base_bytes + sum(role.parts.values()) <= role.at_most_bytes
     for host in plan.hosts.values():
         assert host.bytes == sum(plan.roles[role].bytes * count for role, count in host.processes.items())
         assert set(host.processes) >= AROUND
     assert plan.hosts["train-teacher"].processes["teacher worker"] == 2
+    kept = {name for name, host in plan.hosts.items() if "kept worker" in host.processes}
+    assert kept == {"label", "evaluate (teacher)", "evaluate (student)"}
     text = describe_plan(plan)
     assert all(role in text for role in plan.roles)
     assert f"engine: {engine}" in text
@@ -149,7 +152,7 @@ def test_workers_of_a_cluster_do_not_share_a_host(dataset, monkeypatch):
 
 def test_a_catalog_without_modalities_has_no_teacher(bare, settings):
     plan = make_plan(settings, bare, 64 * GIB)
-    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND
+    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND | KEPT
     assert plan.label_bytes_an_epoch == 0
     assert set(plan.steps) == {"student"}
     assert "student worker" in describe_plan(plan)
@@ -175,7 +178,7 @@ def test_baselines_are_planned_for_the_full_engine(dataset, bare, kind):
 
 def test_a_student_alone_needs_no_teacher(dataset):
     plan = make_plan(load_settings(None, ["distill.use_teacher=false"]), dataset, None)
-    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND
+    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND | KEPT
     assert plan.label_bytes_an_epoch == 0
 
 
