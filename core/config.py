@@ -247,6 +247,16 @@ class DistillationConfig:
         if self.regime == "inline" and not self.use_teacher:
             raise InputError("distill.regime=inline needs distill.use_teacher=true")
 
+    @property
+    def tunes_prompt(self) -> bool:
+        """Whether the teacher's prompt is tuned: beside the student, or between rounds of labels."""
+        return self.regime == "inline" or self.rounds > 1
+
+    @property
+    def has_resident_teacher(self) -> bool:
+        """Whether the student's workers hold the teacher while they train."""
+        return self.use_teacher and self.regime == "inline"
+
     def loss_weights(self) -> dict[str, float]:
         """Returns the weights of all distillation losses whose weight is not 0, by name."""
         shipped = {"pair": self.pair_weight, "list": self.list_weight, "embedding": self.embedding_weight}

@@ -6,7 +6,7 @@ never decide by a kind's name. This module imports no kind: the registry imports
 
 from typing import Any
 
-from .registry import Registry, declares, extends
+from .registry import Registry, extends
 
 STUDENTS: Registry[Any] = Registry(
     "student",
@@ -52,7 +52,7 @@ CANDIDATES: Registry[Any] = Registry(
     "distill.candidates",
     {"mixed": ".objectives.candidates:MixedCandidates"},
     __package__,
-    declares("candidates"),
+    extends(f"{__package__}.objectives.candidates", "CandidatePolicy"),
     "a subclass of promptmm.core.objectives.CandidatePolicy",
 )
 METRICS: Registry[Any] = Registry(

@@ -20,7 +20,7 @@ def teacher_reads_graph(engine: str, config: TeacherConfig) -> bool:
 
 def student_reads_graph(engine: str, config: DistillationConfig) -> bool:
     """Whether training a student does: with neighbour blocks, or beside a resident teacher, which reads features."""
-    return engine == "sampled" or (config.use_teacher and config.regime == "inline")
+    return engine == "sampled" or config.has_resident_teacher
 
 
 @dataclass(frozen=True)

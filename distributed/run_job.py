@@ -35,7 +35,7 @@ def run_job(job: TeacherJob | StudentJob | TuneJob, worker: Worker, around: Surr
         task: Task = PromptTeacherTask(job, worker) if towers else WholeTeacherTask(job, worker)
         _train(job, task, worker, around, None)
     elif isinstance(job, StudentJob):
-        resident = _resident(job, worker, around) if job.distill.use_teacher and job.distill.regime == "inline" else None
+        resident = _resident(job, worker, around) if job.distill.has_resident_teacher else None
         tuner = PromptTuner.load(job, resident, worker) if resident is not None else None
         _train(job, student_task(job, worker, around, tuner), worker, around, resident)
     else:

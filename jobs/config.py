@@ -75,8 +75,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         distill, student = self.distill, self.student
-        tunes = distill.regime == "inline" or distill.rounds > 1
-        if distill.use_teacher and tunes and not self.teacher.prompt:
+        if distill.use_teacher and distill.tunes_prompt and not self.teacher.prompt:
             raise InputError(
                 f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: there is no prompt to tune with teacher.prompt=false; "
                 "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
@@ -146,7 +145,7 @@ class Settings:
                 f"{kind} is trained by the full engine alone, and not with {sampled or 'cluster.engine=sampled'}; set cluster.engine=full"
                 f"{f' and leave {sampled} out' if sampled else ''}, or teacher.kind=promptmm"
             )
-        if distill.use_teacher and (distill.regime == "inline" or distill.rounds > 1):
+        if distill.use_teacher and distill.tunes_prompt:
             raise InputError(
                 f"{kind} has no prompt to tune with distill.regime={distill.regime}, distill.rounds={distill.rounds}; set "
                 "distill.regime=rounds and distill.rounds=1, or teacher.kind=promptmm"
@@ -188,7 +187,7 @@ class Settings:
         distill, student = self.distill, self.student
         if self.teacher.is_baseline:
             return f"teacher.kind={self.teacher.kind}"
-        if distill.use_teacher and (distill.regime == "inline" or distill.rounds > 1):
+        if distill.use_teacher and distill.tunes_prompt:
             return f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student"
         if "sampled" not in student_kind(student).engines:
             return f"student.kind={student.kind}"

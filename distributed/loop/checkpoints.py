@@ -1,6 +1,6 @@
 """Writes and finds a training stage's checkpoints in the run's folder; a checkpoint is complete or absent."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -92,8 +92,7 @@ class Checkpoints:
                 {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
                 str(folder / "state.safetensors"),
             )
-        for old in self._epochs()[:-KEEP]:
-            remove(self._at(old))
+        self._remove_old()
 
     def shard_writer(self, epoch: int) -> ShardWriter:
         """Returns the writer of one worker's files of a checkpoint that all workers write; `publish` completes the checkpoint."""
@@ -145,6 +144,9 @@ class Checkpoints:
             files: Size and SHA-256 of all workers' files by name.
         """
         publish_manifest(self._at(epoch), "checkpoint", {"epoch": epoch, "state": state}, files)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
         for old in self._epochs()[:-KEEP]:
             remove(self._at(old))
 
@@ -152,10 +154,9 @@ class Checkpoints:
         """Returns tensors and facts of the newest complete checkpoint that `save` wrote; None if there is none."""
         from safetensors.torch import load_file
 
-        complete = self.complete(lambda name: True)
-        if not complete:
+        _, newest = next(self._newest_first(lambda name: True), (0, None))
+        if newest is None:
             return None
-        newest = complete[max(complete)]
         return load_file(str(newest.folder / "state.safetensors")), newest.facts
 
     def complete(self, wanted: Callable[[str], bool]) -> dict[int, Complete]:
@@ -164,16 +165,18 @@ class Checkpoints:
         Args:
             wanted: Whether a file, by its name, is needed; the others are neither fetched nor verified.
         """
-        complete = {}
-        for epoch in self._epochs():
+        return dict(self._newest_first(wanted))
+
+    def _newest_first(self, wanted: Callable[[str], bool]) -> Iterator[tuple[int, Complete]]:
+        """Yields what `complete` returns, from the newest one on, each fetched and verified when it is asked for."""
+        for epoch in reversed(self._epochs()):
             if has_artifact(self._at(epoch)):
                 try:
                     folder, manifest = open_artifact(self._at(epoch), "checkpoint", self.cache_dir, wanted)
                 except InputError as error:  # going on from the checkpoint before a damaged one loses less than a new start
                     print(f"checkpoint left out: {error}", flush=True)
                     continue
-                complete[epoch] = Complete(folder, manifest["state"], [name for name in manifest["files"] if wanted(name)])
-        return complete
+                yield epoch, Complete(folder, manifest["state"], [name for name in manifest["files"] if wanted(name)])
 
     def clear(self) -> None:
         """Removes every checkpoint."""

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from ...core.registry import Registry
+from ...core.registry import Registry, declares
 from ...core.storage import filesystem, is_local, join, local_path
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ TRACKERS: Registry[type[Tracker]] = Registry(
     "run.trackers",
     {"tensorboard": ".trackers:TensorBoard"},
     __package__,
-    lambda kind: getattr(kind, "component", None) == "tracker",
+    declares("tracker"),
     "a class with the attribute component = 'tracker' and the methods start, record and close",
 )
 

@@ -31,6 +31,7 @@ class WholeTeacherTask(Task[TeacherBatch]):
 
     The parameters that act on features step with `teacher.reduction_learning_rate`, and all others with `teacher.train.learning_rate`.
     Item graphs are functions of the weights at the end of an epoch, so a checkpoint need not hold them.
+
     Args:
         job: The teacher's job.
         worker: This worker.

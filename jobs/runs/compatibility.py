@@ -42,7 +42,7 @@ def check_teacher(settings: Settings, kind: str, by_modality: bool, learnt_promp
     """
     distill = settings.distill
     has_prompt = TEACHERS.get(kind).has_prompt
-    if not (has_prompt and learnt_prompt) and (distill.regime == "inline" or distill.rounds > 1):
+    if not (has_prompt and learnt_prompt) and distill.tunes_prompt:
         why, other = (
             ("was trained with teacher.prompt=false and", "with teacher.prompt=true")
             if has_prompt

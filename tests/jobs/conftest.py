@@ -24,6 +24,20 @@ labels: {epochs: 1}
 """
 
 
+@pytest.fixture
+def write_own_module(tmp_path, monkeypatch) -> Callable[[str], str]:
+    """Writes a module of the user's into the current folder, which is a new one; returns the module's name."""
+
+    def write(text: str) -> str:
+        name = f"own_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        return name
+
+    return write
+
+
 @dataclass(frozen=True)
 class Ended:
     """What a command printed, and what it left behind.

@@ -9,16 +9,16 @@ from ....core.rows import FrozenTables, IdTables, RowTables
 from ....core.sampling import rank_slice
 from ...artifacts.output import Output, Rows, TensorRows
 from ...loop.checkpoints import Checkpoints, LoopFacts
-from ...loop.totals import total_of
 from ...tasks.base import Task
 from ..examples import Examples
-from ..learners import Learner, restore_state, restore_weights, take_prefix, whole_state_stream, whole_weights, with_prefix
+from ..learners import restore_state, restore_weights, take_prefix, whole_state_stream, whole_weights, with_prefix
+from ..trainer import EngineTrainer
 from ..validation import Validation
 from ..view import REDUCED, TaskBatch, View
 from .catalog import WholeCatalog
 
 
-class FullTrainer:
+class FullTrainer(EngineTrainer):
     """Trains a task on one worker; see `loop.trainer.Trainer`. Building the trainer is a collective call.
 
     Args:
@@ -33,7 +33,7 @@ class FullTrainer:
         self.counts = graph.num_users, graph.num_items
         task.build(catalog.dims, self.counts, lambda: catalog.inputs(None))
         self.tables = self._build_tables().to(device)
-        self.learners: list[Learner] = task.learners(self.tables)
+        self.learners = task.learners(self.tables)
         self.examples = Examples.of(self.worker, graph.users, task.train, task.user_balance, task.seed, in_memory=True)
         self.best: dict[str, Tensor] = {}
         self._refresh()
@@ -45,29 +45,6 @@ class FullTrainer:
         rows = [make(torch.arange(count)) for make, count in zip(self.task.initial_rows(own_ids), self.counts)]  # type: ignore[arg-type]
         return IdTables(*rows) if self.task.learns_rows else FrozenTables(*rows)
 
-    @property
-    def num_examples(self) -> int:
-        """Returns the number of train interactions."""
-        return self.examples.num_examples
-
-    @property
-    def num_steps(self) -> int:
-        """Returns the number of steps in an epoch."""
-        return self.examples.num_steps
-
-    def open(self, epochs: range) -> None:
-        """Prepares the source of the batches of these epochs."""
-        self.task.open(epochs)
-
-    def close(self) -> None:
-        """Closes the source that `open` prepared."""
-        self.task.close()
-
-    def start_epoch(self, epoch: int) -> None:
-        """Sets the epoch's learning rates."""
-        for learner in self.learners:
-            learner.scale_rates(self.task.train.lr_decay**epoch)
-
     def batches(self, epoch: int) -> Generator[TaskBatch, None, None]:
         """Returns a generator of this worker's share of every step; it makes each share when it is asked for."""
         return self.task.batches(self.examples, epoch, 1)
@@ -76,14 +53,9 @@ class FullTrainer:
         """Does one step: forward, backward and all optimizers; returns the loss terms, scalars by name."""
         view = self.view((self.task.seed, epoch * self.num_steps + batch.step))
         terms = self.task.terms(view, batch.to(self.worker.device))
-        for learner in self.learners:
-            learner.zero_grad()
-        if self.task.reduction is not None:
-            self.task.reduction.backward(total_of(terms))
-        else:
-            total_of(terms).backward()
-        for learner in self.learners:
-            learner.step()
+        self.zero_grad()
+        self.backward(terms, is_last=True)
+        self.step()
         return terms
 
     def view(self, dropout_keys: tuple[int, ...] | None = None) -> View:

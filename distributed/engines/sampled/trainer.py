@@ -12,13 +12,13 @@ from ....graph_store.backend import GraphConnection
 from ....graph_store.dataset import Dataset
 from ...artifacts.output import Output
 from ...loop.checkpoints import Checkpoints, LoopFacts
-from ...loop.totals import total_of
 from ...messages import Job
 from ...prefetch import Prefetched
 from ...tasks.base import Task
 from ...worker import Worker
 from ..examples import Examples
 from ..learners import restore_weights, whole_weights
+from ..trainer import EngineTrainer
 from ..validation import Validation
 from ..view import ID, PROMPT, REDUCED, View
 from .batches import BatchMaker, SampledBatch
@@ -32,7 +32,7 @@ from .sparse_adam import AdamTable
 BATCH_SECONDS = 300.0
 
 
-class SampledTrainer:
+class SampledTrainer(EngineTrainer):
     """Trains a task on one worker; see `loop.trainer.Trainer`. Building the trainer is a collective call.
 
     Args:
@@ -60,7 +60,7 @@ class SampledTrainer:
         self.validation = Validation.of(dataset, worker, self.examples.train, job.evaluation) if dataset is not None else None
         self._ranked_items = self._map_items() if self.validation is not None else None
         self.best: dict[str, Tensor] = {}
-        self._decay, self._sent = 1.0, 0
+        self._sent = 0
         self._served: list[tuple[ServedRows, ServedRows]] = []  # for each micro-batch of the step so far
 
     def _build_features(self, task: Task) -> ShardedFeatures | None:
@@ -88,29 +88,10 @@ class SampledTrainer:
         shape = (self.counts[ITEMS], self.task.vector_dims["final"])
         return torch.from_numpy(np.memmap(self._file, np.float32, "w+", shape=shape))
 
-    @property
-    def num_examples(self) -> int:
-        """Returns the number of train interactions."""
-        return self.examples.num_examples
-
-    @property
-    def num_steps(self) -> int:
-        """Returns the number of steps in an epoch."""
-        return self.examples.num_steps
-
-    def open(self, epochs: range) -> None:
-        """Prepares the source of the batches of these epochs."""
-        self.task.open(epochs)
-
-    def close(self) -> None:
-        """Closes the source that `open` prepared."""
-        self.task.close()
-
     def start_epoch(self, epoch: int) -> None:
-        """Sets the epoch's learning rates."""
-        self._decay, self._sent = self.task.train.lr_decay**epoch, self.traffic.sent
-        for learner in self.learners:
-            learner.scale_rates(self._decay)
+        """Sets the epoch's learning rates, and notes what has been sent before it."""
+        super().start_epoch(epoch)
+        self._sent = self.traffic.sent
 
     def batches(self, epoch: int) -> Generator[SampledBatch, None, None]:
         """Yields this worker's share of every micro-batch, made ahead in the background."""
@@ -148,21 +129,16 @@ class SampledTrainer:
         """Computes forward and backward of a micro-batch, and steps all optimizers after the step's last micro-batch."""
         terms, served = self.loss_terms(batch, epoch)
         if not self._served:
-            for learner in self.learners:
-                learner.zero_grad()
-        if self.task.reduction is not None:
-            self.task.reduction.backward(total_of(terms), batch.own.is_last)
-        else:
-            total_of(terms).backward()
+            self.zero_grad()
+        self.backward(terms, batch.own.is_last)
         self._served.append(served)
         if batch.own.is_last:
-            for learner in self.learners:
-                learner.step()
-            self._update_tables()
+            self.step()
+            self._update_tables(epoch)
             self._served = []
         return terms
 
-    def _update_tables(self) -> None:
+    def _update_tables(self, epoch: int) -> None:
         """Takes a step of sparse Adam on the ID rows that served the step's micro-batches, with the gradient of the mean loss."""
         self.num_steps_taken += 1
         for table, parts in zip(self.ids, zip(*self._served)):
@@ -173,7 +149,7 @@ class SampledTrainer:
                 touched = grad.abs().amax(1) != 0  # rows are also served for the feature decay, and at levels that features alone need
                 if not touched.all():
                     places, grad = places[touched], grad[touched]
-                table.step(places, grad, self.task.train.learning_rate * self._decay, self.num_steps_taken)
+                table.step(places, grad, self.task.train.learning_rate * self.decay(epoch), self.num_steps_taken)
 
     def end_epoch(self) -> dict[str, float]:
         """Returns further numbers for the epoch's row: the MiB that this worker has sent to others, and the task's own."""

@@ -1,7 +1,6 @@
 """Kinds of one's own, in a module of the working folder: trained together from the command line, by both engines and both executors."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,13 +92,9 @@ LAYERS, DIM, BEST, EPOCHS = 2, 8, 3, 2
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch) -> str:
+def own(write_own_module) -> str:
     """A module of that kind in the working folder, under a name of its own."""
-    name = f"own_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    return name
+    return write_own_module(OWN)
 
 
 def words_of(own: str) -> list[str]:

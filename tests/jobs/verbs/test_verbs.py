@@ -1,7 +1,6 @@
 """The table of verbs agrees with the stages of a run, and an own verb is one like those that ship."""
 
 import re
-import sys
 
 import pytest
 from promptmm.core.errors import InputError
@@ -27,13 +26,9 @@ NOTHING = 3
 
 
 @pytest.fixture
-def own_module(tmp_path, monkeypatch) -> str:
+def own_module(write_own_module) -> str:
     """A module of the user's in the current folder; returns its name."""
-    name = f"own_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    return name
+    return write_own_module(OWN)
 
 
 def test_the_stages_of_the_table_are_those_that_may_be_done_again():
