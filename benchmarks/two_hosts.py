@@ -83,8 +83,8 @@ def _work(options: argparse.Namespace, work: Callable[[Any, int], Iterator[dict]
 
 def client_of(options: argparse.Namespace, graph: Any, rank: int) -> Any:
     """The project's connection to the graph."""
-    from promptmm.graph_store.backend import PartLocation, Session
     from promptmm.graph_store.dgl.client import GraphClient
+    from promptmm.graph_store.session import PartLocation, Session
 
     folder = Path(options.folder) / "graph"
     session = Session(options.session, str(folder), tuple(PartLocation(node, str(folder)) for node in NODES))

@@ -7,11 +7,26 @@ from torch import Tensor
 from .autograd import Context, Gradients
 
 
+CHUNK_BYTES = 2 << 20  # of gathered item vectors: they stay in a core's cache between the gather and the product
+
+
+def _scores_by_chunks(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
+    """Computes the same numbers a few examples at a time, which is about twice as fast where no gradient needs the gathered vectors."""
+    size = max(1, CHUNK_BYTES // max(1, candidates.shape[1] * item_vectors.shape[1] * item_vectors.element_size()))
+    scores = item_vectors.new_empty(candidates.shape)
+    for start in range(0, len(candidates), size):
+        rows = slice(start, start + size)
+        torch.bmm(F.embedding(candidates[rows], item_vectors), user_vectors[users[rows]][:, :, None], out=scores[rows][:, :, None])
+    return scores
+
+
 class _CandidateScores(torch.autograd.Function):
     """Computes scores of candidate lists; the items' gradient is a sum over each item's examples in place of a scatter."""
 
     @staticmethod
     def forward(ctx: Context, user_vectors: Tensor, item_vectors: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
+        if not any(ctx.needs_input_grad) and item_vectors.device.type == "cpu":
+            return _scores_by_chunks(user_vectors, item_vectors, users, candidates)
         x, y = user_vectors[users], F.embedding(candidates, item_vectors)
         ctx.save_for_backward(x, y, users, candidates)
         ctx.num_users, ctx.num_items = user_vectors.shape[0], item_vectors.shape[0]

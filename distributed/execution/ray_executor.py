@@ -42,11 +42,12 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         cluster: Workers, and where they run.
         run_url: The run's folder.
         expects_jobs: Whether workers are to be started before the first job.
+        streams_labels: Whether labelers will work beside students, on the same cores.
     """
 
-    def __init__(self, cluster: ClusterConfig, run_url: str, expects_jobs: bool = False) -> None:
+    def __init__(self, cluster: ClusterConfig, run_url: str, expects_jobs: bool = False, streams_labels: bool = False) -> None:
         self.cluster, self.run_url, self.expects_jobs = cluster, run_url, expects_jobs
-        self._session = RaySession(cluster)
+        self._session = RaySession(cluster, streams_labels=streams_labels)
         self._kept: KeptWorkers | None = None
         self._are_clients = False
         self._starting: threading.Thread | None = None

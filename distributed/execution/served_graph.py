@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ...core.errors import InputError
 from ...core.graph import BipartiteGraph
-from ...graph_store.backend import GraphConnection, Session
+from ...graph_store.backend import GraphConnection
 from ...graph_store.dataset import Dataset
 from ...graph_store.dgl.connection import connect
 from ...graph_store.dgl.item_shard import read_item_shard
 from ...graph_store.own_features import ItemShard
+from ...graph_store.session import Session
 from ..worker import Worker
 from .dataset_graph import train_graph
 from .lines import saying_if_slow, show_here

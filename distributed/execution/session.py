@@ -23,8 +23,13 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR,
 LEAN = {"RAY_enable_metrics_collection": "0", "RAY_TRAIN_METRICS_ENABLED": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
-def worker_environment(config: ClusterConfig) -> dict[str, str]:
-    """Environment of every worker process."""
+def worker_environment(config: ClusterConfig, streams_labels: bool = False) -> dict[str, str]:
+    """Returns the environment of every worker process.
+
+    Args:
+        config: The cluster.
+        streams_labels: Whether labelers will work beside students, on the same cores.
+    """
     # Large temporaries come from the heap and stay there: fresh pages for each cost as much as the work on them. But sharded weights are to
     # save memory: whole layers that come and go by the heap double what a worker holds (ZeRO 3, 151 million parameters: 5.3 GiB to 2.8).
     kept = str(1 << (26 if config.zero_stage else 30))
@@ -33,12 +38,15 @@ def worker_environment(config: ClusterConfig) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
-        "OMP_WAIT_POLICY": "passive",  # spinning threads ruin each other where cores are shared
         "MALLOC_MMAP_THRESHOLD_": kept,
         "MALLOC_TRIM_THRESHOLD_": kept,
     }
     if not config.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
+    if streams_labels:
+        # Threads that spin while they wait take the cores from the labelers. Where a worker has its cores to itself they should spin:
+        # a step is many short operations, and to wake a thread for each of them costs half of the speed.
+        environment["OMP_WAIT_POLICY"] = "passive"
     return environment
 
 
@@ -59,13 +67,16 @@ class RaySession:
     Args:
         config: The cluster.
         num_cpus: Logical CPUs of an embedded one; None: room for the workers and their labelers.
+        streams_labels: Whether labelers will work beside students, on the same cores.
 
     Attributes:
         is_own: Whether the cluster is an embedded one that ends with this session.
+        environment: Environment variables of the workers.
     """
 
-    def __init__(self, config: ClusterConfig, num_cpus: int | None = None) -> None:
+    def __init__(self, config: ClusterConfig, num_cpus: int | None = None, streams_labels: bool = False) -> None:
         self.config, self.num_cpus = config, num_cpus
+        self.environment = {**worker_environment(config, streams_labels), **own_modules()}
         self.address = config.address or os.environ.get("RAY_ADDRESS") or "local"
         self.is_joined = ray.is_initialized()  # a caller (a test, a notebook) owns Ray
         self.is_own = self.address == "local" and not self.is_joined
@@ -86,7 +97,7 @@ class RaySession:
             self._thread.start()
             return
         if not self.is_joined:
-            _start_ray(self.address, {**QUIET, "runtime_env": {"env_vars": {**worker_environment(self.config), **own_modules()}}})
+            _start_ray(self.address, {**QUIET, "runtime_env": {"env_vars": self.environment}})
         self._ready.set()
 
     def wait(self) -> None:
@@ -119,7 +130,7 @@ class RaySession:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         try:
             # Inherited, not as a `runtime_env`: that starts every process twice, and leaves those unused that Ray starts in advance.
-            with _environment({**worker_environment(config), **own_modules(), **LEAN}):
+            with _environment({**self.environment, **LEAN}):
                 _start_ray(self.address, options)
         except BaseException as error:  # raised in `wait`
             self._error = error

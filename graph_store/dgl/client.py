@@ -11,12 +11,12 @@ from torch import Tensor
 from ...core.graph import Csr
 from ...core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
 from ...core.storage import MANIFEST, read_json
-from ..backend import Session
 from ..flat_files import map_tensor
 from ..graph_artifact import EDGE
 from ..node_numbers import NodeNumbers
 from ..own_features import OwnFeatures
 from ..ownership import Owners
+from ..session import Session
 from .neighbours import NeighbourClient, PartStructure
 from .tables import ShardedTable, TableSpace
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import ray
 from ray.actor import ActorHandle
 
-from ..backend import GraphConnection, Session
+from ..backend import GraphConnection
 from ..graph_artifact import GRAPH_NAME
 from ..ownership import owners_of_part
+from ..session import Session
 from .servers import CALL_SECONDS
 from .session_files import dgl_environment, local_folder, write_session_config
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ...core.storage import MANIFEST, read_json
-from ..backend import Session
 from ..feature_rows import FeatureRows, map_features
 from ..own_features import ItemShard
 from ..ownership import pieces_of_parts
+from ..session import Session
 from .servers import CALL_SECONDS
 from .session_files import local_folder
 

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
 
 from ...core.storage import open_artifact
-from ..backend import PartLocation
-from ..feature_rows import FeatureRows, map_features
 from ..graph_artifact import files_of
+from ..session import PartLocation
 from .session_files import dgl_environment, sweep_shared_memory, write_session_config
+
+if TYPE_CHECKING:
+    from ..feature_rows import FeatureRows
 
 STOP_SECONDS = 10.0
 CALL_SECONDS = 60.0
@@ -96,8 +99,10 @@ class GraphServer:
         """Says where this part is served: Ray node id, and local folder of the artifact."""
         return PartLocation(ray.get_runtime_context().get_node_id(), str(self.folder))
 
-    def feature_rows(self, modality: str, first: int, last: int) -> FeatureRows:
+    def feature_rows(self, modality: str, first: int, last: int) -> "FeatureRows":
         """Reads rows [first, last) of this part's items as they are stored; for workers on other hosts."""
+        from ..feature_rows import map_features  # imports torch, which a server without such workers does without
+
         return map_features(self.folder, self.manifest, self.part, modality)[first:last].copy()
 
     def stop(self) -> None:

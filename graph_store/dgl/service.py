@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...core.errors import InputError
 from ...core.storage import read_manifest
-from ..backend import PartLocation, Session
+from ..session import PartLocation, Session
 from .servers import CALL_SECONDS, GraphServer
 
 FETCH_BYTES_A_SECOND = 10 << 20  # the slowest store that is waited for

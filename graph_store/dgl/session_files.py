@@ -7,8 +7,8 @@ from pathlib import Path
 import ray
 
 from ...core.storage import open_artifact
-from ..backend import Session
 from ..graph_artifact import GRAPH_NAME, files_of
+from ..session import Session
 
 
 def local_folder(session: Session, parts: Collection[int] = ()) -> Path:

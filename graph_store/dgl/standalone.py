@@ -10,8 +10,8 @@ from dgl.distributed import kvstore
 
 from ...core.errors import InputError
 from ...core.storage import open_artifact
-from ..backend import PartLocation, Session
 from ..graph_artifact import GRAPH_NAME
+from ..session import PartLocation, Session
 from .client import GraphClient
 
 HERE = "here"

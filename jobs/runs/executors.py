@@ -37,5 +37,5 @@ def open_executor(settings: Settings, dataset: Dataset, opened: Executor | None 
     else:
         from ...distributed.execution.ray_executor import RayExecutor
 
-        with RayExecutor(settings.cluster, settings.dir, expects_jobs) as executor:
+        with RayExecutor(settings.cluster, settings.dir, expects_jobs, settings.labels.mode == "streamed") as executor:
             yield executor

@@ -193,3 +193,12 @@ def test_candidate_scores_pass_gradcheck():
     users, items = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (4, 5))
     rows, candidates = torch.tensor([0, 3, 3]), torch.tensor([[4, 1], [1, 1], [0, 4]])  # repeated users and items
     assert torch.autograd.gradcheck(lambda u, i: candidate_scores(u, i, rows, candidates), (users, items))
+
+
+@pytest.mark.parametrize("batch, width, dim", [(0, 5, 8), (3, 1, 4), (700, 33, 64), (3000, 101, 32)])
+def test_candidate_scores_without_gradients_are_the_same_to_the_last_digit(batch: int, width: int, dim: int):
+    generator = torch.Generator().manual_seed(0)
+    users, items = torch.randn(50, dim, generator=generator), torch.randn(40, dim, generator=generator)
+    rows = torch.randint(50, (batch,), generator=generator)
+    candidates = torch.randint(40, (batch, width), generator=generator)
+    assert torch.equal(candidate_scores(users, items, rows, candidates), candidate_scores(users.requires_grad_(), items, rows, candidates))
