@@ -5,9 +5,10 @@ users. Catalog coverage alone is computed from all lists together. A metric of y
 module:function, and is a `UserMetric`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from torch import Tensor
 from .errors import InputError
 from .graph import Csr
 from .kinds import METRICS
+
+if TYPE_CHECKING:
+    from torch_geometric.metrics import LinkPredMetricCollection
 
 # From (hits, num_held_out) to values: hits bool [users, k] by place in the list, num_held_out int64 [users], values float64 [users].
 UserMetric: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -127,24 +131,28 @@ class RankingMetrics:
     """
 
     def __init__(self, cutoffs: list[int], num_items: int, further: Sequence[str] = ()) -> None:
-        from torch_geometric import metrics as pyg
-
         self.cutoffs, self.num_items = sorted(cutoffs), num_items
         shipped: dict[str, Metric] = {name: METRICS.get(name) for name in METRICS.names}
-        self.collection = pyg.LinkPredMetricCollection(
-            {
-                f"{name}_at_{k}": getattr(pyg, metric.accumulator)(k)
-                for name, metric in shipped.items() if metric.accumulator is not None
-                for k in self.cutoffs
-            }
-        ).double()  # fmt: skip
+        self.accumulators = [
+            (f"{name}@{k}", metric.accumulator, k)
+            for name, metric in shipped.items() if metric.accumulator is not None
+            for k in self.cutoffs
+        ]  # fmt: skip
         for name in further:
             METRICS.get(name)  # raises for a name that no metric has
         others = [name for name, metric in shipped.items() if metric.accumulator is None and metric.of_users is not None]
         self.of_users = [*others, *(name for name in further if name not in shipped)]
+        self.means = torch.zeros(len(self.accumulators), 2, dtype=torch.float64)  # of each: the sum over users, and their number
         self.sums = torch.zeros(len(self.of_users), len(self.cutoffs), dtype=torch.float64)
         self.recommended = torch.zeros(len(self.cutoffs), num_items + 1, dtype=torch.float64)  # the last column counts empty places
         self.num_users = torch.zeros((), dtype=torch.float64)
+
+    @functools.cached_property
+    def _collection(self) -> "LinkPredMetricCollection":
+        """Metrics of torch_geometric; made for the first lists, since the import takes seconds, and who adds up has none."""
+        from torch_geometric import metrics as pyg
+
+        return pyg.LinkPredMetricCollection({name: getattr(pyg, kind)(k) for name, kind, k in self.accumulators}).double()
 
     def update(self, ranked: Tensor, held_out: Csr) -> None:
         """Adds the lists of some users.
@@ -154,8 +162,9 @@ class RankingMetrics:
             held_out: The same users' held-out items; every row must have at least one.
         """
         ranked, held_out = ranked.cpu(), held_out.to("cpu")
-        labels = torch.stack([held_out.rows, held_out.columns])
-        self.collection.update(ranked, labels)
+        self._collection.update(ranked, torch.stack([held_out.rows, held_out.columns]))
+        self.means += torch.stack([torch.stack([metric.accum, metric.total]) for metric in self._collection.values()])
+        self._collection.reset()
         width = held_out.num_columns + 1  # one more than the items, for the mark of an empty place
         keys = held_out.rows * width + held_out.columns
         rows = torch.arange(ranked.shape[0])[:, None]
@@ -168,12 +177,12 @@ class RankingMetrics:
 
     def states(self) -> list[Tensor]:
         """Returns the accumulators themselves, to be summed over workers in place."""
-        means = [getattr(metric, name) for metric in self.collection.values() for name in ("accum", "total")]
-        return [*means, self.recommended, self.sums, self.num_users]
+        return [self.means, self.recommended, self.sums, self.num_users]
 
     def compute(self) -> dict[str, float]:
         """Computes the metrics, as {"recall@20": ...}: means over users, and coverage."""
-        values = {name.replace("_at_", "@"): float(value) for name, value in self.collection.compute().items()}
+        totals, counts = self.means.T
+        values = {name: float(total / count.clamp(min=1)) for (name, _, _), total, count in zip(self.accumulators, totals, counts)}
         for at, k in enumerate(self.cutoffs):
             values[f"coverage@{k}"] = float((self.recommended[at, :-1] > 0).double().mean())
             for number, name in enumerate(self.of_users):

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from .autograd import Context, Gradients
 
-
 CHUNK_BYTES = 2 << 20  # of gathered item vectors: they stay in a core's cache between the gather and the product
 
 

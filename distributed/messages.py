@@ -223,3 +223,22 @@ class LabelJob:
     def of_whole_steps(self, steps_a_block: int) -> "LabelJob":
         """Returns the same job for whole steps, in blocks of `steps_a_block` steps."""
         return replace(self, rank=0, world_size=1, steps_a_block=steps_a_block)
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """Asks for the ranking metrics of finished vectors.
+
+    Attributes:
+        dataset_url: URL of the artifact.
+        split: "validation" or "test".
+        config: Cutoffs and metrics.
+        threads: torch threads of each process that ranks.
+        cache_dir: Folder for local copies of remote artifacts.
+    """
+
+    dataset_url: str
+    split: str
+    config: EvaluationConfig
+    threads: int
+    cache_dir: str | None = None

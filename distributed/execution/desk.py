@@ -2,8 +2,8 @@
 
 Protocol
 1. The driver posts a job, and looks at the desk twice a second until the job is done or has failed.
-2. Every worker joins when its process starts, takes the job that lies there, does it, and says so; then it waits for the next one. The
-   job is done when all workers said so.
+2. Every worker joins when its process starts, takes the job that lies there, does it, and hands in its result; then it waits for the
+   next one. The job is done when all workers have handed in theirs.
 3. A worker that fails takes all workers with it. The controller of Ray Train notes why, and starts them again: they join, take the same
    job, and resume from its checkpoint. A job that failed more than `max_failures` times has failed.
 4. An error that a restart cannot mend fails the job at once.
@@ -55,7 +55,7 @@ class Desk(Lines):
         self.num_workers, self.max_failures = num_workers, max_failures
         self.work: list[Any] | None = None
         self.joined = self.closed = self.done = False
-        self.finished: set[int] = set()
+        self.results: dict[int, Any] = {}
         self.num_failures = 0
         self.broken: str | None = None
         self.ended: str | None = None
@@ -78,7 +78,7 @@ class Desk(Lines):
     def post(self, work: list[Any]) -> None:
         """Puts a job on the desk: a reference in a list, so that it is not opened here."""
         self.work, self.done = work, False
-        self.finished, self.num_failures, self.broken = set(), 0, None
+        self.results, self.num_failures, self.broken = {}, 0, None
 
     def close(self) -> None:
         """Tells the workers to leave."""
@@ -87,19 +87,23 @@ class Desk(Lines):
     def join(self, rank: int) -> None:
         """Notes a worker that has started, for the first time or again."""
         self.joined = True
-        self.finished.discard(rank)
+        self.results.pop(rank, None)
 
     def take(self, rank: int) -> tuple[bool, list[Any] | None]:
         """Whether a worker stays, and its job where it has not finished that."""
         if self.closed or self.failure is not None or self.broken is not None:
             return False, None
-        return True, None if rank in self.finished else self.work
+        return True, None if rank in self.results else self.work
 
-    def finish(self, rank: int) -> None:
-        """Notes that a worker has done its job; once all have, none that starts again takes it."""
-        self.finished.add(rank)
-        if len(self.finished) == self.num_workers:
+    def finish(self, rank: int, result: Any) -> None:
+        """Takes the result of a worker that has done its job; once all have, none that starts again takes it."""
+        self.results[rank] = result
+        if len(self.results) == self.num_workers:
             self.work, self.done = None, True
+
+    def collect(self) -> list[Any]:
+        """Returns what the workers handed in, by rank."""
+        return [self.results[rank] for rank in range(self.num_workers)]
 
     def worker_failed(self, message: str) -> None:
         """Notes that the workers ended, and why."""

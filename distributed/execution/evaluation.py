@@ -1,63 +1,68 @@
-"""Sharded exact evaluation of finished vectors: Ray tasks rank a share of the users each, and their sums add up."""
+"""Sharded exact evaluation of finished vectors: each process ranks a share of the users, and the sums add up."""
+
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import ray
 import torch
 from ray.actor import ActorHandle
-from torch import Tensor
 
-from ...core.config import EvaluationConfig
 from ...core.metrics import RankingMetrics
 from ...core.ranking import rank_users
 from ...graph_store.dataset import masks, open_dataset
 from ..config import ClusterConfig
+from ..messages import EvaluationJob
 from .lines import start_progress, watching
 
+Vectors = tuple[np.ndarray, np.ndarray]
 
-@ray.remote(num_cpus=1)
-def _evaluate_share(
-    dataset_url: str, cache_dir: str | None, users: np.ndarray, items: np.ndarray, split: str, config: EvaluationConfig,
-    rank: int, world_size: int, threads: int, lines: ActorHandle,
-) -> list[np.ndarray]:  # fmt: skip
-    lines.start.remote()
-    torch.set_num_threads(threads)
-    held_out, exclude = masks(open_dataset(dataset_url, cache_dir), split)
-    vectors = (torch.from_numpy(users.copy()), torch.from_numpy(items.copy()))
-    metrics = rank_users(*vectors, held_out, exclude, config.cutoffs, config.memory_mib, rank, world_size, config.metrics)
+
+def rank_share(job: EvaluationJob, vectors: Vectors, rank: int, world_size: int) -> list[np.ndarray]:
+    """Ranks all items for one share of the users; returns the sums that `add_shares` adds up.
+
+    Args:
+        job: What to rank.
+        vectors: Final vectors of users and items, float32 [num_users, d] and [num_items, d].
+        rank, world_size: The share, and the number of shares.
+    """
+    torch.set_num_threads(job.threads)
+    held_out, exclude = masks(open_dataset(job.dataset_url, job.cache_dir), job.split)
+    users, items = (torch.from_numpy(array.copy()) for array in vectors)
+    config = job.config
+    metrics = rank_users(users, items, held_out, exclude, config.cutoffs, config.memory_mib, rank, world_size, config.metrics)
     return [state.numpy() for state in metrics.states()]
 
 
+@ray.remote(num_cpus=1)
+def _rank_in_task(job: EvaluationJob, vectors: Vectors, rank: int, world_size: int, lines: ActorHandle) -> list[np.ndarray]:
+    lines.start.remote()
+    return rank_share(job, vectors, rank, world_size)
+
+
 def evaluate_vectors(
-    dataset_url: str,
-    users: Tensor,
-    items: Tensor,
-    split: str,
-    config: EvaluationConfig,
-    cluster: ClusterConfig,
-    lines: ActorHandle | None = None,
-) -> dict[str, float]:
-    """Full-ranking metrics of a split.
+    job: EvaluationJob, vectors: ray.ObjectRef, cluster: ClusterConfig, lines: ActorHandle | None = None
+) -> list[list[np.ndarray]]:
+    """Ranks in as many tasks of Ray as the cluster has workers; returns what `rank_share` returned in each.
 
     Args:
-        users, items: Final vectors, float32, on the CPU.
-        split: "validation" or "test".
-        cluster: As many tasks as it has workers, each with its share of the users.
+        job: What to rank.
+        vectors: Refers to what `rank_share` ranks.
+        cluster: The number of workers, and the longest wait for a task to start.
         lines: The actor that carries lines to the driver; None: one of its own.
 
     Raises:
         RunError: the cluster had no room for a task within `cluster.start_timeout`.
     """
-    user_ref, item_ref = ray.put(users.numpy()), ray.put(items.numpy())
     lines, num_shards = lines or start_progress(), cluster.num_workers
     with watching(lines, cluster.start_timeout, "an evaluation task of 1 CPU"):
-        tasks = [
-            _evaluate_share.remote(
-                dataset_url, cluster.cache_dir, user_ref, item_ref, split, config, rank, num_shards, cluster.worker_threads, lines
-            )
-            for rank in range(num_shards)
-        ]
-        shares = ray.get(tasks)
-    metrics = RankingMetrics(config.cutoffs, items.shape[0], config.metrics)
+        tasks = [_rank_in_task.remote(job, vectors, rank, num_shards, lines) for rank in range(num_shards)]
+        return cast(list[list[np.ndarray]], ray.get(tasks))
+
+
+def add_shares(job: EvaluationJob, num_items: int, shares: Sequence[list[np.ndarray]]) -> dict[str, float]:
+    """Computes the metrics over all users from what `rank_share` returned for each share."""
+    metrics = RankingMetrics(job.config.cutoffs, num_items, job.config.metrics)
     for states in shares:
         for total, part in zip(metrics.states(), states):
             total += torch.from_numpy(part.copy())

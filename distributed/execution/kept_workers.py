@@ -23,7 +23,7 @@ IDLE_SECONDS = 0.1  # how often a worker without a job asks for one
 LEAVE_SECONDS = 60.0
 
 
-Do: TypeAlias = Callable[..., None]
+Do: TypeAlias = Callable[..., Any]
 
 
 class FailureNotes(UserCallback):
@@ -43,14 +43,13 @@ class KeptWorkers:
     Args:
         config: The workers.
         run_url: The run's folder.
-        do: Does one job, on every worker: it gets what `run` was given, and the desk to send lines to.
 
     Attributes:
         are_usable: Whether no job has failed.
     """
 
-    def __init__(self, config: ClusterConfig, run_url: str, do: Do) -> None:
-        self.config, self.run_url, self.do = config, run_url, do
+    def __init__(self, config: ClusterConfig, run_url: str) -> None:
+        self.config, self.run_url = config, run_url
         self.desk: ActorHandle = JobDesk.remote(config.num_workers, config.max_failures)
         self.are_usable = True
         self._name = unique_name("workers")
@@ -59,37 +58,40 @@ class KeptWorkers:
     def start(self) -> None:
         """Starts the workers, which then wait for a job; does not wait for them."""
         self._have_started = True
-        config, run_url, name, desk, do = self.config, self.run_url, self._name, self.desk, ray.put(self.do)
+        config, run_url, name, desk = self.config, self.run_url, self._name, self.desk
 
         def train() -> None:
-            make_trainer(_loop_of(desk, do), config, run_url, name, -1, [FailureNotes(desk)]).fit()
+            make_trainer(_loop_of(desk), config, run_url, name, -1, [FailureNotes(desk)]).fit()
 
         ray.get(desk.start_workers.remote([ray.put(train)]), timeout=CALL_SECONDS)
 
-    def run(self, name: str, *work: Any) -> None:
-        """Has the workers do a job, and prints their lines.
+    def run(self, name: str, do: Do, *work: Any) -> list[Any]:
+        """Has the workers do a job, and prints their lines; returns what `do` returned on each of them, by rank.
 
         Args:
             name: Of the job, for messages.
-            work: What `do` gets on every worker.
+            do: Does the job, on every worker; a function of a module.
+            work: What `do` gets, before the desk that carries its lines.
 
         Raises:
             InputError: a worker said so.
             RunError: the workers failed more often than allowed, or did not get their resources in time.
         """
         started = time.monotonic()
-        ray.get(self.desk.post.remote([ray.put(work)]), timeout=CALL_SECONDS)
+        ray.get(self.desk.post.remote([ray.put((do, *work))]), timeout=CALL_SECONDS)
         if not self._have_started:
             self.start()
         deadline = started + self.config.start_timeout
         self.are_usable = False  # until the job is done
-        said = False
+        said, pause = False, IDLE_SECONDS
         while not (state := self._look(name, deadline)).done:
             if not (said or state.joined) and time.monotonic() - started > SLOW_SECONDS:
                 said = True
                 print(f"[{name}] waiting for {self.config.num_workers} worker{'s' * (self.config.num_workers > 1)}", flush=True)
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_SECONDS)
         self.are_usable = True
+        return cast(list[Any], ray.get(self.desk.collect.remote(), timeout=CALL_SECONDS))
 
     def _look(self, name: str, deadline: float) -> JobState:
         """Prints the lines since the last look; raises what ended the job."""
@@ -128,12 +130,11 @@ class KeptWorkers:
         remove(join(ray_folder(self.run_url), self._name))
 
 
-def _loop_of(desk: ActorHandle, do: ray.ObjectRef) -> Callable[[], None]:
+def _loop_of(desk: ActorHandle) -> Callable[[], None]:
     """What every worker does: jobs from the desk, until that is closed."""
 
     def loop() -> None:
         rank = ray.train.get_context().get_world_rank()
-        do_job: Do = ray.get(do)
         ray.get(desk.join.remote(rank), timeout=CALL_SECONDS)
         while True:
             stays, work = ray.get(desk.take.remote(rank), timeout=CALL_SECONDS)
@@ -143,8 +144,9 @@ def _loop_of(desk: ActorHandle, do: ray.ObjectRef) -> Callable[[], None]:
                 time.sleep(IDLE_SECONDS)
                 continue
             with noting_mistakes(desk):
-                do_job(*ray.get(work[0]), desk)
+                do, *given = ray.get(work[0])
+                result = do(*given, desk)
             gc.collect()  # what the job held, before the worker waits beside other processes
-            ray.get(desk.finish.remote(rank), timeout=CALL_SECONDS)
+            ray.get(desk.finish.remote(rank, result), timeout=CALL_SECONDS)
 
     return loop

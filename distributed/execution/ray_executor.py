@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from types import TracebackType
 
+import numpy as np
 import ray
 import ray.train
 import ray.train.torch
@@ -17,11 +18,11 @@ from ...core.config import EvaluationConfig
 from ...core.storage import join
 from ...graph_store.dataset import open_dataset
 from ..config import ClusterConfig
-from ..messages import LabelJob, StudentJob, TeacherJob, TuneJob
+from ..messages import EvaluationJob, LabelJob, StudentJob, TeacherJob, TuneJob
 from ..run_job import run_job
 from ..surroundings import Surroundings
 from ..worker import Worker
-from .evaluation import evaluate_vectors
+from .evaluation import add_shares, evaluate_vectors, rank_share
 from .kept_workers import KeptWorkers
 from .label_pool import materialise, stream_blocks
 from .launch import fit
@@ -64,7 +65,7 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         """Starts workers as soon as Ray runs; a Ray that does not start is the error of whoever waits for it."""
         with contextlib.suppress(Exception):
             self._session.wait()
-            kept = KeptWorkers(self.cluster, self.run_url, run_on_worker)
+            kept = KeptWorkers(self.cluster, self.run_url)
             kept.start()
             self._kept = kept
 
@@ -94,7 +95,7 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         self._wait_for_ray(name)
         with self._graph_service(job) as service:
             if self._session.is_own:
-                self._workers_for(job).run(name, job, service)
+                self._workers_for(job).run(name, run_on_worker, job, service)
             else:
                 lines = self.lines
                 fit(name, lambda: run_on_worker(job, service, lines), self.cluster, self.run_url, lines)
@@ -108,7 +109,7 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
             self._kept, self._are_clients = None, False
         self._are_clients = self._are_clients or job.reads_graph
         if self._kept is None:
-            self._kept = KeptWorkers(self.cluster, self.run_url, run_on_worker)
+            self._kept = KeptWorkers(self.cluster, self.run_url)
         return self._kept
 
     @contextlib.contextmanager
@@ -135,9 +136,15 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         return materialise(job, run_url, epochs, self.cluster, metadata, self.lines)
 
     def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig) -> dict[str, float]:
-        """See `Executor`; as many tasks as there are workers rank a share of the users each."""
+        """See `Executor`; the workers rank a share of the users each, or as many tasks where no worker waits for a job."""
         self._wait_for_ray("evaluate")
-        return evaluate_vectors(join(self.run_url, "dataset"), users, items, split, config, self.cluster, self.lines)
+        job = EvaluationJob(join(self.run_url, "dataset"), split, config, self.cluster.worker_threads, self.cluster.cache_dir)
+        vectors = ray.put((users.numpy(), items.numpy()))
+        if self._kept is not None and self._kept.are_usable:
+            shares = self._kept.run("evaluate", rank_on_worker, job, vectors)
+        else:
+            shares = evaluate_vectors(job, vectors, self.cluster, self.lines)
+        return add_shares(job, items.shape[0], shares)
 
 
 def name_of(job: Job) -> str:
@@ -169,6 +176,12 @@ def run_on_worker(job: Job, service: ActorHandle | None, lines: ActorHandle) -> 
     graph = ServedGraph(service, dataset, lambda line: show(f"[{name_of(job)}] {line}"))
     labelers = f"{cluster.num_labelers} labelers of 1 CPU each"
     run_job(job, worker, Surroundings(dataset, graph, stream, show, labelers))
+
+
+def rank_on_worker(job: EvaluationJob, vectors: ray.ObjectRef, lines: ActorHandle) -> list[np.ndarray]:
+    """Ranks the share of the users that this worker of Ray Train has; see `rank_share`."""
+    context = ray.train.get_context()
+    return rank_share(job, ray.get(vectors), context.get_world_rank(), context.get_world_size())
 
 
 def current_worker(cluster: ClusterConfig) -> Worker:

@@ -70,7 +70,7 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
     """
     has_ray = is_embedded(settings) and not is_local(settings)
     around = [(Need(role, BASE[role], {}, "all the time", 0, BASE[role], ""), 1) for role in AROUND] if has_ray else []
-    # The workers of a cluster of the run's own are kept from the first stage to the last.
+    # The workers of a cluster of the run's own are kept from the first stage to the last; they evaluate, too.
     kept = (
         [(Need("kept worker", BASE["worker"], {}, "all the time", 0, BASE["worker"], ""), settings.cluster.num_workers)] if has_ray else []
     )
@@ -94,8 +94,8 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
         stages["tune-prompt"] = [(tuner, workers), *_servers("tune-prompt", settings, sizes, 0, settings.teacher.dim)]
     if sizes.taught:
         ranked = evaluator(sizes, kinds.final_dim(settings.teacher, len(sizes.dims)), "teacher")
-        stages["evaluate (teacher)"] = [(ranked, workers), *kept]
-    stages["evaluate (student)"] = [(evaluator(sizes, settings.student.dim, "student"), workers), *kept]
+        stages["evaluate (teacher)"] = [(ranked, workers)]
+    stages["evaluate (student)"] = [(evaluator(sizes, settings.student.dim, "student"), workers)]
     return [Stage(name, (*roles, *around)) for name, roles in stages.items()]
 
 

@@ -56,7 +56,7 @@ def labeler(settings: Settings, sizes: Sizes) -> Need:
 
 
 def evaluator(sizes: Sizes, dim: int, model: str) -> Need:
-    """Memory of an evaluation task: all vectors, in Ray's object store and copied, and the interactions that it masks.
+    """Memory of a worker or a task that evaluates: all vectors, in Ray's object store and copied, and the interactions that it masks.
 
     Args:
         sizes: Of the catalog.

@@ -15,7 +15,7 @@ BASE = {
     "graph server": 410 * MIB,  # DGL's process and the actor that owns it
     "worker": 400 * MIB,  # Ray, torch, DGL's client, DeepSpeed
     "labeler": 240 * MIB,
-    "evaluator": 300 * MIB,
+    "evaluator": 400 * MIB,  # a worker that has trained, or a task of its own, which needs less
 }
 SCORE_BYTES = 64 * MIB  # a block of scores with its sorts, and the metrics' own arrays
 # Temporaries over all interactions while an epoch's order is computed, and while the graph is built: int64 arrays that live at once.

@@ -195,7 +195,7 @@ def test_candidate_scores_pass_gradcheck():
     assert torch.autograd.gradcheck(lambda u, i: candidate_scores(u, i, rows, candidates), (users, items))
 
 
-@pytest.mark.parametrize("batch, width, dim", [(0, 5, 8), (3, 1, 4), (700, 33, 64), (3000, 101, 32)])
+@pytest.mark.parametrize(("batch", "width", "dim"), [(0, 5, 8), (3, 1, 4), (700, 33, 64), (3000, 101, 32)])
 def test_candidate_scores_without_gradients_are_the_same_to_the_last_digit(batch: int, width: int, dim: int):
     generator = torch.Generator().manual_seed(0)
     users, items = torch.randn(50, dim, generator=generator), torch.randn(40, dim, generator=generator)

@@ -2,14 +2,14 @@
 
 import signal
 
+import numpy as np
 import pytest
-import torch
 from promptmm.core.config import EvaluationConfig
 from promptmm.core.errors import RunError
 from promptmm.distributed.config import ClusterConfig
 from promptmm.distributed.execution.evaluation import evaluate_vectors
 from promptmm.distributed.execution.label_pool import materialise
-from promptmm.distributed.messages import LabelJob
+from promptmm.distributed.messages import EvaluationJob, LabelJob
 
 
 @pytest.fixture
@@ -37,10 +37,11 @@ def sigint(request):
     signal.signal(signal.SIGINT, before)
 
 
-def test_evaluation_and_labels(full_cluster, tiny_run, sigint):
+def test_evaluation_and_labels(ray_cluster, full_cluster, tiny_run, sigint):
     cluster = ClusterConfig(start_timeout=2.0)
+    vectors = ray_cluster.put((np.zeros((150, 4), np.float32), np.zeros((90, 4), np.float32)))
     with pytest.raises(RunError, match=r"start_timeout=2 seconds: the cluster has no room for an evaluation task of 1 CPU"):
-        evaluate_vectors(f"{tiny_run}/dataset", torch.zeros(150, 4), torch.zeros(90, 4), "test", EvaluationConfig(), cluster)
+        evaluate_vectors(EvaluationJob(f"{tiny_run}/dataset", "test", EvaluationConfig(), 1), vectors, cluster)
     job = LabelJob(f"{tiny_run}/dataset", f"{tiny_run}/teacher", 0, None, 256, 2, 1000, 0)  # type: ignore[arg-type]
     with pytest.raises(RunError, match=r"start_timeout=2 seconds: the cluster has no room for 1 labelers of 1 CPU each"):
         materialise(job, str(tiny_run), 1, cluster, {})

@@ -60,7 +60,7 @@ def test_a_plan_adds_up(dataset, engine):
         assert set(host.processes) >= AROUND
     assert plan.hosts["train-teacher"].processes["teacher worker"] == 2
     kept = {name for name, host in plan.hosts.items() if "kept worker" in host.processes}
-    assert kept == {"label", "evaluate (teacher)", "evaluate (student)"}
+    assert kept == {"label"}
     text = describe_plan(plan)
     assert all(role in text for role in plan.roles)
     assert f"engine: {engine}" in text
@@ -152,7 +152,7 @@ def test_workers_of_a_cluster_do_not_share_a_host(dataset, monkeypatch):
 
 def test_a_catalog_without_modalities_has_no_teacher(bare, settings):
     plan = make_plan(settings, bare, 64 * GIB)
-    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND | KEPT
+    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND
     assert plan.label_bytes_an_epoch == 0
     assert set(plan.steps) == {"student"}
     assert "student worker" in describe_plan(plan)
@@ -178,7 +178,7 @@ def test_baselines_are_planned_for_the_full_engine(dataset, bare, kind):
 
 def test_a_student_alone_needs_no_teacher(dataset):
     plan = make_plan(load_settings(None, ["distill.use_teacher=false"]), dataset, None)
-    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND | KEPT
+    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND
     assert plan.label_bytes_an_epoch == 0
 
 
