@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-# Before Ray or torch are imported anywhere: many processes share few cores here.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before Ray or torch are imported anywhere.
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("DGLBACKEND", "pytorch")
 os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
