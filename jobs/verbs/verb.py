@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from ...core.errors import InputError
+from ...core.storage import exists, join, remove
 from ...distributed.execution.base import Executor
 from ..config import STAGES, Settings
 from ..runs.folder import (
@@ -14,7 +15,7 @@ from ..runs.folder import (
     warn_of_passing_folder,
     write_configuration,
 )
-from ..runs.stages import require_done
+from ..runs.stages import read_record, record_url, require_done
 from ..settings import load_settings
 
 Config = TypeVar("Config")
@@ -79,13 +80,20 @@ def run_checked(verb: Verb[Settings], settings: Settings, executor: Executor | N
         executor: One that is open already, for a verb whose `run` takes one.
 
     Raises:
-        InputError: a stage that it needs has not finished, or the folder is one that its processes do not share.
+        InputError: a stage that it needs has not finished, the folder is one that its processes do not share, or the verb refuses its
+            inputs. A first attempt that is refused before it made anything leaves no record, so that the next one may have other inputs.
     """
     if verb.shares_storage:
         need_shared_storage(settings, verb.name)
     for stage in verb.needs:
         require_done(settings.dir, stage, verb.name)
-    verb.run(settings) if executor is None else verb.run(settings, executor)
+    is_first = verb.is_stage and read_record(settings.dir, verb.name) is None
+    try:
+        verb.run(settings) if executor is None else verb.run(settings, executor)
+    except InputError:
+        if is_first and not any(exists(join(settings.dir, product)) for product in verb.products):
+            remove(record_url(settings.dir, verb.name))
+        raise
 
 
 def run_in_folder(verb: Verb[Settings], settings: Settings, forget: Callable[[Settings], None]) -> None:

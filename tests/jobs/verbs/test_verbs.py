@@ -1,14 +1,18 @@
 """The table of verbs agrees with the stages of a run, and an own verb is one like those that ship."""
 
+import dataclasses
 import re
 
 import pytest
 from promptmm.core.errors import InputError
-from promptmm.core.storage import read_json
+from promptmm.core.storage import read_json, write_bytes
 from promptmm.jobs.config import STAGES, Settings
+from promptmm.jobs.runs.stages import read_record, run_stage
 from promptmm.jobs.settings import load_settings
 from promptmm.jobs.verbs import VERBS, Verb, find_verb, run_verb
 from promptmm.jobs.verbs.table import OWN_VERBS, PRODUCTS
+from promptmm.jobs.verbs.train_teacher import TRAIN_TEACHER
+from promptmm.jobs.verbs.verb import run_checked
 
 OWN = """
 from promptmm.core.storage import write_json
@@ -94,3 +98,20 @@ def test_a_verb_that_needs_what_is_no_stage_is_refused():
 def test_a_verb_does_not_do_another_one_again(tmp_path):
     with pytest.raises(InputError, match=r"run.redo=prepare: plan does not do that verb again; use it with prepare or pipeline"):
         run_verb("plan", load_settings(None, [f"run.dir={tmp_path}", "run.redo=prepare"]))
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_stage_that_is_refused_before_it_made_anything_leaves_no_record(leaves, tmp_path):
+    settings = load_settings(None, [f"run.dir={tmp_path}"])
+
+    def refused() -> None:
+        if leaves:
+            write_bytes(f"{tmp_path}/teacher/vectors", b"of the first attempt")
+        raise InputError("the catalog has no modality 'sound'")
+
+    def train(settings: Settings) -> None:
+        run_stage(settings, "train-teacher", {"dim": settings.teacher.dim}, refused)
+
+    with pytest.raises(InputError, match="no modality 'sound'"):
+        run_checked(dataclasses.replace(TRAIN_TEACHER, run=train, needs=()), settings)
+    assert (read_record(settings.dir, "train-teacher") is not None) == leaves
