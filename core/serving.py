@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .artifact import open_artifact, write_artifact
 from .errors import InputError
 from .graph import Csr
 from .ranking import top_k, top_k_of_scores
-from .storage import open_artifact, write_artifact
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from ..core.artifact import manifest_digest, open_artifact
 from ..core.errors import InputError, RunError
 from ..core.graph import Csr
 from ..core.ranking import merge_rows
 from ..core.sides import SIDE_NAMES
-from ..core.storage import manifest_digest, open_artifact
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..core.artifact import read_manifest, write_artifact
 from ..core.errors import InputError
 from ..core.sides import ITEMS, SIDE_NAMES, USERS
-from ..core.storage import read_manifest, write_artifact
 from .catalog import SPLITS, Catalog, Unsplit, check_catalog, check_finite, feature_chunk_rows, pair_keys, stored_dtype
 from .external import grouped
 from .splits import split_labels

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
+from ...core.artifact import write_artifact
 from ...core.config import as_dict
 from ...core.sides import SIDE_NAMES
-from ...core.storage import join, write_artifact
+from ...core.storage import join
 from ..loop.selection import Selection
 from ..loop.stage import stage_url
 from ..messages import StudentJob

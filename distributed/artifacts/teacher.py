@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...core.artifact import ShardWriter, manifest_digest, open_artifact, publish_manifest, read_manifest
 from ...core.config import OptimizerConfig, TeacherConfig, as_dict
 from ...core.errors import InputError
 from ...core.sides import ITEMS, SIDE_NAMES, SIDES
-from ...core.storage import ShardWriter, join, manifest_digest, open_artifact, publish_manifest, read_manifest
+from ...core.storage import join
 from ...core.vectors import TeacherVectors
 from ..loop.selection import Selection
 from ..messages import TeacherJob

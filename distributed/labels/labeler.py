@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 import torch
 
+from ...core.artifact import publish_manifest
 from ...core.objectives import CandidateRequest, Labels, candidate_lists, candidate_policy, label
 from ...core.ranking import top_unseen
 from ...core.sampling import UnseenItems, epoch_order
-from ...core.storage import join, publish_manifest, remove, write_bytes
+from ...core.storage import join, remove, write_bytes
 from ...graph_store.dataset import Dataset
 from ..artifacts.teacher import read_revision
 from ..messages import LabelJob

@@ -6,10 +6,10 @@ from typing import Protocol
 import pyarrow as pa
 import torch
 
+from ...core.artifact import open_artifact
 from ...core.errors import InputError
 from ...core.objectives import Labels
 from ...core.sampling import rank_slice
-from ...core.storage import open_artifact
 from ..messages import LabelJob
 from ..prefetch import Prefetched
 from .blocks import block_name, labels_url, table_to_labels

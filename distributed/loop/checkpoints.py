@@ -7,8 +7,9 @@ from typing import TypedDict
 
 from torch import Tensor
 
+from ...core.artifact import ShardWriter, has_artifact, open_artifact, publish_manifest, write_artifact
 from ...core.errors import InputError
-from ...core.storage import ShardWriter, filesystem, has_artifact, join, open_artifact, publish_manifest, remove, write_artifact
+from ...core.storage import filesystem, join, remove
 from .selection import SelectionState
 from .trackers import Row
 

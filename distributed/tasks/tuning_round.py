@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ...core.artifact import read_manifest
 from ...core.config import TeacherConfig
 from ...core.objectives import CandidateRequest, StudentSide
 from ...core.scoring import candidate_scores
-from ...core.storage import read_manifest
 from ..artifacts.teacher import teacher_config_of
 from ..engines.examples import Examples
 from ..loop.totals import total_of

@@ -8,9 +8,10 @@ import torch
 from dgl.distributed import DistGraph
 from torch import Tensor
 
+from ...core.artifact import MANIFEST
 from ...core.graph import Csr
 from ...core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
-from ...core.storage import MANIFEST, read_json
+from ...core.storage import read_json
 from ..flat_files import map_tensor
 from ..graph_artifact import EDGE
 from ..node_numbers import NodeNumbers

@@ -7,7 +7,8 @@ import ray
 import torch
 from torch import Tensor
 
-from ...core.storage import MANIFEST, read_json
+from ...core.artifact import MANIFEST
+from ...core.storage import read_json
 from ..feature_rows import FeatureRows, map_features
 from ..own_features import ItemShard
 from ..ownership import pieces_of_parts

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...core.artifact import write_artifact
 from ...core.errors import InputError
 from ...core.sides import ITEMS, SIDE_NAMES, SIDES, USERS, other_side
-from ...core.storage import write_artifact
 from ..adjacency import SCRATCH, Rows, write_rows
 from ..assignment import assign
 from ..config import GraphConfig

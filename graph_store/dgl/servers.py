@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from ...core.storage import open_artifact
+from ...core.artifact import open_artifact
 from ..graph_artifact import files_of
 from ..session import PartLocation
 from .session_files import dgl_environment, sweep_shared_memory, write_session_config

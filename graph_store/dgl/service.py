@@ -20,8 +20,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ...core.artifact import read_manifest
 from ...core.errors import InputError
-from ...core.storage import read_manifest
 from ..session import PartLocation, Session
 from .servers import CALL_SECONDS, GraphServer
 

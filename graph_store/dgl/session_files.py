@@ -6,7 +6,7 @@ from pathlib import Path
 
 import ray
 
-from ...core.storage import open_artifact
+from ...core.artifact import open_artifact
 from ..graph_artifact import GRAPH_NAME, files_of
 from ..session import Session
 

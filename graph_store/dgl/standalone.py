@@ -8,8 +8,8 @@ from pathlib import Path
 import dgl.distributed
 from dgl.distributed import kvstore
 
+from ...core.artifact import open_artifact
 from ...core.errors import InputError
-from ...core.storage import open_artifact
 from ..graph_artifact import GRAPH_NAME
 from ..session import PartLocation, Session
 from .client import GraphClient

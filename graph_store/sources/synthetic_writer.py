@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...core.storage import write_artifact
+from ...core.artifact import write_artifact
 from ..catalog import CHUNK_ROWS
 from ..config import SourceConfig
 from .synthetic import USER_BLOCK, Synthetic, blocks, raw_ids, raw_names

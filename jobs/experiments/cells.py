@@ -15,9 +15,10 @@ import ray
 from ray.actor import ActorHandle
 from torch import Tensor
 
+from ...core.artifact import copy_artifact, has_artifact
 from ...core.errors import InputError
 from ...core.ranking import evaluate, top_k
-from ...core.storage import JsonObject, copy_artifact, has_artifact, join, remove
+from ...core.storage import JsonObject, join, remove
 from ...distributed.artifacts.teacher import revision_url
 from ...distributed.execution.lines import watching
 from ...distributed.execution.local import LocalExecutor

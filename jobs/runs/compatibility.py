@@ -1,9 +1,10 @@
 """Whether there is something to train a teacher from, and whether a student can learn from a teacher what the settings ask for."""
 
+from ...core.artifact import has_artifact, read_manifest
 from ...core.errors import InputError
 from ...core.kinds import LOSSES, TEACHERS
 from ...core.objectives import needs_modalities
-from ...core.storage import has_artifact, join, read_manifest
+from ...core.storage import join
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ...core.storage import has_artifact, join
+from ...core.artifact import has_artifact
+from ...core.storage import join
 from ...distributed.artifacts.teacher import revision_digest
 from ...distributed.execution.base import Executor
 from ...distributed.labels.blocks import labels_url

@@ -3,8 +3,9 @@
 A stage is repeated only where these differ from its record, so whatever decides a result must be here, and what does not must not be.
 """
 
+from ...core.artifact import manifest_digest, read_manifest
 from ...core.config import as_dict
-from ...core.storage import JsonObject, join, manifest_digest, read_manifest
+from ...core.storage import JsonObject, join
 from ...distributed.artifacts.teacher import revision_digest
 from ...distributed.labels.blocks import labels_url
 from ...graph_store.dataset import Dataset

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ...core.storage import JsonObject, join, open_artifact, read_manifest
+from ...core.artifact import open_artifact, read_manifest
+from ...core.storage import JsonObject, join
 from ...distributed.artifacts.teacher import read_revision
 from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset

@@ -1,6 +1,7 @@
 """What a run ends with: results.json, report.md and plots/."""
 
-from ...core.storage import JsonObject, join, read_manifest, write_bytes, write_json
+from ...core.artifact import read_manifest
+from ...core.storage import JsonObject, join, write_bytes, write_json
 from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
 from ..config import STAGES

@@ -1,6 +1,7 @@
 """The rounds of distillation, whatever runs them."""
 
-from ...core.storage import has_artifact, join
+from ...core.artifact import has_artifact
+from ...core.storage import join
 from ...distributed.artifacts.teacher import revision_url
 from ...distributed.execution.base import Executor
 from ...distributed.messages import TuneJob

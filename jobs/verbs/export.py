@@ -1,7 +1,8 @@
 """`promptmm export`: the bundle that serves, without Ray, DGL or DeepSpeed."""
 
+from ...core.artifact import manifest_digest, open_artifact
 from ...core.serving import write_bundle
-from ...core.storage import JsonObject, join, manifest_digest, open_artifact, read_json
+from ...core.storage import JsonObject, join, read_json
 from ...distributed.loop.stage import stage_url
 from ..runs.folder import open_run_dataset
 from ..runs.lineage import bundle_inputs

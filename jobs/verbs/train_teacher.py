@@ -1,7 +1,8 @@
 """`promptmm train-teacher`: workers train the teacher, with a graph server for every part."""
 
+from ...core.artifact import read_manifest
 from ...core.errors import InputError
-from ...core.storage import JsonObject, join, read_manifest
+from ...core.storage import JsonObject, join
 from ...distributed.execution.base import Executor
 from ..planning.engine import settle_engine
 from ..runs.compatibility import check_teachable

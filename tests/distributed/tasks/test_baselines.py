@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
+from promptmm.core.artifact import read_manifest
 from promptmm.core.errors import InputError
 from promptmm.core.kinds import TEACHERS
 from promptmm.core.ranking import evaluate
-from promptmm.core.storage import read_manifest
 from promptmm.distributed.artifacts.teacher import read_revision
 from promptmm.distributed.execution.local import LocalExecutor
 from promptmm.graph_store.dataset import open_dataset

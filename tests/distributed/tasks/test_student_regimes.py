@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from promptmm.core.storage import read_manifest
+from promptmm.core.artifact import read_manifest
 from promptmm.distributed.artifacts.teacher import read_weights
 from promptmm.jobs.verbs import run_verb
 from safetensors.torch import load_file

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from promptmm.core.artifact import open_artifact
 from promptmm.core.errors import InputError
 from promptmm.core.graph import BipartiteGraph
-from promptmm.core.storage import open_artifact
 from promptmm.graph_store.config import GraphConfig, SourceConfig
 from promptmm.graph_store.dataset import open_dataset
 from promptmm.graph_store.dataset_writer import write_dataset

@@ -22,7 +22,8 @@ import memory
 import promptmm.distributed.engines.sampled.trainer
 import promptmm.graph_store.dgl.standalone  # noqa: F401 - a worker's libraries, DGL's client among them
 import torch
-from promptmm.core.storage import join, read_manifest
+from promptmm.core.artifact import read_manifest
+from promptmm.core.storage import join
 from promptmm.distributed.config import ClusterConfig
 from promptmm.distributed.engines.reduction.deepspeed import DeepSpeedReduction
 from promptmm.distributed.execution.dataset_graph import DatasetGraph

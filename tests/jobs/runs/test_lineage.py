@@ -6,9 +6,9 @@ import types
 
 import pytest
 import torch
+from promptmm.core.artifact import publish_manifest, read_manifest
 from promptmm.core.errors import InputError
 from promptmm.core.objectives import learns_by_modality
-from promptmm.core.storage import publish_manifest, read_manifest
 from promptmm.core.teacher.collaborative import LightGcnTeacher
 from promptmm.core.teacher.model import PromptTeacher
 from promptmm.core.vectors import TeacherVectors

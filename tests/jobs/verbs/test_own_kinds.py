@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from promptmm.core.storage import read_json, read_manifest
+from promptmm.core.artifact import read_manifest
+from promptmm.core.storage import read_json
 
 OWN = '''
 import json

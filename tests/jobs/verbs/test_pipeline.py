@@ -12,7 +12,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 from promptmm.core import load_student
-from promptmm.core.storage import filesystem, join, read_bytes, read_json, read_manifest
+from promptmm.core.artifact import read_manifest
+from promptmm.core.storage import filesystem, join, read_bytes, read_json
 from promptmm.jobs.config import STAGES
 from promptmm.jobs.settings import load_settings
 

@@ -9,8 +9,8 @@ import shutil
 
 import pytest
 import torch
+from promptmm.core.artifact import publish_manifest, read_manifest
 from promptmm.core.config import EvaluationConfig, OptimizerConfig, SamplingConfig, TeacherConfig
-from promptmm.core.storage import publish_manifest, read_manifest
 from promptmm.distributed.config import ClusterConfig
 from promptmm.distributed.execution.local import LocalExecutor
 from promptmm.distributed.messages import TeacherJob

@@ -1,0 +1,226 @@
+"""Artifacts: complete or absent, verified when read, on a local disk and on an object store."""
+
+import re
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from promptmm.core.artifact import (
+    SCHEMA_VERSION,
+    describe_files,
+    has_artifact,
+    manifest_digest,
+    open_artifact,
+    publish_manifest,
+    read_manifest,
+    write_artifact,
+)
+from promptmm.core.errors import InputError
+from promptmm.core.storage import exists, is_local, join, local_path, read_json, remove, write_bytes, write_json
+
+KIND = "thing"
+FILES = {"a.bin": b"\x00\x01" * 700, "parts/0/b.txt": b"hello", "empty": b""}
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def url(request, tmp_path) -> str:
+    """Where an artifact goes, on every kind of file system."""
+    base = {"local": str(tmp_path), "file": f"file://{tmp_path}", "memory": f"memory://{uuid.uuid4().hex}"}[request.param]
+    return f"{base}/run/artifact"
+
+
+@pytest.fixture
+def open_it(tmp_path) -> Callable:
+    """Opens an artifact through a cache of its own."""
+    return lambda url: open_artifact(url, KIND, cache_dir=str(tmp_path / f"cache-{uuid.uuid4().hex}"))
+
+
+def write(url, files=FILES, kind=KIND, **metadata):
+    with write_artifact(url, kind, metadata) as folder:
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+
+
+def fails(*parts):
+    """Expects an InputError whose message has all the parts in this order."""
+    return pytest.raises(InputError, match="(?s)" + ".*".join(re.escape(str(part)) for part in parts))
+
+
+def test_round_trip(url, open_it):
+    assert not has_artifact(url)
+    write(url, revision=3)
+    assert has_artifact(url)
+    folder, manifest = open_it(url)
+    assert {name: (folder / name).read_bytes() for name in manifest["files"]} == FILES
+    assert (manifest["kind"], manifest["revision"], manifest["schema_version"]) == (KIND, 3, SCHEMA_VERSION)
+    assert manifest == read_manifest(url, KIND)
+    assert manifest["files"]["parts/0/b.txt"] == {
+        "bytes": 5,
+        "sha256": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+    }
+
+
+def test_metadata_may_be_filled_inside(url):
+    metadata: dict = {}
+    with write_artifact(url, KIND, metadata):
+        metadata["count"] = 7
+    assert read_manifest(url, KIND)["count"] == 7
+
+
+def test_a_new_artifact_replaces_the_whole_old_one(url, open_it):
+    write(url)
+    first = manifest_digest(read_manifest(url, KIND))
+    write(url, {"only.txt": b"new"})
+    folder, manifest = open_it(url)
+    assert list(manifest["files"]) == ["only.txt"]
+    assert (folder / "only.txt").read_bytes() == b"new"
+    assert not exists(join(url, "a.bin"))
+    assert manifest_digest(manifest) != first
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_inside_leaves_nothing(url, error):
+    def interrupted():
+        with write_artifact(url, KIND, {}) as folder:
+            (folder / "half").write_bytes(b"half")
+            staging.append(folder)
+            raise error
+
+    staging: list[Path] = []
+    with pytest.raises(error):
+        interrupted()
+    assert not has_artifact(url)
+    assert not exists(url)
+    assert not staging[0].exists()
+    if is_local(url):
+        assert list(local_path(url).parent.iterdir()) == []
+
+
+def test_an_error_inside_keeps_the_old_artifact(url, open_it):
+    def interrupted():
+        with write_artifact(url, KIND, {}) as folder:
+            (folder / "a.bin").write_bytes(b"half")
+            raise RuntimeError
+
+    write(url, revision=1)
+    with pytest.raises(RuntimeError):
+        interrupted()
+    folder, manifest = open_it(url)
+    assert manifest["revision"] == 1
+    assert (folder / "a.bin").read_bytes() == FILES["a.bin"]
+    if is_local(url):
+        assert [path.name for path in local_path(url).parent.iterdir()] == ["artifact"]
+
+
+def test_metadata_that_is_not_json_leaves_nothing(url):
+    with pytest.raises(TypeError):
+        write(url, bad=object())
+    assert not has_artifact(url)
+
+
+def test_a_published_artifact_leaves_nothing_beside_it(tmp_path):
+    write(str(tmp_path / "artifact"))
+    write(str(tmp_path / "artifact"))
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+    assert (tmp_path / "artifact").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    "data", [FILES["a.bin"][:-1], FILES["a.bin"] + b"x", b"\x01" + FILES["a.bin"][1:], b""], ids=["short", "long", "bit", "empty"]
+)
+def test_a_file_that_was_changed(url, open_it, data):
+    write(url)
+    write_bytes(join(url, "a.bin"), data)
+    with fails(f"{url}/a.bin: checksum does not match the manifest (truncated or changed); make the thing again"):
+        open_it(url)
+
+
+def test_a_missing_file(url, open_it):
+    write(url)
+    remove(join(url, "parts/0/b.txt"))
+    with fails(f"{url}/parts/0/b.txt: missing, though the manifest lists it"):
+        open_it(url)
+
+
+def test_no_artifact(url, open_it):
+    message = f"{url}: no complete thing here (manifest.json is missing); run the verb that makes it first"
+    with fails(message):
+        open_it(url)
+    write_bytes(join(url, "a.bin"), b"an upload that was interrupted before its manifest")
+    with fails(message):
+        open_it(url)
+
+
+def test_another_kind(url, open_it):
+    write(url, kind="bundle")
+    with fails(f"{url}: expected a thing, found a 'bundle'"):
+        open_it(url)
+
+
+def test_another_schema_version(url, open_it):
+    write(url)
+    write_json(join(url, "manifest.json"), read_json(join(url, "manifest.json")) | {"schema_version": 99})
+    with fails(f"{url}: schema version 99, this promptmm reads {SCHEMA_VERSION}; make the thing again"):
+        open_it(url)
+
+
+@pytest.mark.parametrize("data", [b'{"kind": "thi', b"", b'{"kind": "\xff"}'], ids=["truncated", "empty", "not text"])
+def test_a_damaged_manifest(url, open_it, data):
+    write(url)
+    write_bytes(join(url, "manifest.json"), data)
+    with fails(f"{url}/manifest.json: not valid JSON"):
+        open_it(url)
+
+
+def test_a_remote_artifact_is_downloaded_once(tmp_path):
+    url = f"memory://{uuid.uuid4().hex}/artifact"
+    write(url)
+    folder, _ = open_artifact(url, KIND, str(tmp_path))
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    again, _ = open_artifact(url, KIND, str(tmp_path))
+    assert again == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == times
+    for damaged in (b"cut", bytes(len(FILES["a.bin"]))):  # a copy of another size or content is fetched again
+        (folder / "a.bin").write_bytes(damaged)
+        open_artifact(url, KIND, str(tmp_path))
+        assert (folder / "a.bin").read_bytes() == FILES["a.bin"]
+
+
+def test_a_new_remote_artifact_is_not_served_from_the_old_ones_cache(tmp_path):
+    url = f"memory://{uuid.uuid4().hex}/artifact"
+    write(url, {"x": b"old"})
+    open_artifact(url, KIND, str(tmp_path))
+    write(url, {"x": b"new"})
+    folder, _ = open_artifact(url, KIND, str(tmp_path))
+    assert (folder / "x").read_bytes() == b"new"
+
+
+def test_several_writers_publish_one_manifest(url, open_it, tmp_path):
+    """Each writer puts its part in place and measures it; the manifest makes the artifact exist."""
+    files: dict = {}
+    for part in range(3):
+        work = tmp_path / f"writer-{part}"
+        (work / "labels").mkdir(parents=True)
+        (work / "labels" / f"{part}.bin").write_bytes(bytes([part]) * 10)
+        measured = describe_files(work)
+        assert list(measured) == [f"labels/{part}.bin"]
+        for name in measured:
+            write_bytes(join(url, name), (work / name).read_bytes())
+        files |= measured
+    assert not has_artifact(url)
+    publish_manifest(url, KIND, {"revision": 2}, files)
+    folder, manifest = open_it(url)
+    assert manifest["revision"] == 2
+    assert [(folder / name).read_bytes() for name in sorted(files)] == [bytes([part]) * 10 for part in range(3)]
+
+
+def test_the_digest_is_of_the_content(tmp_path):
+    for name in ("a", "b"):
+        write(str(tmp_path / name), revision=1)
+    write(str(tmp_path / "c"), revision=2)
+    write(str(tmp_path / "d"), FILES | {"empty": b"x"}, revision=1)
+    digests = [manifest_digest(read_manifest(str(tmp_path / name), KIND)) for name in "abcd"]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
