@@ -1,6 +1,7 @@
 """Files by URL, on a local disk and on an object store."""
 
 import json
+import re
 import uuid
 from pathlib import Path
 
@@ -13,6 +14,11 @@ def url(request, tmp_path) -> str:
     """Where an artifact goes, on every kind of file system."""
     base = {"local": str(tmp_path), "file": f"file://{tmp_path}", "memory": f"memory://{uuid.uuid4().hex}"}[request.param]
     return f"{base}/run/artifact"
+
+
+def fails(*parts):
+    """Expects an InputError whose message has all the parts in this order."""
+    return pytest.raises(InputError, match="(?s)" + ".*".join(re.escape(str(part)) for part in parts))
 
 
 def test_files(url):
