@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from promptmm.core.errors import InputError
 from promptmm.core.storage import exists, is_local, join, local_path, read_bytes, read_json, remove, write_bytes, write_json
 
 
