@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -64,12 +65,13 @@ def cluster(tmp_path_factory, environment):
             "--num-cpus=3",
             "--object-store-memory=200000000",
         ]
-        temporary = tmp_path_factory.mktemp("ray")
+        temporary = tempfile.mkdtemp(prefix="pm", dir="/tmp")  # Ray's sockets have long names
         head = [*ray, "--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={temporary}"]
         call(*hosts.command(0, [*head, f"--node-ip-address={hosts.address(0)}"]), env=environment)
         worker = [*ray, f"--address={hosts.address(0)}:6379", f"--node-ip-address={hosts.address(1)}"]
         call(*hosts.command(1, worker), env=environment)
         yield hosts
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
