@@ -31,7 +31,7 @@ class OptimizerConfig:
 class TeacherConfig:
     """Settings of the large multi-modal teacher (docs/method.md 1) or of a baseline in its place (docs/method.md 7); section `teacher`.
 
-    Every kind reads dim, l2, user_balance, init_scale and train. The help of a setting that only some kinds read names these.
+    Every kind reads dim, l2, user_balance, start, init_scale and train. The help of a setting that only some kinds read names these.
     """
 
     dim: int = setting(64, "embedding size d", ge=1)
@@ -95,6 +95,12 @@ class TeacherConfig:
     )
     reduction_learning_rate: float = setting(
         0.001, "Adam's step size for reduction layers and prompt, and for the weights that vbpr and lattice apply to features", gt=0
+    )
+    start: str = setting(
+        "random",
+        "what the ID tables begin with: random, normal values; spectral, the leading singular vectors of the normalised train graph, which "
+        "rank well before the first step",
+        choices=("random", "spectral"),
     )
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
     options: dict[str, Any] = setting({}, "settings that a teacher of your own reads")
@@ -166,12 +172,23 @@ class StudentConfig:
         ge=0,
         le=1,
     )
+    start: str = setting(
+        "random",
+        "what the ID tables begin with: random, normal values; spectral, the leading singular vectors of the normalised train graph, which "
+        "rank well before the first step; with warm_start it has no meaning",
+        choices=("random", "spectral"),
+    )
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
     options: dict[str, Any] = setting({}, "settings that a student of your own reads")
     train: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
         check_bounds(self, "student")
+        if self.start == "spectral" and self.starts_from_teacher:
+            raise InputError(
+                "student.start=spectral has no meaning for a student that starts from the teacher's vectors; leave it out, or set "
+                "student.warm_start=false and a student.kind that learns its rows"
+            )
         least = STUDENTS.get(self.kind).least_layers
         if self.layers < least:
             layers = "one layer" if least == 1 else f"{least} layers"
@@ -204,6 +221,14 @@ class DistillationConfig:
     pair_weight: float = setting(1.0, "λ1, weight of ranking distillation on pairs", ge=0)
     list_weight: float = setting(0.1, "λ2, weight of modality-aware ranking distillation on lists", ge=0)
     embedding_weight: float = setting(0.1, "λ3, weight of modality-aware embedding distillation", ge=0)
+    score_weight: float = setting(0.0, "λ4, weight of ranking distillation on lists by the teacher's final score", ge=0)
+    user_balance: float = setting(
+        0.0,
+        "weigh an example in the losses on pairs and lists by its user's degree^-user_balance; 0 gives all examples the same weight, 1 "
+        "gives all users the same total weight",
+        ge=0,
+        le=1,
+    )
     confident_weight: float = setting(1.0, "α, weight of KL over {positive, rest}", ge=0)
     uncertain_weight: float = setting(1.0, "β, weight of KL over the negatives; read with disentangle=true only", ge=0)
     embedding_power: float = setting(2.0, "γ, the power of the cosine error in the embedding loss", ge=1)
@@ -241,8 +266,8 @@ class DistillationConfig:
             )
         if self.use_teacher and not self.loss_weights():
             raise InputError(
-                "distill.pair_weight, list_weight and embedding_weight are all 0: there is nothing to learn from the teacher; "
-                "set one of them, or distill.use_teacher=false"
+                "distill.pair_weight, list_weight, embedding_weight and score_weight are all 0: there is nothing to learn from the "
+                "teacher; set one of them, or distill.use_teacher=false"
             )
         if self.regime == "inline" and not self.use_teacher:
             raise InputError("distill.regime=inline needs distill.use_teacher=true")
@@ -259,7 +284,7 @@ class DistillationConfig:
 
     def loss_weights(self) -> dict[str, float]:
         """Returns the weights of all distillation losses whose weight is not 0, by name."""
-        shipped = {"pair": self.pair_weight, "list": self.list_weight, "embedding": self.embedding_weight}
+        shipped = {"pair": self.pair_weight, "list": self.list_weight, "embedding": self.embedding_weight, "score": self.score_weight}
         return {name: weight for name, weight in {**shipped, **self.losses}.items() if weight}
 
 

@@ -42,6 +42,7 @@ LOSSES: Registry[Any] = Registry(
         "pair": ".objectives.terms:pair",
         "list": ".objectives.terms:by_modality",
         "embedding": ".objectives.terms:embedding",
+        "score": ".objectives.terms:by_score",
     },
     __package__,
     callable,

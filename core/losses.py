@@ -33,20 +33,35 @@ def l2_loss(rows: list[Tensor], num_examples: float, weights: Tensor | None = No
     return 0.5 * torch.stack([s.sum() for s in squares]).sum() / num_examples
 
 
-def pair_loss(student: Tensor, teacher: Tensor, temperature: float, num_examples: float) -> Tensor:
-    """Computes ranking distillation on pairs: τ² mean_{batch, j} KL(Bernoulli σ(t_j) || Bernoulli σ(s_j)) (docs/method.md 3.1).
+def pair_loss(student: Tensor, teacher: Tensor, temperature: float, num_examples: float, weights: Tensor | None = None) -> Tensor:
+    """Computes ranking distillation on pairs: τ² mean_{batch, j} w KL(Bernoulli σ(t_j) || Bernoulli σ(s_j)) (docs/method.md 3.1).
 
     s_j and t_j are the positive's score minus candidate j's, divided by τ.
 
     Args:
         student, teacher: Scores [batch, 1 + K], the positive first; only differences from the positive's score matter.
         temperature: τ.
-        num_examples: As in `bpr_loss`.
+        num_examples, weights: As in `bpr_loss`.
     """
     s = (student[:, :1] - student[:, 1:]) / temperature
     t = (teacher[:, :1] - teacher[:, 1:]) / temperature
     divergence = torch.sigmoid(t) * (F.logsigmoid(t) - F.logsigmoid(s)) + torch.sigmoid(-t) * (F.logsigmoid(-t) - F.logsigmoid(-s))
+    if weights is not None:
+        divergence = weights[:, None] * divergence
     return temperature**2 * divergence.sum() / (num_examples * s.shape[1])
+
+
+def score_loss(student: Tensor, teacher: Tensor, temperature: float, num_examples: float, weights: Tensor | None = None) -> Tensor:
+    """Computes ranking distillation on lists: τ² mean_batch w KL(softmax(teacher / τ) || softmax(student / τ)) (docs/method.md 3.4).
+
+    Args:
+        student, teacher: Scores of the candidates [batch, 1 + K]; what is added to all scores of a list does not matter.
+        temperature: τ.
+        num_examples, weights: As in `bpr_loss`.
+    """
+    s, t = torch.log_softmax(student / temperature, 1), torch.log_softmax(teacher / temperature, 1)
+    divergence = (t.exp() * (t - s)).sum(1)
+    return temperature**2 * (divergence if weights is None else weights * divergence).sum() / num_examples
 
 
 @dataclass(frozen=True)
@@ -75,8 +90,9 @@ def list_loss(
     num_examples: float,
     reweight: bool = True,
     disentangle: bool = True,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Computes denoised modality-aware ranking distillation: τ² Σ_m mean_u ω_um [α KL_2 + β KL_neg] (docs/method.md 3.2).
+    """Computes denoised modality-aware ranking distillation: τ² Σ_m mean_u w_u ω_um [α KL_2 + β KL_neg] (docs/method.md 3.2).
 
     KL_2 compares the teacher's and the student's probabilities of {positive, rest}, KL_neg those of the renormalised negatives.
 
@@ -89,6 +105,7 @@ def list_loss(
         num_examples: As in `bpr_loss`.
         reweight: False sets ω = 1.
         disentangle: False puts 1 - b^{T,m}_0 in β's place; with α = 1 the sum is then the plain KL(b^{T,m} || b^S).
+        weights: As in `bpr_loss`.
     """
     teacher_split, student_split = _Split.of(modal / temperature), _Split.of(student / temperature)
     t_positive, t_rest, t_negatives = (
@@ -101,8 +118,10 @@ def list_loss(
     coupling: Tensor | float = uncertain_weight if disentangle else t_rest
     divergence = confident_weight * binary + coupling * negatives  # [num_modalities, batch]
     if reweight:
-        weights = modal.shape[0] * torch.softmax(t_positive / reweight_temperature, 0)
-        divergence = weights.detach() * divergence
+        of_modalities = modal.shape[0] * torch.softmax(t_positive / reweight_temperature, 0)
+        divergence = of_modalities.detach() * divergence
+    if weights is not None:
+        divergence = weights * divergence
     return temperature**2 * divergence.sum() / num_examples
 
 

@@ -90,7 +90,7 @@ def _train_with(job: TeacherJob | StudentJob, task: Task, trainer: Trainer, arou
         task.write(trainer.output(), stage.selection)
         if isinstance(job, TeacherJob) and trainer.worker.is_first:
             num_items = around.dataset.num_items
-            stage.recorder.say(f"best epoch {stage.selection.best_epoch}; vectors of {num_items:,} items written")
+            stage.recorder.say(f"best: {stage.selection.chosen}; vectors of {num_items:,} items written")
     else:
         stage.save(trainer, epochs)  # the next round goes on from here
     trainer.worker.barrier()

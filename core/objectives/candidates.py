@@ -1,4 +1,4 @@
-"""Draws candidate lists: the items that the teacher labels beside a user's positive (docs/method.md 3.5).
+"""Draws candidate lists: the items that the teacher labels beside a user's positive (docs/method.md 3.6).
 
 A policy draws a list for each example as a function of seed, epoch and example alone, so that any process makes the same lists.
 """

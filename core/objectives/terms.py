@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import DistillationConfig
 from ..errors import InputError
 from ..kinds import LOSSES
-from ..losses import bpr_loss, embedding_loss, l2_loss, list_loss, pair_loss
+from ..losses import bpr_loss, embedding_loss, l2_loss, list_loss, pair_loss, score_loss
 from .labels import Labels
 
 _BY_MODALITY = "learns_by_modality"
@@ -53,6 +53,7 @@ class StudentSide:
         decoders: The maps D_m of the embedding loss.
         num_examples: The divisor of sums over examples (see `Triples.num_examples`).
         num_unique: The divisor of sums over distinct items.
+        weights: float32 [batch], weights of the examples by `distill.user_balance`; None where all are 1.
     """
 
     scores: Tensor
@@ -61,6 +62,7 @@ class StudentSide:
     decoders: Decoders
     num_examples: float
     num_unique: float
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def needs_modalities(name: str) -> bool:
 
 def pair(inputs: LossInputs) -> Tensor:
     """Computes L_pair, ranking distillation on pairs (docs/method.md 3.1)."""
-    return pair_loss(inputs.student.scores, inputs.teacher_scores, inputs.config.temperature, inputs.student.num_examples)
+    student = inputs.student
+    return pair_loss(student.scores, inputs.teacher_scores, inputs.config.temperature, student.num_examples, student.weights)
 
 
 @learns_by_modality
@@ -128,7 +131,14 @@ def by_modality(inputs: LossInputs) -> Tensor:
         inputs.student.num_examples,
         config.reweight,
         config.disentangle,
+        inputs.student.weights,
     )
+
+
+def by_score(inputs: LossInputs) -> Tensor:
+    """Computes L_score, ranking distillation on lists by the teacher's final score (docs/method.md 3.4)."""
+    student = inputs.student
+    return score_loss(student.scores, inputs.teacher_scores, inputs.config.temperature, student.num_examples, student.weights)
 
 
 @learns_by_modality
@@ -142,7 +152,7 @@ def embedding(inputs: LossInputs) -> Tensor:
 def distillation_terms(inputs: LossInputs) -> dict[str, Tensor]:
     """Computes all distillation losses whose weight is not 0, each times its weight, by name.
 
-    They are terms of the student's loss (docs/method.md 3.4) and of the loss of prompt-tuning (docs/method.md 4).
+    They are terms of the student's loss (docs/method.md 3.5) and of the loss of prompt-tuning (docs/method.md 4).
     """
     weights = inputs.config.loss_weights()
     losses: dict[str, DistillationLoss] = {name: LOSSES.get(name) for name in weights}

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import TypedDict
 
+START = -1  # in place of an epoch: the weights before the first step
+
 
 class SelectionState(TypedDict):
     """Holds a `Selection` as a checkpoint saves it; JSON-able. `best_value` is None where it is infinite."""
@@ -22,7 +24,7 @@ class Selection:
         metric: The validation metric, such as "recall@20"; None without a validation split.
         patience: The number of evaluations in a row without a better value after which training stops.
         best_value: The metric's value at the best epoch; -inf before the first evaluation, and inf after it without a metric.
-        best_epoch: The best epoch, -1 before the first evaluation.
+        best_epoch: The best epoch, from 0; -1 (`START`) where nothing was better than the weights before the first step.
         num_bad: The number of evaluations since the best one, or since the round began.
         revision: Revision of the labels of the current round.
     """
@@ -30,7 +32,7 @@ class Selection:
     metric: str | None
     patience: int
     best_value: float = -math.inf
-    best_epoch: int = -1
+    best_epoch: int = START
     num_bad: int = 0
     revision: int = 0
 
@@ -43,7 +45,7 @@ class Selection:
         """Takes the result of an evaluation; returns whether its epoch is the best so far.
 
         Args:
-            epoch: The epoch, from 0.
+            epoch: The epoch, from 0, or `START`.
             metrics: The epoch's validation metrics; None without a validation split.
         """
         value = metrics[self.metric] if self.metric and metrics else math.inf
@@ -57,6 +59,11 @@ class Selection:
     def should_stop(self) -> bool:
         """Returns whether patience has run out; never without a validation split."""
         return self.metric is not None and self.num_bad >= self.patience
+
+    @property
+    def chosen(self) -> str:
+        """Returns what was chosen, in words."""
+        return "the start" if self.best_epoch == START else f"epoch {self.best_epoch}"
 
     def state(self) -> SelectionState:
         """Returns the state that a checkpoint saves."""

@@ -10,7 +10,7 @@ from ...core.config import OptimizerConfig
 from ...core.storage import join
 from .checkpoints import Checkpoints
 from .recorder import Recorder, print_line
-from .selection import Selection
+from .selection import START, Selection
 from .totals import Totals
 from .trackers import Row
 from .trainer import StepType, Trainer
@@ -79,6 +79,8 @@ class Stage:
         config, selection = self.config, self.selection
         epoch = self._resume(trainer)
         selection.start_round(revision)
+        if not epoch and selection.metric is not None:
+            self._validate_start(trainer)
         trainer.open(range(epoch, stop_epoch))
         try:
             while epoch < stop_epoch and not selection.should_stop:
@@ -99,6 +101,12 @@ class Stage:
             trainer.close()
             self.recorder.close()
         return epoch
+
+    def _validate_start(self, trainer: Trainer) -> None:
+        """Validates the weights before the first step, which the trainer keeps as the best so far: training cannot end below them."""
+        metrics = trainer.validate()
+        if metrics is not None and self.selection.observe(START, metrics) and trainer.worker.is_first:
+            self.recorder.say(f"before the first step  validation {self.selection.metric} {self.selection.best_value:.4f}")
 
     def _train_epoch(self, trainer: Trainer, epoch: int) -> Row:
         """Passes once over the train interactions; returns the epoch's row."""
@@ -134,6 +142,6 @@ class Stage:
         text = f"epoch {row['epoch']:3.0f}  loss {row['loss']:.4f}  {row['seconds']:.1f} s  waiting for data {row['waiting']:.0%}"
         value = row.get(f"validation/{self.selection.metric}")
         if value is not None:
-            best = f"(best {self.selection.best_value:.4f}, epoch {self.selection.best_epoch})"
+            best = f"(best {self.selection.best_value:.4f}, {self.selection.chosen})"
             text += f"  validation {self.selection.metric} {value:.4f} {best}"
         self.recorder.say(text)

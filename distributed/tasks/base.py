@@ -29,6 +29,7 @@ class Task(ABC, Generic[Batch]):
         train: Settings of epochs, batches and learning rate.
         dim, init_scale, seed: Columns, standard deviation at the start, and seed of the ID vectors.
         user_balance: Exponent of the examples' weights.
+        starts_spectrally: Whether the ID vectors start at the leading singular vectors of the train graph, at the scale `init_scale`.
         learns_rows: Whether the rows that the engine holds are learnt; False where they are frozen, or where the model holds its own.
         num_hops: The number of hops that the vectors reach over the train graph.
         reads_features: Whether `reduce` computes anything from features.
@@ -44,6 +45,7 @@ class Task(ABC, Generic[Batch]):
     seed: int
     user_balance: float
     num_hops: int
+    starts_spectrally: bool = False
     learns_rows: bool = True
     reads_features: bool = False
     whitens: bool = False
@@ -72,6 +74,10 @@ class Task(ABC, Generic[Batch]):
             tables: The engine's whole tables of users' and items' rows; ID vectors in them are parameters, and so are replicated weights
                 too. None where the rows are sharded.
         """
+
+    def id_tables(self, tables: RowTables) -> RowTables:
+        """Returns the whole tables of ID vectors that a spectral start fills: the engine's own, unless the model holds others."""
+        return tables
 
     def initial_rows(self, own_ids: Pair) -> tuple[RowsOf, RowsOf]:
         """Returns two functions, for users and for items, from dataset indices int64 [n] to initial rows float32 [n, width]; collective.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ...core.objectives import CandidateRequest, Decoders, Labels, LossInputs, StudentSide, distillation_terms, plain_lists, student_terms
 from ...core.rows import RowTables
+from ...core.sampling import UserWeights
 from ...core.scoring import candidate_scores
 from ...core.sides import ITEMS, SIDES, USERS
 from ...core.students import LayeredStudent, build_student, warm_start_maps
@@ -35,7 +36,8 @@ class StudentBatch:
 
     Attributes:
         labels: Users, candidates and the teacher's scores, if there are any.
-        weights: float32 [n], weights of the examples; None where all are 1.
+        weights: float32 [n], weights of the examples in BPR and L2; None where all are 1.
+        taught_weights: float32 [n], weights of the examples in the distillation losses; None where all are 1.
     """
 
     step: int
@@ -43,6 +45,7 @@ class StudentBatch:
     order_epoch: int
     labels: Labels
     weights: Tensor | None
+    taught_weights: Tensor | None = None
     is_last: bool = True
     further: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
@@ -62,7 +65,8 @@ class StudentBatch:
 
     def to(self, device: torch.device) -> "StudentBatch":
         """Returns the batch on a device."""
-        return replace(self, labels=self.labels.to(device), weights=None if self.weights is None else self.weights.to(device))
+        weights, taught_weights = (None if x is None else x.to(device) for x in (self.weights, self.taught_weights))
+        return replace(self, labels=self.labels.to(device), weights=weights, taught_weights=taught_weights)
 
 
 class StudentTask(Task[StudentBatch]):
@@ -90,6 +94,7 @@ class StudentTask(Task[StudentBatch]):
         config, cache_dir = job.config, job.cluster.cache_dir
         self.job, self.worker, self.config, self.seed, self.show = job, worker, config, job.seed, show
         self.train, self.dim, self.init_scale, self.user_balance = config.train, config.dim, config.init_scale, config.user_balance
+        self.starts_spectrally = config.start == "spectral"
         self.tuner, self._open_labels = tuner, open_labels
         self._source: LabelSource | None = None
         taught = job.distill.use_teacher
@@ -150,10 +155,12 @@ class StudentTask(Task[StudentBatch]):
 
     def batches(self, examples: Examples, epoch: int, num_parts: int) -> Generator[StudentBatch, None, None]:
         assert num_parts == 1, "a student's step is one batch"
+        balance = UserWeights.of(examples.train.pointers, self.job.distill.user_balance)
         order_epoch = epoch if self._source is None else self._source.order_epoch(epoch)
         for step, labels in self._labels(examples, epoch):
             labels = labels.to(examples.train.pointers.device)
-            yield StudentBatch(step, examples.size_of(step), order_epoch, labels, examples.weights(labels.users))
+            weights, taught = examples.weights(labels.users), balance(labels.users) if balance else None
+            yield StudentBatch(step, examples.size_of(step), order_epoch, labels, weights, taught)
 
     def _labels(self, examples: Examples, epoch: int) -> Iterator[tuple[int, Labels]]:
         """Yields every step's labels from their source, or lists that are drawn here: without a teacher and beside a resident one."""
@@ -176,7 +183,8 @@ class StudentTask(Task[StudentBatch]):
         terms = student_terms(scores, rows, self.config.l2, share, batch.weights)
         if self.job.distill.use_teacher:
             unique, places, count = self._distinct_positives(view, labels)
-            student = StudentSide(scores, final_items, places, self.decoders, share, count / self.worker.world_size)
+            num_unique = count / self.worker.world_size
+            student = StudentSide(scores, final_items, places, self.decoders, share, num_unique, batch.taught_weights)
             if self.tuner is not None:
                 terms.update(self.tuner.terms(student, labels.users, labels.candidates, unique))
             else:
@@ -224,5 +232,5 @@ class StudentTask(Task[StudentBatch]):
         if self.worker.is_first:
             weights = {n: t for n, t in take_prefix("student.", output.weights).items() if not n.startswith("ids.")}
             count = write_student(self.job, output, selection, weights)
-            self.show(f"[student] best epoch {selection.best_epoch}; student of {count:,} parameters written")
+            self.show(f"[student] best: {selection.chosen}; student of {count:,} parameters written")
         self.worker.barrier()

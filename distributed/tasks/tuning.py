@@ -88,7 +88,7 @@ class PromptTuner:
         return teacher_vectors(self.graph, self.user_ids, self.item_ids, prompt, view.reduced(), self.teacher)
 
     def terms(self, student: StudentSide, users: Tensor, candidates: Tensor, unique_items: Tensor) -> dict[str, Tensor]:
-        """Computes the terms λ1 L_pair, λ2 L_list, λ3 L_emb and λ_anchor times the teacher's own loss, by name.
+        """Computes the terms λ1 L_pair, λ2 L_list, λ3 L_emb, λ4 L_score and λ_anchor times the teacher's own loss, by name.
 
         Gradients reach the prompt, and the student where its scores and vectors carry gradients.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from ...core.artifact import read_manifest
 from ...core.config import TeacherConfig
 from ...core.objectives import CandidateRequest, StudentSide
+from ...core.sampling import UserWeights
 from ...core.scoring import candidate_scores
 from ..artifacts.teacher import teacher_config_of
 from ..engines.examples import Examples
@@ -40,6 +41,7 @@ def tune_prompt(
     user_vectors, item_vectors = (rows.detach() for rows in vectors)
     decoders = student.decoders.requires_grad_(False)
     examples = Examples.of(worker, tuner.graph.users, job.train, 0.0, job.seed, in_memory=True)
+    balance = UserWeights.of(examples.train.pointers, job.distill.user_balance)
     learner = tuner.learner(worker)
     for number in range(job.distill.tuning_steps):
         epoch, step = epochs + number // examples.num_steps, number % examples.num_steps
@@ -49,7 +51,8 @@ def tune_prompt(
         unique, count = worker.share_of_distinct(positives)
         scores = candidate_scores(user_vectors, item_vectors, users, candidates)
         share = examples.size_of(step) / worker.world_size
-        side = StudentSide(scores, item_vectors, unique, decoders, share, count / worker.world_size)
+        weights = balance(users) if balance else None
+        side = StudentSide(scores, item_vectors, unique, decoders, share, count / worker.world_size, weights)
         loss = total_of(tuner.terms(side, users, candidates, unique))
         worker.check_finite(loss, f"prompt-tuning step {number} of revision {job.revision}")
         learner.zero_grad()

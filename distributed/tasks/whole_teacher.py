@@ -44,6 +44,7 @@ class WholeTeacherTask(Task[TeacherBatch]):
         config = job.config
         self.job, self.worker, self.config, self.seed = job, worker, config, job.seed
         self.train, self.dim, self.init_scale, self.user_balance = config.train, config.dim, config.init_scale, config.user_balance
+        self.starts_spectrally = config.start == "spectral"
         self.kind = teacher_kind(config)
         self.num_hops, self.reads_features = self.kind.num_hops(config), self.kind.reads_features
 
@@ -62,6 +63,9 @@ class WholeTeacherTask(Task[TeacherBatch]):
             return torch.zeros(ids.numel(), 0)
 
         return nothing, nothing
+
+    def id_tables(self, tables: RowTables) -> RowTables:
+        return self.model.collaborative.ids
 
     def learners(self, tables: RowTables | None) -> list[Learner]:
         of_features = self.model.feature_parameters()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from promptmm.core.losses import bpr_loss, embedding_loss, l2_loss, list_loss, pair_loss
+from promptmm.core.losses import bpr_loss, embedding_loss, l2_loss, list_loss, pair_loss, score_loss
 from torch.autograd import gradcheck
 
 BATCH = 4
@@ -107,6 +107,15 @@ def test_list_loss(num_modalities, num_negatives, disentangle, reweight):
     close(list_loss(student, relative, tau, tau_omega, alpha, beta, BATCH, reweight, disentangle), expected)
 
 
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+@pytest.mark.parametrize("num_negatives", [1, 7])
+def test_score_loss(num_negatives, temperature):
+    student, teacher = draw(0, BATCH, 1 + num_negatives), draw(1, BATCH, 1 + num_negatives)
+    lists = [kl(softmax(t / temperature), softmax(s / temperature)) for s, t in zip(student.numpy(), teacher.numpy())]
+    close(score_loss(student, teacher, temperature, BATCH), temperature**2 * np.mean(lists))
+    close(score_loss(student + draw(2, BATCH, 1), teacher - teacher[:, :1], temperature, BATCH), temperature**2 * np.mean(lists))
+
+
 @pytest.mark.parametrize(("num_modalities", "num_negatives"), SHAPES)
 def test_the_coupled_list_loss_is_the_plain_divergence(num_modalities, num_negatives):
     tau = 1.7
@@ -136,6 +145,7 @@ def test_gradients_of_bpr_and_l2():
 def test_gradients_of_the_pair_loss(num_negatives):
     student, teacher = (draw(seed, 3, 1 + num_negatives).requires_grad_() for seed in (0, 1))
     assert gradcheck(lambda s, t: pair_loss(s, t, 0.8, 3), (student, teacher))
+    assert gradcheck(lambda s, t: score_loss(s, t, 0.8, 3), (student, teacher))
 
 
 @pytest.mark.parametrize("disentangle", [True, False])
@@ -176,6 +186,12 @@ def test_weighted_examples():
     weights, twice = torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0, 0, 2])
     torch.testing.assert_close(bpr_loss(positive, negative, 3, weights), bpr_loss(positive[twice], negative[twice], 3))
     torch.testing.assert_close(l2_loss([rows], 3, weights), l2_loss([rows[twice]], 3))
+    student, teacher, modal = draw(5, 3, 4), draw(6, 3, 4), draw(7, 2, 3, 4)
+    for loss in (pair_loss, score_loss):
+        torch.testing.assert_close(loss(student, teacher, 0.7, 3, weights), loss(student[twice], teacher[twice], 0.7, 3))
+    for disentangle in (True, False):
+        weighted = list_loss(student, modal, 0.7, 0.5, 1.1, 0.8, 3, disentangle=disentangle, weights=weights)
+        torch.testing.assert_close(weighted, list_loss(student[twice], modal[:, twice], 0.7, 0.5, 1.1, 0.8, 3, disentangle=disentangle))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -217,7 +233,7 @@ def test_a_student_that_agrees_has_no_loss(disentangle):
     teacher = scores.detach() + draw(1, BATCH, 1)  # only differences to the positive count
     pair = pair_loss(scores, teacher, 0.6, BATCH)
     listwise = list_loss(scores, torch.stack([teacher, teacher]), 0.6, 0.5, 1.0, 2.0, BATCH, True, disentangle)
-    for loss in (pair, listwise):
+    for loss in (pair, listwise, score_loss(scores, teacher, 0.6, BATCH)):
         assert abs(loss.item()) < 1e-13
         assert torch.autograd.grad(loss, scores, retain_graph=True)[0].abs().max() < 1e-13
     vectors = draw(2, 4, 3)
@@ -242,6 +258,7 @@ def test_shards_add_up_to_the_batch():
                 bpr_loss(student[shard, 0], student[shard, 1], size),
                 l2_loss([rows[shard]], size),
                 pair_loss(student[shard], teacher[shard], 0.9, size),
+                score_loss(student[shard], teacher[shard], 0.9, size),
                 list_loss(student[shard], modal[:, shard], 0.9, 0.5, 1.1, 0.8, size),
                 list_loss(student[shard], modal[:, shard], 0.9, 0.5, 1.1, 0.8, size, disentangle=False),
             ]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ....core.rows import FrozenTables, IdTables, RowTables
 from ....core.sampling import rank_slice
+from ....core.spectral import WholeRows, start_spectrally
 from ...artifacts.output import Output, Rows, TensorRows
 from ...loop.checkpoints import Checkpoints, LoopFacts
 from ...tasks.base import Task
@@ -33,6 +34,8 @@ class FullTrainer(EngineTrainer):
         self.counts = graph.num_users, graph.num_items
         task.build(catalog.dims, self.counts, lambda: catalog.inputs(None))
         self.tables = self._build_tables().to(device)
+        if task.starts_spectrally:
+            self._start_spectrally()
         self.learners = task.learners(self.tables)
         self.examples = Examples.of(self.worker, graph.users, task.train, task.user_balance, task.seed, in_memory=True)
         self.best: dict[str, Tensor] = {}
@@ -44,6 +47,17 @@ class FullTrainer(EngineTrainer):
         own_ids = tuple(torch.arange(run.start, run.stop) for run in share)
         rows = [make(torch.arange(count)) for make, count in zip(self.task.initial_rows(own_ids), self.counts)]  # type: ignore[arg-type]
         return IdTables(*rows) if self.task.learns_rows else FrozenTables(*rows)
+
+    @torch.no_grad()
+    def _start_spectrally(self) -> None:
+        """Computes the spectral start on rank 0, whose rows all workers take: other processors would round otherwise."""
+        tables = self.task.id_tables(self.tables)
+        if self.worker.is_first:
+            start_spectrally(WholeRows(self.catalog.graph, tables.user, tables.item), self.counts, self.task.init_scale)
+        else:
+            tables.user.zero_()
+            tables.item.zero_()
+        self.worker.sum_([tables.user, tables.item])
 
     def batches(self, epoch: int) -> Generator[TaskBatch, None, None]:
         """Returns a generator of this worker's share of every step; it makes each share when it is asked for."""

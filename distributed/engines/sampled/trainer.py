@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ....core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
+from ....core.spectral import start_spectrally
 from ....graph_store.backend import GraphConnection
 from ....graph_store.dataset import Dataset
 from ...artifacts.output import Output
@@ -26,6 +27,7 @@ from .exchange import Traffic
 from .features import ShardedFeatures
 from .inference import ShardedInference, chunks
 from .served import ServedRows, summed_gradients
+from .sharded_rows import ShardedRows
 from .shards import load_shards, save_shards
 from .sparse_adam import AdamTable
 
@@ -55,6 +57,8 @@ class SampledTrainer(EngineTrainer):
         self.learners = task.learners(None)
         self.inference = ShardedInference(connection, worker, self.ids, self.features, task.stage)
         self._propagate_tokens()
+        if task.starts_spectrally:
+            start_spectrally(ShardedRows(self.inference, worker), self.counts, task.init_scale)
         self.traffic, self.num_steps_taken = Traffic(), 0
         self.maker = BatchMaker(connection, worker, self.examples, self.sampling, self.traffic, worker.new_group())
         self.validation = Validation.of(dataset, worker, self.examples.train, job.evaluation) if dataset is not None else None

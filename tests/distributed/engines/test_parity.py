@@ -65,7 +65,22 @@ def test_losses_one_by_one(parity, students, name):
         trainer.close()
 
 
+def test_weights_of_the_examples(parity, students):
+    check(parity, *students("student.user_balance=0.5", "distill.user_balance=1", "distill.score_weight=1"))
+
+
 @pytest.mark.parametrize("policy", CANDIDATES.names)
 def test_candidate_policies(parity, students, policy):
     more = ["distill.num_top=3"] if CANDIDATES.get(policy)(DistillationConfig(num_top=3)).depth else []
     check(parity, *students(f"distill.candidates={policy}", *more))
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_the_spectral_start(parity, teachers, students, teacher_config, stage):
+    if stage == "teacher":
+        sampled, full = teachers(teacher_config(start="spectral"), [-1])
+    else:
+        sampled, full = students("student.start=spectral")
+    for ids, table, everyone in zip(sampled.ids, (full.tables.user, full.tables.item), parity.EVERYONE, strict=True):
+        parity.close(ids.tables["weight"].pull(everyone), table.detach())
+    check(parity, sampled, full)

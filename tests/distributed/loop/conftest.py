@@ -28,12 +28,14 @@ class Trainer:
 
     Attributes:
         script: "recall@20" by epoch; None without a validation split.
+        start_value: "recall@20" of the weights before the first step.
         interrupt_at: (epoch, step) before which it is interrupted; the step `num_steps` is after the last one.
         calls: The calls that a test looks at, in order.
     """
 
     script: list[float] | None
     interrupt_at: tuple[int, int] | None = None
+    start_value: float = 0.0
     num_examples: int = 25
     num_steps: int = 3
     worker: Worker = Worker(0, 1, torch.device("cpu"), ("here",))
@@ -70,6 +72,9 @@ class Trainer:
         return {"revision": 0}
 
     def validate(self) -> dict[str, float] | None:
+        if not self.trained:
+            self.calls.append(("validate the start", self.start_value))
+            return None if self.script is None else {"recall@20": self.start_value, "ndcg@20": -1.0}
         self.calls.append(("validate", self.trained[-1]))
         if self.script is None:
             return None

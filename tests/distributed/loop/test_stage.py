@@ -220,6 +220,7 @@ def test_rows_of_the_epochs(make_stage, make_trainer):
         assert row["seconds"] >= 0
         assert 0 <= row["waiting"] <= 1
         assert ("validation/ndcg@20" in row) == ("validation/recall@20" in row) == (epoch in (1, 2))
+    assert shown.pop(0) == "[student] before the first step  validation recall@20 0.0000"
     assert [line.partition("  loss")[0] for line in shown] == [f"[student] epoch   {epoch}" for epoch in range(3)]
     assert "validation recall@20 0.5000 (best 0.5000, epoch 1)" in shown[1]
     assert "validation" not in shown[0]
@@ -332,3 +333,24 @@ def test_names_of_no_tracker(own_tracker, name, message):
         with pytest.raises(InputError, match=message):
             call(name)
     RunConfig(trackers=[own_tracker])
+
+
+@pytest.mark.parametrize(("start_value", "best"), [(0.3, 5), (0.95, -1), (0.9, -1)])
+def test_the_start_is_kept_where_no_epoch_is_better(make_stage, make_trainer, start_value, best):
+    stage, trainer = make_stage(patience=len(SCRIPT)), make_trainer(SCRIPT, start_value=start_value)
+    stage.train(trainer, len(SCRIPT))
+    assert trainer.of("validate the start") == [start_value]
+    assert stage.selection.best_epoch == best
+    assert stage.selection.chosen == ("the start" if best < 0 else f"epoch {best}")
+    assert trainer.best == list(range(best + 1))
+    again = make_stage(patience=len(SCRIPT))
+    resumed = make_trainer(SCRIPT, start_value=0.0)
+    again.train(resumed, len(SCRIPT))
+    assert resumed.of("validate the start") == []
+    assert again.selection.state() == stage.selection.state()
+
+
+def test_without_a_validation_split_the_start_is_not_validated(make_stage, make_trainer):
+    trainer = make_trainer(None)
+    make_stage(select_by=None).train(trainer, 2)
+    assert trainer.of("validate the start") == []
