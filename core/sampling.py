@@ -10,7 +10,8 @@ from .graph import Csr
 from .random import below, further_bits, permuted, random_below, random_bits
 
 # The first key of each independent random stream.
-STREAM_ORDER, STREAM_CANDIDATE, STREAM_TOP, STREAM_DROPOUT, STREAM_INITIAL, STREAM_TUNING, STREAM_NEIGHBOUR, STREAM_DECAY = range(8)
+# Numbers of the streams of draws. Number 5 is free: the others keep theirs, so that a seed goes on to draw the same.
+STREAM_ORDER, STREAM_CANDIDATE, STREAM_TOP, STREAM_DROPOUT, STREAM_INITIAL, _, STREAM_NEIGHBOUR, STREAM_DECAY = range(8)
 
 WEIGHT_ROWS = 1 << 20  # the number of users whose degrees are read at a time
 
