@@ -97,10 +97,17 @@ class Stage:
                 epoch += 1
                 if epoch % config.checkpoint_every == 0:
                     self.save(trainer, epoch)
+            self._say_if_cut_off(trainer, epoch)
         finally:
             trainer.close()
             self.recorder.close()
         return epoch
+
+    def _say_if_cut_off(self, trainer: Trainer, epochs: int) -> None:
+        """Says where the largest number of epochs ended training while validation was still getting better."""
+        if trainer.worker.is_first and self.selection.metric is not None and self.selection.best_epoch == self.config.epochs - 1 < epochs:
+            limit = f"{self.name}.train.epochs={self.config.epochs}"
+            self.recorder.say(f"the last epoch was the best, so {limit} ended training before it had converged: raise that")
 
     def _validate_start(self, trainer: Trainer) -> None:
         """Validates the weights before the first step, which the trainer keeps as the best so far: training cannot end below them."""

@@ -354,3 +354,17 @@ def test_without_a_validation_split_the_start_is_not_validated(make_stage, make_
     trainer = make_trainer(None)
     make_stage(select_by=None).train(trainer, 2)
     assert trainer.of("validate the start") == []
+
+
+@pytest.mark.parametrize(("script", "says"), [([0.1, 0.2, 0.3], True), ([0.1, 0.3, 0.2], False), (None, False)])
+def test_training_that_was_cut_off_is_said(make_stage, make_trainer, script, says):
+    shown: list[str] = []
+    make_stage(show=shown.append, epochs=3, select_by="recall@20" if script else None).train(make_trainer(script), 3)
+    notice = "[student] the last epoch was the best, so student.train.epochs=3 ended training before it had converged: raise that"
+    assert (notice in shown) == says
+
+
+def test_a_round_that_is_not_the_last_says_nothing_of_it(make_stage, make_trainer):
+    shown: list[str] = []
+    make_stage(show=shown.append, epochs=8).train(make_trainer(SCRIPT), 2)
+    assert not any("converged" in line for line in shown)
