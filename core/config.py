@@ -90,6 +90,11 @@ class TeacherConfig:
         ge=0,
         le=1,
     )
+    examples: str = setting(
+        "interactions",
+        "what an epoch visits: interactions, each train interaction once; users, every user alike, with one of the user's train items",
+        choices=("interactions", "users"),
+    )
     feature_decay: float = setting(
         1e-4, "δ, weight of the mean squared norm of the reduced features; read by promptmm, vbpr and lattice", ge=0
     )
@@ -108,6 +113,7 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "teacher")
+        _check_balance("teacher", self.examples, self.user_balance)
         if any(size < 1 for size in self.hidden):
             raise InputError(f"teacher.hidden={self.hidden}: every hidden size must be at least 1")
         if self.leave_one_out and self.modality_layers:
@@ -172,6 +178,12 @@ class StudentConfig:
         ge=0,
         le=1,
     )
+    examples: str = setting(
+        "interactions",
+        "what an epoch visits: interactions, each train interaction once; users, every user alike, with one of the user's train items",
+        choices=("interactions", "users"),
+    )
+    bpr_weight: float = setting(1.0, "weight of BPR on the train pairs; 0 leaves it to the teacher what is learnt", ge=0)
     start: str = setting(
         "random",
         "what the ID tables begin with: random, normal values; spectral, the leading singular vectors of the normalised train graph, which "
@@ -184,6 +196,7 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "student")
+        _check_balance("student", self.examples, self.user_balance)
         if self.start == "spectral" and self.starts_from_teacher:
             raise InputError(
                 "student.start=spectral has no meaning for a student that starts from the teacher's vectors; leave it out, or set "
@@ -319,6 +332,15 @@ class EvaluationConfig:
         """Raises InputError where a cutoff is larger than the catalog."""
         if max(self.cutoffs) > num_items:
             raise InputError(f"evaluation.cutoffs={self.cutoffs}: {max(self.cutoffs)} is larger than the catalog of {num_items} items")
+
+
+def _check_balance(section: str, examples: str, user_balance: float) -> None:
+    """Raises InputError where examples are visited by user and weighed by their users' interactions too."""
+    if examples == "users" and user_balance:
+        raise InputError(
+            f"{section}.user_balance={user_balance} has no meaning with {section}.examples=users, which visits every user alike; leave one "
+            "of them out"
+        )
 
 
 def as_dict(config: Any) -> Any:

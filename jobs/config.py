@@ -97,6 +97,16 @@ class Settings:
             )
         if distill.regime == "inline" and self.labels.mode == "streamed":
             raise InputError("labels.mode=streamed has no meaning with distill.regime=inline: labels are made in the student's worker")
+        if student.examples == "users" and distill.user_balance:
+            raise InputError(
+                f"distill.user_balance={distill.user_balance} has no meaning with student.examples=users, which visits every user alike; "
+                "leave one of them out"
+            )
+        if not distill.use_teacher and not student.bpr_weight:
+            raise InputError(
+                "student.bpr_weight=0 and distill.use_teacher=false leave nothing to learn from; set student.bpr_weight, or distil from a "
+                "teacher"
+            )
         if not distill.use_teacher and student.starts_from_teacher:
             raise InputError(
                 "student.warm_start and student.kind=mlp start from a teacher, and distill.use_teacher=false trains without one"

@@ -171,7 +171,9 @@ def _scalar(term: Tensor, name: str) -> Tensor:
     return term
 
 
-def student_terms(scores: Tensor, rows: list[Tensor], l2: float, num_examples: float, weights: Tensor | None = None) -> dict[str, Tensor]:
+def student_terms(
+    scores: Tensor, rows: list[Tensor], l2: float, num_examples: float, weights: Tensor | None = None, bpr: float = 1.0
+) -> dict[str, Tensor]:
     """Computes the terms that need no teacher: BPR with the first candidate as the negative, and L2 on the batch's rows.
 
     Args:
@@ -180,5 +182,6 @@ def student_terms(scores: Tensor, rows: list[Tensor], l2: float, num_examples: f
         l2: Weight of L2, `student.l2`.
         num_examples: The divisor of sums over examples (see `Triples.num_examples`).
         weights: float32 [batch], weights of the examples (`UserWeights`); 1 by default.
+        bpr: Weight of BPR, `student.bpr_weight`.
     """
-    return {"bpr": bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights), "l2": l2 * l2_loss(rows, num_examples, weights)}
+    return {"bpr": bpr * bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights), "l2": l2 * l2_loss(rows, num_examples, weights)}

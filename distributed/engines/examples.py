@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ...core.config import OptimizerConfig
 from ...core.graph import Csr
-from ...core.sampling import UnseenItems, UserWeights, epoch_order, share_of_part
+from ...core.sampling import UnseenItems, UserWeights, share_of_part
+from ...core.train_pairs import TrainPairs
 from ..worker import Worker
 
 
@@ -18,6 +19,7 @@ class Examples:
     Attributes:
         worker: This worker.
         train: Train items of every user, on the worker's device or memory-mapped.
+        pairs: The train pairs that an epoch visits.
         config: Settings of the stage, of which the batch size is read.
         user_weights: Weights of interactions in the loss; None where all are 1.
         seed: Seed of order and negatives.
@@ -26,22 +28,28 @@ class Examples:
 
     worker: Worker
     train: Csr
+    pairs: TrainPairs
     config: OptimizerConfig
     user_weights: UserWeights | None
     seed: int
     whole: UnseenItems | None
 
     @staticmethod
-    def of(worker: Worker, train: Csr, config: OptimizerConfig, user_balance: float, seed: int, in_memory: bool) -> "Examples":
+    def of(
+        worker: Worker, train: Csr, config: OptimizerConfig, seed: int, *, user_balance: float = 0.0, by_user: bool = False, in_memory: bool
+    ) -> "Examples":
         """Builds the examples of a stage.
 
         Args:
             worker, train, config, seed: As the attributes.
             user_balance: Exponent of the examples' weights.
+            by_user: Whether an epoch visits every user alike; otherwise it visits every interaction once.
             in_memory: Whether memory holds the keys that `UnseenItems` needs for all users, one for each interaction.
         """
         weights = UserWeights.of(train.pointers, user_balance)
-        return Examples(worker, train, config, weights, seed, UnseenItems(train) if in_memory else None)
+        return Examples(
+            worker, train, TrainPairs.of(train, seed, by_user), config, weights, seed, UnseenItems(train) if in_memory else None
+        )
 
     @property
     def num_examples(self) -> int:
@@ -68,10 +76,7 @@ class Examples:
             Global example indices, and dataset indices of users and of positives, int64 [n] each.
         """
         first = step * self.config.batch_size
-        order = epoch_order(self.num_examples, self.seed, epoch, slice(first + share.start, first + share.stop))
-        examples = order.to(self.train.pointers.device)
-        users = torch.searchsorted(self.train.pointers, examples, right=True) - 1
-        return examples, users, self.train.columns[examples].long()
+        return self.pairs.at(epoch, slice(first + share.start, first + share.stop))
 
     def unseen(self, users: Tensor, examples: Tensor, count: int, epoch: int) -> Tensor:
         """Draws for each example `count` items that its user has not seen, uniformly: int64 [n, count]."""

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from ...core.errors import InputError, RunError
+from ...core.threads import SLEEP, SPINS
 from ..config import ClusterConfig
 
 LOOPBACK = "127.0.0.2"
@@ -43,10 +44,7 @@ def worker_environment(config: ClusterConfig, streams_labels: bool = False) -> d
     }
     if not config.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
-    if streams_labels:
-        # Threads that spin while they wait take the cores from the labelers. Where a worker has its cores to itself they should spin:
-        # a step is many short operations, and to wake a thread for each of them costs half of the speed.
-        environment["OMP_WAIT_POLICY"] = "passive"
+    environment.update(SLEEP if streams_labels else SPINS)  # spinning threads would take the cores from the labelers
     return environment
 
 

@@ -9,8 +9,9 @@ import torch
 from ...core.artifact import publish_manifest
 from ...core.objectives import CandidateRequest, Labels, candidate_lists, candidate_policy, label
 from ...core.ranking import top_unseen
-from ...core.sampling import UnseenItems, epoch_order
+from ...core.sampling import UnseenItems
 from ...core.storage import join, remove, write_bytes
+from ...core.train_pairs import TrainPairs
 from ...graph_store.dataset import Dataset
 from ..artifacts.teacher import read_revision
 from ..messages import LabelJob
@@ -30,7 +31,7 @@ class Labeler:
     def __init__(self, job: LabelJob, dataset: Dataset) -> None:
         self.job = job
         self.train = dataset.csr("train")
-        self.users, self.items = self.train.rows, self.train.columns
+        self.pairs = TrainPairs.of(self.train, job.seed, job.by_user)
         self.vectors = read_revision(job.teacher_url, job.revision, job.cache_dir).vectors
         self.unseen = UnseenItems(self.train)
         depth = candidate_policy(job.config).depth
@@ -39,10 +40,9 @@ class Labeler:
     def labels(self, epoch: int, block: int) -> Labels:
         """Computes the labels of a block, for the job's share of its steps; scores are float32."""
         job = self.job
-        orders = [epoch_order(job.num_examples, job.seed, epoch, job.share_of(step)) for step in job.steps_of(block)]
-        examples = torch.cat(orders)
-        users = self.users[examples]
-        request = CandidateRequest(users, self.items[examples], examples, self.unseen, job.seed, epoch, self.ranking)
+        steps = [self.pairs.at(epoch, job.share_of(step)) for step in job.steps_of(block)]
+        examples, users, positives = (torch.cat(parts) for parts in zip(*steps))
+        request = CandidateRequest(users, positives, examples, self.unseen, job.seed, epoch, self.ranking)
         return label(self.vectors, users, candidate_lists(job.config, request))
 
     def table(self, epoch: int, block: int) -> pa.Table:

@@ -94,7 +94,7 @@ class StudentTask(Task[StudentBatch]):
         config, cache_dir = job.config, job.cluster.cache_dir
         self.job, self.worker, self.config, self.seed, self.show = job, worker, config, job.seed, show
         self.train, self.dim, self.init_scale, self.user_balance = config.train, config.dim, config.init_scale, config.user_balance
-        self.starts_spectrally = config.start == "spectral"
+        self.starts_spectrally, self.by_user = config.start == "spectral", config.examples == "users"
         self.tuner, self._open_labels = tuner, open_labels
         self._source: LabelSource | None = None
         taught = job.distill.use_teacher
@@ -180,7 +180,7 @@ class StudentTask(Task[StudentBatch]):
         final_users, final_items = self.model.vectors(view.graph, users, items)
         scores = candidate_scores(final_users, final_items, labels.users, labels.candidates)
         rows = self.model.regularised(users[labels.users], [items[labels.candidates[:, 0]], items[labels.candidates[:, 1]]])
-        terms = student_terms(scores, rows, self.config.l2, share, batch.weights)
+        terms = student_terms(scores, rows, self.config.l2, share, batch.weights, self.config.bpr_weight)
         if self.job.distill.use_teacher:
             unique, places, count = self._distinct_positives(view, labels)
             num_unique = count / self.worker.world_size

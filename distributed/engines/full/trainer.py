@@ -37,7 +37,9 @@ class FullTrainer(EngineTrainer):
         if task.starts_spectrally:
             self._start_spectrally()
         self.learners = task.learners(self.tables)
-        self.examples = Examples.of(self.worker, graph.users, task.train, task.user_balance, task.seed, in_memory=True)
+        self.examples = Examples.of(
+            self.worker, graph.users, task.train, task.seed, user_balance=task.user_balance, by_user=task.by_user, in_memory=True
+        )
         self.best: dict[str, Tensor] = {}
         self._refresh()
 

@@ -69,6 +69,11 @@ def test_weights_of_the_examples(parity, students):
     check(parity, *students("student.user_balance=0.5", "distill.user_balance=1", "distill.score_weight=1"))
 
 
+def test_examples_by_user(parity, teachers, students, teacher_config):
+    check(parity, *teachers(teacher_config(examples="users"), [-1]))
+    check(parity, *students("student.examples=users", "student.bpr_weight=0.5", "distill.score_weight=1"))
+
+
 @pytest.mark.parametrize("policy", CANDIDATES.names)
 def test_candidate_policies(parity, students, policy):
     more = ["distill.num_top=3"] if CANDIDATES.get(policy)(DistillationConfig(num_top=3)).depth else []

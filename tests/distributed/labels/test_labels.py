@@ -8,7 +8,7 @@ import torch
 from promptmm.core.config import DistillationConfig
 from promptmm.core.errors import InputError
 from promptmm.core.objectives import Labels
-from promptmm.core.sampling import epoch_order
+from promptmm.core.train_pairs import TrainPairs
 from promptmm.distributed.artifacts.teacher import read_revision
 from promptmm.distributed.labels.blocks import labels_to_table, table_to_labels
 from promptmm.distributed.labels.labeler import Labeler
@@ -30,18 +30,19 @@ def job(taught_run, dataset):
     )
 
 
-def test_block_holds_the_teachers_differences(job, dataset):
-    labeler = Labeler(job, dataset)
+@pytest.mark.parametrize("by_user", [False, True])
+def test_block_holds_the_teachers_differences(job, dataset, by_user):
+    labeler, train = Labeler(dataclasses.replace(job, by_user=by_user), dataset), dataset.csr("train")
     labels, vectors = labeler.labels(1, 0), read_revision(job.teacher_url, 0).vectors
-    order = epoch_order(job.num_examples, job.seed, 1)[: len(labels)]
-    assert torch.equal(labels.users, labeler.users[order])
-    assert torch.equal(labels.candidates[:, 0], labeler.items[order])
+    _, users, positives = TrainPairs.of(train, job.seed, by_user).at(1, slice(0, len(labels)))
+    assert torch.equal(labels.users, users)
+    assert torch.equal(labels.candidates[:, 0], positives)
     scores = (vectors.user[labels.users][:, None] * vectors.item[labels.candidates]).sum(2)
     assert torch.allclose(labels.scores, scores - scores[:, :1], atol=1e-5)
     modal = (vectors.modal_user["visual"][labels.users][:, None] * vectors.modal_item["visual"][labels.candidates]).sum(2)
     at = list(vectors.modal_item).index("visual")
     assert torch.allclose(labels.modal_scores[at], modal - modal[:, :1], atol=1e-5)
-    seen = {(u, i) for u, i in zip(labeler.users.tolist(), labeler.items.tolist())}
+    seen = {(u, i) for u, i in zip(train.rows.tolist(), train.columns.tolist())}
     assert not any((u, c) in seen for u, row in zip(labels.users.tolist(), labels.candidates[:, 1:].tolist()) for c in row)
 
 
