@@ -190,7 +190,7 @@ class LabelJob:
 
     def candidates(self) -> dict[str, object]:
         """Returns all that decides the candidate lists, for the manifest of materialised labels."""
-        return {**candidate_identity(self.config, self.seed), **({"examples": "users"} if self.by_user else {})}
+        return {**candidate_identity(self.config, self.seed), "examples": "users" if self.by_user else "interactions"}
 
     @property
     def width(self) -> int:

@@ -15,6 +15,7 @@ from ..prefetch import Prefetched
 from .blocks import block_name, labels_url, table_to_labels
 
 BLOCKS_AHEAD = 2
+EARLIER = {"examples": "interactions"}  # what the manifests of earlier versions leave out
 
 
 class LabelSource(Protocol):
@@ -48,8 +49,9 @@ class MaterialisedLabels:
         self.job, self.modalities = job, modalities
         expected_facts = {"batch_size": job.batch_size, "num_examples": job.num_examples, **job.candidates()}
         for name, expected in expected_facts.items():
-            if self.manifest.get(name) != expected:
-                raise InputError(f"{url}: {name} is {self.manifest.get(name)}, {expected} expected; run label again")
+            made_with = self.manifest.get(name, EARLIER.get(name))
+            if made_with != expected:
+                raise InputError(f"{url}: {name} is {made_with}, {expected} expected; run label again")
 
     def order_epoch(self, epoch: int) -> int:
         """See `LabelSource`."""

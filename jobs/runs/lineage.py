@@ -51,11 +51,11 @@ def teacher_inputs(settings: Settings, dataset: Dataset) -> Inputs:
 def label_inputs(settings: Settings, dataset: Dataset) -> Inputs:
     """Inputs of label; the labels' own manifest keeps the same identity of the candidate lists (`LabelJob.candidates`)."""
     candidates = student_job(settings, dataset, 0).label_job().candidates()
-    seed = candidates.pop("seed")
+    seed, examples = candidates.pop("seed"), candidates.pop("examples")
     return {
         "labels": as_dict(settings.labels),
         "distill": candidates,
-        "student": {"train": {"batch_size": settings.student.train.batch_size}},
+        "student": {"examples": examples, "train": {"batch_size": settings.student.train.batch_size}},
         "run": {"seed": seed},
         "teacher": revision_digest(join(settings.dir, "teacher"), 0),
     }

@@ -52,11 +52,12 @@ def test_labels_and_their_record_have_the_same_identity(tmp_path):
     job = student_job(settings, dataset, 0).label_job()
     LocalExecutor(settings.cluster, settings.dir, dataset).label(job, settings.dir, 1, {})
     manifest, inputs = read_manifest(labels_url(settings.dir, 0), "labels"), label_inputs(settings, dataset)
-    recorded = {**inputs["distill"], **inputs["run"]}
+    recorded = {**inputs["distill"], **inputs["run"], "examples": inputs["student"]["examples"]}
     assert recorded == job.candidates()
     assert recorded.items() <= manifest.items()
     assert inputs["student"]["train"]["batch_size"] == manifest["batch_size"]
-    for change in ("distill.num_uniform=4", "distill.num_top=2", "distill.top_depth=7", "run.seed=6", "student.train.batch_size=32"):
+    changes = ["distill.num_uniform=4", "distill.num_top=2", "distill.top_depth=7", "run.seed=6", "student.train.batch_size=32"]
+    for change in [*changes, "student.examples=users"]:
         changed = load_settings(None, [*WORDS, "source.modalities={}", "distill.num_uniform=3", "distill.num_top=1", "run.seed=5", change,
                                        f"run.dir={tmp_path}"])  # fmt: skip
         assert label_inputs(changed, dataset) != inputs
