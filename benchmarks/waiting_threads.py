@@ -2,7 +2,7 @@
 
     python benchmarks/waiting_threads.py [--epochs 9]
 
-Trains the teacher of the recipe `demo` in one process under each way of waiting; prints the median of the epochs' seconds, the first left out.
+Trains the teacher of the recipe `demo` in one process under each way of waiting; prints the median seconds of the epochs after the first.
 """
 
 import argparse
