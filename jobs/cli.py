@@ -8,7 +8,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..core.errors import InputError, RunError
-from ..core.threads import SPINS
+from ..core.threads import spin_count
 
 if TYPE_CHECKING:
     from .verbs.verb import AnyVerb
@@ -40,8 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     words = sys.argv[1:] if arguments is None else arguments
     _find_own_modules()
-    for name, value in SPINS.items():  # before torch is imported
-        os.environ.setdefault(name, value)
+    os.environ.update(spin_count())  # before torch is imported
     try:
         if not words or words[0] in HELP:
             print(_usage())

@@ -21,7 +21,7 @@ LONGEST = (
 )
 
 # Before Ray or torch are imported anywhere. Tests run beside each other: threads that spin while they wait would take the cores away.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("DGLBACKEND", "pytorch")
 os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from ...core.errors import InputError, RunError
-from ...core.threads import SLEEP, SPINS
+from ...core.threads import spin_count
 from ..config import ClusterConfig
 
 LOOPBACK = "127.0.0.2"
@@ -44,7 +44,7 @@ def worker_environment(config: ClusterConfig, streams_labels: bool = False) -> d
     }
     if not config.use_gpu:
         environment["DS_ACCELERATOR"] = "cpu"
-    environment.update(SLEEP if streams_labels else SPINS)  # spinning threads would take the cores from the labelers
+    environment.update(spin_count(shares_cores=streams_labels))  # spinning threads would take the cores from the labelers
     return environment
 
 
