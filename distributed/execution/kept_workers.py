@@ -19,7 +19,7 @@ from .desk import JobDesk, JobState
 from .launch import explain, make_trainer, needs_of, noting_mistakes, ray_folder, unique_name
 from .lines import CALL_SECONDS, POLL_SECONDS, SLOW_SECONDS
 
-IDLE_SECONDS = 0.1  # how often a worker without a job asks for one
+IDLE_SECONDS = 0.05  # how often a worker without a job asks for one
 LEAVE_SECONDS = 60.0
 
 
@@ -89,7 +89,7 @@ class KeptWorkers:
                 said = True
                 print(f"[{name}] waiting for {self.config.num_workers} worker{'s' * (self.config.num_workers > 1)}", flush=True)
             time.sleep(pause)
-            pause = min(2 * pause, POLL_SECONDS)
+            pause = min(1.2 * pause, POLL_SECONDS)  # a short job is not waited for longer than it takes
         self.are_usable = True
         return cast(list[Any], ray.get(self.desk.collect.remote(), timeout=CALL_SECONDS))
 
