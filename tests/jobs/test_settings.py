@@ -118,6 +118,16 @@ def test_every_wrong_setting_is_named():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["student.start=spectral", "student.warm_start=true"], "student.start=spectral has no meaning for a student that starts from the"),
+        (["student.start=spectral", "student.kind=mlp"], "student.start=spectral has no meaning for a student that starts from the"),
+        (["teacher.start=svd"], "teacher.start"),
+        (["student.examples=users", "student.user_balance=0.5"], "student.user_balance=0.5 has no meaning with student.examples=users"),
+        (["teacher.examples=users", "teacher.user_balance=1"], "teacher.user_balance=1.0 has no meaning with teacher.examples=users"),
+        (["student.examples=users", "distill.user_balance=1"], "distill.user_balance=1.0 has no meaning with student.examples=users"),
+        (
+            ["student.bpr_weight=0", "distill.use_teacher=false"],
+            "student.bpr_weight=0 and distill.use_teacher=false leave nothing to learn",
+        ),
         (["distill.regime=inline", "distill.rounds=2"], "distill.rounds=2 has no meaning with distill.regime=inline; set rounds=1"),
         (["distill.regime=inline", "distill.use_teacher=false"], "distill.regime=inline needs distill.use_teacher=true"),
         (["distill.num_top=9", "distill.top_depth=5"], "distill.num_top=9 is more than distill.top_depth=5"),
@@ -175,7 +185,7 @@ def test_the_demo_needs_no_file():
 
 
 def test_missing_recipe():
-    with fails("recipe 'dmeo': no such file, and no shipped recipe of that name (there are: demo, electronics, tiktok)"):
+    with fails("recipe 'dmeo': no such file, and no shipped recipe of that name (there are: demo, electronics, lists, tiktok)"):
         load_settings("dmeo", [])
 
 
