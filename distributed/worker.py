@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..core.autograd import Context, Gradients
 
 ProcessGroup: TypeAlias = dist.ProcessGroup
+Shared = TypeVar("Shared")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Worker:
         """Returns a further process group over all workers, on the CPU, for use by another thread; None with one worker. Collective."""
         return dist.new_group(backend="gloo") if self.world_size > 1 else None
 
-    def share(self, value: Any) -> Any:
+    def share(self, value: Shared) -> Shared:
         """Returns rank 0's value on every rank; collective."""
         if self.world_size == 1:
             return value
@@ -49,7 +50,7 @@ class Worker:
         """Returns the union of all workers' dictionaries on every rank; collective."""
         if self.world_size == 1:
             return value
-        parts: list[Any] = [None] * self.world_size
+        parts: list[dict] = [{}] * self.world_size
         dist.all_gather_object(parts, value)
         return {key: entry for part in parts for key, entry in part.items()}
 
@@ -119,7 +120,7 @@ class Worker:
         distinct = torch.unique(values)
         if self.world_size == 1:
             return distinct, distinct.numel()
-        gathered: list[Any] = [None] * self.world_size
+        gathered: list[Tensor] = [distinct] * self.world_size
         dist.all_gather_object(gathered, distinct.cpu())
         of_lower_ranks = torch.cat([gathered[0].new_zeros(0), *gathered[: self.rank]]).to(distinct.device)
         return distinct[~torch.isin(distinct, of_lower_ranks)], torch.unique(torch.cat(gathered)).numel()

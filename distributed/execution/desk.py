@@ -53,14 +53,14 @@ class Desk(Lines):
     def __init__(self, num_workers: int, max_failures: int) -> None:
         super().__init__()
         self.num_workers, self.max_failures = num_workers, max_failures
-        self.work: list[Any] | None = None
+        self.work: list[ray.ObjectRef] | None = None
         self.joined = self.closed = self.done = False
-        self.results: dict[int, Any] = {}
+        self.results: dict[int, object] = {}
         self.num_failures = 0
         self.broken: str | None = None
         self.ended: str | None = None
 
-    def start_workers(self, train: list[Any]) -> None:
+    def start_workers(self, train: list[ray.ObjectRef]) -> None:
         """Starts the workers.
 
         Args:
@@ -75,7 +75,7 @@ class Desk(Lines):
         except Exception as error:
             self.ended = str(error)
 
-    def post(self, work: list[Any]) -> None:
+    def post(self, work: list[ray.ObjectRef]) -> None:
         """Puts a job on the desk: a reference in a list, so that it is not opened here."""
         self.work, self.done = work, False
         self.results, self.num_failures, self.broken = {}, 0, None
@@ -89,19 +89,19 @@ class Desk(Lines):
         self.joined = True
         self.results.pop(rank, None)
 
-    def take(self, rank: int) -> tuple[bool, list[Any] | None]:
+    def take(self, rank: int) -> tuple[bool, list[ray.ObjectRef] | None]:
         """Whether a worker stays, and its job where it has not finished that."""
         if self.closed or self.failure is not None or self.broken is not None:
             return False, None
         return True, None if rank in self.results else self.work
 
-    def finish(self, rank: int, result: Any) -> None:
+    def finish(self, rank: int, result: object) -> None:
         """Takes the result of a worker that has done its job; once all have, none that starts again takes it."""
         self.results[rank] = result
         if len(self.results) == self.num_workers:
             self.work, self.done = None, True
 
-    def collect(self) -> list[Any]:
+    def collect(self) -> list[object]:
         """Returns what the workers handed in, by rank."""
         return [self.results[rank] for rank in range(self.num_workers)]
 

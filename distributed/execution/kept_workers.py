@@ -6,7 +6,7 @@ One `fit` of Ray Train runs all the time; its loop takes jobs from a desk (desk.
 import gc
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from typing import TypeVar, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -23,7 +23,7 @@ IDLE_SECONDS = 0.05  # how often a worker without a job asks for one
 LEAVE_SECONDS = 60.0
 
 
-Do: TypeAlias = Callable[..., Any]
+Result = TypeVar("Result")
 
 
 class FailureNotes(UserCallback):
@@ -32,7 +32,7 @@ class FailureNotes(UserCallback):
     def __init__(self, desk: ActorHandle) -> None:
         self.desk = desk
 
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
         """See `UserCallback`."""
         ray.get(self.desk.worker_failed.remote(str(next(iter(worker_exceptions.values())))), timeout=CALL_SECONDS)
 
@@ -65,7 +65,7 @@ class KeptWorkers:
 
         ray.get(desk.start_workers.remote([ray.put(train)]), timeout=CALL_SECONDS)
 
-    def run(self, name: str, do: Do, *work: Any) -> list[Any]:
+    def run(self, name: str, do: Callable[..., Result], *work: object) -> list[Result]:
         """Has the workers do a job, and prints their lines; returns what `do` returned on each of them, by rank.
 
         Args:
@@ -91,7 +91,7 @@ class KeptWorkers:
             time.sleep(pause)
             pause = min(1.2 * pause, POLL_SECONDS)  # a short job is not waited for longer than it takes
         self.are_usable = True
-        return cast(list[Any], ray.get(self.desk.collect.remote(), timeout=CALL_SECONDS))
+        return cast(list[Result], ray.get(self.desk.collect.remote(), timeout=CALL_SECONDS))
 
     def _look(self, name: str, deadline: float) -> JobState:
         """Prints the lines since the last look; raises what ended the job."""

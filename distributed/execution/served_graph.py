@@ -46,6 +46,7 @@ class ServedGraph:
             return train_graph(self.dataset), _no_features
         session = self._session(worker, num_clients=1)
         structure = worker.share(self._read_structure(session, worker) if worker.is_first else None)
+        assert structure is not None, "rank 0 has read it"
         users, items, num_users, num_items, original_items = structure
         graph = BipartiteGraph.from_pairs(users, items, num_users, num_items)
         return graph, lambda: read_item_shard(session, original_items, worker.rank, list(worker.nodes))
@@ -64,7 +65,8 @@ class ServedGraph:
             assert self.service is not None
             with saying_if_slow(self.show, "waiting for graph servers"):
                 session = cast(Session, ray.get(self.service.restart.remote(list(worker.nodes), num_clients), timeout=SERVICE_SECONDS))
-        shared: Session = worker.share(session)
+        shared = worker.share(session)
+        assert shared is not None, "rank 0 has asked for it"
         return shared
 
     def _read_structure(self, session: Session, worker: Worker) -> tuple[Tensor, Tensor, int, int, Tensor]:
