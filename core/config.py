@@ -113,7 +113,7 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "teacher")
-        _check_balance("teacher", self.examples, self.user_balance)
+        check_balance("teacher", self.user_balance, "teacher", self.examples)
         if any(size < 1 for size in self.hidden):
             raise InputError(f"teacher.hidden={self.hidden}: every hidden size must be at least 1")
         if self.leave_one_out and self.modality_layers:
@@ -196,7 +196,7 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "student")
-        _check_balance("student", self.examples, self.user_balance)
+        check_balance("student", self.user_balance, "student", self.examples)
         if self.start == "spectral" and self.starts_from_teacher:
             raise InputError(
                 "student.start=spectral has no meaning for a student that starts from the teacher's vectors; leave it out, or set "
@@ -334,11 +334,21 @@ class EvaluationConfig:
             raise InputError(f"evaluation.cutoffs={self.cutoffs}: {max(self.cutoffs)} is larger than the catalog of {num_items} items")
 
 
-def _check_balance(section: str, examples: str, user_balance: float) -> None:
-    """Raises InputError where examples are visited by user and weighed by their users' interactions too."""
+def check_balance(section: str, user_balance: float, stage: str, examples: str) -> None:
+    """Checks that examples are not visited by user and weighed by their users' interactions too.
+
+    Args:
+        section: The section of `user_balance`.
+        user_balance: Exponent of the examples' weights.
+        stage: The section of `examples`.
+        examples: What an epoch of the stage visits.
+
+    Raises:
+        InputError: they are.
+    """
     if examples == "users" and user_balance:
         raise InputError(
-            f"{section}.user_balance={user_balance} has no meaning with {section}.examples=users, which visits every user alike; leave one "
+            f"{section}.user_balance={user_balance} has no meaning with {stage}.examples=users, which visits every user alike; leave one "
             "of them out"
         )
 

@@ -1,6 +1,7 @@
 """What graph servers tell the workers that connect to them.
 
-The processes that only look after servers import this module and no torch, which takes seconds and hundreds of MiB.
+The supervisor of the servers imports this module and no torch, which takes seconds and hundreds of MiB. A server's actor imports DGL when it
+writes the session's files.
 """
 
 from dataclasses import dataclass

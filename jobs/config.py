@@ -6,7 +6,7 @@ The sections themselves lie beside the code that reads them. `jobs/settings.py` 
 import typing
 from dataclasses import dataclass
 
-from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig
+from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig, check_balance
 from ..core.errors import InputError
 from ..core.objectives import candidate_policy
 from ..core.settings import check_bounds, setting
@@ -97,11 +97,7 @@ class Settings:
             )
         if distill.regime == "inline" and self.labels.mode == "streamed":
             raise InputError("labels.mode=streamed has no meaning with distill.regime=inline: labels are made in the student's worker")
-        if student.examples == "users" and distill.user_balance:
-            raise InputError(
-                f"distill.user_balance={distill.user_balance} has no meaning with student.examples=users, which visits every user alike; "
-                "leave one of them out"
-            )
+        check_balance("distill", distill.user_balance, "student", student.examples)
         if not distill.use_teacher and not student.bpr_weight:
             raise InputError(
                 "student.bpr_weight=0 and distill.use_teacher=false leave nothing to learn from; set student.bpr_weight, or distil from a "

@@ -101,7 +101,7 @@ class GraphServer:
 
     def feature_rows(self, modality: str, first: int, last: int) -> "FeatureRows":
         """Reads rows [first, last) of this part's items as they are stored; for workers on other hosts."""
-        from ..feature_rows import map_features  # imports torch, which a server without such workers does without
+        from ..feature_rows import map_features  # imports torch, which an actor has no use for before
 
         return map_features(self.folder, self.manifest, self.part, modality)[first:last].copy()
 

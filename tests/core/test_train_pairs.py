@@ -30,7 +30,6 @@ def test_by_interaction_an_epoch_is_all_train_pairs(train):
 
 def test_by_user_an_epoch_visits_every_user_with_items_alike(train):
     pairs = TrainPairs.of(train, 7, by_user=True)
-    counts = torch.zeros(len(DEGREES), dtype=torch.int64)
     for epoch in range(3):
         examples, users, positives = whole(pairs, epoch)
         assert len(examples) == sum(DEGREES) == pairs.num_examples
