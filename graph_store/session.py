@@ -1,7 +1,7 @@
 """What graph servers tell the workers that connect to them.
 
-The supervisor of the servers imports this module and no torch, which takes seconds and hundreds of MiB. A server's actor imports DGL when it
-writes the session's files.
+The supervisor of the servers imports this module and no torch, which takes seconds and hundreds of MiB. A server's actor imports DGL when
+it writes the session's files.
 """
 
 from dataclasses import dataclass
