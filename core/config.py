@@ -82,11 +82,24 @@ class TeacherConfig:
         "leave the positive out of its user's modality vectors in BPR on a modality; needs teacher.modality_layers=0; read by promptmm",
     )
     prompt_loss_weight: float = setting(0.01, "β_prompt, weight of BPR on the prompt; read by promptmm", ge=0)
+    loss: str = setting(
+        "bpr",
+        "what trains the collaborative vectors (with fusion=sum the final ones): bpr, dot products of the positive and one uniform unseen "
+        "item; softmax, the cross-entropy of the positive among softmax_items items, by cosines, which then also rank; read by promptmm, "
+        "mf and lightgcn",
+        choices=("bpr", "softmax"),
+    )
+    temperature: float = setting(0.2, "τ_s that the cosines of loss=softmax are divided by", gt=0)
+    softmax_items: int = setting(
+        1024,
+        "uniform items that a step's positives are compared with, the same for all of its examples; all items where there are fewer",
+        ge=1,
+    )
     l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
     user_balance: float = setting(
         0.0,
-        "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0 gives all interactions the same weight, 1 gives all "
-        "users the same total weight",
+        "weigh a train interaction in the loss and in L2 by its user's degree^-user_balance; 0 gives all interactions the same weight, 1 "
+        "gives all users the same total weight",
         ge=0,
         le=1,
     )
@@ -114,6 +127,11 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         check_bounds(self, "teacher")
         check_balance("teacher", self.user_balance, "teacher", self.examples)
+        if self.loss not in TEACHERS.get(self.kind).losses:
+            raise InputError(
+                f"teacher.loss={self.loss}: the {self.kind} teacher trains with {' or '.join(TEACHERS.get(self.kind).losses)}; set that, "
+                "or another teacher.kind"
+            )
         if any(size < 1 for size in self.hidden):
             raise InputError(f"teacher.hidden={self.hidden}: every hidden size must be at least 1")
         if self.leave_one_out and self.modality_layers:

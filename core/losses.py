@@ -22,6 +22,23 @@ def bpr_loss(positive: Tensor, negative: Tensor, num_examples: float, weights: T
     return -(losses if weights is None else weights * losses).sum() / num_examples
 
 
+def softmax_loss(
+    users: Tensor, positives: Tensor, compared: Tensor, is_positive: Tensor, num_examples: float, weights: Tensor | None = None
+) -> Tensor:
+    """Computes Σ -w log softmax(positive among itself and the compared items) / num_examples, a sampled softmax (docs/method.md 1.6).
+
+    Args:
+        users, positives: Vectors of the examples' users and positives [batch, d]; their dot products are the scores.
+        compared: Vectors of the items that all examples are compared with [n, d].
+        is_positive: bool [batch, n], whether a compared item is the example's positive, which counts once.
+        num_examples, weights: As in `bpr_loss`.
+    """
+    own = (users * positives).sum(1, keepdim=True)
+    others = (users @ compared.T).masked_fill(is_positive, -torch.inf)
+    losses = torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]
+    return (losses if weights is None else weights * losses).sum() / num_examples
+
+
 def l2_loss(rows: list[Tensor], num_examples: float, weights: Tensor | None = None) -> Tensor:
     """Computes ½ Σ w |row|² / num_examples over the batch's rows of the ID tables, as in LightGCN.
 

@@ -13,6 +13,7 @@ class Teacher:
         reads_features: Whether the teacher learns from the modalities, and so has vectors for each of them.
         has_prompt: Whether the teacher has a prompt that can be tuned.
         has_towers: Whether the teacher has reduction towers, which DeepSpeed shards.
+        losses: The values of `teacher.loss` that the teacher can be trained with.
     """
 
     component: ClassVar[str] = "teacher"
@@ -20,6 +21,7 @@ class Teacher:
     reads_features: ClassVar[bool] = False
     has_prompt: ClassVar[bool] = False
     has_towers: ClassVar[bool] = False
+    losses: ClassVar[tuple[str, ...]] = ("bpr",)
 
     @classmethod
     def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:

@@ -12,6 +12,7 @@ from ..rows import rownorm
 from ..scoring import candidate_scores
 from ..vectors import TeacherVectors
 from .base import Teacher
+from .softmax import softmax_term
 from .triples import Triples
 
 
@@ -22,6 +23,7 @@ class PromptTeacher(Teacher):
     reads_features: ClassVar[bool] = True
     has_prompt: ClassVar[bool] = True
     has_towers: ClassVar[bool] = True
+    losses: ClassVar[tuple[str, ...]] = ("bpr", "softmax")
 
     @classmethod
     def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:
@@ -46,7 +48,8 @@ def teacher_vectors(
     """Computes propagation and fusion (docs/method.md 1.3 to 1.5); returns the vectors of the users and items at the graph's level 0.
 
     With `config.fusion` "concat" the final vectors are [rownorm(e_U), η rownorm(M_m^U), ...] and [e_I, rownorm(M_m^I), ...], so that a
-    score is <rownorm(e_U), e_I> + η Σ_m cos(M_m^U, M_m^I). Without rounds of modality propagation M_m^U = Ã z_m and M_m^I = z_m.
+    score is <rownorm(e_U), e_I> + η Σ_m cos(M_m^U, M_m^I). With `config.loss` "softmax" the final vectors of "sum", and e_I in those of
+    "concat", have unit length: cosines rank, as they were trained. Without rounds of modality propagation M_m^U = Ã z_m and M_m^I = z_m.
 
     Args:
         graph: The whole train graph, or sampled blocks of `PromptTeacher.num_hops(config)` hops.
@@ -89,11 +92,13 @@ def fuse(collaborative: Tensor, modal: list[Tensor], config: TeacherConfig, of_u
         of_users: Whether the rows are users: with "concat", η and the unit length of e_U belong to the users' side.
     """
     parts = [rownorm(m) for m in modal]
+    by_cosines = config.loss == "softmax"
     if config.fusion == "sum":
-        return collaborative + config.fusion_weight * torch.stack(parts).sum(0) if parts else collaborative
+        fused = collaborative + config.fusion_weight * torch.stack(parts).sum(0) if parts else collaborative
+        return rownorm(fused) if by_cosines else fused
     if of_users:  # η multiplies one side of the dot product alone
         return torch.cat([rownorm(collaborative), *(config.fusion_weight * part for part in parts)], 1)
-    return torch.cat([collaborative, *parts], 1)
+    return torch.cat([rownorm(collaborative) if by_cosines else collaborative, *parts], 1)
 
 
 def teacher_loss(vectors: TeacherVectors, user_ids: Tensor, item_ids: Tensor, batch: Triples, config: TeacherConfig) -> dict[str, Tensor]:
@@ -124,10 +129,10 @@ def teacher_loss(vectors: TeacherVectors, user_ids: Tensor, item_ids: Tensor, ba
         scores = (queries[:, None] * compared).sum(-1)
         return bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights)
 
+    ranked = vectors.user, vectors.item
     if vectors.path_user is not None and vectors.path_item is not None:
-        terms = {"bpr": bpr(vectors.path_user, vectors.path_item)}
-    else:
-        terms = {"bpr": bpr(vectors.user, vectors.item)}
+        ranked = vectors.path_user, vectors.path_item
+    terms = {"softmax": softmax_term(*ranked, batch, config)} if config.loss == "softmax" else {"bpr": bpr(*ranked)}
     if config.feature_loss_weight:
         modal = [modal_bpr(vectors.modal_user[m], vectors.modal_item[m]) for m in vectors.modal_user]
         terms["feature_bpr"] = config.feature_loss_weight * torch.stack(modal).sum()

@@ -17,6 +17,7 @@ class Triples:
         entries: float32 [batch], Ã's entries at the positive pairs; needed with `teacher.leave_one_out`.
         num_decayed: The divisor of the feature decay's sum over items, where the reduced rows are one worker's share of them; None where
             the decay is the mean over the reduced rows.
+        compared: int64 [n], rows of the items that `teacher.loss=softmax` compares all positives with; None with other losses.
     """
 
     users: Tensor
@@ -26,3 +27,4 @@ class Triples:
     weights: Tensor | None = None
     entries: Tensor | None = None
     num_decayed: float | None = None
+    compared: Tensor | None = None

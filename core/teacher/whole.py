@@ -14,6 +14,7 @@ from ..rows import IdTables
 from ..scoring import candidate_scores
 from ..vectors import TeacherVectors
 from .base import Teacher
+from .softmax import softmax_term
 from .triples import Triples
 
 
@@ -96,20 +97,21 @@ class WholeTeacher(Teacher, nn.Module):
         """
 
     def loss(self, vectors: TeacherVectors, batch: Triples) -> dict[str, Tensor]:
-        """Computes BPR, L2 on the batch's rows and the feature decay δ Σ_m mean_i |z_m[i]|², each times its weight; their sum is the loss.
+        """Computes BPR or the softmax loss, L2 on the batch's rows and the feature decay δ Σ_m mean_i |z_m[i]|², each times its weight.
 
         Args:
             vectors: The teacher's vectors, with their graph of gradients.
             batch: The examples.
         """
         config = self.config
-        pairs = torch.stack([batch.positives, batch.negatives], 1)
-        scores = candidate_scores(vectors.user, vectors.item, batch.users, pairs)
+        if config.loss == "softmax":
+            terms = {"softmax": softmax_term(vectors.user, vectors.item, batch, config)}
+        else:
+            pairs = torch.stack([batch.positives, batch.negatives], 1)
+            scores = candidate_scores(vectors.user, vectors.item, batch.users, pairs)
+            terms = {"bpr": bpr_loss(scores[:, 0], scores[:, 1], batch.num_examples, batch.weights)}
         rows = self.rows(batch.users, [batch.positives, batch.negatives])
-        terms = {
-            "bpr": bpr_loss(scores[:, 0], scores[:, 1], batch.num_examples, batch.weights),
-            "l2": config.l2 * l2_loss(rows, batch.num_examples, batch.weights),
-        }
+        terms["l2"] = config.l2 * l2_loss(rows, batch.num_examples, batch.weights)
         if config.feature_decay and vectors.reduced:
             decay = torch.stack([z.square().sum(1).mean() for z in vectors.reduced.values()]).sum()
             terms["feature_decay"] = config.feature_decay * decay

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...core.config import TeacherConfig
 from ...core.random import random_below
 from ...core.rows import RowTables, rownorm
 from ...core.sampling import STREAM_DECAY, share_of_part
@@ -14,6 +15,7 @@ from ...core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
 from ...core.teacher import Triples, teacher_kind
 from ...core.teacher.model import fuse, teacher_loss, teacher_vectors
 from ...core.teacher.reduction import build_reduction
+from ...core.teacher.softmax import compared_items
 from ...core.vectors import TeacherVectors
 from ..artifacts.output import Output
 from ..artifacts.teacher import vectors_by_name, write_teacher
@@ -37,6 +39,8 @@ class TeacherBatch:
         weights: float32 [n], weights of the examples; None where all are 1.
         further: int64, this share's items of the feature decay; empty where the decay is taken over the catalog.
         num_decayed: The number of items, over all shares of the step, that the decay is the mean over; None for the whole catalog.
+        compared: int64, the items that the softmax loss compares the step's positives with, the same for all shares; None with other
+            losses.
     """
 
     step: int
@@ -49,25 +53,30 @@ class TeacherBatch:
     weights: Tensor | None
     further: Tensor
     num_decayed: int | None = None
+    compared: Tensor | None = None
 
     @property
     def items(self) -> Tensor:
-        """Returns the positives and then the negatives, int64 [2 n]."""
-        return torch.cat([self.positives, self.negatives])
+        """Returns the positives, then the negatives, then the compared items, int64 [2 n + number of compared items]."""
+        compared = [] if self.compared is None else [self.compared]
+        return torch.cat([self.positives, self.negatives, *compared])
 
     def located(self, users: Tensor, items: Tensor, further: Tensor) -> "TeacherBatch":
-        """Returns the batch with rows of a view in place of dataset indices; `items` are the positives and then the negatives."""
-        positives, negatives = items.split(self.users.numel())
-        return replace(self, users=users, positives=positives, negatives=negatives, further=further)
+        """Returns the batch with rows of a view in place of dataset indices; `items` are in the order of the attribute."""
+        count = self.users.numel()
+        positives, negatives = items[:count], items[count : 2 * count]
+        compared = None if self.compared is None else items[2 * count :]
+        return replace(self, users=users, positives=positives, negatives=negatives, further=further, compared=compared)
 
     def to(self, device: torch.device) -> "TeacherBatch":
         """Returns the batch on a device."""
-        moved = {name: getattr(self, name).to(device) for name in ("users", "positives", "negatives", "further")}
-        return replace(self, **moved, weights=None if self.weights is None else self.weights.to(device))
+        weights, compared = (None if x is None else x.to(device) for x in (self.weights, self.compared))
+        users, positives, negatives, further = (x.to(device) for x in (self.users, self.positives, self.negatives, self.further))
+        return replace(self, users=users, positives=positives, negatives=negatives, further=further, weights=weights, compared=compared)
 
 
 def pair_batches(
-    examples: Examples, epoch: int, num_parts: int, further: Callable[[int, int], tuple[Tensor, int | None]]
+    examples: Examples, epoch: int, num_parts: int, config: TeacherConfig, further: Callable[[int, int], tuple[Tensor, int | None]]
 ) -> Generator[TeacherBatch, None, None]:
     """Yields the micro-batches of an epoch: train pairs with one uniform negative each.
 
@@ -77,14 +86,16 @@ def pair_batches(
         examples: The train interactions.
         epoch: The epoch.
         num_parts: The number of micro-batches in a step.
+        config: The teacher's settings.
         further: Returns `further` and `num_decayed` of a batch from the numbers of its step and micro-batch.
     """
     for step in range(examples.num_steps):
+        compared = compared_items(config, examples.train.num_columns, examples.seed, epoch * examples.num_steps + step)
         for part in range(num_parts):
             indices, users, positives = examples.of_step(epoch, step, examples.share_of(step, part, num_parts))
             negatives = examples.unseen(users, indices, 1, epoch)[:, 0]
             weights = examples.weights(users)
-            more = further(step, part)
+            more = (*further(step, part), compared)
             yield TeacherBatch(step, examples.size_of(step), part + 1 == num_parts, epoch, users, positives, negatives, weights, *more)
 
 
@@ -133,7 +144,7 @@ class PromptTeacherTask(Task[TeacherBatch]):
         def further(step: int, part: int) -> tuple[Tensor, int | None]:
             return self._decayed(epoch * examples.num_steps + step, part, num_parts)
 
-        return pair_batches(examples, epoch, num_parts, further)
+        return pair_batches(examples, epoch, num_parts, self.config, further)
 
     def _decayed(self, number: int, part: int, num_parts: int) -> tuple[Tensor, int | None]:
         """Draws this worker's share of the items that a micro-batch's feature decay is taken over.
@@ -170,7 +181,7 @@ class PromptTeacherTask(Task[TeacherBatch]):
             num_decayed = batch.num_decayed / self.worker.world_size
         share = batch.size / self.worker.world_size
         entries = view.graph.entries(batch.users, batch.positives) if self.config.leave_one_out else None
-        triples = Triples(batch.users, batch.positives, batch.negatives, share, batch.weights, entries, num_decayed)
+        triples = Triples(batch.users, batch.positives, batch.negatives, share, batch.weights, entries, num_decayed, batch.compared)
         return teacher_loss(vectors, view.users[ID], view.items[ID], triples, self.config)
 
     def all_vectors(self, view: View, final: bool = True) -> TeacherVectors:

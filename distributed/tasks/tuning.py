@@ -18,6 +18,7 @@ from ...core.sides import SIDE_NAMES
 from ...core.teacher import Triples
 from ...core.teacher.model import teacher_loss, teacher_vectors
 from ...core.teacher.reduction import FeatureReduction
+from ...core.teacher.softmax import compared_items
 from ...core.vectors import TeacherVectors
 from ..artifacts.teacher import output_of_vectors, read_revision, read_weights, teacher_config_of, write_revision
 from ..engines.full.catalog import WholeCatalog
@@ -106,7 +107,8 @@ class PromptTuner:
         if self.config.anchor_weight:
             positives, weights = candidates[:, 0], self.weights(users) if self.weights else None
             entries = self.graph.entries(users, positives) if self.teacher.leave_one_out else None
-            triples = Triples(users, positives, candidates[:, 1], student.num_examples, weights, entries)
+            compared = compared_items(self.teacher, self.graph.num_items, 0, 0)  # the same items in every step
+            triples = Triples(users, positives, candidates[:, 1], student.num_examples, weights, entries, compared=compared)
             teacher_terms = teacher_loss(vectors, self.user_ids, self.item_ids, triples, self.teacher)
             terms["anchor"] = self.config.anchor_weight * torch.stack(list(teacher_terms.values())).sum()
         return terms

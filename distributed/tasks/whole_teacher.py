@@ -75,7 +75,7 @@ class WholeTeacherTask(Task[TeacherBatch]):
 
     def batches(self, examples: Examples, epoch: int, num_parts: int) -> Generator[TeacherBatch, None, None]:
         none = torch.zeros(0, dtype=torch.int64)
-        return pair_batches(examples, epoch, num_parts, lambda step, part: (none, None))
+        return pair_batches(examples, epoch, num_parts, self.config, lambda step, part: (none, None))
 
     def reduce(self, inputs: FeatureInputs) -> dict[str, Tensor]:
         features = {m: x for m, x in inputs.features.items() if isinstance(x, Tensor)}
@@ -83,7 +83,7 @@ class WholeTeacherTask(Task[TeacherBatch]):
 
     def terms(self, view: View, batch: TeacherBatch) -> dict[str, Tensor]:
         share = batch.size / self.worker.world_size
-        triples = Triples(batch.users, batch.positives, batch.negatives, share, batch.weights)
+        triples = Triples(batch.users, batch.positives, batch.negatives, share, batch.weights, compared=batch.compared)
         return self.model.loss(self._all_vectors(view), triples)
 
     def _all_vectors(self, view: View) -> TeacherVectors:

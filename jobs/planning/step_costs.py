@@ -182,7 +182,7 @@ def steps_of(settings: Settings, sizes: Sizes, blocks: Estimate) -> dict[str, St
         fan_outs = settings.sampling.fan_outs_of
         if sizes.taught:
             hops = kinds.num_hops(settings.teacher)
-            of_teacher = blocks(teacher_seeds(settings), fan_outs(hops)).times(settings.cluster.micro_batches)
+            of_teacher = blocks(teacher_seeds(settings, sizes), fan_outs(hops)).times(settings.cluster.micro_batches)
             steps["teacher"] = sampled_teacher_step(settings, sizes, of_teacher)
         of_student = blocks(student_seeds(settings, sizes), fan_outs(kinds.student_hops(settings.student)))
         return {**steps, "student": sampled_student_step(settings, sizes, of_student)}

@@ -9,6 +9,8 @@ from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mappe
 from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, Need, Sizes
 from .units import DOUBLE, FLOAT, INDEX
 
+ALL_ITEMS = 10**9  # so many uniform draws hit every item of any catalog
+
 
 def teacher_worker(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate) -> Need:
     """Memory of a teacher's worker with a chosen engine.
@@ -66,6 +68,7 @@ def full_teacher(settings: Settings, sizes: Sizes) -> Need:
                 "activations": (of_users * sizes.users + of_items * sizes.items) * row,
                 "reduction": rows * reduction_floats(settings, count) * FLOAT,
                 "scores of the batch": (3 * (2 + count) + 6) * batch * row,
+                "softmax": softmax_bytes(settings, sizes, batch),
                 "order of the epoch": ORDER_ARRAYS * sizes.edges * INDEX,
             },
             "validation": {**held, **learnt, "vectors": (4 + 2 * count + 2 * final) * tables, "score blocks": SCORE_BYTES},
@@ -83,16 +86,30 @@ def search_bytes(settings: Settings, sizes: Sizes) -> int:
     return 4 * sizes.items * max(sizes.largest, settings.teacher.dim) * FLOAT + sizes.items * sizes.width * FLOAT + SCORE_BYTES
 
 
+def compared_items(settings: Settings, sizes: Sizes) -> int:
+    """Counts the items that a step's positives are compared with by `teacher.loss=softmax`; 0 with other losses."""
+    return min(settings.teacher.softmax_items, sizes.items) if settings.teacher.loss == "softmax" else 0
+
+
+def softmax_bytes(settings: Settings, sizes: Sizes, batch: int) -> int:
+    """Bytes of the scores of the softmax loss for a worker's share of a batch: scores, masked, joined, probabilities and gradients."""
+    compared = compared_items(settings, sizes)
+    return 6 * batch * compared * FLOAT + 4 * compared * settings.teacher.dim * FLOAT
+
+
 def inline_teacher(settings: Settings, sizes: Sizes) -> dict[str, int]:
     """Bytes that a resident teacher adds to a student's worker, by purpose."""
     need = full_teacher(settings, sizes)
     return {f"resident teacher: {name}": size for name, size in need.parts.items() if name != "graph"}
 
 
-def teacher_seeds(settings: Settings) -> Seeds:
+def teacher_seeds(settings: Settings, sizes: Sizes) -> Seeds:
     """What one worker's blocks start from in the teacher's step, or in one of its micro-batches."""
     batch = -(-settings.teacher.train.batch_size // (settings.cluster.num_workers * settings.cluster.micro_batches))
-    return Seeds(batch, batch, batch if settings.teacher.feature_decay else 0)
+    further = batch if settings.teacher.feature_decay else 0
+    compared = compared_items(settings, sizes)
+    draws = compared if compared < sizes.items else ALL_ITEMS
+    return Seeds(batch, batch + draws, further)
 
 
 def row_widths(settings: Settings, sizes: Sizes) -> tuple[int, int]:
@@ -105,7 +122,7 @@ def row_widths(settings: Settings, sizes: Sizes) -> tuple[int, int]:
 def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Moments:
     """Bytes of a worker of the sampled engine at several moments, for block sizes as estimated."""
     config, workers, count = settings.teacher, settings.cluster.num_workers, len(sizes.dims)
-    blocks = estimate(teacher_seeds(settings), settings.sampling.fan_outs_of(kinds.num_hops(config)))
+    blocks = estimate(teacher_seeds(settings, sizes), settings.sampling.fan_outs_of(kinds.num_hops(config)))
     row, items, own = config.dim * FLOAT, blocks.items + blocks.further_items, -(-sizes.items // workers)
     of_user, of_item = row_widths(settings, sizes)
     exchanged = (of_user * blocks.users + of_item * items) * row
@@ -129,6 +146,7 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
             "rows with gradients": (9 if workers == 1 else 15) * exchanged + 8 * (blocks.users + items) * row,
             "reduction": served * reduction_floats(settings, count) * FLOAT,
             "scores of the batch": (3 * (2 + count) + 6) * batch * row,
+            "softmax": softmax_bytes(settings, sizes, batch),
         },
         "inference": {
             **held,

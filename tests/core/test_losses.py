@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from promptmm.core.losses import bpr_loss, embedding_loss, l2_loss, list_loss, pair_loss, score_loss
+from promptmm.core.losses import bpr_loss, embedding_loss, l2_loss, list_loss, pair_loss, score_loss, softmax_loss
 from torch.autograd import gradcheck
 
 BATCH = 4
@@ -266,3 +266,24 @@ def test_shards_add_up_to_the_batch():
 
     shards = [slice(0, 3), slice(3, 3), slice(3, 7)]
     torch.testing.assert_close(sum(losses(s) for s in shards), losses(slice(None)), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_softmax_loss(weighted):
+    """The positive counts once, whether the compared items hold it or not; shards add up to the whole."""
+    generator = torch.Generator().manual_seed(3)
+    users, positives, compared = (torch.randn(n, 5, dtype=torch.float64, generator=generator) for n in (BATCH, BATCH, 6))
+    compared[2] = positives[1]
+    is_positive = torch.zeros(BATCH, 6, dtype=torch.bool)
+    is_positive[1, 2] = True
+    weights = torch.rand(BATCH, dtype=torch.float64, generator=generator) if weighted else None
+    expected = 0.0
+    for u in range(BATCH):
+        others = [float(users[u] @ compared[i]) for i in range(6) if not is_positive[u, i]]
+        term = -math.log(softmax([float(users[u] @ positives[u]), *others])[0])
+        expected += term * (1 if weights is None else float(weights[u])) / BATCH
+    assert float(softmax_loss(users, positives, compared, is_positive, BATCH, weights)) == pytest.approx(expected, rel=1e-12)
+    parts = [slice(0, 1), slice(1, BATCH)]
+    shards = [softmax_loss(users[p], positives[p], compared, is_positive[p], BATCH, None if weights is None else weights[p]) for p in parts]
+    assert float(sum(shards)) == pytest.approx(expected, rel=1e-12)
+    assert gradcheck(lambda *x: softmax_loss(*x, is_positive, BATCH, weights), [x.requires_grad_() for x in (users, positives, compared)])

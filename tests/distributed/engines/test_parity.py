@@ -74,6 +74,11 @@ def test_examples_by_user(parity, teachers, students, teacher_config):
     check(parity, *students("student.examples=users", "student.bpr_weight=0.5", "distill.score_weight=1"))
 
 
+@pytest.mark.parametrize("settings", [{"softmax_items": 30}, {"fusion": "concat", "examples": "users"}], ids=["some items", "all items"])
+def test_the_softmax_loss(parity, teachers, teacher_config, settings):
+    check(parity, *teachers(teacher_config(loss="softmax", **settings), [-1]))
+
+
 @pytest.mark.parametrize("policy", CANDIDATES.names)
 def test_candidate_policies(parity, students, policy):
     more = ["distill.num_top=3"] if CANDIDATES.get(policy)(DistillationConfig(num_top=3)).depth else []

@@ -104,7 +104,7 @@ def test_ways_to_need_less_memory(dataset):
     kept, again = (load_settings(None, [*words, f"cluster.checkpoint_activations={flag}"]) for flag in ("false", "true"))
     assert reduction_floats(again, 3) < reduction_floats(kept, 3)
     settings = load_settings(None, [*words, "cluster.micro_batches=4"])
-    assert teacher_seeds(settings).examples == 8
+    assert teacher_seeds(settings, Sizes.of(settings, dataset)).examples == 8
     _, cut = planned("cluster.micro_batches=4")
     assert cut.exchanged_bytes > step.exchanged_bytes  # micro-batches ask for some rows again
     wide, narrow = (planned(f"graph.features={features}")[0].mapped_bytes for features in ("stored", "int8"))
