@@ -8,6 +8,7 @@ import torch
 
 from .errors import InputError
 from .kinds import CANDIDATES, LOSSES, METRICS, STUDENTS, TEACHERS
+from .linear.config import LinearConfig
 from .settings import check_bounds, setting
 
 
@@ -29,17 +30,19 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Settings of the large multi-modal teacher (docs/method.md 1) or of a baseline in its place (docs/method.md 7); section `teacher`.
+    """Settings of the large multi-modal teacher (docs/method.md 1) or of another model in its place (docs/method.md 7); section `teacher`.
 
-    Every kind reads dim, l2, user_balance, start, init_scale and train. The help of a setting that only some kinds read names these.
+    Every kind that is trained reads dim, l2, user_balance, start, init_scale and train; linear kinds, which are fitted without steps, read
+    `linear` alone. The help of a setting that only some kinds read names these.
     """
 
     dim: int = setting(64, "embedding size d", ge=1)
     kind: str = setting(
         "promptmm",
-        "model of the teacher: promptmm, or a baseline: mf (MF-BPR), lightgcn, vbpr or lattice, which cluster.engine=full trains, or your "
-        "own as module:Class (docs/extending.md). mf and lightgcn read no features and have no vectors by modality: distil from them with "
-        "distill.list_weight=0 and distill.embedding_weight=0",
+        "model of the teacher: promptmm; a baseline: mf (MF-BPR), lightgcn, vbpr or lattice; a linear model, which is fitted in one go: "
+        "ease, spectral or content; or your own as module:Class (docs/extending.md). All but promptmm need "
+        "cluster.engine=full. mf, lightgcn and linear models have no vectors by modality: distil from them with distill.list_weight=0 and "
+        "distill.embedding_weight=0",
         kinds=TEACHERS,
     )
     layers: int = setting(2, "layers L of the collaborative path; read by promptmm, lightgcn and lattice", ge=0)
@@ -123,6 +126,7 @@ class TeacherConfig:
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
     options: dict[str, Any] = setting({}, "settings that a teacher of your own reads")
     train: OptimizerConfig = OptimizerConfig()
+    linear: LinearConfig = LinearConfig()
 
     def __post_init__(self) -> None:
         check_bounds(self, "teacher")
@@ -147,8 +151,13 @@ class TeacherConfig:
 
     @property
     def reads_features(self) -> bool:
-        """Returns whether the teacher learns from the modalities, and so has vectors for each of them."""
+        """Returns whether the teacher learns from the modalities."""
         return bool(TEACHERS.get(self.kind).reads_features)
+
+    @property
+    def has_modality_vectors(self) -> bool:
+        """Returns whether the teacher has vectors for each modality, which losses by modality learn from."""
+        return bool(TEACHERS.get(self.kind).has_modality_vectors())
 
     @property
     def tower_dtype(self) -> torch.dtype:

@@ -10,6 +10,7 @@ from ..core.config import DistillationConfig, EvaluationConfig, OptimizerConfig,
 from ..core.objectives import candidate_identity, candidate_policy
 from ..core.sampling import rank_slice
 from ..core.storage import join
+from ..core.teacher import teacher_kind
 from .config import ClusterConfig, LabelConfig
 
 
@@ -95,6 +96,11 @@ class TeacherJob(Job):
     @property
     def train(self) -> OptimizerConfig:
         return self.config.train
+
+    @property
+    def num_epochs(self) -> int:
+        """Returns the largest number of epochs: none for a teacher that is fitted without steps."""
+        return 0 if teacher_kind(self.config).is_fitted else self.train.epochs
 
 
 @dataclass(frozen=True)

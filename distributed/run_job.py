@@ -10,6 +10,7 @@ from .loop.trainer import Trainer
 from .messages import Job, StudentJob, TeacherJob, TuneJob
 from .surroundings import Surroundings
 from .tasks.base import Task
+from .tasks.fitted_teacher import FittedTeacherTask
 from .tasks.student import StudentTask
 from .tasks.teacher import PromptTeacherTask
 from .tasks.tuning import PromptTuner
@@ -31,9 +32,11 @@ def run_job(job: TeacherJob | StudentJob | TuneJob, worker: Worker, around: Surr
         FloatingPointError: the loss is not finite.
     """
     if isinstance(job, TeacherJob):
-        towers = teacher_kind(job.config).has_towers
-        task: Task = PromptTeacherTask(job, worker) if towers else WholeTeacherTask(job, worker)
-        _train(job, task, worker, around, None)
+        kind = teacher_kind(job.config)
+        if kind.is_fitted:
+            _fit(job, worker, around)
+        else:
+            _train(job, PromptTeacherTask(job, worker) if kind.has_towers else WholeTeacherTask(job, worker), worker, around, None)
     elif isinstance(job, StudentJob):
         resident = _resident(job, worker, around) if job.distill.has_resident_teacher else None
         tuner = PromptTuner.load(job, resident, worker) if resident is not None else None
@@ -68,6 +71,14 @@ def _resident(job: StudentJob, worker: Worker, around: Surroundings) -> WholeCat
     return build_catalog(worker, config, *around.graph.whole(worker, config.reads_features))
 
 
+def _fit(job: TeacherJob, worker: Worker, around: Surroundings) -> None:
+    """Fits a teacher in closed form; the epoch loop then validates it, and has no epoch."""
+    catalog = build_catalog(worker, job.config, *around.graph.whole(worker, job.config.reads_features))
+    validation = Validation.of(around.dataset, worker, catalog.graph.users, job.evaluation)
+    task = FittedTeacherTask(job, worker, catalog, validation, around.show)
+    _train_with(job, task, FullTrainer(task, catalog, validation), around)
+
+
 def _train(job: TeacherJob | StudentJob, task: Task, worker: Worker, around: Surroundings, catalog: WholeCatalog | None) -> None:
     if job.engine == "sampled":
         from .engines.sampled.trainer import SampledTrainer
@@ -85,7 +96,7 @@ def _train_with(job: TeacherJob | StudentJob, task: Task, trainer: Trainer, arou
     """Trains in the epoch loop; writes the artifact where the job ends the stage, and a checkpoint otherwise."""
     stage, is_last = stage_of(job, around), isinstance(job, TeacherJob) or job.is_last
     revision = job.revision if isinstance(job, StudentJob) else 0
-    epochs = stage.train(trainer, job.train.epochs if isinstance(job, TeacherJob) else job.stop_epoch, revision)
+    epochs = stage.train(trainer, job.num_epochs if isinstance(job, TeacherJob) else job.stop_epoch, revision)
     if is_last:
         task.write(trainer.output(), stage.selection)
         if isinstance(job, TeacherJob) and trainer.worker.is_first:

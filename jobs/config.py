@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig, check_balance
 from ..core.errors import InputError
+from ..core.linear.base import LinearTeacher
 from ..core.objectives import candidate_policy
 from ..core.settings import check_bounds, setting
 from ..core.students import LayeredStudent, student_kind
@@ -81,6 +82,7 @@ class Settings:
                 "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
             )
         self._check_own_kinds()
+        self._check_linear()
         self._check_baseline()
         self._check_towers()
         needs_full, needs_sampled = self.why_full_engine, self.needs_sampled_engine
@@ -135,10 +137,19 @@ class Settings:
                 f"distill.candidates={self.distill.candidates}: num_candidates={policy.num_candidates}, depth={policy.depth}; make them at "
                 "least 1 and at least 0"
             )
-        if not issubclass(teacher, WholeTeacher | PromptTeacher):
+        if not issubclass(teacher, WholeTeacher | PromptTeacher | LinearTeacher):
             raise InputError(
-                f"teacher.kind={self.teacher.kind}: no engine trains it; the full engine trains subclasses of core.teacher.WholeTeacher"
+                f"teacher.kind={self.teacher.kind}: no engine trains it; the full engine trains subclasses of core.teacher.WholeTeacher, "
+                "and fits those of core.linear.base.LinearTeacher"
             )
+
+    def _check_linear(self) -> None:
+        """Refuses settings of linear models that the teacher's kind does not read."""
+        reads = teacher_kind(self.teacher).linear_settings()
+        for name, value in self.teacher.linear.changed().items():
+            if name not in reads:
+                known = f"it reads {', '.join(reads)}" if reads else "it is no linear model and reads none of them"
+                raise InputError(f"teacher.linear.{name}={value} is not read by teacher.kind={self.teacher.kind}: {known}; leave it out")
 
     def _check_baseline(self) -> None:
         """Refuses what only the method's own teacher has, where teacher.kind names a baseline."""

@@ -10,10 +10,11 @@ class Teacher:
 
     Attributes:
         engines: The engines that can train the teacher.
-        reads_features: Whether the teacher learns from the modalities, and so has vectors for each of them.
+        reads_features: Whether the teacher learns from the modalities.
         has_prompt: Whether the teacher has a prompt that can be tuned.
         has_towers: Whether the teacher has reduction towers, which DeepSpeed shards.
         losses: The values of `teacher.loss` that the teacher can be trained with.
+        is_fitted: Whether the teacher is fitted in closed form, without steps; it then is a `core.linear.base.LinearTeacher`.
     """
 
     component: ClassVar[str] = "teacher"
@@ -22,6 +23,21 @@ class Teacher:
     has_prompt: ClassVar[bool] = False
     has_towers: ClassVar[bool] = False
     losses: ClassVar[tuple[str, ...]] = ("bpr",)
+    is_fitted: ClassVar[bool] = False
+
+    @classmethod
+    def has_modality_vectors(cls) -> bool:
+        """Returns whether the teacher has vectors for each modality, as kinds have that learn from modalities."""
+        return cls.reads_features
+
+    @classmethod
+    def linear_settings(cls) -> tuple[str, ...]:
+        """Returns the names of the settings of `teacher.linear` that the kind reads."""
+        return ()
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Raises InputError where a package that the kind needs is not installed; the message says how to install it."""
 
     @classmethod
     def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:

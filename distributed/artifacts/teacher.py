@@ -16,6 +16,7 @@ from torch import Tensor
 from ...core.artifact import ShardWriter, manifest_digest, open_artifact, publish_manifest, read_manifest
 from ...core.config import OptimizerConfig, TeacherConfig, as_dict
 from ...core.errors import InputError
+from ...core.linear.config import LinearConfig
 from ...core.sides import ITEMS, SIDE_NAMES, SIDES
 from ...core.storage import join
 from ...core.vectors import TeacherVectors
@@ -36,7 +37,9 @@ def vectors_by_name(vectors: TeacherVectors) -> dict[str, Pair]:
     return {"final": (vectors.user, vectors.item), **modal, **prompt}  # type: ignore[dict-item]
 
 
-def write_teacher(job: TeacherJob, output: Output, selection: Selection, weights: dict[str, Tensor], num_parameters: int) -> None:
+def write_teacher(
+    job: TeacherJob, output: Output, selection: Selection, weights: dict[str, Tensor], num_parameters: int, further: dict | None = None
+) -> None:
     """Writes teacher/ and revision 0 of its vectors; a collective call.
 
     Args:
@@ -45,6 +48,7 @@ def write_teacher(job: TeacherJob, output: Output, selection: Selection, weights
         selection: The selection of the best epoch.
         weights: The tensors of `weights.safetensors` beside the standardisation, by name.
         num_parameters: The number of trained parameters.
+        further: Further facts for the manifest, JSON-able.
     """
     from safetensors.torch import save
 
@@ -60,7 +64,7 @@ def write_teacher(job: TeacherJob, output: Output, selection: Selection, weights
         writer.add("weights.safetensors", save(tensors))
     files = worker.gather(writer.files)
     if worker.is_first:
-        facts = teacher_facts(job, selection, num_parameters)
+        facts = {**teacher_facts(job, selection, num_parameters), **(further or {})}
         # A list, since a manifest's keys are sorted and the order of the model's modalities has to be kept.
         modalities = [[modality, dim] for modality, dim in output.dims.items()]
         publish_manifest(job.teacher_url, "teacher", {"config": as_dict(job.config), "modalities": modalities, **facts}, files)
@@ -253,4 +257,5 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None) -> Teac
 def teacher_config_of(manifest: dict) -> TeacherConfig:
     """Returns the settings that a teacher was trained with, from its manifest."""
     values = dict(manifest["config"])
-    return TeacherConfig(**{**values, "train": OptimizerConfig(**values["train"])})
+    sections = {"train": OptimizerConfig(**values["train"]), "linear": LinearConfig(**values.get("linear", {}))}
+    return TeacherConfig(**{**values, **sections})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ...core.config import as_dict
 from ...core.errors import InputError
+from ...core.linear.config import LinearConfig
 from ...core.storage import JsonObject, join
 from ..runs.lineage import distillation_settings
 from ..settings import Settings
@@ -12,7 +13,7 @@ from .settings import ModelConfig, Recipe
 
 READS = {"teacher": ("teacher.",), "student": ("student.", "distill.", "labels.")}
 # Settings that came after the first recorded experiments, with their defaults.
-LATER_SETTINGS: JsonObject = {"options": {}, "losses": {}, "candidates": "mixed", "metrics": []}
+LATER_SETTINGS: JsonObject = {"options": {}, "losses": {}, "candidates": "mixed", "metrics": [], "linear": as_dict(LinearConfig())}
 Choices = dict[str, JsonObject]
 
 

@@ -5,6 +5,7 @@ from ...core.errors import InputError
 from ...core.kinds import LOSSES, TEACHERS
 from ...core.objectives import needs_modalities
 from ...core.storage import join
+from ...distributed.artifacts.teacher import revision_url
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 
@@ -20,7 +21,8 @@ def has_teacher(settings: Settings, dataset: Dataset) -> bool:
 
 
 def check_teachable(settings: Settings, dataset: Dataset) -> None:
-    """Raises InputError where the dataset has nothing that a teacher of `teacher.kind` learns from."""
+    """Raises InputError where the dataset has nothing that a teacher of `teacher.kind` learns from, or a package for it is missing."""
+    TEACHERS.get(settings.teacher.kind).check_installed()
     if settings.teacher.reads_features and not dataset.modalities:
         raise InputError(
             f"{settings.dir}: the dataset has no modality, and teacher.kind={settings.teacher.kind} learns from at least one; name feature "
@@ -70,6 +72,6 @@ def check_trained_teacher(settings: Settings) -> None:
     Raises:
         InputError: there is no complete teacher, or the student cannot learn from it what is asked for.
     """
-    manifest = read_manifest(join(settings.dir, "teacher"), "teacher")
-    config = manifest["config"]
-    check_teacher(settings, config.get("kind", "promptmm"), bool(manifest["modalities"]), config.get("prompt", True))
+    config = read_manifest(join(settings.dir, "teacher"), "teacher")["config"]
+    modalities = read_manifest(revision_url(join(settings.dir, "teacher"), 0), "teacher-vectors")["modalities"]
+    check_teacher(settings, config.get("kind", "promptmm"), bool(modalities), config.get("prompt", True))

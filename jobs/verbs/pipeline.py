@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ...core.errors import InputError
+from ...core.kinds import TEACHERS
 from ...core.storage import JsonObject
 from ...graph_store.dataset import Dataset
 from ..planning.engine import engine_of, with_engine
@@ -30,7 +31,8 @@ from .verb import Verb, run_checked
 def pipeline(settings: Settings) -> None:
     """All verbs; a verb that is already done is not done again."""
     if settings.distill.use_teacher:
-        check_teacher(settings, settings.teacher.kind, settings.teacher.reads_features)
+        check_teacher(settings, settings.teacher.kind, settings.teacher.has_modality_vectors)
+        TEACHERS.get(settings.teacher.kind).check_installed()
     require_packages(settings)
     run_checked(PREPARE, settings)
     dataset = open_run_dataset(settings)
@@ -78,7 +80,7 @@ def _show(settings: Settings, dataset: Dataset, results: JsonObject) -> None:
     """Prints the table, epochs that no validation chose, and the seconds of every verb."""
     print("\n" + table(results, settings.evaluation.cutoffs), flush=True)
     for name in ("teacher", "student"):
-        if results[name] is not None and not dataset.has_split("validation"):
+        if results[name] is not None and not dataset.has_split("validation") and results[name]["best_epoch"] >= 0:
             print(f"{name}: no validation split, so no selection: epoch {results[name]['best_epoch']}, the last one", flush=True)
     print("seconds: " + ", ".join(f"{verb} {seconds:.1f}" for verb, seconds in results["timings"].items()), flush=True)
 

@@ -1,0 +1,177 @@
+"""Defines the interface of linear models that are fitted in closed form, as teachers or as parts of other models."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..config import TeacherConfig
+from ..graph import BipartiteGraph
+from ..teacher.base import Teacher
+from .adjacency import Interactions
+from .config import LinearConfig
+from .factors import FactorCache, Scores, scaled_by_user
+from .search import Choice, Found, Settings, search
+
+Score = Callable[[Tensor, Tensor], float]
+RANKS = (64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class LinearInputs:
+    """Holds what a linear model is fitted on, all of it in memory.
+
+    Attributes:
+        graph: The train graph.
+        features: Standardised features of all items by modality, float32 [num_items, d_m]; a row of zeros is a missing one. Empty for
+            kinds that read no features.
+        seed: Seed of random starts.
+    """
+
+    graph: BipartiteGraph
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """Holds a fitted model.
+
+    Attributes:
+        users, items: Vectors, float32 [num_users, r] and [num_items, r]; a score is their dot product, and a user's scores have the
+            standard deviation 1 over all items.
+        settings: The settings that the model was fitted with, the chosen ones among them.
+        chosen: The names of the settings that were chosen on validation.
+        value: The validation metric that chose them; None where nothing was chosen.
+        trials: How many settings were tried.
+    """
+
+    users: Tensor
+    items: Tensor
+    settings: Settings
+    chosen: tuple[str, ...]
+    value: float | None
+    trials: int
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what a manifest says of the fit, JSON-able."""
+        return {"settings": self.settings, "chosen": list(self.chosen), "trials": self.trials}
+
+
+class LinearTeacher(Teacher, ABC):
+    """Defines a model that is fitted in one go: no steps, no epochs, and nothing of `teacher` but `linear` is read.
+
+    A subclass names the settings that it reads, says what is open and computes vectors for given settings. An instance keeps what it
+    computed, so that trials share decompositions. `fit` does the rest.
+
+    Args:
+        inputs: What the model is fitted on.
+        config: The settings.
+
+    Attributes:
+        reads: Names of the settings of `LinearConfig` that decide the vectors.
+        limits: Names of further ones that the kind reads, which bound what it may use.
+    """
+
+    is_fitted: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ()
+    limits: ClassVar[tuple[str, ...]] = ("trials",)
+
+    def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
+        self.inputs, self.config = inputs, config
+        self.interactions = Interactions(inputs.graph)
+        self.cache = FactorCache(inputs.seed)
+
+    @classmethod
+    def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:
+        """Returns the largest number of columns that the vectors may have; ranks that are open count as the largest of the grid."""
+        return config.linear.rank or RANKS[-1]
+
+    @classmethod
+    def num_layers(cls, config: TeacherConfig) -> int:
+        return 0
+
+    @classmethod
+    def linear_settings(cls) -> tuple[str, ...]:
+        return cls.reads + cls.limits
+
+    @abstractmethod
+    def choices(self) -> dict[str, Choice]:
+        """Returns the settings that may be chosen, by name, in the order in which they are searched."""
+
+    @abstractmethod
+    def vectors(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        """Computes vectors of users [num_users, r] and items [num_items, r], up to a factor for each user, from all settings by name."""
+
+    def given(self) -> Settings:
+        """Returns the settings that have a value, by name, as `choices` names them."""
+        values = {name: getattr(self.config, name) for name in self.reads}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def read(self, settings: Settings) -> Settings:
+        """Returns those of the settings that have a meaning together."""
+        return dict(settings)
+
+    def settled(self, settings: Settings) -> Settings:
+        """Returns settings under the names of `LinearConfig`'s fields: given as its values, they fit the same model again."""
+        return settings
+
+    @classmethod
+    def fit(cls, inputs: LinearInputs, config: LinearConfig, score: Score | None = None) -> LinearFit:
+        """Fits the model, and chooses open settings on validation.
+
+        The vectors are a function of inputs and settings: the same settings, given in place of chosen, give the same vectors.
+
+        Args:
+            inputs: What the model is fitted on.
+            config: The settings; those that are None are open.
+            score: Returns the validation metric of vectors of users and items, higher is better; None where there is no validation split,
+                and the open settings have their start values then.
+
+        Raises:
+            InputError: the inputs do not fit the settings, or need more memory than they allow.
+        """
+        model = cls(inputs, config)
+        given, choices = model.given(), model.choices()
+        choices = {name: choice for name, choice in choices.items() if name not in given}
+        if score is None or not choices:
+            found = Found(model.read({**given, **{name: choice.start for name, choice in choices.items()}}), None, 0)
+        else:
+            found = search(choices, given, lambda settings: score(*model._finished(settings)), config.trials, model.read)
+            model = cls(inputs, config)  # without what the trials left: the result is a function of the settings alone
+        users, items = model._finished(found.settings)
+        return LinearFit(
+            users, items, model.settled(found.settings), tuple(choices) if score is not None else (), found.value, found.trials
+        )
+
+    @torch.no_grad()
+    def _finished(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        users, items = self.vectors(settings)
+        return scaled_by_user(users, items), items.float().contiguous()
+
+    def best_vectors(self, key: object, scores: Scores, rank: int, exact: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Returns the vectors of the best approximation of a rank, or exact ones where the rank is at least the number of items.
+
+        Args:
+            key: Stands for the scores.
+            scores: The matrix of scores.
+            rank: Columns of the vectors.
+            exact: Computes vectors [num_users, num_items] and [num_items, num_items] whose dot products are the scores.
+        """
+        if rank >= scores.num_items:
+            return exact()
+        return self.cache.of(key, scores, rank, self.interactions.like).vectors(rank)
+
+
+def rank_choice(num_items: int, start: int = 256) -> Choice:
+    """Returns the grid of ranks below half the number of items; at least the smallest rank stays."""
+    values = tuple(rank for rank in RANKS if rank <= max(num_items // 2, RANKS[0]))
+    return Choice(min(start, values[-1]), values)
+
+
+def chained(first: Scores, second: Scores) -> Scores:
+    """Returns the product of two matrices, of which the second is one of items by items."""
+    return Scores(second.num_items, lambda x: first.to_users(second.to_users(x)), lambda y: second.to_items(first.to_items(y)))

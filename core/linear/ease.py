@@ -1,0 +1,92 @@
+"""Defines EASE (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019), with weighted users."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .adjacency import Interactions
+from .base import LinearInputs, LinearTeacher, chained, rank_choice
+from .config import LinearConfig
+from .factors import Scores
+from .search import Choice, Settings
+
+DOUBLE_ITEMS = 4000  # up to this number of items the inverse is computed in float64, where it takes seconds
+MATRICES = 3  # items by items that live at once: Gram matrix, its factor and the inverse
+
+
+def matrix_bytes(num_items: int) -> int:
+    """Returns the bytes that fitting holds at once in matrices of items by items."""
+    return MATRICES * num_items**2 * (8 if num_items <= DOUBLE_ITEMS else 4)
+
+
+class EaseTeacher(LinearTeacher):
+    """Predicts an item from the others by ridge regression in closed form.
+
+    With G = A^T diag(deg^-a) A and P = (G + λ m I)^-1, where m is the mean of G's diagonal, the weights are W = I - P diag(1 / diag P), and
+    the scores are H W with the users' histories H. a is `user_exponent`, λ `ridge`.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "ridge")
+    limits: ClassVar[tuple[str, ...]] = ("trials", "memory_mib")
+
+    def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
+        super().__init__(inputs, config)
+        count = self.interactions.num_items
+        if matrix_bytes(count) > config.memory_mib * 2**20:
+            raise InputError(
+                f"teacher.kind=ease: the Gram matrix of {count:,} items, its factor and its inverse need {matrix_bytes(count) / 2**20:,.0f}"
+                f" MiB, and teacher.linear.memory_mib={config.memory_mib}; raise that where the host has the memory, or set "
+                "teacher.kind=spectral, which needs no such matrix"
+            )
+        self._gram: tuple[float, Tensor] | None = None
+        self._weights: tuple[tuple[float, float], Tensor] | None = None
+
+    def choices(self) -> dict[str, Choice]:
+        return {
+            "ridge": Choice(1.0, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
+            "user_exponent": Choice(0.5, (0.0, 0.5, 1.0)),
+            "rank": rank_choice(self.interactions.num_items),
+        }
+
+    def _gram_of(self, exponent: float) -> Tensor:
+        """Returns G, [num_items, num_items]."""
+        if self._gram is None or self._gram[0] != exponent:
+            self._gram = None  # before the next one is made
+            count = self.interactions.num_items
+            of = Interactions(self.inputs.graph, torch.float64 if count <= DOUBLE_ITEMS else torch.float32)
+            gram = torch.empty(count, count, dtype=of.dtype, device=of.like.device)
+            for block, rows in of.shared_users(of.user_scale(-exponent)):
+                gram[block] = rows
+            self._gram = exponent, gram
+        return self._gram[1]
+
+    def weights(self, settings: Settings) -> Tensor:
+        """Returns W, [num_items, num_items], in float64 for up to 4,000 items and in float32 for more."""
+        key = settings["user_exponent"], settings["ridge"]
+        if self._weights is None or self._weights[0] != key:
+            self._weights = None
+            gram = self._gram_of(key[0])
+            regular = gram.clone()
+            regular.diagonal().add_(key[1] * gram.diagonal().mean())
+            factor, info = torch.linalg.cholesky_ex(regular)
+            if info.any():
+                raise InputError(
+                    f"teacher.kind=ease: with teacher.linear.ridge={key[1]} the items' Gram matrix cannot be inverted; raise it"
+                )
+            del regular
+            inverse = torch.cholesky_inverse(factor)
+            del factor
+            inverse.div_(-inverse.diagonal().clone())  # column j by -P_jj
+            inverse.diagonal().zero_()
+            self._weights = key, inverse
+        return self._weights[1]
+
+    def vectors(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        weights, of = self.weights(settings), self.interactions
+        products = Scores(
+            of.num_items, lambda x: (weights @ x.to(weights.dtype)).to(x.dtype), lambda x: (weights.T @ x.to(weights.dtype)).to(x.dtype)
+        )
+        key = settings["user_exponent"], settings["ridge"]
+        return self.best_vectors(key, chained(of.histories(), products), settings["rank"], lambda: (of.dense_histories(), weights.T))

@@ -1,0 +1,87 @@
+"""Defines the spectral filter: histories projected onto leading singular vectors of the weighted interactions (GF-CF's family)."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import LinearInputs, LinearTeacher, rank_choice
+from .config import LinearConfig
+from .factors import Factors, Scores, leading_factors
+from .search import Choice, Settings
+
+
+class SpectralTeacher(LinearTeacher):
+    """Filters histories with the k leading right singular vectors V of N = D_U^-a/2 A D_I^-b.
+
+    With `filter=ideal` the scores are H D_I^-c V V^T D_I^c, where H has the users' histories. With `filter=neighbourhood` they are
+    H N^T N / σ² + α H D_I^-c V V^T D_I^c with the largest singular value σ. The family is that of GF-CF (Shen et al., CIKM 2021), which
+    has a = 1 and b = c = 1/2. PureSVD is the ideal filter with a = b = c = 0.
+
+    k is `rank`, a `user_exponent`, b `item_exponent`, c `output_exponent`, α `filter_weight`.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "item_exponent", "output_exponent", "filter", "filter_weight")
+
+    def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
+        super().__init__(inputs, config)
+        self._spectra: dict[tuple[float, float], Factors] = {}
+
+    def choices(self) -> dict[str, Choice]:
+        open_filter = self.config.filter in (None, "neighbourhood")
+        return {
+            "item_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
+            "rank": rank_choice(self.interactions.num_items, 128),
+            "user_exponent": Choice(0.5, (0.0, 0.25, 0.5, 1.0)),
+            "output_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
+            **({"filter": Choice("ideal", ("ideal", "neighbourhood"))} if open_filter else {}),
+            **({"filter_weight": Choice(1.0, (0.1, 0.3, 1.0, 3.0))} if open_filter else {}),
+        }
+
+    def read(self, settings: Settings) -> Settings:
+        has_weight = settings["filter"] == "neighbourhood"
+        return {name: value for name, value in settings.items() if name != "filter_weight" or has_weight}
+
+    def spectrum(self, settings: Settings) -> Factors:
+        """Returns at least k leading singular vectors of N."""
+        key, rank = (settings["user_exponent"], settings["item_exponent"]), settings["rank"]
+        if key not in self._spectra or self._spectra[key].rank < min(rank, self.interactions.num_items):
+            self._spectra.clear()
+            self._spectra[key] = leading_factors(self._weighted(settings), rank, self.inputs.seed, self.interactions.like)
+        return self._spectra[key]
+
+    def _weighted(self, settings: Settings) -> Scores:
+        of = self.interactions
+        return of.scaled(of.user_scale(-settings["user_exponent"] / 2), of.item_scale(-settings["item_exponent"]))
+
+    def vectors(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        of, rank, output = self.interactions, settings["rank"], settings["output_exponent"]
+        axes = self.spectrum(settings).right[:, :rank]
+        items = of.item_scale(output).to(axes.dtype)[:, None] * axes
+        ideal = of.histories(output).to_users(axes), items
+        if settings["filter"] == "ideal":
+            return ideal
+        return self._beside_neighbourhood(ideal, settings)
+
+    def _beside_neighbourhood(self, ideal: tuple[Tensor, Tensor], settings: Settings) -> tuple[Tensor, Tensor]:
+        """Returns the best approximation of H N^T N / σ² + α (ideal filter) by vectors with k columns."""
+        histories, weighted, weight = self.interactions.histories(), self._weighted(settings), settings["filter_weight"]
+        (users, items), spectrum = ideal, self.spectrum(settings)
+        inverse = 1 / spectrum.values[0].square().clamp(min=1e-30)
+
+        def compare(x: Tensor) -> Tensor:  # N^T N x / σ²
+            return inverse * weighted.to_items(weighted.to_users(x))
+
+        scores = Scores(
+            histories.num_items,
+            lambda x: histories.to_users(compare(x)) + weight * (users @ (items.T @ x)),
+            lambda y: compare(histories.to_items(y)) + weight * (items @ (users.T @ y)),
+        )
+
+        def exact() -> tuple[Tensor, Tensor]:
+            of = self.interactions
+            inner = of.item_scale(-settings["output_exponent"]).to(items.dtype)[:, None] * spectrum.right[:, : settings["rank"]]
+            neighbourhood = compare(torch.eye(of.num_items, dtype=items.dtype, device=items.device))
+            return of.dense_histories(), neighbourhood + weight * items @ inner.T
+
+        return self.best_vectors(tuple(settings.values()), scores, settings["rank"], exact)

@@ -1,0 +1,131 @@
+"""Fits a teacher in closed form in place of training it (stage 1): linear models (docs/method.md 7.1).
+
+Rank 0 computes. The other workers have the features of their items, and rank their share of the validation users for every setting that
+the search tries; at the end all of them have rank 0's vectors.
+"""
+
+import time
+from collections.abc import Callable, Generator
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from ...core.linear.base import LinearFit, LinearInputs, LinearTeacher
+from ...core.rows import RowTables
+from ...core.teacher import teacher_kind
+from ..artifacts.output import Output
+from ..artifacts.teacher import write_teacher
+from ..engines.examples import Examples
+from ..engines.full.catalog import WholeCatalog
+from ..engines.learners import Learner
+from ..engines.validation import Validation
+from ..engines.view import View
+from ..loop.selection import Selection
+from ..messages import TeacherJob
+from ..worker import Worker
+from .base import Pair, RowsOf, Task
+from .teacher import TeacherBatch
+
+Show = Callable[[str], None]
+
+
+class FittedTeacherTask(Task[TeacherBatch]):
+    """Holds the vectors of a fitted teacher as a task without steps: the stage validates its start, and writes it.
+
+    Args:
+        job: The teacher's job.
+        worker: This worker.
+        catalog: The train graph, and the features of this worker's items where the kind reads them.
+        validation: Ranks this worker's share of the validation users; None without a validation split.
+        show: Shows a line to the person who started the run.
+    """
+
+    stage: ClassVar[str] = "teacher"
+    learns_rows = False
+    num_hops = 0
+
+    def __init__(self, job: TeacherJob, worker: Worker, catalog: WholeCatalog, validation: Validation | None, show: Show) -> None:
+        self.job, self.train, self.seed = job, job.config.train, job.seed
+        self.dim, self.init_scale, self.user_balance = 0, 0.0, 0.0
+        self.fit = _fit(job, worker, catalog, validation, show)
+
+    @property
+    def vector_dims(self) -> dict[str, int]:
+        return {"final": self.fit.users.shape[1]}
+
+    def learners(self, tables: RowTables | None) -> list[Learner]:
+        return []
+
+    def initial_rows(self, own_ids: Pair) -> tuple[RowsOf, RowsOf]:
+        def nothing(ids: Tensor) -> Tensor:
+            return torch.zeros(ids.numel(), 0)
+
+        return nothing, nothing
+
+    def batches(self, examples: Examples, epoch: int, num_parts: int) -> Generator[TeacherBatch, None, None]:
+        raise AssertionError("a fitted teacher has no epochs")
+
+    def terms(self, view: View, batch: TeacherBatch) -> dict[str, Tensor]:
+        raise AssertionError("a fitted teacher has no loss")
+
+    def vectors(self, view: View) -> dict[str, Pair]:
+        return {"final": (self.fit.users, self.fit.items)}
+
+    def write(self, output: Output, selection: Selection) -> None:
+        num_parameters = self.fit.users.numel() + self.fit.items.numel()
+        write_teacher(self.job, output, selection, {}, num_parameters, {"linear": self.fit.facts()})
+
+
+@torch.no_grad()
+def _fit(job: TeacherJob, worker: Worker, catalog: WholeCatalog, validation: Validation | None, show: Show) -> LinearFit:
+    """Fits the model on rank 0; returns it on every worker; collective."""
+    kind = cast(type[LinearTeacher], teacher_kind(job.config))
+    features = {m: catalog.gather(rows) for m, rows in catalog.features.items()}
+    metric = job.evaluation.select_by
+    if not worker.is_first:
+        return _follow(worker, catalog, validation)
+
+    def score(users: Tensor, items: Tensor) -> float:
+        assert validation is not None
+        _send(worker, users, items, None)
+        return validation(users.__getitem__, items)[metric]
+
+    started = time.monotonic()
+    fit = kind.fit(LinearInputs(catalog.graph, features, job.seed), job.config.linear, score if validation is not None else None)
+    facts = {"settings": fit.settings, "chosen": fit.chosen, "value": fit.value, "trials": fit.trials}
+    _send(worker, fit.users, fit.items, facts)
+    show(f"[teacher] {job.config.kind} {_summary(fit, metric, time.monotonic() - started)}")
+    return fit
+
+
+def _follow(worker: Worker, catalog: WholeCatalog, validation: Validation | None) -> LinearFit:
+    """Ranks this worker's share of the validation users for every trial of rank 0, until that sends what it has fitted."""
+    while True:
+        users, items, facts = _receive(worker, catalog)
+        if facts is not None:
+            return LinearFit(users, items, **facts)
+        assert validation is not None, "rank 0 has a validation split"
+        validation(users.__getitem__, items)
+
+
+def _summary(fit: LinearFit, metric: str, seconds: float) -> str:
+    """Returns how a fit went, in words."""
+    settings = ", ".join(f"{name}={value}" for name, value in fit.settings.items())
+    how = "" if fit.value is None else f"; chosen on validation in {fit.trials} trials, where {metric} was {fit.value:.4f}"
+    return f"fitted in {seconds:.1f} s with {settings}{how}; vectors of {fit.users.shape[1]} columns"
+
+
+def _send(worker: Worker, users: Tensor, items: Tensor, facts: dict | None) -> None:
+    """Sends vectors from rank 0 to all workers, with the facts of the finished fit or None."""
+    if worker.world_size > 1:
+        worker.share((users.shape[1], facts))
+        worker.sum_([users, items])
+
+
+def _receive(worker: Worker, catalog: WholeCatalog) -> tuple[Tensor, Tensor, dict | None]:
+    """Receives what `_send` sends."""
+    columns, facts = cast(tuple[int, dict | None], worker.share(None))
+    users, items = (torch.zeros(n, columns, device=worker.device) for n in (catalog.graph.num_users, catalog.graph.num_items))
+    worker.sum_([users, items])
+    return users, items, facts
