@@ -40,9 +40,9 @@ class TeacherConfig:
     kind: str = setting(
         "promptmm",
         "model of the teacher: promptmm; a baseline: mf (MF-BPR), lightgcn, vbpr or lattice; a linear model, which is fitted in one go: "
-        "ease, spectral or content; or your own as module:Class (docs/extending.md). All but promptmm need "
-        "cluster.engine=full. mf, lightgcn and linear models have no vectors by modality: distil from them with distill.list_weight=0 and "
-        "distill.embedding_weight=0",
+        "ease, spectral or content; ensemble, several of them together (teacher.components); or your own as module:Class "
+        "(docs/extending.md). All but promptmm need cluster.engine=full. mf, lightgcn and linear models have no vectors by modality: "
+        "distil from them with distill.list_weight=0 and distill.embedding_weight=0",
         kinds=TEACHERS,
     )
     layers: int = setting(2, "layers L of the collaborative path; read by promptmm, lightgcn and lattice", ge=0)
@@ -124,6 +124,12 @@ class TeacherConfig:
         choices=("random", "spectral"),
     )
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
+    components: dict[str, dict[str, Any]] = setting(
+        {"promptmm": {}, "spectral": {}, "ease": {}, "content": {}},
+        "teachers whose scores kind=ensemble adds up, with weights that validation chooses: {name: settings of this section that differ}; "
+        "the name is the kind where no kind is set, and {name: {artifact: URL}} takes a teacher of another run on the same dataset",
+    )
+    ensemble_rank: int = setting(512, "columns of an ensemble's vectors at most: those with the closest scores; read by ensemble", ge=1)
     options: dict[str, Any] = setting({}, "settings that a teacher of your own reads")
     train: OptimizerConfig = OptimizerConfig()
     linear: LinearConfig = LinearConfig()
@@ -136,6 +142,7 @@ class TeacherConfig:
                 f"teacher.loss={self.loss}: the {self.kind} teacher trains with {' or '.join(TEACHERS.get(self.kind).losses)}; set that, "
                 "or another teacher.kind"
             )
+        TEACHERS.get(self.kind).check(self)
         if any(size < 1 for size in self.hidden):
             raise InputError(f"teacher.hidden={self.hidden}: every hidden size must be at least 1")
         if self.leave_one_out and self.modality_layers:
@@ -152,12 +159,12 @@ class TeacherConfig:
     @property
     def reads_features(self) -> bool:
         """Returns whether the teacher learns from the modalities."""
-        return bool(TEACHERS.get(self.kind).reads_features)
+        return bool(TEACHERS.get(self.kind).learns_from_features(self))
 
     @property
     def has_modality_vectors(self) -> bool:
         """Returns whether the teacher has vectors for each modality, which losses by modality learn from."""
-        return bool(TEACHERS.get(self.kind).has_modality_vectors())
+        return bool(TEACHERS.get(self.kind).has_modality_vectors(self))
 
     @property
     def tower_dtype(self) -> torch.dtype:

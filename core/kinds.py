@@ -30,6 +30,7 @@ TEACHERS: Registry[Any] = Registry(
         "lightgcn": ".teacher.collaborative:LightGcnTeacher",
         "vbpr": ".teacher.vbpr:VbprTeacher",
         "lattice": ".teacher.lattice:LatticeTeacher",
+        "ensemble": ".teacher.ensemble:EnsembleTeacher",
         "ease": ".linear.ease:EaseTeacher",
         "spectral": ".linear.spectral:SpectralTeacher",
         "content": ".linear.content:ContentTeacher",

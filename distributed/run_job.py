@@ -1,6 +1,10 @@
 """Runs a job on one worker: builds the job's task and hands it to an engine. Every executor calls it in each of its workers."""
 
+from collections.abc import Callable
+
+from ..core.graph import BipartiteGraph
 from ..core.teacher import teacher_kind
+from ..graph_store.own_features import ItemShard
 from .engines.full.catalog import WholeCatalog, build_catalog
 from .engines.full.trainer import FullTrainer
 from .engines.validation import Validation
@@ -10,6 +14,7 @@ from .loop.trainer import Trainer
 from .messages import Job, StudentJob, TeacherJob, TuneJob
 from .surroundings import Surroundings
 from .tasks.base import Task
+from .tasks.ensemble import add_up, component_jobs, is_finished
 from .tasks.fitted_teacher import FittedTeacherTask
 from .tasks.student import StudentTask
 from .tasks.teacher import PromptTeacherTask
@@ -17,6 +22,8 @@ from .tasks.tuning import PromptTuner
 from .tasks.tuning_round import resident_config, tune_prompt
 from .tasks.whole_teacher import WholeTeacherTask
 from .worker import Worker
+
+Whole = tuple[BipartiteGraph, Callable[[], ItemShard]]  # the train graph, and what reads the features of the worker's items
 
 
 def run_job(job: TeacherJob | StudentJob | TuneJob, worker: Worker, around: Surroundings) -> None:
@@ -32,11 +39,10 @@ def run_job(job: TeacherJob | StudentJob | TuneJob, worker: Worker, around: Surr
         FloatingPointError: the loss is not finite.
     """
     if isinstance(job, TeacherJob):
-        kind = teacher_kind(job.config)
-        if kind.is_fitted:
-            _fit(job, worker, around)
+        if teacher_kind(job.config).is_ensemble:
+            _train_ensemble(job, worker, around)
         else:
-            _train(job, PromptTeacherTask(job, worker) if kind.has_towers else WholeTeacherTask(job, worker), worker, around, None)
+            _train_teacher(job, worker, around)
     elif isinstance(job, StudentJob):
         resident = _resident(job, worker, around) if job.distill.has_resident_teacher else None
         tuner = PromptTuner.load(job, resident, worker) if resident is not None else None
@@ -71,9 +77,35 @@ def _resident(job: StudentJob, worker: Worker, around: Surroundings) -> WholeCat
     return build_catalog(worker, config, *around.graph.whole(worker, config.reads_features))
 
 
-def _fit(job: TeacherJob, worker: Worker, around: Surroundings) -> None:
+def _train_teacher(job: TeacherJob, worker: Worker, around: Surroundings, whole: Whole | None = None) -> None:
+    """Trains or fits one model; `whole` is the graph of a full engine that is there already."""
+    kind, catalog = teacher_kind(job.config), None
+    if job.engine == "full":
+        whole = whole or around.graph.whole(worker, job.config.reads_features)
+        catalog = build_catalog(worker, job.config, *whole)
+    if kind.is_fitted:
+        assert catalog is not None, "the full engine alone fits linear models"
+        _fit(job, catalog, worker, around)
+    else:
+        _train(job, PromptTeacherTask(job, worker) if kind.has_towers else WholeTeacherTask(job, worker), worker, around, catalog)
+
+
+def _train_ensemble(job: TeacherJob, worker: Worker, around: Surroundings) -> None:
+    """Trains the components that are not finished, one after the other on one graph, and adds all of them up."""
+    whole: Whole | None = None
+    jobs = component_jobs(job)
+    for number, (name, component) in enumerate(jobs.items()):
+        if worker.share(is_finished(component) if worker.is_first else None):
+            continue
+        whole = whole or around.graph.whole(worker, job.config.reads_features)
+        if worker.is_first:
+            around.show(f"[teacher] component {name}, {number + 1} of {len(jobs)}")
+        _train_teacher(component, worker, around, whole)
+    add_up(job, worker, around.dataset, around.show)
+
+
+def _fit(job: TeacherJob, catalog: WholeCatalog, worker: Worker, around: Surroundings) -> None:
     """Fits a teacher in closed form; the epoch loop then validates it, and has no epoch."""
-    catalog = build_catalog(worker, job.config, *around.graph.whole(worker, job.config.reads_features))
     validation = Validation.of(around.dataset, worker, catalog.graph.users, job.evaluation)
     task = FittedTeacherTask(job, worker, catalog, validation, around.show)
     _train_with(job, task, FullTrainer(task, catalog, validation), around)
@@ -86,8 +118,7 @@ def _train(job: TeacherJob | StudentJob, task: Task, worker: Worker, around: Sur
         with around.graph.connect(worker) as connection:
             _train_with(job, task, SampledTrainer(task, job, connection, worker, around.dataset), around)
     else:
-        config = job.config if isinstance(job, TeacherJob) else None
-        catalog = catalog or build_catalog(worker, config, *around.graph.whole(worker, config is not None and config.reads_features))
+        catalog = catalog or build_catalog(worker, None, *around.graph.whole(worker, False))
         validation = Validation.of(around.dataset, worker, catalog.graph.users, job.evaluation)
         _train_with(job, task, FullTrainer(task, catalog, validation), around)
 

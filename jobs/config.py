@@ -13,6 +13,7 @@ from ..core.objectives import candidate_policy
 from ..core.settings import check_bounds, setting
 from ..core.students import LayeredStudent, student_kind
 from ..core.teacher import WholeTeacher, teacher_kind
+from ..core.teacher.ensemble import EnsembleTeacher, component_configs
 from ..core.teacher.model import PromptTeacher
 from ..distributed.config import ClusterConfig, LabelConfig
 from ..distributed.loop.trackers import TRACKERS
@@ -137,7 +138,7 @@ class Settings:
                 f"distill.candidates={self.distill.candidates}: num_candidates={policy.num_candidates}, depth={policy.depth}; make them at "
                 "least 1 and at least 0"
             )
-        if not issubclass(teacher, WholeTeacher | PromptTeacher | LinearTeacher):
+        if not issubclass(teacher, WholeTeacher | PromptTeacher | LinearTeacher | EnsembleTeacher):
             raise InputError(
                 f"teacher.kind={self.teacher.kind}: no engine trains it; the full engine trains subclasses of core.teacher.WholeTeacher, "
                 "and fits those of core.linear.base.LinearTeacher"
@@ -145,11 +146,14 @@ class Settings:
 
     def _check_linear(self) -> None:
         """Refuses settings of linear models that the teacher's kind does not read."""
-        reads = teacher_kind(self.teacher).linear_settings()
-        for name, value in self.teacher.linear.changed().items():
-            if name not in reads:
-                known = f"it reads {', '.join(reads)}" if reads else "it is no linear model and reads none of them"
-                raise InputError(f"teacher.linear.{name}={value} is not read by teacher.kind={self.teacher.kind}: {known}; leave it out")
+        components = component_configs(self.teacher) if teacher_kind(self.teacher).is_ensemble else {}
+        of_components = {f"teacher.components.{name}.": config for name, config in components.items()}
+        for where, config in {"teacher.": self.teacher, **of_components}.items():
+            reads = teacher_kind(config).linear_settings()
+            for name, value in config.linear.changed().items():
+                if name not in reads:
+                    known = f"it reads {', '.join(reads)}" if reads else "it is no linear model and reads none of them"
+                    raise InputError(f"{where}linear.{name}={value} is not read by {where}kind={config.kind}: {known}; leave it out")
 
     def _check_baseline(self) -> None:
         """Refuses what only the method's own teacher has, where teacher.kind names a baseline."""

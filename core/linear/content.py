@@ -36,7 +36,7 @@ class ContentTeacher(LinearTeacher):
         self._prepared: dict[tuple[str, str], Tensor] = {}
 
     @classmethod
-    def has_modality_vectors(cls) -> bool:
+    def has_modality_vectors(cls, config: TeacherConfig) -> bool:
         return False
 
     @classmethod

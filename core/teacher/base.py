@@ -10,11 +10,12 @@ class Teacher:
 
     Attributes:
         engines: The engines that can train the teacher.
-        reads_features: Whether the teacher learns from the modalities.
+        reads_features: Whether the teacher learns from the modalities, whatever its settings are.
         has_prompt: Whether the teacher has a prompt that can be tuned.
         has_towers: Whether the teacher has reduction towers, which DeepSpeed shards.
         losses: The values of `teacher.loss` that the teacher can be trained with.
         is_fitted: Whether the teacher is fitted in closed form, without steps; it then is a `core.linear.base.LinearTeacher`.
+        is_ensemble: Whether the teacher adds up the scores of others.
     """
 
     component: ClassVar[str] = "teacher"
@@ -24,9 +25,19 @@ class Teacher:
     has_towers: ClassVar[bool] = False
     losses: ClassVar[tuple[str, ...]] = ("bpr",)
     is_fitted: ClassVar[bool] = False
+    is_ensemble: ClassVar[bool] = False
 
     @classmethod
-    def has_modality_vectors(cls) -> bool:
+    def check(cls, config: TeacherConfig) -> None:
+        """Raises InputError where the settings of `teacher` do not fit each other for this kind."""
+
+    @classmethod
+    def learns_from_features(cls, config: TeacherConfig) -> bool:
+        """Returns whether the teacher learns from the modalities with these settings."""
+        return cls.reads_features
+
+    @classmethod
+    def has_modality_vectors(cls, config: TeacherConfig) -> bool:
         """Returns whether the teacher has vectors for each modality, as kinds have that learn from modalities."""
         return cls.reads_features
 

@@ -203,6 +203,13 @@ def _shards(folder: Path, manifest: dict, side: str) -> list[dict[str, Tensor]]:
     return [load_file(str(folder / name)) for name in sorted(manifest["files"]) if name.startswith(f"{side}-")]
 
 
+def modal_rows(url: str, revision: int, cache_dir: str | None = None) -> dict[str, list[RowShards]]:
+    """Verifies and opens a revision's vectors M_m^U and M_m^I by modality, of users and of items, memory-mapped."""
+    folder, manifest = _open_revision(url, revision, cache_dir, tuple(f"{name}-" for name in SIDE_NAMES))
+    sides = [_shards(folder, manifest, name) for name in SIDE_NAMES]
+    return {m: [RowShards([shard[f"modal.{m}"] for shard in shards]) for shards in sides] for m in manifest["modalities"]}
+
+
 def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> dict[str, RowShards]:
     """Verifies and opens a revision's item vectors M_m^I by modality, memory-mapped; they are the targets of the embedding loss."""
     name = SIDE_NAMES[ITEMS]

@@ -1,0 +1,202 @@
+"""Adds up the scores of several teachers, with weights that validation chooses (docs/method.md 7.2).
+
+A component's scores are divided by their standard deviation over all items, user by user, so that a weight means the same for every
+component and every user. What a user's scores have in common does not change a ranking and is left in.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .graph import Csr
+from .metrics import of_each_user
+from .ranking import top_k_of_scores
+
+STEPS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)  # weights that are tried for a component, beside the weight 1 of the best one
+ROUNDS = 3
+CERTAINTY = 0.5  # a weight changes where the mean gain over users is more than so many of its standard errors
+CACHE_BYTES = 1 << 30  # of the components' scores for the users that the weights are chosen on
+NUM_GROUPS = 3
+
+
+def score_scale(users: Tensor, covariance: Tensor) -> Tensor:
+    """Returns 1 / standard deviation over all items of the scores of some users, float32 [n]; 0 for a user whose scores are all equal.
+
+    Args:
+        users: Vectors of the users, float [n, d].
+        covariance: Covariance of the item vectors over all items, float64 [d, d].
+    """
+    rows = users.double()
+    variance = ((rows @ covariance) * rows).sum(1)
+    least = 1e-12 * rows.square().sum(1) * covariance.diagonal().max()
+    return torch.where(variance > least, variance.clamp(min=1e-300).rsqrt(), 0.0).float()
+
+
+def moments_of(chunks: Iterable[Tensor], dim: int) -> tuple[Tensor, Tensor]:
+    """Returns the mean, float64 [dim], and the covariance, float64 [dim, dim], of item vectors that come in chunks, float [n, dim] each."""
+    gram, total, count = torch.zeros(dim, dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64), 0
+    for chunk in chunks:
+        rows = chunk.double()
+        gram.addmm_(rows.T, rows)
+        total += rows.sum(0)
+        count += rows.shape[0]
+    mean = total / count
+    return mean, gram / count - mean[:, None] * mean
+
+
+def sample_users(held_out: Csr, num_items: int, num_components: int) -> Tensor:
+    """Returns the users that weights are chosen on, int64 ascending: those with a held-out item, or evenly spaced ones of them.
+
+    Args:
+        held_out: Every user's validation items.
+        num_items, num_components: Sizes of the scores that are held for each of these users.
+    """
+    users = held_out.degrees.nonzero().squeeze(1)
+    most = max(1, CACHE_BYTES // (4 * num_items * num_components))
+    return users if users.numel() <= most else users[torch.arange(most) * users.numel() // most]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Holds the components' scores for some users, from which every weighted sum is ranked.
+
+    Attributes:
+        scores: float32 [n, num_items] by component, in units of each user's standard deviation.
+        held_out, exclude: Validation items and masked items of these users, n rows.
+        metric: The validation metric, such as "recall@20".
+    """
+
+    scores: Mapping[str, Tensor]
+    held_out: Csr
+    exclude: Csr
+    metric: str
+
+    def ranked(self, weights: Mapping[str, float], rows: slice) -> Tensor:
+        """Returns the best items of some users by a weighted sum, int64 [n, k]; -1 where no item is left."""
+        total: Tensor | None = None
+        for name, weight in weights.items():
+            if weight:
+                total = weight * self.scores[name][rows] if total is None else total.add_(self.scores[name][rows], alpha=weight)
+        assert total is not None, "a weight is more than 0"
+        excluded = self.exclude.select(torch.arange(rows.start, rows.stop))
+        total[excluded.rows, excluded.columns] = -torch.inf
+        values, items = top_k_of_scores(total, min(int(self.metric.rpartition("@")[2]), total.shape[1]))
+        return torch.where(values == -torch.inf, -1, items)
+
+    def hits(self, weights: Mapping[str, float]) -> Tensor:
+        """Returns which places of each user's list hold a held-out item, bool [n, k]."""
+        num_users, num_items = next(iter(self.scores.values())).shape
+        size, found = max(1, (1 << 22) // num_items), []
+        for start in range(0, num_users, size):
+            rows = slice(start, min(start + size, num_users))
+            wanted = self.held_out.select(torch.arange(rows.start, rows.stop))
+            is_held_out = torch.zeros(rows.stop - rows.start, num_items + 1, dtype=torch.bool)  # the last column is that of no item
+            is_held_out[wanted.rows, wanted.columns] = True
+            found.append(is_held_out.gather(1, self.ranked(weights, rows) % (num_items + 1)))
+        return torch.cat(found)
+
+    def values(self, weights: Mapping[str, float]) -> Tensor:
+        """Returns the metric of each user's list, float64 [n]."""
+        return of_each_user(self.metric.rpartition("@")[0], self.hits(weights), self.held_out.degrees)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Holds chosen weights.
+
+    Attributes:
+        by_name: Weight of every component; they add up to 1.
+        value: The validation metric of the sum, on the users that chose.
+        trials: How many weighted sums were ranked.
+    """
+
+    by_name: dict[str, float]
+    value: float
+    trials: int
+
+
+def is_better(new: Tensor, old: Tensor) -> bool:
+    """Returns whether the mean over users is larger by more than `CERTAINTY` standard errors of the paired difference."""
+    gain = new - old
+    return float(gain.mean()) > CERTAINTY * float(gain.std(correction=0)) / gain.numel() ** 0.5
+
+
+def choose_weights(mixture: Mixture) -> Weights:
+    """Chooses weights by ascent, one component after the other, from the best single component on.
+
+    A weight is changed only where that is better for certain enough (`is_better`), and a component that adds nothing has the weight 0.
+    """
+    tried: dict[tuple[float, ...], Tensor] = {}
+    names = list(mixture.scores)
+
+    def values(weights: Mapping[str, float]) -> Tensor:
+        key = tuple(weights[name] for name in names)
+        if key not in tried:
+            tried[key] = mixture.values(weights)
+        return tried[key]
+
+    singles = {name: {other: float(other == name) for other in names} for name in names}
+    first = max(names, key=lambda name: float(values(singles[name]).mean()))
+    best = singles[first]
+    for _ in range(ROUNDS):
+        before = dict(best)
+        for name in names:
+            candidates = [{**best, name: step} for step in STEPS if step != best[name]]
+            candidates = [weights for weights in candidates if any(weights.values())]
+            found = max(candidates, key=lambda weights: float(values(weights).mean()))
+            if is_better(values(found), values(best)):
+                best = found
+        if best == before:
+            break
+    total = sum(best.values())
+    value = float(values(best).mean())
+    return Weights({name: weight / total for name, weight in best.items()}, value, len(tried))
+
+
+def contributions(mixture: Mixture, weights: Mapping[str, float], train: Csr, users: Tensor) -> dict[str, dict[str, object]]:
+    """Measures what each component brings, for the run's report.
+
+    Args:
+        mixture: The scores.
+        weights: The chosen weights.
+        train: Train items of all users.
+        users: int64 [n], dataset indices of the users of the mixture.
+
+    Returns:
+        By component `weight`; `alone`, the metric of the component by itself; and where it has a weight beside others `without`, the metric
+        of the others; `gain_by_users`, what it adds for the third of the users with the fewest train items, for the next third and for the
+        last; and `gain_by_items`, how many more of the held-out items are found, as a share, among the least popular third of them, the
+        next and the last.
+    """
+    names = list(mixture.scores)
+    whole, whole_hits = mixture.values(weights), _found_items(mixture, weights)
+    degrees, popularity = train.degrees[users], torch.bincount(train.columns, minlength=train.num_columns)[mixture.held_out.columns]
+    facts: dict[str, dict[str, object]] = {}
+    for name in names:
+        alone = float(mixture.values({other: float(other == name) for other in names}).mean())
+        facts[name] = {"weight": weights[name], "alone": alone}
+        others = {**weights, name: 0.0}
+        if weights[name] and any(others.values()):
+            without = mixture.values(others)
+            facts[name]["without"] = float(without.mean())
+            facts[name]["gain_by_users"] = _by_thirds(degrees, whole - without)
+            facts[name]["gain_by_items"] = _by_thirds(popularity, whole_hits - _found_items(mixture, others))
+    return facts
+
+
+def _found_items(mixture: Mixture, weights: Mapping[str, float]) -> Tensor:
+    """Returns for every held-out pair whether the list of its user holds the item, float64 [num_pairs]."""
+    size, found = 1024, []
+    for start in range(0, mixture.held_out.num_rows, size):
+        rows = slice(start, min(start + size, mixture.held_out.num_rows))
+        wanted = mixture.held_out.select(torch.arange(rows.start, rows.stop))
+        found.append((mixture.ranked(weights, rows)[wanted.rows] == wanted.columns[:, None]).any(1))
+    return torch.cat(found).double()
+
+
+def _by_thirds(order: Tensor, values: Tensor) -> list[float]:
+    """Returns the mean of the values in each third of the entries, by ascending `order`."""
+    chunks = torch.argsort(order, stable=True).chunk(NUM_GROUPS)
+    return [float(values[chunk].mean()) for chunk in chunks]

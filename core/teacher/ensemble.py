@@ -1,0 +1,96 @@
+"""Defines the teacher that adds up the scores of other teachers (docs/method.md 7.2)."""
+
+import dataclasses
+import difflib
+from typing import Any, ClassVar
+
+from ..config import OptimizerConfig, TeacherConfig
+from ..errors import InputError
+from ..linear.config import LinearConfig
+from .base import Teacher
+
+ARTIFACT = "artifact"
+SECTIONS = {"train": OptimizerConfig, "linear": LinearConfig}
+NOT_OF_COMPONENTS = ("kind", "components", "linear")
+
+
+class EnsembleTeacher(Teacher):
+    """Declares the ensemble; `core/ensemble.py` adds its components up, and the engine trains or reads each of them."""
+
+    is_ensemble: ClassVar[bool] = True
+
+    @classmethod
+    def check(cls, config: TeacherConfig) -> None:
+        check_components(config)
+
+    @classmethod
+    def learns_from_features(cls, config: TeacherConfig) -> bool:
+        return any(component.reads_features for component in component_configs(config).values())
+
+    @classmethod
+    def has_modality_vectors(cls, config: TeacherConfig) -> bool:
+        """Returns whether a component that the run trains has vectors by modality: the ensemble takes those of the first one."""
+        return any(component.has_modality_vectors for component in component_configs(config).values())
+
+    @classmethod
+    def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:
+        return config.ensemble_rank
+
+
+def artifact_of(component: dict[str, Any]) -> str | None:
+    """Returns the URL of a component that is taken as it is, a teacher artifact; None for one that the run trains."""
+    url = component.get(ARTIFACT)
+    return None if url is None else str(url)
+
+
+def component_configs(config: TeacherConfig) -> dict[str, TeacherConfig]:
+    """Returns the settings of the components that the run trains, by name.
+
+    A component has the ensemble's own settings, but for those of `teacher.linear`, with what it names over them; its kind is its name
+    where it names none.
+
+    Raises:
+        InputError: a component names a setting that there is not, or one that is out of bounds.
+    """
+    return {name: _config(config, name, own) for name, own in config.components.items() if artifact_of(own) is None}
+
+
+def check_components(config: TeacherConfig) -> None:
+    """Raises InputError where an ensemble has no components, or one that cannot be."""
+    if not config.components:
+        raise InputError("teacher.components={} names no component; name teachers, such as {lightgcn: {}, spectral: {}, ease: {}}")
+    for name, own in config.components.items():
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise InputError(f"teacher.components: {name!r} also names a folder; use letters, digits, - and _ alone")
+        if artifact_of(own) is not None and len(own) > 1:
+            raise InputError(f"teacher.components.{name}={own}: a teacher that is taken as an artifact has no further settings")
+    for name, component in component_configs(config).items():
+        if component.kind == config.kind:
+            raise InputError(f"teacher.components.{name}: a component cannot be an ensemble; name its components here")
+
+
+def _config(config: TeacherConfig, name: str, own: dict[str, Any]) -> TeacherConfig:
+    """Builds the settings of one component."""
+    fields = {field.name for field in dataclasses.fields(TeacherConfig)}
+    values: dict[str, Any] = {"kind": name, "components": {}, "linear": LinearConfig()}
+    for key, value in own.items():
+        if key not in fields or key == "components":
+            close = difflib.get_close_matches(key, sorted(fields), 1, 0.6)
+            hint = f"did you mean {close[0]}?" if close else "its settings are those of the section teacher, without components"
+            raise InputError(f"teacher.components.{name}: unknown setting {key}; {hint}")
+        if key in SECTIONS:
+            base = LinearConfig() if key == "linear" else config.train
+            value = _section(base, value, f"teacher.components.{name}.{key}")
+        values[key] = value
+    try:
+        return dataclasses.replace(config, **values)
+    except InputError as error:
+        raise InputError(f"teacher.components.{name}: {error}") from error
+
+
+def _section(base: Any, own: Any, where: str) -> Any:
+    """Returns a section's settings with those that a component names over them."""
+    fields = {field.name for field in dataclasses.fields(base)}
+    if not isinstance(own, dict) or not own.keys() <= fields:
+        raise InputError(f"{where}={own!r}: expected settings of {', '.join(sorted(fields))}")
+    return dataclasses.replace(base, **own)

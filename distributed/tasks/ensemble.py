@@ -1,0 +1,201 @@
+"""Adds finished teachers up to one (stage 1, `teacher.kind=ensemble`): reads vectors, chooses weights, writes the sum (docs/method.md 7.2).
+
+A component that the run trains is a teacher artifact of its own below `components/<name>/` in the run's folder, with its training beside
+it, so that an interrupted run goes on with the component that was in work.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...core.artifact import has_artifact, read_manifest
+from ...core.config import TeacherConfig, as_dict
+from ...core.ensemble import Mixture, Weights, choose_weights, contributions, moments_of, sample_users, score_scale
+from ...core.errors import InputError
+from ...core.sides import ITEMS, USERS
+from ...core.storage import JsonObject, join
+from ...core.students.warm_start import warm_start_maps
+from ...core.teacher.ensemble import artifact_of, component_configs
+from ...graph_store.dataset import Dataset, masks
+from ..artifacts.output import Output, Rows
+from ..artifacts.teacher import RowShards, final_rows, modal_rows, revision_digest, revision_url, write_teacher
+from ..loop.selection import START, Selection
+from ..messages import TeacherJob
+from ..worker import Worker
+
+CHUNK_ROWS = 1 << 14
+Show = Callable[[str], None]
+
+
+def component_jobs(job: TeacherJob) -> dict[str, TeacherJob]:
+    """Returns the jobs of the components that the run trains, by name; each has a folder of its own in the run's."""
+    configs = component_configs(job.config)
+    return {name: replace(job, config=config, run_url=join(job.run_url, "components", name)) for name, config in configs.items()}
+
+
+def is_finished(job: TeacherJob) -> bool:
+    """Whether a component has been trained already, with the same settings, seed and dataset."""
+    if not has_artifact(job.teacher_url) or not has_artifact(revision_url(job.teacher_url, 0)):
+        return False
+    manifest = read_manifest(job.teacher_url, "teacher")
+    return (manifest["config"], manifest["seed"], manifest["lineage"]) == (as_dict(job.config), job.seed, job.lineage)
+
+
+@dataclass(frozen=True)
+class _Component:
+    """Holds a finished component.
+
+    Attributes:
+        manifest: The manifest of its artifact.
+        digest: Checksum of its vectors.
+        rows: Final vectors of users and items.
+        modal: Vectors by modality, of users and items.
+        mean: Mean of the final item vectors, float64 [d], which is taken from them: it adds the same to all scores of a user.
+        covariance: Their covariance, float64 [d, d].
+    """
+
+    manifest: JsonObject
+    digest: str
+    rows: list[RowShards]
+    modal: dict[str, list[RowShards]]
+    mean: Tensor
+    covariance: Tensor
+
+    @staticmethod
+    def read(url: str, dataset: Dataset, cache_dir: str | None) -> "_Component":
+        """Verifies and opens a component.
+
+        Raises:
+            InputError: it is missing or damaged, or of another dataset.
+        """
+        manifest = read_manifest(url, "teacher")
+        if manifest["lineage"].get("dataset") != dataset.digest:
+            raise InputError(f"{url}: this teacher was trained on another dataset than the run's; name one of the same dataset/")
+        rows = final_rows(url, 0, cache_dir)
+        moments = moments_of((rows[ITEMS][ids] for ids in _chunks(dataset.num_items)), rows[ITEMS].dim)
+        return _Component(manifest, revision_digest(url, 0), rows, modal_rows(url, 0, cache_dir), *moments)
+
+    def users(self, ids: Tensor) -> Tensor:
+        """Returns users' vectors whose scores have the standard deviation 1 over all items, float32 [n, d]."""
+        rows = self.rows[USERS][ids]
+        return score_scale(rows, self.covariance)[:, None] * rows
+
+    def items(self, ids: Tensor) -> Tensor:
+        """Returns items' vectors without their mean, float32 [n, d]."""
+        return (self.rows[ITEMS][ids].double() - self.mean).float()
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """Holds the weighted sum's vectors of one side as rows that are computed when they are asked for; a `Rows`.
+
+    Attributes:
+        parts: Functions from dataset indices to the components' vectors, each with its factor.
+        map: Matrix that the joined vectors are multiplied by, float64 [Σ d, dim]; None where they stay as they are.
+        dim: Columns.
+    """
+
+    parts: Sequence[tuple[Callable[[Tensor], Tensor], float]]
+    map: Tensor | None
+    dim: int
+
+    def pull(self, ids: Tensor) -> Tensor:
+        """See `Rows`."""
+        joined = torch.cat([factor * rows(ids) for rows, factor in self.parts], 1)
+        return joined if self.map is None else (joined.double() @ self.map).float()
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Reads rows of an artifact; a `Rows`."""
+
+    rows: RowShards
+
+    @property
+    def dim(self) -> int:
+        return self.rows.dim
+
+    def pull(self, ids: Tensor) -> Tensor:
+        """See `Rows`."""
+        return self.rows[ids]
+
+
+def _chunks(count: int) -> Iterator[Tensor]:
+    return iter(torch.arange(count).split(CHUNK_ROWS))
+
+
+def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> None:
+    """Chooses the components' weights on validation and writes the ensemble's artifact; a collective call.
+
+    Without a validation split all components have the same weight. Rank 0 chooses, and every worker writes its share of the vectors.
+
+    Args:
+        job: The ensemble's job; the components that the run trains are finished.
+        worker: This worker.
+        dataset: The run's dataset.
+        show: Shows a line to the person who started the run.
+
+    Raises:
+        InputError: a component that is taken as an artifact is missing, damaged, or of another dataset.
+    """
+    trained = {name: each.teacher_url for name, each in component_jobs(job).items()}
+    urls = {name: trained.get(name) or artifact_of(own) for name, own in job.config.components.items()}
+    components = {name: _Component.read(str(url), dataset, job.cluster.cache_dir) for name, url in urls.items()}
+    metric = job.evaluation.select_by if dataset.has_split("validation") else None
+    chosen = worker.share(_choose(components, dataset, job.evaluation.select_by) if worker.is_first and metric else None)
+    weights = chosen[0] if chosen is not None else Weights({name: 1 / len(components) for name in components}, 0.0, 0)
+    selection = Selection(metric, job.train.patience)
+    selection.observe(START, None if metric is None else {metric: weights.value})
+    rows = _summed(components, weights, dataset, job.config)
+    modal = next((each for each in components.values() if each.modal), None)
+    vectors: dict[str, tuple[Rows, Rows]] = {"final": rows}
+    for modality, sides in (modal.modal if modal is not None else {}).items():
+        vectors[f"modal.{modality}"] = _Stored(sides[USERS]), _Stored(sides[ITEMS])
+    dims = {name: dim for name, dim in modal.manifest["modalities"]} if modal is not None else {}
+    used = {name: each for name, each in components.items() if weights.by_name[name]}
+    facts: JsonObject = {
+        "components": chosen[1] if chosen is not None else {name: {"weight": weights.by_name[name]} for name in components},
+        "component_digests": {name: each.digest for name, each in components.items()},
+        "trials": weights.trials,
+    }
+    parameters = sum(each.manifest["num_parameters"] for each in used.values())
+    output = Output(worker, dataset.num_users, dataset.num_items, {}, None, vectors, {}, dims)
+    write_teacher(job, output, selection, {}, parameters, facts)
+    if worker.is_first:
+        show(f"[teacher] ensemble: {_in_words(facts['components'], metric, weights)}")
+
+
+def _choose(components: dict[str, _Component], dataset: Dataset, metric: str) -> tuple[Weights, JsonObject]:
+    """Chooses the weights; returns them and what each component brings."""
+    held_out, exclude = masks(dataset, "validation")
+    users = sample_users(held_out, dataset.num_items, len(components))
+    scores = {}
+    for name, each in components.items():
+        items = each.items(torch.arange(dataset.num_items)).T.contiguous()
+        scores[name] = torch.cat([each.users(ids) @ items for ids in users.split(CHUNK_ROWS)])
+    mixture = Mixture(scores, held_out.select(users), exclude.select(users), metric)
+    weights = choose_weights(mixture)
+    return weights, contributions(mixture, weights.by_name, exclude, users)
+
+
+def _summed(components: dict[str, _Component], weights: Weights, dataset: Dataset, config: TeacherConfig) -> tuple[_Sum, _Sum]:
+    """Returns the vectors of users and items whose dot products are the weighted sum, or come closest to it with fewer columns."""
+    used = [(each, weights.by_name[name]) for name, each in components.items() if weights.by_name[name]]
+    users = _Sum([(each.users, weight) for each, weight in used], None, sum(each.mean.numel() for each, _ in used))
+    items = _Sum([(each.items, 1.0) for each, _ in used], None, users.dim)
+    if users.dim <= config.ensemble_rank:
+        return users, items
+    sides = ((users.pull(ids) for ids in _chunks(dataset.num_users)), (items.pull(ids) for ids in _chunks(dataset.num_items)))
+    maps = warm_start_maps(sides, config.ensemble_rank)
+    first, second = (replace(side, map=each, dim=config.ensemble_rank) for side, each in zip((users, items), maps))
+    return first, second
+
+
+def _in_words(components: JsonObject, metric: str | None, weights: Weights) -> str:
+    """Returns the weights and what each component does, in words."""
+    if metric is None:
+        return f"no validation split, so the scores of {', '.join(components)} have the same weight"
+    parts = [f"{name} {facts['weight']:.2f} (alone {facts['alone']:.4f})" for name, facts in components.items()]
+    return f"validation {metric} {weights.value:.4f} with the weights {', '.join(parts)}"
