@@ -64,9 +64,9 @@ def check_components(config: TeacherConfig) -> None:
             raise InputError(f"teacher.components: {name!r} also names a folder; use letters, digits, - and _ alone")
         if artifact_of(own) is not None and len(own) > 1:
             raise InputError(f"teacher.components.{name}={own}: a teacher that is taken as an artifact has no further settings")
-    for name, component in component_configs(config).items():
-        if component.kind == config.kind:
+        if own.get("kind", name) == config.kind:
             raise InputError(f"teacher.components.{name}: a component cannot be an ensemble; name its components here")
+    component_configs(config)
 
 
 def _config(config: TeacherConfig, name: str, own: dict[str, Any]) -> TeacherConfig:

@@ -38,7 +38,7 @@ TRAIN_TEACHER: Verb[Settings] = Verb(
     "train-teacher",
     train_teacher,
     ("run", "teacher", "sampling", "evaluation", "cluster"),
-    products=("teacher", "training/teacher"),
+    products=("teacher", "training/teacher", "components"),
     needs=("prepare",),
     is_stage=True,
     shares_storage=True,

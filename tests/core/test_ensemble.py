@@ -1,0 +1,83 @@
+"""Weighted sums of teachers against dense computations."""
+
+import numpy as np
+import pytest
+import torch
+from promptmm.core.ensemble import Mixture, choose_weights, contributions, moments_of, sample_users, score_scale
+from promptmm.core.graph import Csr
+from promptmm.core.ranking import evaluate
+
+USERS, ITEMS, DIM = 60, 40, 6
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def csr(mask):
+    rows, columns = mask.nonzero(as_tuple=True)
+    return Csr.from_pairs(rows, columns, *mask.shape)
+
+
+@pytest.fixture
+def catalog():
+    """Tastes in two halves; train and validation items are each user's best by their sum, taken in turn."""
+    taste = {"one": drawn(USERS, ITEMS, seed=1), "two": drawn(USERS, ITEMS, seed=2), "noise": drawn(USERS, ITEMS, seed=3)}
+    best = (taste["one"] + taste["two"]).argsort(1, descending=True)
+    train, held_out = torch.zeros(USERS, ITEMS, dtype=torch.bool), torch.zeros(USERS, ITEMS, dtype=torch.bool)
+    train.scatter_(1, best[:, 0:8:2], True)
+    held_out.scatter_(1, best[:, 1:8:2], True)
+    return taste, csr(train), csr(held_out)
+
+
+def test_scores_in_units_of_their_standard_deviation():
+    users, items = 3 * drawn(USERS, DIM), drawn(ITEMS, DIM, seed=1) + 5
+    users[3] = 0
+    mean, covariance = moments_of(items.split(7), DIM)
+    scaled = score_scale(users, covariance)[:, None] * users
+    scores = (scaled.double() @ (items.double() - mean).T).numpy()
+    assert np.abs(scores[[u for u in range(USERS) if u != 3]].std(1) - 1).max() < 1e-5
+    assert np.abs(scores.mean(1)).max() < 1e-5
+    assert not scores[3].any()
+
+
+def test_components_that_help_each_other_share_the_weight_and_noise_has_none(catalog):
+    taste, train, held_out = catalog
+    mixture = Mixture(taste, held_out, train, "recall@5")
+    weights = choose_weights(mixture)
+    assert sum(weights.by_name.values()) == pytest.approx(1)
+    assert weights.by_name["noise"] == 0
+    assert min(weights.by_name["one"], weights.by_name["two"]) > 0.3
+    total = sum(weight * taste[name] for name, weight in weights.by_name.items())
+    assert weights.value == pytest.approx(evaluate(total, torch.eye(ITEMS), held_out, train, [5])["recall@5"])
+    alone = {name: evaluate(scores, torch.eye(ITEMS), held_out, train, [5])["recall@5"] for name, scores in taste.items()}
+    assert weights.value > max(alone.values())
+    facts = contributions(mixture, weights.by_name, train, torch.arange(USERS))
+    assert {name: each["alone"] for name, each in facts.items()} == pytest.approx(alone)
+    assert facts["one"]["without"] == pytest.approx(alone["two"])
+    assert set(facts["noise"]) == {"weight", "alone"}
+    gain = np.mean(facts["one"]["gain_by_users"])  # all thirds have as many users
+    assert gain == pytest.approx(weights.value - alone["two"])
+    assert facts["one"]["gain_by_items"] == pytest.approx([gain] * 3, abs=0.25)
+
+
+def test_the_best_component_stays_alone_where_others_add_nothing(catalog):
+    taste, train, held_out = catalog
+    scores = {"noise": taste["noise"], "whole": taste["one"] + taste["two"]}
+    assert choose_weights(Mixture(scores, held_out, train, "ndcg@5")).by_name == {"noise": 0, "whole": 1}
+
+
+def test_lists_of_users_who_may_see_few_items(catalog):
+    """Masked items are never hits, also where fewer items are left than the list has places."""
+    taste, _, held_out = catalog
+    exclude = csr(torch.ones(USERS, ITEMS, dtype=torch.bool).scatter_(1, held_out.columns.view(USERS, 4), False))
+    hits = Mixture(taste, held_out, exclude, "recall@10").hits({"one": 1.0, "two": 0.0, "noise": 0.0})
+    assert hits.sum(1).tolist() == [4] * USERS
+
+
+def test_weights_are_chosen_on_as_many_users_as_memory_allows(monkeypatch):
+    held_out = csr(torch.arange(USERS)[:, None] % 3 == torch.zeros(1, ITEMS))
+    every_third = list(range(0, USERS, 3))
+    assert sample_users(held_out, ITEMS, 4).tolist() == every_third
+    monkeypatch.setattr("promptmm.core.ensemble.CACHE_BYTES", 4 * ITEMS * 4 * 5)
+    assert sample_users(held_out, ITEMS, 4).tolist() == every_third[::4]

@@ -1,0 +1,132 @@
+"""Ensembles as teachers: the artifact is the weighted sum, components are not trained twice, students learn from it."""
+
+import json
+
+import pytest
+import torch
+from promptmm.core.artifact import read_manifest
+from promptmm.core.errors import InputError
+from promptmm.distributed.artifacts.teacher import read_revision
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.jobs.verbs import run_verb
+
+COMPONENTS = "teacher.components={lightgcn: {dim: 6}, spectral: {linear: {rank: 16}}, content: {}}"
+WORDS = ("cluster.executor=local", "teacher.kind=ensemble", "teacher.hidden=[]", "teacher.train.epochs=4", "teacher.train.batch_size=64")
+BY_SCORES = ("distill.list_weight=0", "distill.embedding_weight=0", "distill.score_weight=1")
+
+
+def standard_scores(vectors):
+    scores = vectors.user.double() @ vectors.item.double().T
+    return (scores - scores.mean(1, keepdim=True)) / scores.std(1, correction=0, keepdim=True)
+
+
+def vectors_of(url):
+    return read_revision(str(url), 0).vectors
+
+
+def test_the_artifact_is_the_weighted_sum(fork_run, tiny_settings):
+    folder = fork_run("run")
+    run_verb("train-teacher", tiny_settings(folder, *WORDS, COMPONENTS))
+    manifest, dataset = read_manifest(str(folder / "teacher"), "teacher"), open_dataset(f"{folder}/dataset")
+    weights = {name: facts["weight"] for name, facts in manifest["components"].items()}
+    assert list(weights) == ["content", "lightgcn", "spectral"]  # manifests have sorted keys
+    assert sum(weights.values()) == pytest.approx(1)
+    seen = dataset.csr("train").degrees > 0
+    expected = sum(w * standard_scores(vectors_of(folder / "components" / name / "teacher"))[seen] for name, w in weights.items() if w)
+    own = vectors_of(folder / "teacher")
+    scores = (own.user.double() @ own.item.double().T)[seen]
+    torch.testing.assert_close(scores - scores.mean(1, keepdim=True), expected, atol=2e-4, rtol=0)
+    assert not own.modal_item  # none of its components has vectors by modality
+
+
+def test_fewer_columns_keep_the_closest_scores(fork_run, tiny_settings):
+    folder = fork_run("run")
+    run_verb("train-teacher", tiny_settings(folder, *WORDS, COMPONENTS))
+    whole = vectors_of(folder / "teacher")
+    cut = fork_run("cut", folder)
+    run_verb("train-teacher", tiny_settings(cut, *WORDS, COMPONENTS, "teacher.ensemble_rank=5", "run.redo=train-teacher"))
+    small = vectors_of(cut / "teacher")
+    assert small.user.shape[1] == 5
+    scores = whole.user.double() @ whole.item.double().T
+    left, values, right = torch.linalg.svd(scores, full_matrices=False)
+    best = (left[:, :5] * values[:5]) @ right[:5]
+    torch.testing.assert_close(small.user.double() @ small.item.double().T, best, atol=1e-3, rtol=0)
+
+
+def test_a_finished_component_is_not_trained_again(fork_run, tiny_settings, capfd, monkeypatch):
+    """An interruption in the second component; the first one's files stay as they are."""
+    from promptmm.distributed import run_job
+
+    folder, fit = fork_run("run"), run_job._fit
+    monkeypatch.setattr(run_job, "_fit", lambda *args: (_ for _ in ()).throw(RuntimeError("the power is gone")))
+    with pytest.raises(RuntimeError, match="power"):
+        run_verb("train-teacher", tiny_settings(folder, *WORDS, COMPONENTS))
+    monkeypatch.setattr(run_job, "_fit", fit)
+    before = (folder / "components/lightgcn/teacher/manifest.json").stat().st_mtime_ns
+    capfd.readouterr()
+    run_verb("train-teacher", tiny_settings(folder, *WORDS, COMPONENTS))
+    said = capfd.readouterr().out
+    assert "component spectral, 2 of 3" in said
+    assert "component lightgcn" not in said
+    assert (folder / "components/lightgcn/teacher/manifest.json").stat().st_mtime_ns == before
+
+
+def test_teachers_of_other_runs_and_vectors_by_modality(fork_run, tiny_settings):
+    """The first component with vectors by modality gives the ensemble its own; a student learns from all of it."""
+    other, folder = fork_run("other"), fork_run("run")
+    words = ("cluster.executor=local", "teacher.train.epochs=2")
+    run_verb("train-teacher", tiny_settings(other, *words))
+    taken = f"teacher.components={{mine: {{artifact: {other}/teacher}}, ease: {{}}, vbpr: {{}}}}"
+    settings = tiny_settings(folder, *WORDS, taken, "distill.score_weight=1")
+    for verb in ("train-teacher", "label", "distill", "evaluate"):
+        run_verb(verb, settings)
+    own, theirs = vectors_of(folder / "teacher"), vectors_of(other / "teacher")
+    assert {m: x.tolist() for m, x in own.modal_item.items()} == {m: x.tolist() for m, x in theirs.modal_item.items()}
+    manifest = read_manifest(str(folder / "teacher"), "teacher")
+    assert set(manifest["component_digests"]) == {"mine", "ease", "vbpr"}
+    assert [name for name, _ in manifest["modalities"]] == list(theirs.modal_item)
+    rows = [json.loads(line) for line in (folder / "training/student/metrics.jsonl").read_text().splitlines()]
+    assert {"loss/list", "loss/embedding", "loss/score"} <= rows[0].keys()
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, capfd):
+    from promptmm.distributed.execution.local import LocalExecutor
+    from promptmm.jobs.runs.worker_jobs import teacher_job
+
+    folder = fork_run("run")
+    settings, dataset = tiny_settings(folder, *WORDS, COMPONENTS), open_dataset(f"{folder}/dataset").without("validation")
+    LocalExecutor(settings.cluster, settings.dir, dataset).run(teacher_job(settings, dataset))
+    manifest = read_manifest(str(folder / "teacher"), "teacher")
+    assert [facts["weight"] for facts in manifest["components"].values()] == pytest.approx([1 / 3] * 3)
+    assert manifest["selected_by"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["teacher.components={}"], "names no component"),
+        (["teacher.components={ease: {rank: 3}}"], r"teacher\.components\.ease: unknown setting rank"),
+        (["teacher.components={ease: {linear: {rank: 0}}}"], r"teacher\.linear\.rank=0: expected at least 1"),
+        (["teacher.components={ease: {linear: {trails: 3}}}"], r"teacher\.components\.ease\.linear=.*trials"),
+        (["teacher.components={nobody: {}}"], r"teacher\.components\.nobody: teacher\.kind='nobody': no such teacher"),
+        (["teacher.components={mf: {linear: {rank: 3}}}"], r"teacher\.components\.mf\.linear\.rank=3 is not read"),
+        (["teacher.components={one: {kind: ensemble}}"], "a component cannot be an ensemble"),
+        (["teacher.components={one: {artifact: x, dim: 3}}"], "has no further settings"),
+        (["teacher.components={../x: {kind: mf}}"], "names a folder"),
+        (["cluster.engine=sampled"], "teacher.kind=ensemble is trained by the full engine alone"),
+        (["distill.rounds=2"], "teacher.kind=ensemble has no prompt to tune"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, tiny_settings, words, message):
+    with pytest.raises(InputError, match=message):
+        tiny_settings(tmp_path, "teacher.hidden=[]", "teacher.kind=ensemble", *words)
+
+
+def test_a_teacher_of_another_dataset_is_refused(fork_run, tiny_settings):
+    other, folder = fork_run("other"), fork_run("run")
+    run_verb("train-teacher", tiny_settings(other, *WORDS, "teacher.kind=mf"))
+    path = other / "teacher" / "manifest.json"
+    path.write_text(path.read_text().replace('"dataset": "', '"dataset": "0'))
+    with pytest.raises(InputError, match="trained on another dataset"):
+        run_verb("train-teacher", tiny_settings(folder, *WORDS, f"teacher.components={{mine: {{artifact: {other}/teacher}}}}"))
