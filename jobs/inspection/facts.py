@@ -43,6 +43,13 @@ class ItemGroup:
     share: float
     recall: float
 
+    @property
+    def title(self) -> str:
+        """The group in a few characters."""
+        if self.high is None:
+            return f"over {self.low - 1}"
+        return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
+
 
 @dataclass(frozen=True)
 class ValidationFacts:
@@ -52,6 +59,7 @@ class ValidationFacts:
         k: Length of the lists, 20 or the number of items where it is smaller.
         num_users: Users with validation items.
         num_ranked: Those of them that are ranked: all, or a seeded sample.
+        chance: Recall@K of lists in random order.
         median_train_items: Median of their train items.
         cold_share: Share of their validation items that have no train interaction.
         error_low, error_high: Standard errors that a Recall@K of the size of the best ranking's can have (`rankings.error_bounds`).
@@ -62,6 +70,7 @@ class ValidationFacts:
     k: int
     num_users: int
     num_ranked: int
+    chance: float
     median_train_items: int
     cold_share: float
     error_low: float
@@ -196,6 +205,7 @@ def _validation_facts(held_out: HeldOut, judged: dict[str, Judged], of_others: T
         held_out.k,
         held_out.num_users,
         held_out.users.numel(),
+        held_out.chance,
         int(held_out.train.degrees.median()),
         float(held_out.is_cold[held_out.wanted.columns].double().mean()),
         low,

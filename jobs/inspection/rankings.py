@@ -67,6 +67,12 @@ class HeldOut:
     is_cold: Tensor
     k: int
 
+    @property
+    def chance(self) -> float:
+        """Recall@K of lists in random order, mean over users: K / candidates, all items but the user's train items."""
+        candidates = self.train.num_columns - self.train.degrees
+        return float((self.k / candidates.double()).clamp(max=1).mean())
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -134,7 +140,8 @@ def _places(scores: Tensor, wanted: Csr, num_candidates: Tensor, k: int) -> tupl
         k: Length of the lists.
 
     Returns:
-        Their places, int64 [pairs], k where they are not in the list; and the share of the other candidates that they beat, float64 [pairs].
+        Their places, int64 [pairs], k where they are not in the list; and the share of the other candidates that they beat, float64
+        [pairs].
     """
     places, beaten = [], []
     for some_rows, some_columns in zip(wanted.rows.split(scores.shape[0]), wanted.columns.split(scores.shape[0])):
