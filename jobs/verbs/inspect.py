@@ -6,6 +6,7 @@ import time
 import torch
 
 from ...core.storage import join, write_bytes
+from ...distributed.config import ClusterConfig
 from ...graph_store.dataset import Dataset
 from ..inspection.advice import Advice, advice_for
 from ..inspection.facts import CatalogFacts, catalog_facts
@@ -19,6 +20,7 @@ from .prepare import PREPARE
 from .verb import Verb, run_checked
 
 OF_PREPARE = ("source", "evaluation")  # sections of the settings that decide whether dataset/ is what is asked for
+OF_CLUSTER = ("threads", "cache_dir")  # all that work in one process reads of the section
 
 
 def inspect(settings: Settings) -> None:
@@ -87,4 +89,5 @@ INSPECT: Verb[Settings] = Verb(
     ("run", "source", "evaluation", "cluster"),
     products=("inspection.json", "inspection.md", FOLDER),
     load=load_inspected,
+    excluded=tuple(f"cluster.{field.name}" for field in dataclasses.fields(ClusterConfig) if field.name not in OF_CLUSTER),
 )
