@@ -21,7 +21,8 @@ RECIPE is a YAML file or the name of a shipped recipe; settings are overridden b
   promptmm pipeline tiktok source.path=DIR teacher.train.epochs=20 source.modalities='{visual: image_feat.npy}'
   promptmm my_module:MY_VERB demo      (an own verb, from my_module.py in this folder)
 
-verbs, in their order (pipeline does those from prepare to recommend; a finished one is not repeated; experiment trains many models):"""
+verbs, in their order (pipeline does those from prepare to recommend; a finished one is not repeated; inspect says
+what a catalog is like; experiment trains many models):"""
 
 HELP = ("-h", "--help")
 INTERRUPTED = 130

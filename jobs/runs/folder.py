@@ -1,12 +1,13 @@
 """A run's folder: its dataset, its saved configuration, and where it may lie."""
 
 from collections.abc import Collection
+from typing import Any
 
 from ...core.config import as_dict
 from ...core.errors import InputError
 from ...core.storage import exists, join, read_bytes, write_bytes
 from ...graph_store.dataset import Dataset, open_dataset
-from ..settings import Settings
+from ..settings import Settings, build
 
 
 def open_run_dataset(settings: Settings) -> Dataset:
@@ -64,6 +65,26 @@ def resolved_configuration(settings: Settings, sections: Collection[str], before
     if before is not None:
         values = {**values, **yaml.safe_load(before), **{section: values[section] for section in sections}}
     return yaml.safe_dump(values, sort_keys=False).encode()
+
+
+def saved_sections(settings: Settings, sections: Collection[str]) -> dict[str, Any]:
+    """Reads some sections of the configuration that the run's folder has.
+
+    Args:
+        settings: Name the folder.
+        sections: Names of sections.
+
+    Returns:
+        The sections' settings by name; those that no verb has saved yet are left out.
+
+    Raises:
+        InputError: a saved value is not one that the setting can have.
+    """
+    import yaml
+
+    saved = read_configuration(settings)
+    values = {} if saved is None else yaml.safe_load(saved)
+    return {name: build(type(getattr(settings, name)), values[name]) for name in sections if name in values}
 
 
 def _configuration_url(settings: Settings) -> str:

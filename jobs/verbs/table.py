@@ -12,6 +12,7 @@ from .evaluate import EVALUATE
 from .experiment import EXPERIMENT
 from .export import EXPORT
 from .generate import GENERATE
+from .inspect import INSPECT
 from .label import LABEL
 from .partition import PARTITION
 from .pipeline import PIPELINE
@@ -22,10 +23,12 @@ from .train_teacher import TRAIN_TEACHER
 from .verb import AnyVerb, Verb, run_in_folder
 
 TABLE: tuple[AnyVerb, ...] = (
-    GENERATE, PREPARE, PARTITION, PLAN, TRAIN_TEACHER, LABEL, DISTILL, EVALUATE, EXPORT, RECOMMEND, PIPELINE, EXPERIMENT,
+    GENERATE, PREPARE, PARTITION, PLAN, TRAIN_TEACHER, LABEL, DISTILL, EVALUATE, EXPORT, RECOMMEND, PIPELINE, INSPECT,
+    EXPERIMENT,
 )  # fmt: skip
 VERBS: dict[str, AnyVerb] = {verb.name: verb for verb in TABLE}
 PRODUCTS: dict[str, tuple[str, ...]] = {verb.name: verb.products for verb in TABLE if verb.is_stage}
+PRODUCTS[PREPARE.name] += INSPECT.products  # what is said about a dataset goes with it
 assert tuple(PRODUCTS) == STAGES, "the stages of the table, in their order, are those of jobs/config.py"
 
 OWN_VERBS: Registry[AnyVerb] = Registry(
