@@ -71,11 +71,11 @@ class LinearConfig:
         None, "weights of the modalities' cosines, {name: weight}; those that are not named are left out; read by content"
     )
     confidence: float | None = setting(
-        None, "weight of an interaction beside the weight 1 of everything else, a mean over interactions; read by ials", gt=0
+        None, "weight of an interaction, in the mean over interactions, where everything else has the weight 1; read by ials", gt=0
     )
     regularisation: float | None = setting(None, "L2 on the factors; read by ials", gt=0)
     iterations: int = setting(12, "alternations between users and items; read by ials", ge=1)
-    trials: int = setting(20, "settings that the search tries on validation at most; read by every linear kind", ge=1)
+    trials: int = setting(24, "settings that the search tries on validation at most; read by every linear kind", ge=1)
     memory_mib: int = setting(4096, "memory for matrices of items by items, MiB: a larger catalog is refused; read by ease", ge=1)
 
     def __post_init__(self) -> None:

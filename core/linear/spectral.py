@@ -30,8 +30,9 @@ class SpectralTeacher(LinearTeacher):
     def choices(self) -> dict[str, Choice]:
         open_filter = self.config.filter in (None, "neighbourhood")
         return {
-            "item_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
+            # The rank first: on TikTok it has to grow from 128 to 256 before the normalised graph ranks well at all (.038, then .090).
             "rank": rank_choice(self.interactions.num_items, 128),
+            "item_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
             "user_exponent": Choice(0.5, (0.0, 0.25, 0.5, 1.0)),
             "output_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
             **({"filter": Choice("ideal", ("ideal", "neighbourhood"))} if open_filter else {}),

@@ -5,7 +5,6 @@ from ...core.errors import InputError
 from ...core.kinds import LOSSES, TEACHERS
 from ...core.objectives import needs_modalities
 from ...core.storage import join
-from ...distributed.artifacts.teacher import revision_url
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 
@@ -72,6 +71,8 @@ def check_trained_teacher(settings: Settings) -> None:
     Raises:
         InputError: there is no complete teacher, or the student cannot learn from it what is asked for.
     """
-    config = read_manifest(join(settings.dir, "teacher"), "teacher")["config"]
-    modalities = read_manifest(revision_url(join(settings.dir, "teacher"), 0), "teacher-vectors")["modalities"]
-    check_teacher(settings, config.get("kind", "promptmm"), bool(modalities), config.get("prompt", True))
+    manifest = read_manifest(join(settings.dir, "teacher"), "teacher")
+    config = manifest["config"]
+    kind = config.get("kind", "promptmm")
+    by_modality = bool(manifest["modalities"]) and TEACHERS.get(kind).has_modality_vectors()
+    check_teacher(settings, kind, by_modality, config.get("prompt", True))

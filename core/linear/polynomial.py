@@ -1,0 +1,101 @@
+"""Defines polynomial filters of the item graph, which need no decomposition (Turbo-CF: Park, Shin, Shin, SIGIR 2024)."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .adjacency import ItemLists
+from .base import LinearInputs, LinearTeacher, chained, rank_choice
+from .config import LinearConfig
+from .factors import Product, Scores, leading_factors
+from .item_knn import neighbour_choice
+from .search import Choice, Settings
+
+
+class PolynomialTeacher(LinearTeacher):
+    """Filters histories with a polynomial of the item graph P = N^T N / σ², N = D_U^-a/2 A D_I^-b with the largest singular value σ.
+
+    The scores are H D_I^-c (I - (I - P)^K) D_I^c. K = 1 is P and K = 2 is 2P - P², the linear and the second-order filter of Turbo-CF; with
+    larger K the filter passes more, and cut to the rank of the vectors it comes close to the ideal filter.
+
+    With `power` s = 1 products with P are two propagations, so that P is never built. Otherwise its entries are raised to the power s,
+    every row keeps its `neighbours` largest, and P is divided by its largest singular value then. a is `user_exponent`, b
+    `item_exponent`, c `output_exponent`, K `degree`.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "item_exponent", "output_exponent", "degree", "power", "neighbours")
+
+    def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
+        super().__init__(inputs, config)
+        self._graph: tuple[tuple, Scores] | None = None
+
+    def choices(self) -> dict[str, Choice]:
+        neighbours = {"neighbours": neighbour_choice(self.interactions.num_items, 200)} if self.config.power != 1 else {}
+        return {
+            "rank": rank_choice(self.interactions.num_items, 128),
+            "degree": Choice(2, (1, 2, 3, 5, 8, 13)),
+            "item_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
+            "user_exponent": Choice(0.5, (0.0, 0.25, 0.5, 1.0)),
+            "output_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
+            **neighbours,
+        }
+
+    def read(self, settings: Settings) -> Settings:
+        return {name: value for name, value in settings.items() if name != "neighbours" or settings["power"] != 1}
+
+    def item_graph(self, settings: Settings) -> Scores:
+        """Returns P as products, with the largest singular value 1."""
+        key = tuple(settings.get(name) for name in ("user_exponent", "item_exponent", "power", "neighbours"))
+        if self._graph is None or self._graph[0] != key:
+            products = self._by_propagation(settings) if settings["power"] == 1 else self._by_entries(settings)
+            largest = leading_factors(products, 1, self.inputs.seed, self.interactions.like).values[0].clamp(min=1e-30)
+            self._graph = key, scaled(products, 1 / largest)
+        return self._graph[1]
+
+    def _by_propagation(self, settings: Settings) -> Scores:
+        of = self.interactions
+        weighted = of.scaled(of.user_scale(-settings["user_exponent"] / 2), of.item_scale(-settings["item_exponent"]))
+
+        def both_ways(x: Tensor) -> Tensor:
+            return weighted.to_items(weighted.to_users(x))
+
+        return Scores(of.num_items, both_ways, both_ways)
+
+    def _by_entries(self, settings: Settings) -> Scores:
+        of, power = self.interactions, settings["power"]
+        scale = of.item_scale(-settings["item_exponent"]).to(of.dtype)
+        blocks = of.shared_users(of.user_scale(-settings["user_exponent"]))
+        return ItemLists.largest(
+            ((block, (scale[block, None] * rows * scale) ** power) for block, rows in blocks), settings["neighbours"]
+        ).products()
+
+    def vectors(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        of, output, degree, graph = self.interactions, settings["output_exponent"], settings["degree"], self.item_graph(settings)
+        after = of.item_scale(output).to(of.dtype)[:, None]
+
+        def filtered(product: Product) -> Product:
+            """Returns x -> (I - (I - P)^K) x, by K products with P: with r = (I - P)^K x, the result is x - r."""
+
+            def apply(x: Tensor) -> Tensor:
+                rest = x
+                for _ in range(degree):
+                    rest = rest - product(rest)
+                return x - rest
+
+            return apply
+
+        forward, backward = filtered(graph.to_users), filtered(graph.to_items)
+        outer = Scores(of.num_items, lambda x: forward(after * x), lambda x: after * backward(x))
+        key = tuple(value for name, value in settings.items() if name != "rank")
+
+        def exact() -> tuple[Tensor, Tensor]:
+            everything = torch.eye(of.num_items, dtype=of.dtype, device=of.like.device)
+            return of.dense_histories(output), outer.to_items(everything)  # row i is column i of the filter
+
+        return self.best_vectors(key, chained(of.histories(output), outer), settings["rank"], exact)
+
+
+def scaled(products: Scores, factor: Tensor) -> Scores:
+    """Returns a matrix times a number."""
+    return Scores(products.num_items, lambda x: factor * products.to_users(x), lambda x: factor * products.to_items(x))
