@@ -74,7 +74,7 @@ def _usage() -> str:
 
 def _run(name: str, *rest: str) -> None:
     """Runs a verb, or shows its help."""
-    from .verbs.table import find_verb, start
+    from .verbs.table import find_verb, load, start
 
     verb = find_verb(name)
     if any(word in HELP for word in rest):
@@ -82,7 +82,7 @@ def _run(name: str, *rest: str) -> None:
         return
     has_recipe = bool(rest) and "=" not in rest[0]
     recipe, overrides = (rest[0], rest[1:]) if has_recipe else (None, rest)
-    start(verb, verb.load(recipe, list(overrides)))
+    start(verb, load(verb, recipe, list(overrides)))
 
 
 def _find_own_modules() -> None:

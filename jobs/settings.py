@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..core.errors import InputError
-from ..core.storage import is_local, local_path
+from ..core.storage import exists, is_local, join, local_path, read_bytes
 from .config import Settings
 
 __all__ = ["Settings", "build", "describe", "load_settings", "parse_override", "read_recipe", "walk"]
 
 T = TypeVar("T")
+DEFAULT_DIR = "runs/default"
+DERIVED = "derived.yaml"  # in a run's folder: the recipe of a pipeline that named none
 
 
 def walk(kind: Any = Settings, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
@@ -33,25 +35,36 @@ def load_settings(recipe: str | None, overrides: list[str]) -> Settings:
     """Reads the settings of a recipe, with `key=value` overrides over it.
 
     Args:
-        recipe: A YAML file, the name of a shipped recipe, or None for the defaults.
+        recipe: A YAML file, the name of a shipped recipe, or None: for the recipe that a pipeline without one has derived in the run's
+            folder, or where there is none the defaults.
         overrides: `a.b=value`, the value in YAML.
 
     Raises:
         InputError: an unknown key (with the nearest valid one), a wrong type or a value out of bounds.
     """
-    values = read_recipe(recipe) if recipe else {}
-    where = recipe or "defaults"
+    values = read_recipe(recipe) if recipe else _derived(overrides)
+    where = recipe or DERIVED
     _check_keys(values, Settings, "", where)
     for override in overrides:
         _set(values, *parse_override(override))
     run = values.setdefault("run", {})
     if run.get("dir") is None:
-        run["dir"] = f"runs/{Path(recipe).stem if recipe else 'default'}"
+        run["dir"] = f"runs/{Path(recipe).stem}" if recipe else DEFAULT_DIR
     for section, name in (("run", "dir"), ("cluster", "cache_dir")):  # workers have working directories of their own
         url = values.get(section, {}).get(name)
         if isinstance(url, str) and is_local(url):
             values[section][name] = str(local_path(url))
     return build(Settings, values)
+
+
+def _derived(overrides: list[str]) -> dict:
+    """Reads the values of derived.yaml in the folder of the run that the overrides name; none where there is no such file."""
+    import yaml
+
+    given = dict(parse_override(override) for override in overrides)
+    url = join(str(given.get("run.dir") or DEFAULT_DIR), DERIVED)
+    values = yaml.safe_load(read_bytes(url)) if exists(url) else {}
+    return values if isinstance(values, dict) else {}
 
 
 def parse_override(override: str) -> tuple[str, object]:

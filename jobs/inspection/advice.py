@@ -7,12 +7,12 @@ catalog for which no rule speaks keeps the defaults.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .facts import CO_OCCURRENCE, CO_OCCURRENCE_BALANCED, CO_OCCURRENCE_OTHERS, CatalogFacts, content
 from .rankings import Ranking
 
-Value: TypeAlias = bool | int | float | str
+Value: TypeAlias = bool | int | float | str | dict[str, Any]
 
 BUSY_SHARE = 0.3  # measured: .71 asks for balance; .00, .01 and .05 do not; nothing is known of what lies between
 COLD_SHARE = 0.02  # measured: .07 asks for features of an item's own; .001 and 0 do not

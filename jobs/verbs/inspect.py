@@ -26,6 +26,14 @@ OF_CLUSTER = ("threads", "cache_dir")  # all that work in one process reads of t
 def inspect(settings: Settings) -> None:
     """What the catalog is like, on train and validation, and which settings it asks for -> inspection.json, inspection.md, inspection/."""
     run_checked(PREPARE, settings)
+    facts = facts_of(settings)
+    advice = advice_for(facts)
+    write_bytes(join(settings.dir, "inspection.md"), page(facts, advice, write_plots(settings.dir, facts)).encode())
+    _show(settings, facts, advice)
+
+
+def facts_of(settings: Settings) -> CatalogFacts:
+    """Returns the facts of the run's prepared dataset: those of inspection.json, or new ones, which it then holds."""
     if settings.cluster.threads is not None:
         torch.set_num_threads(settings.cluster.threads)
     dataset = open_run_dataset(settings).without("test")
@@ -34,10 +42,8 @@ def inspect(settings: Settings) -> None:
         facts = _measure(settings, dataset)
     else:
         print("[inspect] already measured", flush=True)
-    advice = advice_for(facts)
-    write_inspection(settings.dir, dataset, settings.run.seed, facts, advice)
-    write_bytes(join(settings.dir, "inspection.md"), page(facts, advice, write_plots(settings.dir, facts)).encode())
-    _show(settings, facts, advice)
+    write_inspection(settings.dir, dataset, settings.run.seed, facts, advice_for(facts))
+    return facts
 
 
 def _measure(settings: Settings, dataset: Dataset) -> CatalogFacts:

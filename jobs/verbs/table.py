@@ -1,18 +1,22 @@
 """The verbs of the command line: the one table that the help, `run.redo` and the dispatch follow."""
 
+import dataclasses
 from typing import Any
 
 from ...core.errors import InputError
 from ...core.registry import Registry
+from ...core.storage import join
 from ..config import STAGES
+from ..inspection.defaults import defaults_for
+from ..runs.derivation import write_derived
 from ..runs.stages import forget_from
-from ..settings import Settings
+from ..settings import DERIVED, Settings
 from .distill import DISTILL
 from .evaluate import EVALUATE
 from .experiment import EXPERIMENT
 from .export import EXPORT
 from .generate import GENERATE
-from .inspect import INSPECT
+from .inspect import INSPECT, facts_of
 from .label import LABEL
 from .partition import PARTITION
 from .pipeline import PIPELINE
@@ -55,6 +59,32 @@ def find_verb(name: str) -> AnyVerb:
     if ":" not in name:
         raise InputError(f"unknown verb {name!r}; the verbs are {', '.join(VERBS)}")
     return OWN_VERBS.get(name)
+
+
+def load(verb: AnyVerb, recipe: str | None, overrides: list[str]) -> Any:
+    """Reads a verb's configuration from the words of a command; a pipeline without a recipe gets one from its catalog's facts.
+
+    For that the catalog is prepared and measured first, unless it has been, and derived.yaml is written into the run's folder.
+
+    Args:
+        verb: The verb.
+        recipe: A YAML file or a shipped recipe; None: none was named.
+        overrides: `key=value`.
+
+    Raises:
+        InputError: a word is wrong, or the catalog is.
+    """
+    config = verb.load(recipe, overrides)
+    if verb is not PIPELINE or recipe is not None:
+        return config
+    if config.run.redo == "prepare":
+        forget_from(config, PRODUCTS)
+        overrides = [word for word in overrides if not word.startswith("run.redo=")]
+    run_in_folder(PREPARE, dataclasses.replace(config, run=dataclasses.replace(config.run, redo=None)), lambda settings: None)
+    facts = facts_of(config)
+    write_derived(config.dir, defaults_for(facts))
+    print(f"[pipeline] no recipe: settings from the catalog's facts are in {join(config.dir, DERIVED)}", flush=True)
+    return verb.load(None, overrides)
 
 
 def run_verb(name: str, settings: Settings) -> None:

@@ -1,0 +1,111 @@
+"""The settings of a run that names no recipe: a function of the catalog's facts, with the reason of each (docs/accuracy.md).
+
+Where `advice.py` says which single settings a catalog asks for beside given ones, this module builds a whole recipe: the teachers that are
+added up, how they learn, and the student that learns lists from them.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .advice import BUSY_SHARE, Advice
+from .facts import CatalogFacts
+
+FEW_ITEMS = 4  # train items of a user in the median, up to which a user has too few for cosines: BPR, which knows popularity, is better
+EASE_ITEMS = 20_000  # from there on the inverse of a matrix of items by items takes minutes
+EXAMPLES = 900_000  # lists that are labelled at least: few lists that come again and again are learnt by heart
+MOST_LABEL_EPOCHS = 30
+STEPS = 1_200  # of the student, about, where patience does not end it before
+
+SOFTMAX = {"dim": 256, "loss": "softmax", "l2": 0.0, "feature_decay": 0.0}
+SOFTMAX_TRAIN = {"epochs": 60, "learning_rate": 0.005, "lr_decay": 0.97, "patience": 4}
+FEW = {"dim": 256, "layers": 4, "init_scale": 0.01, "l2": 0.007}  # depth matters most where a user has two items
+FEW_TRAIN = {"epochs": 30, "batch_size": 4096, "learning_rate": 0.015, "lr_decay": 0.97, "patience": 4}
+BESIDE = {  # features set beside the collaborative vectors
+    "fusion": "concat",
+    "fusion_weight": 1.0,
+    "modality_layers": 0,
+    "whiten": True,
+    "leave_one_out": True,
+    "feature_temperature": 0.1,
+    "feature_loss_weight": 1.0,
+    "feature_decay": 0.0,
+    "id_prompt_weight": 0.0,
+    "reduction_learning_rate": 0.002,
+}
+
+
+def defaults_for(facts: CatalogFacts) -> list[Advice]:
+    """Lists the settings of a run without a recipe; a function of the facts alone. The settings are set together."""
+    return [*_teacher(facts), *_student(facts)]
+
+
+def has_few_items(facts: CatalogFacts) -> bool:
+    """Whether users have so few train items that their rankings rest on popularity as much as on taste."""
+    return _median_items(facts) <= FEW_ITEMS
+
+
+def _median_items(facts: CatalogFacts) -> int:
+    """Returns the median of the train items of the users who are tested, or of all users without a validation split."""
+    return facts.validation.median_train_items if facts.validation is not None else int(facts.users.quantile(0.5))
+
+
+def _teacher(facts: CatalogFacts) -> Iterator[Advice]:
+    trained = "promptmm" if facts.modalities else "lightgcn"
+    components: dict[str, dict[str, Any]] = {trained: {}, "spectral": {}}
+    if facts.num_items <= EASE_ITEMS:
+        components["ease"] = {}
+    if facts.modalities:
+        components["content"] = {}
+    why = "models that differ find other items: their scores are added up, and validation gives each its weight, or none"
+    yield Advice("teacher.kind", "ensemble", why)
+    yield Advice("teacher.components", components, _why_components(facts, trained))
+    median, few = _median_items(facts), has_few_items(facts)
+    if few:
+        why = f"users have {median} train items in the median: too few for cosines, while BPR learns popularity with taste, and depth helps"
+    else:
+        why = f"users have {median} train items in the median: a softmax over items on cosines learns more from them than BPR on pairs"
+    for name, value in {**(FEW if few else SOFTMAX), **(BESIDE if facts.modalities else {})}.items():
+        yield Advice(f"teacher.{name}", value, _why_beside(facts) if facts.modalities and name in BESIDE else why)
+    if facts.busy.share >= BUSY_SHARE:
+        yield Advice("teacher.user_balance", 0.5, f"{facts.busy.count:,} users have {facts.busy.share:.0%} of the interactions")
+    for name, value in (FEW_TRAIN if few else SOFTMAX_TRAIN).items():
+        yield Advice(f"teacher.train.{name}", value, why)
+
+
+def _why_components(facts: CatalogFacts, trained: str) -> str:
+    text = f"the catalog {'has' if facts.modalities else 'has no'} features, so {trained} is trained"
+    if facts.num_items > EASE_ITEMS:
+        text += f"; EASE is left out, since a matrix of {facts.num_items:,} by {facts.num_items:,} items is too large"
+    return text
+
+
+def _why_beside(facts: CatalogFacts) -> str:
+    names = ", ".join(facts.modalities)
+    return f"features ({names}) are set beside the collaborative vectors, whitened, where they help items with few interactions"
+
+
+def _student(facts: CatalogFacts) -> Iterator[Advice]:
+    interactions = facts.num_interactions["train"]
+    batch = 4096 if interactions > 1 << 16 else 2048
+    table = "two tables of vectors are all that serves, and they can hold what the teacher ranks"
+    yield Advice("student.kind", "mf", table)
+    yield Advice("student.dim", 128, table)
+    lists = "the student learns the teacher's ranking alone, from lists: every user alike, as metrics count users"
+    for name, value in {"student.examples": "users", "student.bpr_weight": 0.0, "student.l2": 0.0, "distill.score_weight": 1.0}.items():
+        yield Advice(name, value, lists)
+    for name in ("pair", "list", "embedding"):
+        yield Advice(f"distill.{name}_weight", 0.0, lists)
+    half = "half of a list is what the teacher ranks best, half is drawn from all that the user has not seen"
+    for name, value in {"distill.num_uniform": 10, "distill.num_top": 10, "distill.top_depth": min(100, facts.num_items // 4)}.items():
+        yield Advice(name, value, half)
+    epochs = min(MOST_LABEL_EPOCHS, max(2, -(-EXAMPLES // max(1, interactions))))
+    fresh = f"{interactions:,} examples an epoch: {epochs} epochs of fresh lists are as many as the student needs"
+    yield Advice("labels.epochs", epochs, fresh)
+    steps = -(-interactions // batch)
+    for name, value in {"epochs": max(10, STEPS // steps), "batch_size": batch, "learning_rate": 0.02, "lr_decay": _decay(steps)}.items():
+        yield Advice(f"student.train.{name}", value, f"{steps} steps an epoch; about {STEPS} in all")
+
+
+def _decay(steps: int) -> float:
+    """Returns the learning rate's factor for an epoch of so many steps: .96 for 22 of them, as the recipe lists has it."""
+    return round(0.96 ** max(0.5, min(4.0, steps / 22)), 3)
