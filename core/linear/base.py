@@ -77,6 +77,7 @@ class LinearTeacher(Teacher, ABC):
     """
 
     is_fitted: ClassVar[bool] = True
+    losses: ClassVar[tuple[str, ...]] = ("bpr", "softmax")  # neither is read; a component of an ensemble takes over what others read
     reads: ClassVar[tuple[str, ...]] = ()
     limits: ClassVar[tuple[str, ...]] = ("trials",)
 

@@ -18,6 +18,7 @@ class EnsembleTeacher(Teacher):
     """Declares the ensemble; `core/ensemble.py` adds its components up, and the engine trains or reads each of them."""
 
     is_ensemble: ClassVar[bool] = True
+    losses: ClassVar[tuple[str, ...]] = ("bpr", "softmax")  # its components' own
 
     @classmethod
     def check(cls, config: TeacherConfig) -> None:

@@ -7,7 +7,7 @@ added up, how they learn, and the student that learns lists from them.
 from collections.abc import Iterator
 from typing import Any
 
-from .advice import BUSY_SHARE, Advice
+from .advice import BUSY_SHARE, Advice, Value
 from .facts import CatalogFacts
 
 FEW_ITEMS = 4  # train items of a user in the median, up to which a user has too few for cosines: BPR, which knows popularity, is better
@@ -16,11 +16,11 @@ EXAMPLES = 900_000  # lists that are labelled at least: few lists that come agai
 MOST_LABEL_EPOCHS = 30
 STEPS = 1_200  # of the student, about, where patience does not end it before
 
-SOFTMAX = {"dim": 256, "loss": "softmax", "l2": 0.0, "feature_decay": 0.0}
-SOFTMAX_TRAIN = {"epochs": 60, "learning_rate": 0.005, "lr_decay": 0.97, "patience": 4}
-FEW = {"dim": 256, "layers": 4, "init_scale": 0.01, "l2": 0.007}  # depth matters most where a user has two items
-FEW_TRAIN = {"epochs": 30, "batch_size": 4096, "learning_rate": 0.015, "lr_decay": 0.97, "patience": 4}
-BESIDE = {  # features set beside the collaborative vectors
+SOFTMAX: dict[str, Value] = {"dim": 256, "loss": "softmax", "l2": 0.0, "feature_decay": 0.0}
+SOFTMAX_TRAIN: dict[str, Value] = {"epochs": 60, "learning_rate": 0.005, "lr_decay": 0.97, "patience": 4}
+FEW: dict[str, Value] = {"dim": 256, "layers": 4, "init_scale": 0.01, "l2": 0.007}  # depth matters most where a user has two items
+FEW_TRAIN: dict[str, Value] = {"epochs": 30, "batch_size": 4096, "learning_rate": 0.015, "lr_decay": 0.97, "patience": 4}
+BESIDE: dict[str, Value] = {  # features set beside the collaborative vectors
     "fusion": "concat",
     "fusion_weight": 1.0,
     "modality_layers": 0,
@@ -91,7 +91,8 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
     yield Advice("student.kind", "mf", table)
     yield Advice("student.dim", 128, table)
     lists = "the student learns the teacher's ranking alone, from lists: every user alike, as metrics count users"
-    for name, value in {"student.examples": "users", "student.bpr_weight": 0.0, "student.l2": 0.0, "distill.score_weight": 1.0}.items():
+    of_lists: dict[str, Value] = {"student.examples": "users", "student.bpr_weight": 0.0, "student.l2": 0.0, "distill.score_weight": 1.0}
+    for name, value in of_lists.items():
         yield Advice(name, value, lists)
     for name in ("pair", "list", "embedding"):
         yield Advice(f"distill.{name}_weight", 0.0, lists)

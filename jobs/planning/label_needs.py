@@ -1,6 +1,7 @@
 """Memory of labelers and evaluators, and the sizes of labels."""
 
 from ...core.objectives import candidate_policy
+from ...core.scoring import CHUNK_BYTES
 from ...distributed.artifacts.teacher import ROWS_A_SHARD
 from ..settings import Settings
 from . import kinds
@@ -37,7 +38,7 @@ def label_block(settings: Settings, sizes: Sizes) -> int:
 
 def labeler(settings: Settings, sizes: Sizes) -> Need:
     """Memory of a label process: all train interactions, and a block in the making."""
-    dim, count, width = settings.teacher.dim, len(sizes.dims), 1 + candidate_policy(settings.distill).num_candidates
+    count, width = len(sizes.dims), 1 + candidate_policy(settings.distill).num_candidates
     rows = min(block_rows(settings), sizes.edges)
     vectors = vectors_bytes(settings, sizes)
     joined = max(sizes.users, sizes.items) > ROWS_A_SHARD
@@ -46,8 +47,7 @@ def labeler(settings: Settings, sizes: Sizes) -> Need:
         "teacher vectors": vectors if joined else 0,
         "top-ranked items": sizes.users * candidate_policy(settings.distill).depth * INDEX,
     }
-    # Candidate vectors are gathered for every kind of score in turn; the allocator does not fill the gap that the last ones left.
-    scored = rows * width * (1.2 * (kinds.final_dim(settings.teacher, count) + count * dim) * FLOAT + (2 + 3 * count) * FLOAT + 4 * INDEX)
+    scored = rows * width * ((2 + 3 * count) * FLOAT + 4 * INDEX) + CHUNK_BYTES  # candidate vectors are gathered a chunk at a time
     moments: dict[str, dict[str, float]] = {
         "loading": {"train interactions": 8 * sizes.edges * INDEX},
         "scoring": {**held, "a block's candidates": scored, "block": 3 * label_block(settings, sizes)},

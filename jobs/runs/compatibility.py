@@ -5,6 +5,7 @@ from ...core.errors import InputError
 from ...core.kinds import LOSSES, TEACHERS
 from ...core.objectives import needs_modalities
 from ...core.storage import join
+from ...distributed.artifacts.teacher import teacher_config_of
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 
@@ -74,5 +75,5 @@ def check_trained_teacher(settings: Settings) -> None:
     manifest = read_manifest(join(settings.dir, "teacher"), "teacher")
     config = manifest["config"]
     kind = config.get("kind", "promptmm")
-    by_modality = bool(manifest["modalities"]) and TEACHERS.get(kind).has_modality_vectors()
+    by_modality = bool(manifest["modalities"]) and teacher_config_of(manifest).has_modality_vectors
     check_teacher(settings, kind, by_modality, config.get("prompt", True))
