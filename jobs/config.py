@@ -56,6 +56,16 @@ class RecommendConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """Settings of the search for a catalog's settings; section `tune`."""
+
+    budget: str = setting("10m", "time of all trials together, such as 90s, 10m or 2h; the command again, with more, goes on")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "tune")
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of a run: what to learn is in the sections from source to evaluation, where to run in graph and cluster.
 
@@ -74,6 +84,7 @@ class Settings:
     recommend: RecommendConfig = RecommendConfig()
     graph: GraphConfig = GraphConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tune: TuneConfig = TuneConfig()
 
     def __post_init__(self) -> None:
         distill, student = self.distill, self.student

@@ -85,4 +85,10 @@ def _show(settings: Settings, dataset: Dataset, results: JsonObject) -> None:
     print("seconds: " + ", ".join(f"{verb} {seconds:.1f}" for verb, seconds in results["timings"].items()), flush=True)
 
 
-PIPELINE: Verb[Settings] = Verb("pipeline", pipeline, tuple(field.name for field in dataclasses.fields(Settings)), shares_storage=True)
+PIPELINE: Verb[Settings] = Verb(
+    "pipeline",
+    pipeline,
+    tuple(field.name for field in dataclasses.fields(Settings) if field.name != "tune"),
+    shares_storage=True,
+    derives=True,
+)

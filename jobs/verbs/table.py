@@ -24,10 +24,11 @@ from .plan import PLAN
 from .prepare import PREPARE
 from .recommend import RECOMMEND
 from .train_teacher import TRAIN_TEACHER
+from .tune import TUNE
 from .verb import AnyVerb, Verb, run_in_folder
 
 TABLE: tuple[AnyVerb, ...] = (
-    GENERATE, PREPARE, PARTITION, PLAN, TRAIN_TEACHER, LABEL, DISTILL, EVALUATE, EXPORT, RECOMMEND, PIPELINE, INSPECT,
+    GENERATE, PREPARE, PARTITION, PLAN, TRAIN_TEACHER, LABEL, DISTILL, EVALUATE, EXPORT, RECOMMEND, PIPELINE, INSPECT, TUNE,
     EXPERIMENT,
 )  # fmt: skip
 VERBS: dict[str, AnyVerb] = {verb.name: verb for verb in TABLE}
@@ -62,7 +63,7 @@ def find_verb(name: str) -> AnyVerb:
 
 
 def load(verb: AnyVerb, recipe: str | None, overrides: list[str]) -> Any:
-    """Reads a verb's configuration from the words of a command; a pipeline without a recipe gets one from its catalog's facts.
+    """Reads a verb's configuration from the words of a command; one that `derives` gets a recipe from its catalog's facts.
 
     For that the catalog is prepared and measured first, unless it has been, and derived.yaml is written into the run's folder.
 
@@ -75,7 +76,7 @@ def load(verb: AnyVerb, recipe: str | None, overrides: list[str]) -> Any:
         InputError: a word is wrong, or the catalog is.
     """
     config = verb.load(recipe, overrides)
-    if verb is not PIPELINE or recipe is not None:
+    if not verb.derives or recipe is not None:
         return config
     if config.run.redo == "prepare":
         forget_from(config, PRODUCTS)
@@ -83,7 +84,7 @@ def load(verb: AnyVerb, recipe: str | None, overrides: list[str]) -> Any:
     run_in_folder(PREPARE, dataclasses.replace(config, run=dataclasses.replace(config.run, redo=None)), lambda settings: None)
     facts = facts_of(config)
     write_derived(config.dir, defaults_for(facts))
-    print(f"[pipeline] no recipe: settings from the catalog's facts are in {join(config.dir, DERIVED)}", flush=True)
+    print(f"[{verb.name}] no recipe: settings from the catalog's facts are in {join(config.dir, DERIVED)}", flush=True)
     return verb.load(None, overrides)
 
 

@@ -43,6 +43,7 @@ class Verb(Generic[Config]):
         load: Reads its configuration from a recipe (None: no recipe) and `key=value` overrides.
         excluded: Dotted settings of its sections that it does not read.
         describe_recipe: Lists the keys of its recipe, where that is another than a run's.
+        derives: Whether it takes its settings from the catalog's facts where no recipe is named.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Verb(Generic[Config]):
     load: Callable[[str | None, list[str]], Config] = cast(Any, load_settings)
     excluded: tuple[str, ...] = ()
     describe_recipe: Callable[[], str] | None = None
+    derives: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted({*self.needs} - {*STAGES})
