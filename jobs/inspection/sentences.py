@@ -16,17 +16,17 @@ def about_activity(facts: CatalogFacts) -> list[str]:
     median = facts.users.quantile(0.5)
     if median <= FEW_ITEMS:
         return [
-            f"**A sparse catalog**: half of the users have at most {median:,} train interactions. A user's own items say little, so what other "
-            "users did has to be brought in by propagation, and train pairs are soon learnt by heart: watch `l2`, and when training stops."
+            f"**A sparse catalog**: half of the users have at most {median:,} train interactions. A user's own items say little, so what "
+            "other users did has to be brought in by propagation, and train pairs are soon learnt by heart: watch `l2` and when training ends."
         ]
     if median >= MANY_ITEMS:
         return [
-            f"**A dense catalog**: half of the users have at least {median:,} train interactions, which say much about a user. Compare what "
-            "features find with what interactions find (below) before you give them weight."
+            f"**A dense catalog**: half of the users have at least {median:,} train interactions, which say much about a user. Compare "
+            "what features find with what interactions find (below) before you give them weight."
         ]
     return [
-        f"**Between sparse and dense**: a user has {median:,} train interactions in the median, enough to tell users apart, and few enough for "
-        "other sources to add something."
+        f"**Between sparse and dense**: a user has {median:,} train interactions in the median, enough to tell users apart, and few enough "
+        "for other sources to add something."
     ]
 
 
@@ -96,7 +96,7 @@ def about_rows(facts: CatalogFacts) -> list[str]:
         if present and modality.num_duplicates / present > NOTABLE:
             share = modality.num_duplicates / present
             found.append(
-                f"{share:.1%} of the {name} rows repeat another: placeholders, or one item under several ids; leave placeholders out of the source."
+                f"{share:.1%} of the {name} rows repeat another: one item under several ids, or placeholders, which belong out of the source."
             )
         if present and modality.num_constant_rows / present > NOTABLE:
             share = modality.num_constant_rows / present
