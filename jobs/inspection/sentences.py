@@ -17,7 +17,7 @@ def about_activity(facts: CatalogFacts) -> list[str]:
     if median <= FEW_ITEMS:
         return [
             f"**A sparse catalog**: half of the users have at most {median:,} train interactions. A user's own items say little, so what "
-            "other users did has to be brought in by propagation, and train pairs are soon learnt by heart: watch `l2` and when training ends."
+            "other users did has to be brought in by propagation, and train pairs are soon learnt by heart: watch `l2`."
         ]
     if median >= MANY_ITEMS:
         return [
@@ -96,7 +96,7 @@ def about_rows(facts: CatalogFacts) -> list[str]:
         if present and modality.num_duplicates / present > NOTABLE:
             share = modality.num_duplicates / present
             found.append(
-                f"{share:.1%} of the {name} rows repeat another: one item under several ids, or placeholders, which belong out of the source."
+                f"{share:.1%} of the {name} rows repeat another: one item under several ids, or placeholders; leave the latter out."
             )
         if present and modality.num_constant_rows / present > NOTABLE:
             share = modality.num_constant_rows / present
