@@ -1,6 +1,6 @@
 """inspection.md: the facts as a page for people, with what each of them means."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .advice import Advice
 from .degrees import QUANTILES, Spread
@@ -20,14 +20,15 @@ from .sentences import (
 RANKS = (16, 64, 128)
 
 
-def page(facts: CatalogFacts, advice: Sequence[Advice], plots: Iterable[tuple[str, str]]) -> str:
+def page(facts: CatalogFacts, advice: Sequence[Advice], plots: Mapping[str, tuple[str, str]]) -> str:
     """Writes the page as Markdown.
 
     Args:
         facts: Of the catalog.
         advice: What they suggest.
-        plots: Files relative to the page, and their titles.
+        plots: File, relative to the page, and title of every plot, by its name (see `plots.py`).
     """
+    pictures = {name: f"![{title}]({file})" for name, (file, title) in plots.items()}
     parts = [
         "# What the catalog is like, and what it asks for",
         "Measured on the train and validation interactions before anything is trained; the test split was not read.",
@@ -38,15 +39,21 @@ def page(facts: CatalogFacts, advice: Sequence[Advice], plots: Iterable[tuple[st
         _degrees(facts),
         *about_activity(facts),
         *about_busy_users(facts),
+        *_shown(pictures, "interactions"),
         "## What ranks the validation items without training",
         *_validation(facts),
+        *_shown(pictures, "rankings", "groups"),
         *_modalities(facts),
         "## The train graph",
         *_spectrum(facts),
-        "## Plots",
-        *(f"![{title}]({file})" for file, title in plots),
+        *_shown(pictures, "spectrum"),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _shown(pictures: Mapping[str, str], *names: str) -> list[str]:
+    """Those of the named pictures that there are."""
+    return [pictures[name] for name in names if name in pictures]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -130,7 +137,7 @@ def _rankings(validation: ValidationFacts) -> str:
     for name, ranking in sorted(validation.rankings.items(), key=lambda one: -one[1].recall):
         difference = "" if ranking is best else f"{ranking.recall - best.recall:+.4f} ± {ranking.difference_error:.4f}"
         rows.append([ranking_title(name), f"{ranking.recall:.4f} ± {ranking.error:.4f}", difference, f"{ranking.auc:.3f}"])
-    return table(["", f"Recall@{validation.k}", "less than the best", "AUC"], rows)
+    return table(["", f"Recall@{validation.k}", "difference from the best", "AUC"], rows)
 
 
 def _groups(validation: ValidationFacts) -> str:
@@ -163,11 +170,13 @@ def _modalities(facts: CatalogFacts) -> list[str]:
 
 def _content(facts: CatalogFacts, validation: ValidationFacts) -> str:
     """Each modality's cosines, standardised and whitened."""
-    head = ["cosine to the user's items", f"Recall@{validation.k}", "whitened", "AUC", "whitened", "AUC of cold items", "whitened"]
-    rows = []
+    head, rows = ["cosine to the user's items", f"Recall@{validation.k}", "whitened", "AUC", "whitened"], []
+    has_cold = any(ranking.auc_cold is not None for ranking in validation.rankings.values())
+    if has_cold:
+        head += ["AUC of cold items", "whitened"]
     for name in facts.modalities:
         pair = [validation.rankings[content(name, whiten)] for whiten in (False, True)]
-        cold = ["" if r.auc_cold is None else f"{r.auc_cold:.3f}" for r in pair]
+        cold = [f"{r.auc_cold:.3f}" for r in pair if r.auc_cold is not None]
         rows.append([name, *(f"{r.recall:.4f} ± {r.error:.4f}" for r in pair), *(f"{r.auc:.3f}" for r in pair), *cold])
     return table(head, rows)
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 FOLDER = "inspection"
 
 
-def write_plots(run_dir: str, facts: CatalogFacts) -> list[tuple[str, str]]:
-    """Writes inspection/*.png; returns their names, relative to the run's folder, and titles."""
+def write_plots(run_dir: str, facts: CatalogFacts) -> dict[str, tuple[str, str]]:
+    """Writes inspection/*.png; returns the file, relative to the run's folder, and the title of every plot, by its name."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    written = []
+    written = {}
     for name, title, draw in _plots(facts):
         figure, axes = plt.subplots(figsize=(8, 4.8))
         draw(axes)
@@ -33,7 +33,7 @@ def write_plots(run_dir: str, facts: CatalogFacts) -> list[tuple[str, str]]:
         figure.savefig(buffer, format="png", dpi=120)
         plt.close(figure)
         write_bytes(join(run_dir, FOLDER, f"{name}.png"), buffer.getvalue())
-        written.append((f"{FOLDER}/{name}.png", title))
+        written[name] = f"{FOLDER}/{name}.png", title
     return written
 
 

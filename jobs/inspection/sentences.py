@@ -17,13 +17,12 @@ def about_activity(facts: CatalogFacts) -> list[str]:
     if median <= FEW_ITEMS:
         return [
             f"**A sparse catalog**: half of the users have at most {median:,} train interactions. A user's own items say little, so what "
-            "other users did has to be brought in by propagation, and a model that fits each train pair on its own overfits: regularise "
-            "(`teacher.l2`, `student.l2`) before making it larger."
+            "other users did has to be brought in by propagation, and train pairs are soon learnt by heart: watch `l2`."
         ]
     if median >= MANY_ITEMS:
         return [
-            f"**A dense catalog**: half of the users have at least {median:,} train interactions. The interactions themselves say most of "
-            "what there is to know about a user; features have to be very good to add to them, and validation figures are precise."
+            f"**A dense catalog**: half of the users have at least {median:,} train interactions, which say much about a user. Compare "
+            "what features find with what interactions find (below) before you give them weight."
         ]
     return [
         f"**Between sparse and dense**: a user has {median:,} train interactions in the median, enough to tell users apart, and few enough "
@@ -97,7 +96,7 @@ def about_rows(facts: CatalogFacts) -> list[str]:
         if present and modality.num_duplicates / present > NOTABLE:
             share = modality.num_duplicates / present
             found.append(
-                f"{share:.1%} of the {name} rows repeat another: a placeholder, or one item under several ids; leave such rows out."
+                f"{share:.1%} of the {name} rows repeat another: one item under several ids, or placeholders; leave the latter out."
             )
         if present and modality.num_constant_rows / present > NOTABLE:
             share = modality.num_constant_rows / present
@@ -134,7 +133,7 @@ def about_spectrum(facts: CatalogFacts) -> list[str]:
     if spectral >= counts:
         return [
             f"{held} As vectors they rank at {spectral:.4f}, co-occurrence counts at {counts:.4f}: taste lies in few directions, and small "
-            "tables can hold it. `teacher.start=spectral` and `student.start=spectral` begin there."
+            "tables can hold it. `teacher.start=spectral` and `student.start=spectral` begin there, which saves epochs."
         ]
     return [
         f"{held} As vectors they rank at {spectral:.4f}, co-occurrence counts at {counts:.4f}: taste is local, in many small groups of "

@@ -91,12 +91,12 @@ def test_advice_is_a_function_of_facts():
 def test_the_page_has_every_setting_with_its_reason():
     facts = facts_with(busy=0.7, effective_dim=5.0, cold=0.07, cold_auc=0.65)
     advice = advice_for(facts)
-    text = page(facts, advice, [("inspection/spectrum.png", "Singular values")])
+    text = page(facts, advice, {"spectrum": ("inspection/spectrum.png", "Singular values")})
     for one in advice:
         assert f"| `{one.word}` | {one.because} |" in text
     assert " ".join(one.word for one in advice) in text
     assert "![Singular values](inspection/spectrum.png)" in text
-    assert "Nothing in the facts" in page(facts, [], [])
+    assert "Nothing in the facts" in page(facts, [], {})
 
 
 @pytest.mark.parametrize(("value", "word"), [(True, "a.b=true"), (0, "a.b=0"), (0.007, "a.b=0.007"), ("users", "a.b=users")])

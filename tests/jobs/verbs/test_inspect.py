@@ -11,8 +11,8 @@ from promptmm.jobs.inspection.facts import CatalogFacts, catalog_facts
 
 SMALL = (
     "source.format=synthetic", "source.synthetic_num_users=120", "source.synthetic_num_items=80",
-    "source.synthetic_interactions_per_user=12", "source.synthetic_dims={visual: 16, text: 8}", "cluster.executor=local",
-    "cluster.threads=1",
+    "source.synthetic_interactions_per_user=12", "source.synthetic_dims={visual: 16, text: 8}",
+    "cluster.executor=local", "cluster.threads=1",
 )  # fmt: skip
 PLOTS = ("interactions", "spectrum", "rankings", "groups")
 
