@@ -17,7 +17,7 @@ def vectors_bytes(settings: Settings, sizes: Sizes) -> int:
     """Bytes of all vectors at one revision of the teacher: final, by modality, and the prompt's."""
     config = settings.teacher
     count = len(sizes.dims)
-    return sizes.nodes * (kinds.final_dim(config, count) + (count + kinds.has_prompt(config)) * config.dim) * FLOAT
+    return sizes.nodes * (kinds.final_dim(config, sizes) + (count + kinds.has_prompt(config)) * config.dim) * FLOAT
 
 
 def block_rows(settings: Settings) -> int:
@@ -47,7 +47,7 @@ def labeler(settings: Settings, sizes: Sizes) -> Need:
         "top-ranked items": sizes.users * candidate_policy(settings.distill).depth * INDEX,
     }
     # Candidate vectors are gathered for every kind of score in turn; the allocator does not fill the gap that the last ones left.
-    scored = rows * width * (1.2 * (kinds.final_dim(settings.teacher, count) + count * dim) * FLOAT + (2 + 3 * count) * FLOAT + 4 * INDEX)
+    scored = rows * width * (1.2 * (kinds.final_dim(settings.teacher, sizes) + count * dim) * FLOAT + (2 + 3 * count) * FLOAT + 4 * INDEX)
     moments: dict[str, dict[str, float]] = {
         "loading": {"train interactions": 8 * sizes.edges * INDEX},
         "scoring": {**held, "a block's candidates": scored, "block": 3 * label_block(settings, sizes)},
