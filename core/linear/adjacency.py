@@ -94,6 +94,11 @@ class Interactions:
         return weighted_sum(x.contiguous(), rows, torch.ones(rows.columns.numel(), dtype=self.dtype, device=x.device))
 
 
+def list_bytes(num_items: int, k: int) -> int:
+    """Returns the bytes of `ItemLists` with k entries a row, of its products in both directions and of the sorts that make them."""
+    return 2 * BLOCK_BYTES + num_items * min(k, num_items) * (12 + 2 * 12 + 5 * 8)
+
+
 @dataclass(frozen=True)
 class ItemLists:
     """Holds a sparse matrix of items by items: for each row the columns with the largest values.

@@ -13,7 +13,7 @@ from ..graph import BipartiteGraph
 from ..teacher.base import Teacher
 from .adjacency import Interactions
 from .config import LinearConfig
-from .factors import FactorCache, Scores, scaled_by_user
+from .factors import OVERSAMPLING, FactorCache, Scores, scaled_by_user
 from .search import Choice, Found, Settings, search
 
 Score = Callable[[Tensor, Tensor], float]
@@ -61,6 +61,21 @@ class LinearFit:
         return {"settings": self.settings, "chosen": list(self.chosen), "trials": self.trials}
 
 
+@dataclass(frozen=True)
+class CatalogCounts:
+    """Holds what the memory of fitting depends on.
+
+    Attributes:
+        users, items, interactions: Their numbers in train.
+        dims: d_m by modality that the kind reads.
+    """
+
+    users: int
+    items: int
+    interactions: int
+    dims: Mapping[str, int]
+
+
 class LinearTeacher(Teacher, ABC):
     """Defines a model that is fitted in one go: no steps, no epochs, and nothing of `teacher` but `linear` is read.
 
@@ -87,9 +102,18 @@ class LinearTeacher(Teacher, ABC):
         self.cache = FactorCache(inputs.seed)
 
     @classmethod
-    def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:
-        """Returns the largest number of columns that the vectors may have; ranks that are open count as the largest of the grid."""
-        return config.linear.rank or RANKS[-1]
+    def num_columns(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        """Returns the largest number of columns that the vectors may have; a rank that is open counts as the largest of the grid."""
+        return min(config.rank or RANKS[-1], counts.items)
+
+    @classmethod
+    def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        """Returns the bytes that fitting holds at its largest moment beside graph and features, for `plan`: here of power iterations.
+
+        A row of a user or an item is there as float32 and, while the last products are turned, three times as float64.
+        """
+        width = min(cls.num_columns(config, counts) + OVERSAMPLING, counts.items)
+        return (counts.users + counts.items) * width * (2 * 4 + 3 * 8)
 
     @classmethod
     def num_layers(cls, config: TeacherConfig) -> int:

@@ -5,10 +5,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..config import TeacherConfig
 from ..errors import InputError
 from ..features import SHRINKAGE
-from .base import LinearInputs, LinearTeacher
+from .base import CatalogCounts, LinearInputs, LinearTeacher
 from .config import LinearConfig
 from .search import Choice, Settings
 
@@ -40,9 +39,14 @@ class ContentTeacher(LinearTeacher):
         return False
 
     @classmethod
-    def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:
-        """Returns 0, since the number of columns is that of the features, which `plan` counts."""
-        return 0
+    def num_columns(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        return sum(counts.dims.values())
+
+    @classmethod
+    def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        """Returns the bytes of prepared rows of both kinds with a float64 copy of the widest, and of the vectors with a scaled copy."""
+        width, widest = sum(counts.dims.values()), max(counts.dims.values(), default=0)
+        return counts.items * (4 * 4 * width + 2 * 8 * widest) + 3 * 4 * counts.users * width + 6 * 8 * widest**2 + 2 * 8 * width**2
 
     def choices(self) -> dict[str, Choice]:
         weights = {f"{WEIGHTS}{m}": Choice(1.0, (0.0, 0.25, 0.5, 1.0, 2.0)) for m in self.inputs.features}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .adjacency import Interactions
-from .base import LinearInputs, LinearTeacher, chained, rank_choice
+from .base import CatalogCounts, LinearInputs, LinearTeacher, chained, rank_choice
 from .config import LinearConfig
 from .factors import Scores
 from .search import Choice, Settings
@@ -42,6 +42,10 @@ class EaseTeacher(LinearTeacher):
             )
         self._gram: tuple[float, Tensor] | None = None
         self._weights: tuple[tuple[float, float], Tensor] | None = None
+
+    @classmethod
+    def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        return matrix_bytes(counts.items) + super().fitting_bytes(config, counts)
 
     def choices(self) -> dict[str, Choice]:
         return {

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .base import LinearTeacher, rank_choice
+from .base import CatalogCounts, LinearTeacher, rank_choice
+from .config import LinearConfig
 from .search import Choice, Settings
 
 
@@ -25,6 +26,11 @@ class IalsTeacher(LinearTeacher):
     def check_installed(cls) -> None:
         if importlib.util.find_spec("implicit") is None:
             raise InputError("teacher.kind=ials needs the library `implicit`, which is not installed: pip install 'promptmm[ials]'")
+
+    @classmethod
+    def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        """Returns the bytes of the factors, of scaled copies, and of the interactions by row and by column."""
+        return (counts.users + counts.items) * cls.num_columns(config, counts) * 4 * 4 + counts.interactions * (2 * 8 + 3 * 12)
 
     def choices(self) -> dict[str, Choice]:
         return {

@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .adjacency import ItemLists
-from .base import LinearInputs, LinearTeacher, chained, rank_choice
+from .adjacency import ItemLists, list_bytes
+from .base import CatalogCounts, LinearInputs, LinearTeacher, chained, rank_choice
 from .config import LinearConfig
 from .factors import Scores
 from .search import Choice, Settings
@@ -25,6 +25,10 @@ class ItemKnnTeacher(LinearTeacher):
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         super().__init__(inputs, config)
         self._lists: tuple[tuple[float, float], ItemLists] | None = None
+
+    @classmethod
+    def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        return list_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) + super().fitting_bytes(config, counts)
 
     def choices(self) -> dict[str, Choice]:
         return {

@@ -5,11 +5,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .adjacency import ItemLists
-from .base import LinearInputs, LinearTeacher, chained, rank_choice
+from .adjacency import ItemLists, list_bytes
+from .base import CatalogCounts, LinearInputs, LinearTeacher, chained, rank_choice
 from .config import LinearConfig
 from .factors import Product, Scores, leading_factors
-from .item_knn import neighbour_choice
+from .item_knn import NEIGHBOURS, neighbour_choice
 from .search import Choice, Settings
 
 
@@ -29,6 +29,11 @@ class PolynomialTeacher(LinearTeacher):
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         super().__init__(inputs, config)
         self._graph: tuple[tuple, Scores] | None = None
+
+    @classmethod
+    def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        entries = list_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if config.power != 1 else 0
+        return entries + super().fitting_bytes(config, counts)
 
     def choices(self) -> dict[str, Choice]:
         neighbours = {"neighbours": neighbour_choice(self.interactions.num_items, 200)} if self.config.power != 1 else {}

@@ -5,7 +5,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import LinearTeacher
+from .base import CatalogCounts, LinearTeacher
+from .config import LinearConfig
 from .search import Choice, Settings
 
 
@@ -16,6 +17,10 @@ class PopularityTeacher(LinearTeacher):
     """
 
     reads: ClassVar[tuple[str, ...]] = ("user_exponent",)
+
+    @classmethod
+    def num_columns(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        return 1
 
     def choices(self) -> dict[str, Choice]:
         return {"user_exponent": Choice(0.0, (0.0, 0.5, 1.0))}

@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .adjacency import ItemLists
-from .base import LinearInputs, LinearTeacher, chained, rank_choice
+from .adjacency import ItemLists, list_bytes
+from .base import CatalogCounts, LinearInputs, LinearTeacher, chained, rank_choice
 from .config import LinearConfig
-from .item_knn import neighbour_choice, without_itself
+from .item_knn import NEIGHBOURS, neighbour_choice, without_itself
 from .search import Choice, Settings
 
 
@@ -22,6 +22,10 @@ class Rp3betaTeacher(LinearTeacher):
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         super().__init__(inputs, config)
         self._lists: tuple[tuple[float, float], ItemLists] | None = None
+
+    @classmethod
+    def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        return list_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) + super().fitting_bytes(config, counts)
 
     def choices(self) -> dict[str, Choice]:
         return {

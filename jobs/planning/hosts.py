@@ -93,7 +93,7 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
         tuner = replace(full_teacher(settings, sizes), role="prompt tuner")
         stages["tune-prompt"] = [(tuner, workers), *_servers("tune-prompt", settings, sizes, 0, settings.teacher.dim)]
     if sizes.taught:
-        ranked = evaluator(sizes, kinds.final_dim(settings.teacher, len(sizes.dims)), "teacher")
+        ranked = evaluator(sizes, kinds.final_dim(settings.teacher, sizes), "teacher")
         stages["evaluate (teacher)"] = [(ranked, workers)]
     stages["evaluate (student)"] = [(evaluator(sizes, settings.student.dim, "student"), workers)]
     return [Stage(name, (*roles, *around)) for name, roles in stages.items()]

@@ -1,8 +1,10 @@
 """What the figures of a plan depend on by the kind of a teacher or student; nowhere else in the plan is a kind asked for."""
 
 from ...core.config import StudentConfig, TeacherConfig
+from ...core.linear.base import CatalogCounts, LinearTeacher
 from ...core.students import student_kind
 from ...core.teacher import teacher_kind
+from .sizes import Sizes
 from .units import FLOAT, INDEX
 
 
@@ -16,9 +18,28 @@ def whitens(config: TeacherConfig) -> bool:
     return config.whiten and teacher_kind(config).has_towers
 
 
-def final_dim(config: TeacherConfig, num_modalities: int) -> int:
-    """Columns of a teacher's final vectors."""
-    return teacher_kind(config).final_dim(config, num_modalities)
+def final_dim(config: TeacherConfig, sizes: Sizes) -> int:
+    """Columns of a teacher's final vectors; of a fitted one the most that it may have."""
+    kind = teacher_kind(config)
+    if issubclass(kind, LinearTeacher):
+        return kind.num_columns(config.linear, counts_of(sizes))
+    return kind.final_dim(config, len(sizes.dims))
+
+
+def is_fitted(config: TeacherConfig) -> bool:
+    """Whether a teacher is fitted without steps."""
+    return teacher_kind(config).is_fitted
+
+
+def fitting_bytes(config: TeacherConfig, sizes: Sizes) -> int:
+    """Bytes that fitting holds at its largest moment, beside the graph and the features; 0 for kinds that are trained."""
+    kind = teacher_kind(config)
+    return kind.fitting_bytes(config.linear, counts_of(sizes)) if issubclass(kind, LinearTeacher) else 0
+
+
+def counts_of(sizes: Sizes) -> CatalogCounts:
+    """The counts that a linear model's memory depends on."""
+    return CatalogCounts(sizes.users, sizes.items, sizes.edges, sizes.read)
 
 
 def num_hops(config: TeacherConfig) -> int:

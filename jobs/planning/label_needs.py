@@ -18,7 +18,7 @@ def vectors_bytes(settings: Settings, sizes: Sizes) -> int:
     """Bytes of all vectors at one revision of the teacher: final, by modality, and the prompt's."""
     config = settings.teacher
     count = len(sizes.dims)
-    return sizes.nodes * (kinds.final_dim(config, count) + (count + kinds.has_prompt(config)) * config.dim) * FLOAT
+    return sizes.nodes * (kinds.final_dim(config, sizes) + (count + kinds.has_prompt(config)) * config.dim) * FLOAT
 
 
 def block_rows(settings: Settings) -> int:

@@ -72,7 +72,8 @@ class Sizes:
 
     Attributes:
         users, items, edges: Of the train graph.
-        dims: d_m by modality; none where the teacher reads no features, and labels so carry no scores by modality.
+        dims: d_m by modality; none where the teacher has no vectors by modality, and labels so carry no scores by modality.
+        read: d_m by modality that the teacher reads; the same for most kinds.
         stored: Bytes of a raw feature row over these modalities, as graph/ keeps it.
         held_out: Validation interactions.
         taught: Whether the student learns from a teacher.
@@ -82,6 +83,7 @@ class Sizes:
     items: int
     edges: int
     dims: dict[str, int]
+    read: dict[str, int]
     stored: int
     held_out: int
     taught: bool
@@ -95,9 +97,10 @@ class Sizes:
             stored = sum(info.dim + FLOAT for info in infos.values())  # and a scale
         else:
             stored = sum(info.dim * (2 if info.dtype == "float16" else FLOAT) for info in infos.values())
-        dims = {modality: info.dim for modality, info in infos.items()}
+        read = {modality: info.dim for modality, info in infos.items()}
+        dims = read if settings.teacher.has_modality_vectors else {}
         taught = has_teacher(settings, dataset)
-        return Sizes(dataset.num_users, dataset.num_items, counts["train"], dims, stored, counts["validation"], taught)
+        return Sizes(dataset.num_users, dataset.num_items, counts["train"], dims, read, stored, counts["validation"], taught)
 
     @property
     def nodes(self) -> int:

@@ -170,7 +170,7 @@ def sampled_student_step(settings: Settings, sizes: Sizes, blocks: BlockSizes) -
 
 
 def steps_of(settings: Settings, sizes: Sizes, blocks: Estimate) -> dict[str, StepCosts]:
-    """Costs of a step of the run's teacher, where it has one, and of its student.
+    """Costs of a step of the run's teacher, where it has one that is trained, and of its student.
 
     Args:
         settings: Of the run, with its engine.
@@ -186,7 +186,7 @@ def steps_of(settings: Settings, sizes: Sizes, blocks: Estimate) -> dict[str, St
             steps["teacher"] = sampled_teacher_step(settings, sizes, of_teacher)
         of_student = blocks(student_seeds(settings, sizes), fan_outs(kinds.student_hops(settings.student)))
         return {**steps, "student": sampled_student_step(settings, sizes, of_student)}
-    if sizes.taught:
+    if sizes.taught and not kinds.is_fitted(settings.teacher):
         steps["teacher"] = full_teacher_step(settings, sizes)
     return {**steps, "student": full_student_step(settings, sizes)}
 

@@ -4,6 +4,7 @@ from ...distributed.engines.sampled.inference import CHUNK_ROWS
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate, Seeds
+from .fitted_needs import fitted_teacher
 from .reduction import feature_chunk_bytes, reduction_bytes, reduction_floats, standardisation_bytes, whitening_bytes
 from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mapped_files, validation_bytes
 from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, Need, Sizes
@@ -20,10 +21,12 @@ def teacher_worker(settings: Settings, sizes: Sizes, blocks: Estimate, most: Est
         sizes: Of the catalog.
         blocks, most: Sizes of its neighbour blocks, expected and at most; the full engine does not ask for them.
     """
+    if kinds.is_fitted(settings.teacher):
+        return fitted_teacher(settings, sizes)
     if settings.cluster.engine == "full":
         return full_teacher(settings, sizes)
     expected, largest = (sampled_teacher(settings, sizes, estimate) for estimate in (blocks, most))
-    mapped = mapped_files(settings, sizes, kinds.final_dim(settings.teacher, len(sizes.dims)))
+    mapped = mapped_files(settings, sizes, kinds.final_dim(settings.teacher, sizes))
     return bounded("teacher worker", expected, largest, "sampling.fan_outs, teacher.train.batch_size or teacher.dim", mapped)
 
 
@@ -49,7 +52,7 @@ def full_teacher(settings: Settings, sizes: Sizes) -> Need:
     # Vectors of a user and of an item that live at once, gradients and the allocator's gaps included.
     of_users = (18 if config.prompt else 9) + 4 * count
     of_items = (28 if config.prompt else 20) + 6 * count
-    final = kinds.final_dim(config, count) // config.dim  # wider ones are made for validation and the artifact alone
+    final = kinds.final_dim(config, sizes) // config.dim  # wider ones are made for validation and the artifact alone
     return Need.of(
         "teacher worker",
         "worker",
@@ -151,7 +154,7 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
         "inference": {
             **held,
             "a chunk": inference_bytes(sizes, config.dim) + chunk * (6 * count + 4) * row,
-            "validation": validation_bytes(sizes, kinds.final_dim(config, count), workers),
+            "validation": validation_bytes(sizes, kinds.final_dim(config, sizes), workers),
         },
     }
 
@@ -159,6 +162,6 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
 def teacher_tables(settings: Settings, sizes: Sizes) -> int:
     """Counts the sharded tables of the sampled teacher: IDs, Adam and best, tokens, final vectors, two layers, modalities and prompt."""
     wider = (
-        kinds.final_dim(settings.teacher, len(sizes.dims)) // settings.teacher.dim - 1
+        kinds.final_dim(settings.teacher, sizes) // settings.teacher.dim - 1
     )  # final vectors beside the collaborative ones, which then have a table
     return 4 + 1 + 3 + len(sizes.dims) + settings.teacher.prompt + wider + bool(wider)

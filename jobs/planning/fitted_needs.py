@@ -1,0 +1,35 @@
+"""Memory of a worker that fits a teacher in closed form."""
+
+from ..settings import Settings
+from . import kinds
+from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, Need, Sizes
+from .units import DOUBLE, FLOAT, INDEX
+
+
+def fitted_teacher(settings: Settings, sizes: Sizes) -> Need:
+    """Memory of the first worker, which fits: graph, features of all items, and what the kind says of itself; others need less."""
+    config, rows = settings.teacher, -(-sizes.items // settings.cluster.num_workers)
+    width, largest = sum(sizes.read.values()), max(sizes.read.values(), default=0)
+    vectors = sizes.nodes * kinds.final_dim(config, sizes) * FLOAT
+    held = {
+        "graph": sizes.graph + 3 * sizes.edges * INDEX,
+        "features of its shard": rows * width * FLOAT,
+        "features of all items": sizes.items * width * FLOAT,
+    }
+    return Need.of(
+        "teacher worker",
+        "worker",
+        {
+            "loading": {"graph": sizes.graph + LOADING_ARRAYS * sizes.edges * INDEX},
+            "standardisation": {
+                **held,
+                "float64 features": rows * largest * (DOUBLE + FLOAT),
+                "Gram matrices": 6 * DOUBLE * largest**2,
+            },
+            "fitting": {**held, "fitting": kinds.fitting_bytes(config, sizes)},
+            "validation": {**held, "fitting": kinds.fitting_bytes(config, sizes) / 2, "vectors": 2 * vectors, "score blocks": SCORE_BYTES},
+            "order of the epoch": {**held, "vectors": vectors, "order of the epoch": ORDER_ARRAYS * sizes.edges * INDEX},
+        },
+        "teacher.kind or teacher.linear.rank",
+        mapped=rows * sizes.stored,
+    )

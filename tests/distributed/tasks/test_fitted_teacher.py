@@ -1,0 +1,153 @@
+"""Linear models as teachers: they are fitted, evaluated and distilled from, in one process and on several workers."""
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from promptmm.core.artifact import read_manifest
+from promptmm.core.config import TeacherConfig
+from promptmm.core.errors import InputError
+from promptmm.core.kinds import TEACHERS
+from promptmm.core.linear.base import LinearInputs
+from promptmm.core.linear.config import LinearConfig
+from promptmm.core.ranking import evaluate
+from promptmm.distributed.artifacts.teacher import read_revision, teacher_config_of
+from promptmm.distributed.execution.dataset_graph import train_graph
+from promptmm.distributed.execution.local import LocalExecutor
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.jobs.runs.worker_jobs import teacher_job
+from promptmm.jobs.settings import load_settings
+from promptmm.jobs.verbs import run_verb
+
+HERE = [
+    name for name in TEACHERS.names if TEACHERS.get(name).is_fitted and (name != "ials" or importlib.util.find_spec("implicit") is not None)
+]
+BY_SCORES = ("distill.list_weight=0", "distill.embedding_weight=0", "teacher.hidden=[]")
+LOCAL = "cluster.executor=local"
+LASTFM = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "lfm2k"
+LASTFM_WORDS = ["source.format=mmrec", f"source.path={LASTFM}", "source.modalities={textual: all-MiniLM-L6-v2.npy}"]
+
+
+@pytest.fixture
+def fit(fork_run, tiny_settings):
+    """Fits a kind of teacher in this process, in a run of its own that never sees the test split; returns folder and dataset."""
+
+    def run(kind, *overrides, name="run"):
+        folder = fork_run(name)
+        settings = tiny_settings(folder, *BY_SCORES, f"teacher.kind={kind}", LOCAL, *overrides)
+        dataset = open_dataset(f"{folder}/dataset").without("test")
+        LocalExecutor(settings.cluster, settings.dir, dataset).run(teacher_job(settings, dataset))
+        return folder, dataset
+
+    return run
+
+
+@pytest.mark.parametrize("kind", HERE)
+def test_every_kind_is_fitted_on_train_and_validation_alone(fit, kind, capsys):
+    folder, dataset = fit(kind)
+    manifest, vectors = read_manifest(str(folder / "teacher"), "teacher"), read_revision(str(folder / "teacher"), 0).vectors
+    held_out, seen = dataset.csr("validation"), dataset.csr("train")
+    found = evaluate(vectors.user, vectors.item, held_out, seen, [20])["recall@20"]
+    random = [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (dataset.num_users, dataset.num_items)]
+    assert found > (1 if kind == "popularity" else 1.15) * evaluate(*random, held_out, seen, [20])["recall@20"]
+    said = capsys.readouterr().out
+    assert f"[teacher] {kind} fitted in " in said
+    assert f"before the first step  validation recall@20 {found:.4f}" in said
+    assert "best: the start" in said
+    assert manifest["best_epoch"] == -1
+    assert manifest["num_parameters"] == vectors.user.numel() + vectors.item.numel()
+    assert manifest["linear"]["trials"] > 1
+    assert vectors.modal_item == {}
+    assert [m for m, _ in manifest["modalities"]] == (list(dataset.modalities) if kind == "content" else [])
+    config = dataclasses.replace(LinearConfig(), **manifest["linear"]["settings"])
+    if kind != "content":  # a plain call with what was chosen gives what the artifact has
+        again = TEACHERS.get(kind).fit(LinearInputs(train_graph(dataset), {}, 0), config)
+        assert torch.equal(again.items, vectors.item)
+    assert teacher_config_of(manifest) == TeacherConfig(
+        **{**manifest["config"], "train": teacher_config_of(manifest).train, "linear": LinearConfig()}
+    )
+
+
+def test_without_a_validation_split_the_start_values_stand(tmp_path, tiny_settings, capsys):
+    folder = tmp_path / "run"
+    words = ("source.train_ratio=0.9", "source.validation_ratio=0", "teacher.kind=spectral", LOCAL, *BY_SCORES)
+    for verb in ("prepare", "train-teacher"):
+        run_verb(verb, tiny_settings(folder, *words))
+    assert "chosen on validation" not in capsys.readouterr().out
+    linear = read_manifest(str(folder / "teacher"), "teacher")["linear"]
+    assert (linear["trials"], linear["chosen"]) == (0, [])
+    assert linear["settings"]["item_exponent"] == 0.5
+
+
+def test_given_settings_are_not_searched(fit):
+    folder, _ = fit("ease", "teacher.linear.ridge=0.5", "teacher.linear.rank=7", "teacher.linear.trials=2")
+    linear = read_manifest(str(folder / "teacher"), "teacher")["linear"]
+    assert linear["chosen"] == ["user_exponent"]
+    assert linear["settings"]["ridge"] == 0.5
+    assert read_revision(str(folder / "teacher"), 0).vectors.user.shape[1] == 7
+
+
+@pytest.mark.parametrize(("kind", "overrides"), [("ease", ()), ("content", ("student.warm_start=true",)), ("polynomial", ())])
+def test_a_pipeline_distils_from_it(tmp_path, tiny_settings, kind, overrides):
+    """All verbs, with the plan, and the same command again, which has nothing to do."""
+    settings = tiny_settings(tmp_path / "run", *BY_SCORES, f"teacher.kind={kind}", LOCAL, "distill.score_weight=1", *overrides)
+    run_verb("pipeline", settings)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "training" / "student" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss/score"] < rows[0]["loss/score"]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["teacher"]["test"]["recall@20"] > 0
+    assert not (tmp_path / "run" / "training" / "teacher" / "metrics.jsonl").exists()  # no epoch
+    before = (tmp_path / "run" / "results.json").stat().st_mtime_ns
+    run_verb("train-teacher", settings)
+    assert (tmp_path / "run" / "results.json").stat().st_mtime_ns == before
+
+
+def test_what_it_cannot_do_is_refused_before_work(tmp_path, tiny_settings, monkeypatch):
+    def refused(message, *words):
+        with pytest.raises(InputError, match=message):
+            run_verb("pipeline", tiny_settings(tmp_path / "run", *words))
+        assert not (tmp_path / "run" / "dataset").exists()
+
+    plain = ("teacher.kind=ease", "teacher.hidden=[]")
+    refused(r"teacher\.kind=ease is trained by the full engine alone", *plain, "cluster.engine=sampled")
+    refused(r"a ease, which has no vectors by modality for distill\.list_weight=0\.5", *plain)
+    refused(r"teacher\.linear\.shrink=3\.0 is not read by teacher\.kind=ease: it reads rank, user_exponent, ridge, trials, memory_mib",
+            *plain, "teacher.linear.shrink=3")  # fmt: skip
+    refused(r"teacher\.linear\.rank=3 is not read by teacher\.kind=promptmm: it is no linear model", "teacher.linear.rank=3")
+    refused(r"teacher\.linear\.ridge=0\.0: expected more than 0", *plain, "teacher.linear.ridge=0")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    refused(r"pip install 'promptmm\[ials\]'", "teacher.kind=ials", *BY_SCORES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["content", "ease"])
+def test_two_workers_have_what_one_has(ray_cluster, fork_run, tiny_settings, fit, kind):
+    """Rank 0 fits; both rank their share of the validation users for every trial, and both train the student."""
+    alone, _ = fit(kind, name="alone")
+    together = fork_run("together")
+    words = (*BY_SCORES, f"teacher.kind={kind}", "cluster.num_workers=2")
+    for verb in ("train-teacher", "label", "distill"):
+        run_verb(verb, tiny_settings(together, *words))
+    one, two = (read_manifest(f"{folder}/teacher", "teacher") for folder in (alone, together))
+    assert one["linear"] == two["linear"]
+    one, two = (read_revision(f"{folder}/teacher", 0).vectors for folder in (alone, together))
+    torch.testing.assert_close(one.user @ one.item.T, two.user @ two.item.T, atol=1e-3, rtol=0)
+
+
+@pytest.mark.skipif(not LASTFM.exists(), reason=f"no data at {LASTFM}")
+def test_lastfm(tmp_path):
+    """Validation figures near those of a full search: spectral .430, EASE .416."""
+    words = [*LASTFM_WORDS, f"run.dir={tmp_path}/run", LOCAL, "cluster.threads=1", *BY_SCORES]
+    run_verb("prepare", load_settings(None, words))
+    dataset = open_dataset(f"{tmp_path}/run/dataset").without("test")
+    found = {}
+    for kind, given in (("spectral", ("rank=64", "user_exponent=0")), ("ease", ("rank=64", "ridge=3"))):
+        settings = load_settings(None, [*words, f"teacher.kind={kind}", *(f"teacher.linear.{x}" for x in given)])
+        LocalExecutor(settings.cluster, settings.dir, dataset).run(teacher_job(settings, dataset))
+        vectors = read_revision(f"{tmp_path}/run/teacher", 0).vectors
+        found[kind] = evaluate(vectors.user, vectors.item, dataset.csr("validation"), dataset.csr("train"), [20])["recall@20"]
+    assert found["spectral"] > 0.425
+    assert found["ease"] > 0.41
