@@ -174,8 +174,9 @@ def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
         **asdict(model.facts),
         epochs=len(history),
         seconds=seconds,
-        seconds_per_epoch=sum(row["seconds"] for row in history) / len(history),
+        seconds_per_epoch=sum(row["seconds"] for row in history) / max(len(history), 1),
         ranking_seconds=sorted(rankings)[RANKINGS // 2],
+        trials=model.trials,
     )
 
 
