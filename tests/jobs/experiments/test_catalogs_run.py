@@ -215,14 +215,18 @@ def test_what_is_finished_is_not_done_again(run_dir, recipe, command):
 @pytest.mark.parametrize(
     ("keys", "words", "message"),
     [
-        ({}, ["experiment.catalogs=[rich]"], "the catalogs bare are not in it any more"),
-        ({}, ["catalogs.bare.student.l2=0.5"], "catalogs.bare: .*test figures of this experiment exist.*student.l2=0.0001 .now 0.5."),
-        ({"search": {}}, [], "catalogs.rich: .*test figures of this experiment exist"),
+        ({}, [*WORDS[1:], "experiment.catalogs=[rich]"], "the catalogs bare are not in it any more"),
+        (
+            {},
+            [*WORDS, "catalogs.bare.student.l2=0.5"],
+            "catalogs.bare: .*test figures of this experiment exist.*student.l2=0.0001 .now 0.5.",
+        ),
+        ({"search": {}}, WORDS, "catalogs.rich: .*test figures of this experiment exist"),
     ],
 )
 def test_nothing_may_be_chosen_after_the_test(run_dir, recipe, command, keys, words, message):
     before = states(run_dir)
-    ended = command("experiment", recipe("changed", **keys), f"run.dir={run_dir}", *WORDS, *words)
+    ended = command("experiment", recipe("changed", **keys), f"run.dir={run_dir}", *words)
     assert ended.code == 2
     assert re.search(message, ended.err), ended.err
     assert states(run_dir) == before
