@@ -77,6 +77,11 @@ def holm(p_values: list[float]) -> list[float]:
     return adjusted
 
 
+def ranks(values: list[float]) -> list[float]:
+    """Ranks values from the highest, which has rank 1; equal values share the mean of their places, as in Friedman's test."""
+    return [sum(other > value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values]
+
+
 def transferability(student: np.ndarray, teacher: np.ndarray, undistilled: np.ndarray) -> np.ndarray:
     """Computes (student - undistilled) / (teacher - undistilled), the share of the teacher's lead that distillation brings.
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..config import TeacherConfig
 from ..errors import InputError
 from ..features import SHRINKAGE
 from .base import CatalogCounts, LinearInputs, LinearTeacher

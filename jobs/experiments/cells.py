@@ -176,6 +176,7 @@ def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
         seconds=seconds,
         seconds_per_epoch=sum(row["seconds"] for row in history) / max(1, len(history)),  # a fitted teacher has no epoch
         ranking_seconds=sorted(rankings)[RANKINGS // 2],
+        trials=model.trials,
     )
 
 

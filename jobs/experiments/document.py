@@ -1,7 +1,9 @@
 """What results.json of an experiment holds: the one document that the report and the plots are made from."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
+from ...core.statistics import mean_and_deviation
 from ...core.storage import JsonObject
 
 
@@ -13,11 +15,32 @@ class Spread(TypedDict):
     by_seed: list[float]
 
 
+class Reached(TypedDict):
+    """When one training reached a validation metric: steps from its start, and seconds of its epochs until then, validation included."""
+
+    steps: int
+    seconds: float
+
+
+class Convergence(TypedDict):
+    """When the trainings of a model reached .95 of a validation metric.
+
+    `of` is the teacher whose metric at the same seed it is, None for the model's own at its chosen epoch; `by_seed` is None where it was
+    never reached; `fitted` says that there were no epochs to count, as where a model is fitted in closed form.
+    """
+
+    of: str | None
+    thresholds: list[float]
+    by_seed: list[Reached | None]
+    fitted: bool
+
+
 class ModelResults(TypedDict):
     """Figures of a model, over its seeds.
 
     `validation` and `test` are by metric, `modalities` is the main metric on validation by a teacher's modality; `search` is an entry of
-    choices.json, None where the model was not searched; `added` says that the model came when test figures of others were known.
+    choices.json, None where the model was not searched; `fit_trials` are the settings that a teacher's own fit tried on validation, None
+    where it does not try any; `added` says that the model came when test figures of others were known.
     """
 
     role: str
@@ -29,11 +52,14 @@ class ModelResults(TypedDict):
     modalities: dict[str, Spread]
     num_parameters: Spread
     serving_bytes: Spread
+    seconds: Spread
     seconds_per_epoch: Spread
     ranking_seconds: Spread
     best_epoch: Spread
     epochs: Spread
+    convergence: Convergence
     search: JsonObject | None
+    fit_trials: Spread | None
     added: bool
 
 
@@ -97,6 +123,21 @@ class Results(TypedDict):
     popularity: Popularity
 
 
+class Budget(TypedDict):
+    """What the search of a model took: trials, seeds of each, and the training seconds of all trials that ended with a result."""
+
+    trials: int
+    seeds: int
+    seconds: float
+
+
 def metrics_of(model: ModelResults, split: str) -> dict[str, Spread]:
     """A model's metrics on a split, "validation" or "test"."""
     return model["validation"] if split == "validation" else model["test"]
+
+
+def over_seeds(values: Sequence[float]) -> Spread:
+    """Computes mean and deviation of a figure by seed."""
+    by_seed = [*values]
+    mean, deviation = mean_and_deviation(by_seed)
+    return {"mean": mean, "deviation": deviation, "by_seed": by_seed}

@@ -1,82 +1,44 @@
-"""The cells of an experiment, and who trains them: trials of Ray Tune for searches, Ray tasks for the rest."""
+"""The cells of an experiment on one catalog, its searches, and both over several catalogs."""
 
-import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TypeVar
 
-import ray
-
-from ...core.errors import RunError
 from ...core.storage import JsonObject, join, write_json
 from ...distributed.execution.lines import start_progress
 from ...graph_store.dataset import Dataset
-from .cells import Cell, digest_of, failure_of, finished_cell, outdated, run_cell_task, task_options, waiting_for
+from .cells import Cell, digest_of
+from .config import SearchConfig
+from .crew import Crew, Progress
+from .document import Budget
 from .models import Choices, Models, what_decides
-from .records import CellRecord, SearchResult
+from .records import SearchResult, read_cell
 from .search import choose, draw_points, run_trials
-from .settings import SearchConfig
 
-
-@dataclass
-class Progress:
-    """Progress on the terminal: what ended, how many cells there are, and how long the rest takes at the pace so far.
-
-    Attributes:
-        metric: Validation metric that is shown of a cell.
-        planned: Folders of all cells and trials.
-        done: Those that are finished.
-    """
-
-    metric: str
-    planned: set[str] = field(default_factory=set)
-    done: set[str] = field(default_factory=set)
-    _ended_here: int = 0
-    _started: float = field(default_factory=time.monotonic)
-
-    def expect(self, cells: Iterable[Cell]) -> None:
-        """Takes note of cells, and which of them are finished already."""
-        for cell in cells:
-            self.planned.add(cell.url)
-            if finished_cell(cell) is not None:
-                self.done.add(cell.url)
-
-    def ended(self, cell: Cell, record: CellRecord | None, failure: str | None = None) -> None:
-        """Says how a cell ended: by its record, or the failure that left none."""
-        self.done.add(cell.url)
-        self._ended_here += 1
-        if record is not None and record.result is not None:
-            result = record.result
-            text = f"validation {self.metric} {result.validation[self.metric]:.4f} ({result.epochs} epochs, {result.seconds:.0f} s)"
-        else:
-            text = f"failed: {failure or (record and (record.failed or record.error))}"
-        left = (time.monotonic() - self._started) / self._ended_here * len(self.planned - self.done)
-        print(f"[experiment] {cell.name}: {text}; {len(self.done)}/{len(self.planned)} cells, {_duration(left)} left", flush=True)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+T = TypeVar("T")
 
 
 class Grid:
-    """The cells of an experiment, with the settings that its searches have chosen so far.
+    """The cells of an experiment on one catalog, with the settings that its searches have chosen so far.
+
+    Args:
+        models: The models.
+        dataset: The catalog's.
+        crew: Who trains cells; None: one of its own.
 
     Attributes:
-        models: The models.
-        dataset: The experiment's.
         choices: Settings chosen by searches, by model.
         searches: What they found, by model.
-        progress: On the terminal.
-        lines: The `ProgressLines` actor, which knows whether any cell has started.
         points: Dotted settings of every trial, by searched model.
     """
 
-    def __init__(self, models: Models, dataset: Dataset) -> None:
+    def __init__(self, models: Models, dataset: Dataset, crew: Crew | None = None) -> None:
         self.models, self.dataset = models, dataset
+        self.crew = Crew(Progress(models.recipe.metric), start_progress()) if crew is None else crew
         self.choices: Choices = {}
         self.searches: dict[str, SearchResult] = {}
-        self.progress, self.lines = Progress(models.recipe.metric), start_progress()
-        config = models.recipe.config
+        config, self.progress = models.recipe.config, self.crew.progress
         self.progress.planned |= {models.cell_url(name, seed) for name in models.by_name for seed in config.seeds}
         self.points = {name: draw_points(name, search, models.recipe.base.run.seed) for name, search in config.search.items()}
         self.progress.planned |= {
@@ -95,7 +57,7 @@ class Grid:
 
     def cell(self, name: str, seed: int) -> Cell:
         """Makes the cell of a model at a seed."""
-        return self._cell(name, seed, self.models.cell_url(name, seed), f"{name}, seed {seed}", {}, True)
+        return self._cell(name, seed, self.models.cell_url(name, seed), self._label(f"{name}, seed {seed}"), {}, True)
 
     def _cell(self, name: str, seed: int, url: str, label: str, more: JsonObject, keep: bool) -> Cell:
         model, settings = self.models[name], self.models.settings(name, seed, self.choices, url, more)
@@ -116,90 +78,94 @@ class Grid:
         names = sorted(self.models.by_name, key=lambda name: self.models[name].stage != "teacher")
         return [self.cell(name, seed) for seed in self.models.recipe.config.seeds for name in names]
 
-    def search(self) -> None:
-        """Chooses the settings of every searched model on validation, and writes them to choices.json.
+    def _label(self, text: str) -> str:
+        return self.models.recipe.label(text)
 
-        A student's trials learn from its teacher's cells, and a variant starts from what was chosen for its model: those come first.
-        """
-        searches = self.models.recipe.config.search
-        for name in sorted(searches, key=self._depth):
-            best = self.searches[name] = self._search(name, searches[name])
-            self.choices[name] = best.settings
-            shown = ", ".join(f"{key}={value}" for key, value in best.settings.items())
-            print(f"[experiment] search of {name}: {shown} (validation {best.metric} {best.value:.4f}, trial {best.trial})", flush=True)
-        if searches:
-            write_json(join(self._run_dir, "choices.json"), {name: asdict(result) for name, result in self.searches.items()})
-
-    def _depth(self, name: str) -> int:
+    def depth(self, name: str) -> int:
         """Counts the models that a model builds on."""
         model = self.models[name]
-        return max((self._depth(other) + 1 for other in (model.of, model.teacher) if other), default=0)
+        return max((self.depth(other) + 1 for other in (model.of, model.teacher) if other), default=0)
 
-    def _search(self, name: str, search: SearchConfig) -> SearchResult:
+    def teachers_of_trials(self, name: str) -> list[Cell]:
+        """Makes the cells of the teacher that a model's trials learn from, at the search's seeds; none where there is no such teacher."""
         teacher = self.models.teacher_of(name, self.models.settings(name, 0, self.choices))
-        if teacher:
-            self.train([self.cell(teacher, seed) for seed in search.seeds])
-        points, folder = self.points[name], join(self._run_dir, "search", self.models[name].folder)
-        cells = [
-            [
-                self._cell(name, seed, self._trial_url(name, at, seed), f"{name}, trial {at}, seed {seed}", point, False)
-                for seed in search.seeds
-            ]
-            for at, point in enumerate(points)
-        ]
-        write_json(join(folder, "trials.json"), {"trials": points})
-        flat = [cell for of_point in cells for cell in of_point]
-        self.progress.expect(flat)
-        run_trials(flat, join(folder, "ray"), self.progress.ended, self.lines)
-        return choose(name, points, cells, self.models.recipe.metric)
+        return [self.cell(teacher, seed) for seed in self._search(name).seeds] if teacher else []
 
-    def train(self, cells: list[Cell]) -> None:
-        """Trains the cells that are not done, as many beside each other as the cluster has room for; a student after its teacher.
+    def trials(self, name: str) -> list[list[Cell]]:
+        """Makes the cells of a search, by point and seed."""
+        return [
+            [
+                self._cell(name, seed, self._trial_url(name, at, seed), self._label(f"{name}, trial {at}, seed {seed}"), point, False)
+                for seed in self._search(name).seeds
+            ]
+            for at, point in enumerate(self.points[name])
+        ]
+
+    def note_points(self, name: str) -> None:
+        """Writes the points of a search to trials.json."""
+        write_json(join(self.search_url(name), "trials.json"), {"trials": self.points[name]})
+
+    def search_url(self, name: str) -> str:
+        """Names the folder of a search."""
+        return join(self._run_dir, "search", self.models[name].folder)
+
+    def choose(self, name: str, trials: list[list[Cell]]) -> None:
+        """Chooses a model's settings from its finished trials.
 
         Raises:
-            RunError: some failed; raised when all others are done.
+            RunError: all of them failed.
         """
-        self.progress.expect(cells)
-        done = {cell.url for cell in cells if finished_cell(cell) is not None}
-        waiting = [cell for cell in cells if cell.url not in done]
-        for cell in waiting:
-            if changed := outdated(cell):
-                print(f"[experiment] {cell.name}: trained again, since it was trained with {'; '.join(changed)}", flush=True)
-        failures: dict[str, str] = {}
-        if waiting:
-            with waiting_for(waiting[0], self.lines):
-                self._train(waiting, done, failures)
-        if failures:
-            raise RunError(
-                f"{len(failures)} of {len(cells)} cells failed, and nothing is tested before all are done; the others are done, and the "
-                "same command trains the failed ones again:\n  " + "\n  ".join(failures.values())
-            )
+        label = self._label(name)
+        best = self.searches[name] = choose(label, self.points[name], trials, self.models.recipe.metric)
+        self.choices[name] = best.settings
+        shown = ", ".join(f"{key}={value}" for key, value in best.settings.items())
+        print(f"[experiment] search of {label}: {shown} (validation {best.metric} {best.value:.4f}, trial {best.trial})", flush=True)
 
-    def _train(self, waiting: list[Cell], done: set[str], failures: dict[str, str]) -> None:
-        """Trains cells as their teachers get done; adds to the folders that are done, and to the causes of failures by folder."""
-        running: dict[Any, Cell] = {}
-        try:
-            while waiting or running:
-                for cell in [cell for cell in waiting if cell.teacher_url is None or cell.teacher_url in {*done, *failures}]:
-                    waiting.remove(cell)
-                    if cell.teacher_url in failures:
-                        failures[cell.url] = f"{cell.name}: its teacher failed"
-                        self.progress.ended(cell, None, "its teacher failed")
-                    else:
-                        running[run_cell_task.options(**task_options(cell)).remote(cell, self.lines)] = cell
-                if running:  # else those that waited have failed with their teacher
-                    (ready,), _ = ray.wait(list(running), num_returns=1)
-                    self._end(running.pop(ready), ready, done, failures)
-        finally:
-            for task in running:
-                ray.cancel(task, force=True)
+    def note_choices(self) -> None:
+        """Writes what all searches chose to choices.json."""
+        if self.searches:
+            write_json(join(self._run_dir, "choices.json"), {name: asdict(result) for name, result in self.searches.items()})
 
-    def _end(self, cell: Cell, task: Any, done: set[str], failures: dict[str, str]) -> None:
-        record = failure = None
-        try:
-            record = ray.get(task)
-            done.add(cell.url)
-        except ray.exceptions.RayError as error:
-            failure = failure_of(error)
-            failures[cell.url] = f"{cell.name}: {failure}"
-        self.progress.ended(cell, record, failure)
+    def budget(self, name: str) -> Budget:
+        """Sums what the search of a model took: trials, seeds of each, and seconds of those that ended with a result."""
+        search = self.models.recipe.config.search.get(name)
+        if search is None:
+            return {"trials": 0, "seeds": 0, "seconds": 0.0}
+        records = [read_cell(self._trial_url(name, at, seed)) for at in range(len(self.points[name])) for seed in search.seeds]
+        seconds = sum(record.result.seconds for record in records if record is not None and record.result is not None)
+        return {"trials": len(self.points[name]), "seeds": len(search.seeds), "seconds": seconds}
+
+    def _search(self, name: str) -> SearchConfig:
+        return self.models.recipe.config.search[name]
+
+
+def search_all(grids: Sequence[Grid]) -> None:
+    """Chooses the settings of every searched model of every catalog on validation, and writes them to each choices.json.
+
+    A student's trials learn from its teacher's cells, and a variant starts from what was chosen for its model: those come first. The
+    trials of one model on all catalogs run beside each other, mixed.
+
+    Raises:
+        RunError: processes of trials failed, or all trials of a search.
+    """
+    depths = {name: grid.depth(name) for grid in grids for name in grid.points}
+    crew = grids[0].crew
+    for name in sorted(depths, key=lambda name: depths[name]):
+        having = [grid for grid in grids if name in grid.points]
+        if teachers := interleaved([grid.teachers_of_trials(name) for grid in having]):
+            crew.train(teachers)
+        trials = [grid.trials(name) for grid in having]
+        for grid in having:
+            grid.note_points(name)
+        cells = interleaved([[cell for of_point in of_grid for cell in of_point] for of_grid in trials])
+        crew.progress.expect(cells)
+        run_trials(cells, join(having[0].search_url(name), "ray"), crew.progress.ended, crew.lines)
+        for grid, of_grid in zip(having, trials):
+            grid.choose(name, of_grid)
+    for grid in grids:
+        grid.note_choices()
+
+
+def interleaved(lists: Sequence[Sequence[T]]) -> list[T]:
+    """Takes one entry of each list after another, until all are taken."""
+    return [entry for row in itertools.zip_longest(*lists) for entry in row if entry is not None]

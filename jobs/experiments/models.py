@@ -9,7 +9,8 @@ from ...core.linear.config import LinearConfig
 from ...core.storage import JsonObject, join
 from ..runs.lineage import distillation_settings
 from ..settings import Settings
-from .settings import ModelConfig, Recipe
+from .config import ModelConfig
+from .settings import Recipe
 
 READS = {"teacher": ("teacher.",), "student": ("student.", "distill.", "labels.")}
 # Settings that came after the first recorded experiments, with their defaults.
@@ -96,7 +97,7 @@ class Models:
         try:
             return self.recipe.settings(url or self.cell_url(name, seed), seed, {**self.changes(name, choices), **(more or {})})
         except InputError as error:
-            raise InputError(f"{self.recipe.name}: model {name!r}: {error}") from error
+            raise InputError(f"{self.recipe.title}: model {name!r}: {error}") from error
 
     def cell_url(self, name: str, seed: int) -> str:
         """Names the folder of a cell."""

@@ -18,24 +18,33 @@ if TYPE_CHECKING:
 
 def write_plots(run_dir: str, models: Models, results: Results) -> list[tuple[str, str]]:
     """Writes plots/*.png; returns their names and titles."""
-    written = []
-    for name, title, draw in _plots(models, results):
-        import matplotlib
+    return [write_plot(run_dir, name, title, draw) for name, title, draw in _plots(models, results)]
 
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(figsize=(8, 4.8))
-        draw(axes)
-        axes.set_title(title)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.tight_layout()
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        plt.close(figure)
-        write_bytes(join(run_dir, "plots", f"{name}.png"), buffer.getvalue())
-        written.append((f"{name}.png", title))
-    return written
+def write_plot(run_dir: str, name: str, title: str, draw: Callable[["Axes"], None], height: float = 4.8) -> tuple[str, str]:
+    """Draws one plot to plots/<name>.png; returns its file name and title.
+
+    Args:
+        run_dir: The experiment's folder.
+        name, title: Of the plot.
+        draw: Draws on the axes.
+        height: Of the figure, inches; it is 8 wide.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, height))
+    draw(axes)
+    axes.set_title(title)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    plt.close(figure)
+    write_bytes(join(run_dir, "plots", f"{name}.png"), buffer.getvalue())
+    return f"{name}.png", title
 
 
 def _plots(models: Models, results: Results) -> Iterator[tuple[str, str, Callable[["Axes"], None]]]:

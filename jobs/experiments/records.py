@@ -17,6 +17,7 @@ class CellResult:
         seconds: Wall-clock time of the training since it last started.
         seconds_per_epoch: Mean over the epochs.
         ranking_seconds: Median time to rank all users once.
+        trials: Settings that the model's own fit tried on validation; None where it does not try any, and then not in cell.json.
     """
 
     validation: dict[str, float]
@@ -29,6 +30,7 @@ class CellResult:
     seconds: float
     seconds_per_epoch: float
     ranking_seconds: float
+    trials: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ def write_cell(url: str, record: CellRecord) -> None:
     values = {"digest": record.digest, "made_with": record.made_with, "done": record.done}
     reasons = {"failed": record.failed, "error": record.error}
     values |= {name: reason for name, reason in reasons.items() if reason is not None}
-    write_json(join(url, "cell.json"), values | (asdict(record.result) if record.result is not None else {}))
+    result = {} if record.result is None else asdict(record.result)
+    if result.get("trials") is None:
+        result.pop("trials", None)
+    write_json(join(url, "cell.json"), values | result)
 
 
 @dataclass(frozen=True)

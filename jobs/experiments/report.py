@@ -1,7 +1,9 @@
 """report.md and the plots of an experiment."""
 
 from ...core.storage import join, write_bytes
-from .document import Comparison, Popularity, Results, Spread, Transferability, metrics_of
+from .convergence import SHARE
+from .document import Comparison, Popularity, Results, Transferability, metrics_of
+from .markdown import CONVERGENCE_NOTE, comparison_cells, convergence_cells, spread, table
 from .models import Models
 from .plots import write_plots
 
@@ -29,6 +31,9 @@ def write_report(run_dir: str, models: Models, results: Results) -> str:
         *_ratio_table(models, results, main),
         *_modality_table(results),
         *_choices(results),
+        f"## Steps to {SHARE:g} of validation {metric}",
+        CONVERGENCE_NOTE,
+        _convergence_table(results),
         f"## Paired tests over {users:,} users, test {metric}",
         f"A user's {metric} is averaged over the seeds. Difference with its 95 % bootstrap interval over users; two-sided p of the paired "
         "t-test, the same adjusted for the number of rows (Holm), and of random sign flips.",
@@ -50,20 +55,6 @@ def write_report(run_dir: str, models: Models, results: Results) -> str:
     return shown
 
 
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join([_row(head), "|---|" + "---:|" * (len(head) - 1), *map(_row, rows)])
-
-
-def spread(value: Spread, digits: int = 4) -> str:
-    """Formats mean ± standard deviation."""
-    deviation = "" if value["deviation"] is None else f" ± {value['deviation']:.{digits}f}"
-    return f"{value['mean']:.{digits}f}{deviation}"
-
-
 def _label(results: Results, name: str) -> str:
     return f"{name} †" if results["models"][name]["added"] else name
 
@@ -80,7 +71,7 @@ def _metric_table(results: Results, names: list[str], k: int) -> str:
     note = (
         "\n\n† added to the recipe when test figures of the others were known" if any(results["models"][n]["added"] for n in names) else ""
     )
-    return _table(head, rows) + note
+    return table(head, rows) + note
 
 
 def _cutoff_table(results: Results, names: list[str], cutoffs: list[int], main_k: int) -> str:
@@ -89,7 +80,7 @@ def _cutoff_table(results: Results, names: list[str], cutoffs: list[int], main_k
     if not columns:
         return ""
     rows = [[_label(results, name), *(spread(results["models"][name]["test"][c]) for c in columns)] for name in names]
-    return _table(["", *(f"test {c}" for c in columns)], rows)
+    return table(["", *(f"test {c}" for c in columns)], rows)
 
 
 def _cost_table(results: Results, names: list[str]) -> str:
@@ -100,7 +91,7 @@ def _cost_table(results: Results, names: list[str]) -> str:
         sizes = [f"{m[key]['mean']:,.0f}" for key in ("num_parameters", "serving_bytes")]
         times = [spread(m["seconds_per_epoch"], 2), spread(m["epochs"], 1), spread(m["ranking_seconds"], 3)]
         rows.append([name, *sizes, *times])
-    return _table(head, rows) + (
+    return table(head, rows) + (
         f"\n\nTimes are of {results['threads']} torch thread(s), with other cells beside them; lists of {results['list_length']} items."
     )
 
@@ -116,7 +107,7 @@ def _ratio_table(models: Models, results: Results, names: list[str]) -> list[str
         sizes = [f"{own[key]['mean'] / taught_by[key]['mean']:.2%}" for key in ("num_parameters", "serving_bytes", "ranking_seconds")]
         rows.append([f"{name} / {teacher}", *sizes, f"{own['test'][metric]['mean'] / taught_by['test'][metric]['mean']:.3f}"])
     head = ["student / teacher", "trained parameters", "bytes to serve", "seconds to rank all users", f"test {metric}"]
-    return [_table(head, rows)] if rows else []
+    return [table(head, rows)] if rows else []
 
 
 def _modality_table(results: Results) -> list[str]:
@@ -126,14 +117,25 @@ def _modality_table(results: Results) -> list[str]:
         for name, model in results["models"].items()
         if model["modalities"]
     ]
-    return [_table(["modality paths alone", f"validation {results['metric']}"], rows)] if rows else []
+    return [table(["modality paths alone", f"validation {results['metric']}"], rows)] if rows else []
+
+
+def _convergence_table(results: Results) -> str:
+    """Tabulates when the models and ablations reached a share of their teacher's validation metric, or of their own."""
+    rows = []
+    for name, model in results["models"].items():
+        if model["role"] in ("model", "ablation"):
+            convergence = model["convergence"]
+            threshold = sum(convergence["thresholds"]) / len(convergence["thresholds"])
+            rows.append([_label(results, name), convergence["of"] or "its own", f"{threshold:.4f}", *convergence_cells(convergence)])
+    return table(["", "metric of", f"mean threshold, {results['metric']}", "steps", "seconds"], rows)
 
 
 def _popularity_table(popularity: Popularity) -> str:
     groups = popularity["num_pairs"]
     rows = [["test pairs", *(f"{number:,}" for number in groups.values())]]
     rows += [[name, *(spread(found[group]) for group in groups)] for name, found in popularity["models"].items()]
-    return _table(["", *groups], rows)
+    return table(["", *groups], rows)
 
 
 def _choices(results: Results) -> list[str]:
@@ -143,26 +145,14 @@ def _choices(results: Results) -> list[str]:
         if model["search"]:
             chosen = ", ".join(f"{key}={value}" for key, value in model["search"]["settings"].items())
             rows.append([name, str(len(model["search"]["trials"])), f"{model['search']['value']:.4f}", chosen])
+        if model["fit_trials"]:
+            rows.append([f"{name}, inside each fit", f"{model['fit_trials']['mean']:g}", "", ""])
     head = ["random search on validation", "trials", f"best validation {results['metric']}", "chosen settings"]
-    return [_table(head, rows)] if rows else []
-
-
-def p_value(p: float) -> str:
-    """Formats a p-value."""
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
+    return [table(head, rows)] if rows else []
 
 
 def _comparison_table(comparisons: list[Comparison], what: str) -> str:
-    rows = [
-        [
-            f"{row['first']} - {row['second']}",
-            f"{row['difference']:+.4f}",
-            f"{row['low']:+.4f} to {row['high']:+.4f}",
-            *(p_value(row[key]) for key in ("p_t", "p_holm", "p_sign_flip")),
-        ]
-        for row in comparisons
-    ]
-    return _table(["", what, "95 % interval", "p, t-test", "p, Holm", "p, sign flips"], rows)
+    return table(["", what, "95 % interval", "p, t-test", "p, Holm", "p, sign flips"], [comparison_cells(row) for row in comparisons])
 
 
 def _transfer_text(transfer: Transferability, metric: str) -> list[str]:

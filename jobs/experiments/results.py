@@ -1,6 +1,5 @@
 """The numbers of an experiment's report, from its cells: means over seeds, paired tests over users, transferability, curves."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -9,13 +8,14 @@ import torch
 from torch import Tensor
 
 from ...core.metrics import metric_of_users
-from ...core.statistics import bootstrap_interval, holm, mean_and_deviation, mean_interval, sign_flip_p, transferability
+from ...core.statistics import bootstrap_interval, holm, mean_interval, sign_flip_p, transferability
 from ...graph_store.dataset import Dataset
 from .cells import TEST
-from .document import Comparison, ModelResults, Popularity, Results, Spread, Transferability
+from .config import TransferConfig
+from .convergence import converged
+from .document import Comparison, Convergence, ModelResults, Popularity, Results, Transferability, over_seeds
 from .models import Model, Models
 from .records import CellResult, SearchResult, TestRecord, read_cell, read_test
-from .settings import TransferConfig
 from .testing import CURVE, read_places
 
 POPULARITY = 4  # groups of the items that train has, beside those that it has not
@@ -51,18 +51,20 @@ class Outcome:
         """Length of the ranked lists."""
         return self.tests[0].depth
 
-    def summary(self, metric: str, search: SearchResult | None, added: bool) -> ModelResults:
+    def summary(self, metric: str, convergence: Convergence, search: SearchResult | None, added: bool) -> ModelResults:
         """Computes means over seeds of everything that cells gave; of a teacher's modalities the metric alone.
 
         Args:
             metric: Name of the metric.
+            convergence: When its trainings reached a share of a validation metric.
             search: What the model's search found, None where it was not searched.
             added: Whether the model was added when test figures were known.
         """
         model, first = self.model, self.results[0]
-        validation = {name: _over_seeds([result.validation[name] for result in self.results]) for name in first.validation}
-        test = {name: _over_seeds([test.metrics[name] for test in self.tests]) for name in self.tests[0].metrics}
-        modalities = {m: _over_seeds([result.modalities[m][metric] for result in self.results]) for m in first.modalities}
+        validation = {name: over_seeds([result.validation[name] for result in self.results]) for name in first.validation}
+        test = {name: over_seeds([test.metrics[name] for test in self.tests]) for name in self.tests[0].metrics}
+        modalities = {m: over_seeds([result.modalities[m][metric] for result in self.results]) for m in first.modalities}
+        fitted = [result.trials for result in self.results if result.trials is not None]
         return ModelResults(
             role=model.role,
             stage=model.stage,
@@ -71,21 +73,18 @@ class Outcome:
             validation=validation,
             test=test,
             modalities=modalities,
-            num_parameters=_over_seeds([result.num_parameters for result in self.results]),
-            serving_bytes=_over_seeds([result.serving_bytes for result in self.results]),
-            seconds_per_epoch=_over_seeds([result.seconds_per_epoch for result in self.results]),
-            ranking_seconds=_over_seeds([result.ranking_seconds for result in self.results]),
-            best_epoch=_over_seeds([result.best_epoch for result in self.results]),
-            epochs=_over_seeds([result.epochs for result in self.results]),
+            num_parameters=over_seeds([result.num_parameters for result in self.results]),
+            serving_bytes=over_seeds([result.serving_bytes for result in self.results]),
+            seconds=over_seeds([result.seconds for result in self.results]),
+            seconds_per_epoch=over_seeds([result.seconds_per_epoch for result in self.results]),
+            ranking_seconds=over_seeds([result.ranking_seconds for result in self.results]),
+            best_epoch=over_seeds([result.best_epoch for result in self.results]),
+            epochs=over_seeds([result.epochs for result in self.results]),
+            convergence=convergence,
             search=None if search is None else asdict(search),
+            fit_trials=over_seeds(fitted) if fitted else None,
             added=added,
         )
-
-
-def _over_seeds(values: Sequence[float]) -> Spread:
-    by_seed = [*values]
-    mean, deviation = mean_and_deviation(by_seed)
-    return {"mean": mean, "deviation": deviation, "by_seed": by_seed}
 
 
 def collect(models: Models, dataset: Dataset, searches: dict[str, SearchResult], added: list[str]) -> Results:
@@ -101,14 +100,22 @@ def collect(models: Models, dataset: Dataset, searches: dict[str, SearchResult],
     outcomes = {name: _outcome(models, name) for name in models.by_name}
     facts = {key: dataset.manifest[key] for key in ("num_users", "num_items", "num_interactions", "modalities")}
     transfer = config.compare.transferability
+    choices = {name: search.settings for name, search in searches.items()}
+
+    trained, num_train = {name: outcome.results for name, outcome in outcomes.items()}, dataset.manifest["num_interactions"]["train"]
+
+    def summary(name: str, outcome: Outcome) -> ModelResults:
+        convergence = converged(models, name, choices, trained, num_train)
+        return outcome.summary(metric, convergence, searches.get(name), name in added)
+
     return {
-        "experiment": models.recipe.name,
+        "experiment": models.recipe.title,
         "metric": metric,
         "seeds": config.seeds,
         "threads": models.recipe.base.cluster.threads or 1,
         "list_length": max(models.recipe.base.evaluation.cutoffs),
         "dataset": {**facts, "digest": dataset.digest, "test_users": len(outcomes[next(iter(outcomes))].degrees)},
-        "models": {name: outcome.summary(metric, searches.get(name), name in added) for name, outcome in outcomes.items()},
+        "models": {name: summary(name, outcome) for name, outcome in outcomes.items()},
         "comparisons": _comparisons(models, outcomes, metric),
         "transferability": None if transfer is None else _transferability(outcomes, transfer, metric),
         "ablations": _against_their_models(models.of_role("ablation"), outcomes, metric),
@@ -188,7 +195,7 @@ def _transferability(outcomes: dict[str, Outcome], names: TransferConfig, metric
         "low": low if np.isfinite(low) else None,
         "high": high if np.isfinite(high) else None,
         "by_seed": seeds,
-        "over_seeds": _over_seeds(finite) if finite else None,
+        "over_seeds": over_seeds(finite) if finite else None,
         "teacher_lead": {"value": float(lead.mean()), "low": lead_low, "high": lead_high},
     }
 
@@ -211,7 +218,7 @@ def _popularity(models: Models, outcomes: dict[str, Outcome], dataset: Dataset, 
     shown = {}
     for model in models.of_role("model"):
         hits = (outcomes[model.name].places < k).double().numpy()  # [num_seeds, num_pairs]
-        shown[model.name] = {name: _over_seeds(hits[:, inside].mean(1).tolist()) for name, inside in groups.items()}
+        shown[model.name] = {name: over_seeds(hits[:, inside].mean(1).tolist()) for name, inside in groups.items()}
     return {"k": k, "num_pairs": {name: int(inside.sum()) for name, inside in groups.items()}, "models": shown}
 
 

@@ -17,8 +17,8 @@ from ray.actor import ActorHandle
 from ...core.errors import InputError, RunError
 from ...core.storage import JsonObject, remove
 from .cells import Cell, failure_of, finished_cell, run_cell, waiting_for
+from .config import RangeConfig, SearchConfig
 from .records import CellRecord, SearchResult, Trial, read_cell, write_cell
-from .settings import RangeConfig, SearchConfig
 
 ATTEMPTS = 100  # to draw a point that was not drawn before
 

@@ -6,15 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...core.errors import InputError
 from ...core.metrics import is_of_users
-from ...core.settings import check_bounds, setting
-from ...core.storage import JsonObject
+from ...core.storage import join
 from ..settings import Settings, build, load_settings, parse_override, read_recipe
+from .catalogs import chosen, config_of, naming, overrides_of, split_overrides
+from .config import ENTRIES, CompareConfig, ExperimentConfig, RangeConfig, TransferConfig
 
-MODEL_STAGES = ("teacher", "student")
 PREFIX = "experiment."
 NOT_OF_CELLS = (
     "run.seed",
@@ -31,98 +31,6 @@ PACKAGE = "promptmm.jobs.recipes.experiments"
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """One model; `models.NAME`."""
-
-    stage: str = setting("student", "what is trained", choices=MODEL_STAGES)
-    teacher: str | None = setting(None, "model that a student learns from, at the same seed; not set: with distill.use_teacher=false")
-    set: JsonObject = setting({}, "dotted settings of the stage that differ from the base recipe")
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "models")
-
-
-@dataclass(frozen=True)
-class AblationConfig:
-    """A model with some settings changed; `ablations.NAME`."""
-
-    of: str = setting("student", "model that is changed")
-    set: JsonObject = setting({}, "dotted settings that differ from that model's")
-    student: str | None = setting(None, "of an ablated teacher: the student model that is trained from it, and reported in its place")
-
-
-@dataclass(frozen=True)
-class SweepConfig:
-    """A curve over one setting; `sweeps.NAME`."""
-
-    of: str = setting("student", "model whose setting is varied")
-    values: list[Any] = setting([], "values of the setting, a model each")
-    student: str | None = setting(None, "of a varied teacher: the student model that is trained from it, and reported in its place")
-    setting: str = setting("", "dotted setting")  # last, since the name hides the function
-
-
-@dataclass(frozen=True)
-class RangeConfig:
-    """A range of a search; of whole numbers where both ends are."""
-
-    low: float | int = setting(0, "lowest value")
-    high: float | int = setting(1, "highest value")
-    log: bool = setting(False, "uniform in the logarithm")
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """Random search of a model's settings on validation; `search.MODEL`."""
-
-    trials: int = setting(20, "points drawn; all points of a space that has no more", ge=1)
-    space: dict[str, list[Any] | RangeConfig] = setting({}, "dotted setting -> list of values, or {low: , high: , log: true}")
-    seeds: list[int] = setting([0], "seeds whose mean validation metric counts")
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "search")
-
-
-@dataclass(frozen=True)
-class TransferConfig:
-    """The three models of transferability; `compare.transferability`."""
-
-    student: str = setting("student", "distilled student")
-    teacher: str = setting("teacher", "its teacher")
-    undistilled: str = setting("undistilled", "the same student without a teacher")
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """What the report compares; section `compare`."""
-
-    references: list[str] = setting([], "models that are tested against every other model; not set: every student with a teacher")
-    transferability: TransferConfig | None = setting(None, "models of (student - undistilled) / (teacher - undistilled)")
-
-
-@dataclass(frozen=True)
-class ExperimentConfig:
-    """An experiment's recipe."""
-
-    recipe: str | None = setting(None, "base of every model: a YAML file (relative to this one) or a shipped recipe; key=value is over it")
-    seeds: list[int] = setting([0, 1, 2, 3, 4], "a cell is trained for every model and seed")
-    metric: str | None = setting(None, "validation metric of searches and test metric of the tests; not set: evaluation.select_by")
-    models: dict[str, ModelConfig] = setting({}, "name -> model")
-    ablations: dict[str, AblationConfig] = setting({}, "name -> ablation")
-    sweeps: dict[str, SweepConfig] = setting({}, "name -> sweep")
-    search: dict[str, SearchConfig] = setting({}, "model -> its search; the best trial's settings become the model's")
-    compare: CompareConfig = CompareConfig()
-
-    def __post_init__(self) -> None:
-        if not self.models:
-            raise InputError("models is empty: name at least one, for instance models: {undistilled: {stage: student, ...}}")
-        if not self.seeds or len({*self.seeds}) < len(self.seeds) or min(self.seeds) < 0:
-            raise InputError(f"seeds={self.seeds}: name at least one seed, from 0, each once")
-
-
-ENTRIES: JsonObject = {"models": ModelConfig, "ablations": AblationConfig, "sweeps": SweepConfig, "search": SearchConfig}
-
-
-@dataclass(frozen=True)
 class Recipe:
     """An experiment's recipe with what the command line says.
 
@@ -131,12 +39,23 @@ class Recipe:
         config: The experiment.
         overrides: key=value, over the base recipe of every model.
         base: The base recipe's settings with them; `run.dir` is the experiment's folder.
+        catalog: Which of several catalogs it is of; None where there is only one.
     """
 
     name: str
     config: ExperimentConfig
     overrides: tuple[str, ...]
     base: Settings
+    catalog: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The recipe's name, with the catalog's."""
+        return self.name if self.catalog is None else f"{self.name}, catalog {self.catalog}"
+
+    def label(self, text: str) -> str:
+        """Puts the catalog before what is said of one of its models or cells."""
+        return text if self.catalog is None else f"{self.catalog}: {text}"
 
     @property
     def metric(self) -> str:
@@ -155,12 +74,35 @@ class Recipe:
         return load_settings(self.config.recipe, [*self.overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items())])
 
 
-def load_experiment(recipe: str | None, overrides: list[str]) -> Recipe:
+@dataclass(frozen=True)
+class CatalogsRecipe:
+    """The recipe of an experiment over several catalogs, with what the command line says.
+
+    Attributes:
+        name: Of the recipe.
+        config: The experiment.
+        overrides: All words of the command line, but for those of the experiment's own keys.
+        dir: The experiment's folder.
+        recipes: The experiment on each catalog, by name; its folder is `dir`/catalogs/NAME.
+    """
+
+    name: str
+    config: ExperimentConfig
+    overrides: tuple[str, ...]
+    dir: str
+    recipes: dict[str, Recipe]
+
+
+AnyRecipe: TypeAlias = Recipe | CatalogsRecipe
+
+
+def load_experiment(recipe: str | None, overrides: list[str]) -> AnyRecipe:
     """Reads an experiment, with `key=value` over its base recipe and `experiment.key=value` over its own keys.
 
     Args:
         recipe: A YAML file or the name of a shipped experiment; None is refused.
-        overrides: The words after it.
+        overrides: The words after it; `catalogs.NAME.key=value` is over the base recipe of one catalog, and `experiment.catalogs=[NAME,
+            ...]` keeps some of the recipe's catalogs.
 
     Raises:
         InputError: an unknown key (with the nearest valid one), a wrong type, or what an experiment cannot do.
@@ -171,19 +113,38 @@ def load_experiment(recipe: str | None, overrides: list[str]) -> Recipe:
     for override in overrides:
         if override.startswith(PREFIX):
             key, value = parse_override(override.removeprefix(PREFIX))
-            values[key] = value
+            values[key] = chosen(values.get(key) or {}, value) if key == "catalogs" and isinstance(value, list) else value
     _check_entries(values, recipe)
-    beside = Path(recipe).parent / str(values.get("recipe"))
-    if beside.is_file():
-        values["recipe"] = str(beside)
+    for holder in (values, *(values.get("catalogs") or {}).values()):
+        beside = Path(recipe).parent / str(holder.get("recipe"))
+        if beside.is_file():
+            holder["recipe"] = str(beside)
     try:
         config = build(ExperimentConfig, values)
     except InputError as error:
         raise InputError(f"{recipe}: {error}") from error
     name = Path(recipe).stem
-    settings = tuple(o for o in overrides if not o.startswith(PREFIX))
-    base = load_settings(config.recipe, [f"run.dir=runs/experiment-{name}", *settings])
-    experiment = Recipe(name, config, tuple(o for o in settings if not o.startswith("run.dir=")), base)
+    shared, own = split_overrides(config, [o for o in overrides if not o.startswith(PREFIX)])
+    folder = f"run.dir=runs/experiment-{name}"
+    if not config.catalogs:
+        return _load(name, config, [folder, *shared])
+    run_dir = load_settings(None, [folder, *(o for o in shared if o.startswith("run.dir="))]).dir
+    recipes = {}
+    for catalog in config.catalogs:
+        with naming(catalog):
+            of_catalog = [*overrides_of(config, catalog, shared, own[catalog]), f"run.dir={join(run_dir, 'catalogs', catalog)}"]
+            recipes[catalog] = _load(name, config_of(config, catalog), of_catalog, catalog)
+    metrics = {catalog: of_catalog.metric for catalog, of_catalog in recipes.items()}
+    if len({*metrics.values()}) > 1:
+        raise InputError(
+            f"{recipe}: the catalogs are compared by one metric, and theirs are {metrics}; set metric (or experiment.metric=...)"
+        )
+    return CatalogsRecipe(name, config, tuple(o for o in overrides if not o.startswith(PREFIX)), run_dir, recipes)
+
+
+def _load(name: str, config: ExperimentConfig, overrides: list[str], catalog: str | None = None) -> Recipe:
+    base = load_settings(config.recipe, overrides)
+    experiment = Recipe(name, config, tuple(o for o in overrides if not o.startswith("run.dir=")), base, catalog)
     _check_base(experiment)
     return experiment
 

@@ -17,9 +17,9 @@ from ...core.storage import JsonObject, exists, join, read_bytes, read_json, wri
 from ...graph_store.dataset import Dataset, masks, open_dataset
 from ..runs.stages import differences
 from .cells import TEST, Cell, trained_model
+from .config import RangeConfig
 from .models import Models, what_decides
 from .records import TestRecord, read_test, write_test
-from .settings import RangeConfig
 
 CURVE = tuple(range(5, 55, 5))  # list lengths of the report's curve
 
@@ -59,7 +59,10 @@ def check_frozen(run_dir: str, now: JsonObject) -> None:
     """
     if not exists(frozen_url(run_dir)):
         return
-    before = read_json(frozen_url(run_dir))["definition"]
+    frozen = read_json(frozen_url(run_dir))
+    if "definition" not in frozen:
+        raise InputError(f"{run_dir} has the experiment over the catalogs {', '.join(frozen['catalogs'])}; use another run.dir")
+    before = frozen["definition"]
     changed = []
     for name, model in before["models"].items():
         if name in now["models"]:
@@ -83,6 +86,38 @@ def freeze(run_dir: str, now: JsonObject) -> list[str]:
     frozen["definition"]["models"] |= now["models"]
     write_json(url, frozen)
     return frozen["added"]
+
+
+def check_catalogs(run_dir: str, catalogs: list[str]) -> None:
+    """Refuses an experiment over several catalogs that was tested over others.
+
+    Args:
+        run_dir: The experiment's folder; each catalog's own, with its own frozen.json, is below it.
+        catalogs: Names of its catalogs.
+
+    Raises:
+        InputError: a catalog is not in the recipe any more, or the folder has an experiment on one catalog.
+    """
+    if not exists(frozen_url(run_dir)):
+        return
+    frozen = read_json(frozen_url(run_dir))
+    if "catalogs" not in frozen:
+        raise InputError(f"{run_dir} has an experiment on one catalog; use another run.dir for one over several")
+    gone = [name for name in frozen["catalogs"] if name not in catalogs]
+    if gone:
+        raise InputError(
+            f"{run_dir}: test figures of this experiment exist, and nothing may be chosen after them; the catalogs {', '.join(gone)} are "
+            "not in it any more. Use another run.dir for another experiment; catalogs may be added to this one"
+        )
+
+
+def freeze_catalogs(run_dir: str, catalogs: list[str]) -> list[str]:
+    """Notes the catalogs of an experiment before they are tested; returns those that were added when others had been tested."""
+    url = frozen_url(run_dir)
+    frozen: JsonObject = read_json(url) if exists(url) else {"catalogs": catalogs, "added": []}
+    new = [name for name in catalogs if name not in frozen["catalogs"]]
+    write_json(url, {"catalogs": [*frozen["catalogs"], *new], "added": [*frozen["added"], *new]})
+    return [*frozen["added"], *new]
 
 
 def tested(cell: Cell) -> bool:

@@ -39,12 +39,14 @@ class TrainedModel:
         items: float32 [num_items, d].
         facts: Costs and choice.
         modal: Of a teacher, the final vectors of users and items by modality, float32 in the same shapes.
+        trials: Settings that a teacher's own fit tried on validation, where its manifest says so.
     """
 
     users: Tensor
     items: Tensor
     facts: ModelFacts
     modal: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    trials: int | None = None
 
 
 def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> TrainedModel:
@@ -59,7 +61,7 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
     # Weights, prompt and raw features (as float32): what must be held to produce the vectors that serve.
     facts = _facts(manifest, manifest["num_parameters"] * FLOAT_BYTES + features)
     modal = {m: (vectors.modal_user[m], items) for m, items in vectors.modal_item.items()}
-    return TrainedModel(vectors.user, vectors.item, facts, modal)
+    return TrainedModel(vectors.user, vectors.item, facts, modal, manifest.get("trials"))
 
 
 def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:

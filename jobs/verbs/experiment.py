@@ -1,17 +1,17 @@
 """`promptmm experiment`: many models and one report; the work is in `jobs/experiments/`."""
 
-from ..experiments.settings import NOT_OF_CELLS, Recipe, describe_recipe, load_experiment
+from ..experiments.settings import NOT_OF_CELLS, AnyRecipe, describe_recipe, load_experiment
 from .verb import Verb
 
 
-def experiment(recipe: Recipe) -> None:
+def experiment(recipe: AnyRecipe) -> None:
     """A grid of models x seeds x ablations on Ray: searches and training on validation, one test pass at the end, one report."""
     from ..experiments.run import run_experiment  # the other verbs need no Ray to be there
 
     run_experiment(recipe)
 
 
-EXPERIMENT: Verb[Recipe] = Verb(
+EXPERIMENT: Verb[AnyRecipe] = Verb(
     "experiment",
     experiment,
     ("run", "source", "teacher", "student", "distill", "labels", "evaluation", "cluster"),

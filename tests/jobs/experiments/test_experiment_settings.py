@@ -6,9 +6,10 @@ from importlib import resources
 import pytest
 import yaml
 from promptmm.core.errors import InputError
+from promptmm.jobs.experiments.config import RangeConfig, SearchConfig
 from promptmm.jobs.experiments.models import expand
 from promptmm.jobs.experiments.search import draw_points
-from promptmm.jobs.experiments.settings import RangeConfig, SearchConfig, describe_recipe, load_experiment
+from promptmm.jobs.experiments.settings import describe_recipe, load_experiment
 
 SHIPPED = [p.name.removesuffix(".yaml") for p in resources.files("promptmm.jobs.recipes.experiments").iterdir() if p.suffix == ".yaml"]
 MODELS = {
