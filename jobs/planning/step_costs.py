@@ -1,5 +1,6 @@
 """What a step of one worker costs: bytes sent, multiply-adds and bytes of memory; expectations, of one worker on average."""
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 
@@ -186,8 +187,10 @@ def steps_of(settings: Settings, sizes: Sizes, blocks: Estimate) -> dict[str, St
             steps["teacher"] = sampled_teacher_step(settings, sizes, of_teacher)
         of_student = blocks(student_seeds(settings, sizes), fan_outs(kinds.student_hops(settings.student)))
         return {**steps, "student": sampled_student_step(settings, sizes, of_student)}
-    if sizes.taught and not kinds.is_fitted(settings.teacher):
-        steps["teacher"] = full_teacher_step(settings, sizes)
+    trained = [config for config in kinds.components(settings.teacher) if not kinds.is_fitted(config)]
+    if sizes.taught and trained:  # of an ensemble the dearest
+        costs = [full_teacher_step(dataclasses.replace(settings, teacher=config), sizes) for config in trained]
+        steps["teacher"] = max(costs, key=lambda cost: cost.multiply_adds)
     return {**steps, "student": full_student_step(settings, sizes)}
 
 

@@ -1,5 +1,8 @@
 """Memory of a teacher's worker, in either engine."""
 
+from dataclasses import replace
+
+from ...core.ensemble import CACHE_BYTES
 from ...distributed.engines.sampled.inference import CHUNK_ROWS
 from ..settings import Settings
 from . import kinds
@@ -21,6 +24,11 @@ def teacher_worker(settings: Settings, sizes: Sizes, blocks: Estimate, most: Est
         sizes: Of the catalog.
         blocks, most: Sizes of its neighbour blocks, expected and at most; the full engine does not ask for them.
     """
+    components = kinds.components(settings.teacher)
+    if components != [settings.teacher]:
+        each = [replace(settings, teacher=component) for component in components]
+        needs = [teacher_worker(component, sizes, blocks, most) for component in each]
+        return max([*needs, ensemble(settings, sizes)], key=lambda need: need.total)
     if kinds.is_fitted(settings.teacher):
         return fitted_teacher(settings, sizes)
     if settings.cluster.engine == "full":
@@ -28,6 +36,20 @@ def teacher_worker(settings: Settings, sizes: Sizes, blocks: Estimate, most: Est
     expected, largest = (sampled_teacher(settings, sizes, estimate) for estimate in (blocks, most))
     mapped = mapped_files(settings, sizes, kinds.final_dim(settings.teacher, sizes))
     return bounded("teacher worker", expected, largest, "sampling.fan_outs, teacher.train.batch_size or teacher.dim", mapped)
+
+
+def ensemble(settings: Settings, sizes: Sizes) -> Need:
+    """Memory of the first worker while it adds an ensemble's components up: their scores for the users that choose the weights."""
+    count = len(settings.teacher.components)
+    users = min(sizes.users, sizes.held_out, CACHE_BYTES // max(1, FLOAT * sizes.items * count))
+    columns = max((kinds.final_dim(component, sizes) for component in kinds.components(settings.teacher)), default=0)
+    parts = {
+        "scores of the components": count * users * sizes.items * FLOAT,
+        "vectors of a component": 2 * sizes.items * columns * FLOAT,
+        "masks": 8 * sizes.edges * INDEX,
+        "score blocks": SCORE_BYTES,
+    }
+    return Need.of("teacher worker", "worker", {"choice of the weights": parts}, "teacher.components")
 
 
 def full_teacher(settings: Settings, sizes: Sizes) -> Need:
