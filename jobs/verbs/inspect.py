@@ -66,7 +66,7 @@ def _show(settings: Settings, facts: CatalogFacts, advice: list[Advice]) -> None
     else:
         best = validation.rankings[validation.best]
         print(
-            f"without training: {ranking_title(validation.best)} finds recall@{validation.k} {best.recall:.4f} (± {best.error:.4f}; chance "
+            f"best without training: {ranking_title(validation.best)}, recall@{validation.k} {best.recall:.4f} (± {best.error:.4f}; chance "
             f"{validation.chance:.4f}); {validation.cold_share:.1%} of the validation items are cold"
         )
     for one in advice:

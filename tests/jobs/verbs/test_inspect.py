@@ -23,7 +23,7 @@ def test_a_catalog_is_prepared_and_inspected(command, tmp_path, where):
     ended = command("inspect", *SMALL, f"run.dir={run_dir}")
     assert ended.code == 0, ended.err
     assert "[prepare] 120 users, 80 items" in ended.out
-    assert re.search(r"without training: .* finds recall@20 0\.\d{4} \(± 0\.\d{4}; chance 0\.\d{4}\)", ended.out)
+    assert re.search(r"best without training: .*, recall@20 0\.\d{4} \(± 0\.\d{4}; chance 0\.\d{4}\)", ended.out)
     assert f"page: {run_dir}/inspection.md" in ended.out
     record, text = read_json(join(run_dir, "inspection.json")), read_bytes(join(run_dir, "inspection.md")).decode()
     dataset = open_dataset(join(run_dir, "dataset"))
