@@ -44,6 +44,27 @@ def table(results: JsonObject, cutoffs: list[int]) -> str:
     return "\n".join(lines)
 
 
+def component_table(components: JsonObject, metric: str) -> str:
+    """Shows what each component of an ensemble brings, as Markdown; see `core.ensemble.contributions`.
+
+    Args:
+        components: Of the teacher's manifest.
+        metric: The validation metric that chose the weights.
+    """
+    lines = [
+        f"What each teacher brings, on validation ({metric}). *Users* are thirds by their train items, from the fewest on, and *items* "
+        "thirds of the held-out items by popularity, from the least on: what the ensemble has more there with the component.",
+        "",
+        "| component | weight | alone | the others without it | users: few, middle, many | items: tail, middle, head |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, facts in sorted(components.items(), key=lambda pair: -pair[1]["weight"]):
+        gains = [" ".join(f"{gain:+.4f}" for gain in facts.get(key, [])) for key in ("gain_by_users", "gain_by_items")]
+        without = f"{facts['without']:.4f}" if "without" in facts else ""
+        lines.append(f"| {name} | {facts['weight']:.2f} | {facts['alone']:.4f} | {without} | {gains[0]} | {gains[1]} |")
+    return "\n".join(lines)
+
+
 def write_plots(run_dir: str, select_by: str) -> list[str]:
     """Draws the learning curves of teacher and student, as far as they ran, to PNG files below plots/; returns their URLs."""
     import matplotlib

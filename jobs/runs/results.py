@@ -6,7 +6,7 @@ from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
 from ..config import STAGES
 from ..settings import Settings
-from .report import table, write_plots
+from .report import component_table, table, write_plots
 from .stages import read_record
 
 DATASET_FACTS = ("num_users", "num_items", "num_interactions", "users_without_train", "items_without_train", "modalities")
@@ -47,6 +47,9 @@ def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -
 def write_report(settings: Settings, results: JsonObject) -> None:
     """Writes report.md and plots/, from what `write_results` returned."""
     shown = table(results, settings.evaluation.cutoffs)
+    teacher = read_manifest(join(settings.dir, "teacher"), "teacher") if results["teacher"] is not None else {}
+    if teacher.get("components") and teacher["selected_by"] is not None:
+        shown += "\n\n" + component_table(teacher["components"], teacher["selected_by"])
     plots = write_plots(settings.dir, settings.evaluation.select_by)
     pictures = "\n".join(f"![{url.rsplit('/', 1)[-1]}](plots/{url.rsplit('/', 1)[-1]})" for url in plots)
     write_bytes(join(settings.dir, "report.md"), f"# {settings.dir}\n\n{shown}\n\n{pictures}\n".encode())

@@ -1,0 +1,127 @@
+"""Settings from a catalog's facts, and the search from there on, through the command line."""
+
+import json
+
+import pytest
+import yaml
+from promptmm.core.errors import InputError
+from promptmm.graph_store.dataset import Dataset
+from promptmm.jobs.inspection.defaults import defaults_for, has_few_items
+from promptmm.jobs.inspection.facts import CatalogFacts
+from promptmm.jobs.runs.derivation import recipe_of
+from promptmm.jobs.settings import Settings, build, load_settings
+from promptmm.jobs.verbs.tune import seconds_of
+
+SMALL = (
+    "source.format=synthetic", "source.synthetic_num_users=120", "source.synthetic_num_items=80",
+    "source.synthetic_interactions_per_user=12", "source.synthetic_dims={visual: 16, text: 8}", "cluster.executor=local",
+    "cluster.threads=1",
+)  # fmt: skip
+QUICK = ("teacher.train.epochs=2", "teacher.dim=8", "student.train.epochs=4", "labels.epochs=2", "distill.top_depth=20")
+
+
+def facts_of(folder) -> CatalogFacts:
+    return CatalogFacts.from_json(json.loads((folder / "inspection.json").read_text())["facts"])
+
+
+def test_a_pipeline_without_a_recipe_takes_its_settings_from_the_facts(command, tmp_path):
+    where = f"run.dir={tmp_path}"
+    ended = command("pipeline", *SMALL, *QUICK, where)
+    assert ended.code == 0, ended.err
+    derived = yaml.safe_load((tmp_path / "derived.yaml").read_text())
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert derived["teacher"]["kind"] == config["teacher"]["kind"] == "ensemble"
+    assert config["teacher"]["dim"] == 8  # what the command says is over what the facts say
+    assert derived["teacher"]["dim"] != 8
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["student"]["test"]["recall@20"] > 0
+    assert "| component | weight |" in (tmp_path / "report.md").read_text()
+    again = command("pipeline", *SMALL, *QUICK, where)
+    assert again.code == 0
+    assert "[train-teacher] already done" in again.out
+    single = command("train-teacher", *SMALL, *QUICK, where)  # a verb of the same run has the same settings
+    assert "[train-teacher] already done" in single.out
+    other = command("train-teacher", *SMALL, *QUICK, where, "teacher.kind=mf")
+    assert other.code == 2
+    assert "teacher.kind=ensemble (now mf)" in other.err
+
+
+def test_a_recipe_is_taken_as_it_is(command, tmp_path):
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("teacher: {kind: mf}\ndistill: {list_weight: 0.0, embedding_weight: 0.0}\n")
+    ended = command("pipeline", str(recipe), *SMALL, *QUICK, "student.dim=8", f"run.dir={tmp_path}/run")
+    assert ended.code == 0, ended.err
+    assert not (tmp_path / "run" / "derived.yaml").exists()
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["teacher"]["kind"] == "mf"
+
+
+def test_another_dataset_has_other_facts(command, tmp_path):
+    where = f"run.dir={tmp_path}"
+    assert command("pipeline", *SMALL, *QUICK, where).code == 0
+    before = facts_of(tmp_path)
+    sparser = [word for word in SMALL if "interactions" not in word] + ["source.synthetic_interactions_per_user=2"]
+    ended = command("pipeline", *sparser, *QUICK, where, "run.redo=prepare")
+    assert ended.code == 0, ended.err
+    assert facts_of(tmp_path) != before
+    assert has_few_items(facts_of(tmp_path))
+    assert "loss" not in yaml.safe_load((tmp_path / "derived.yaml").read_text())["teacher"]  # BPR
+
+
+@pytest.mark.parametrize("dims", ["null", "{}"], ids=["features", "no features"])
+@pytest.mark.parametrize("validation", [0.1, 0.0], ids=["validation", "none"])
+def test_derived_settings_are_allowed_together(command, tmp_path, dims, validation):
+    words = [word for word in SMALL if "dims" not in word] + [f"source.modalities={dims}", f"source.validation_ratio={validation}"]
+    assert command("inspect", *words, f"run.dir={tmp_path}").code == 0
+    advice = defaults_for(facts_of(tmp_path))
+    text = recipe_of(advice, "A title.")
+    assert build(Settings, yaml.safe_load(text)).teacher.kind == "ensemble"
+    components = next(one.value for one in advice if one.setting == "teacher.components")
+    assert ("promptmm" in components) == ("content" in components) == (dims != "{}")
+    assert all(one.because in " ".join(text.replace("\n#", " ").split()) for one in advice[:3])
+
+
+def test_tune_writes_a_recipe_and_goes_on_where_it_was(command, tmp_path):
+    where = f"run.dir={tmp_path}/run"
+    first = command("tune", *SMALL, *QUICK, where, "budget=1s")
+    assert first.code == 0, first.err
+    assert "student: validation recall@20" in first.out
+    recipe = tmp_path / "run" / "tuned.yaml"
+    values = yaml.safe_load(recipe.read_text())
+    assert values["teacher"]["dim"] == 8
+    assert values["source"]["synthetic_num_users"] == 120
+    again = command("tune", *SMALL, *QUICK, where, "budget=10s")
+    assert again.code == 0, again.err
+    assert "component spectral" not in again.out  # trials of the first command are not trained again, nor fitted components
+    assert again.out.count("[tune] teacher") > 1
+    assert "Searched on validation in" in recipe.read_text()
+    ended = command("pipeline", str(recipe), f"run.dir={tmp_path}/tuned", "cluster.executor=local", "cluster.threads=1")
+    assert ended.code == 0, ended.err
+
+
+def test_tune_never_reads_the_test_split(command, tmp_path, monkeypatch):
+    read, csr = set(), Dataset.csr
+    monkeypatch.setattr(Dataset, "csr", lambda self, split: read.add(split) or csr(self, split))
+    ended = command("tune", *SMALL, *QUICK, f"run.dir={tmp_path}", "budget=1s")
+    assert ended.code == 0, ended.err
+    assert read == {"train", "validation"}
+
+
+@pytest.mark.parametrize(("budget", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200)])
+def test_budgets(budget, seconds):
+    assert seconds_of(budget) == seconds
+
+
+@pytest.mark.parametrize("budget", ["soon", "10d", "0s", ""])
+def test_what_is_no_budget_is_refused(budget):
+    with pytest.raises(InputError, match=r"tune\.budget=.*expected a duration"):
+        seconds_of(budget)
+
+
+def test_a_catalog_without_a_validation_split_has_nothing_to_choose_on(command, tmp_path):
+    ended = command("tune", *SMALL, *QUICK, "source.validation_ratio=0", f"run.dir={tmp_path}")
+    assert ended.code == 2
+    assert "no validation split to choose on" in ended.err
+
+
+def test_settings_without_a_recipe_are_the_defaults_where_nothing_was_derived(tmp_path):
+    assert load_settings(None, [f"run.dir={tmp_path}"]).teacher == Settings().teacher
