@@ -1,7 +1,7 @@
 """Ranks the validation users exactly: each worker ranks all items for its share of the users."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,14 @@ class Validation:
         csr = dataset.csr("validation").to(train.pointers.device)
         share = csr.degrees.nonzero().squeeze(1)[worker.rank :: worker.world_size]
         return Validation(worker, share, csr.select(share), train, config)
+
+    def sampled(self, most: int) -> "Validation":
+        """Returns the validation of evenly spaced users, at most about so many over all workers: enough to compare many settings."""
+        step = -(-self.users.numel() * self.worker.world_size // most)
+        if step <= 1:
+            return self
+        rows = torch.arange(0, self.users.numel(), step, device=self.users.device)
+        return replace(self, users=self.users[rows], held_out=self.held_out.select(rows))
 
     def __call__(self, user_rows: Callable[[Tensor], Tensor], items: Tensor) -> dict[str, float]:
         """Computes the metrics of final vectors; a collective call.

@@ -27,6 +27,7 @@ from ..worker import Worker
 from .base import Pair, RowsOf, Task
 from .teacher import TeacherBatch
 
+TRIAL_USERS = 5_000  # validation users that choose settings: ranking all of a large catalog's would take longer than fitting
 Show = Callable[[str], None]
 
 
@@ -48,7 +49,8 @@ class FittedTeacherTask(Task[TeacherBatch]):
     def __init__(self, job: TeacherJob, worker: Worker, catalog: WholeCatalog, validation: Validation | None, show: Show) -> None:
         self.job, self.train, self.seed = job, job.config.train, job.seed
         self.dim, self.init_scale, self.user_balance = 0, 0.0, 0.0
-        self.fit = _fit(job, worker, catalog, validation, show)
+        trials = None if validation is None else validation.sampled(TRIAL_USERS)
+        self.fit = _fit(job, worker, catalog, trials, show)
 
     @property
     def vector_dims(self) -> dict[str, int]:
