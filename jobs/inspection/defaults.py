@@ -20,9 +20,9 @@ SOFTMAX: dict[str, Value] = {"dim": 256, "loss": "softmax", "l2": 0.0, "feature_
 SOFTMAX_TRAIN: dict[str, Value] = {"epochs": 60, "learning_rate": 0.005, "lr_decay": 0.97, "patience": 4}
 FEW: dict[str, Value] = {"dim": 256, "layers": 4, "init_scale": 0.01, "l2": 0.007}  # depth matters most where a user has two items
 FEW_TRAIN: dict[str, Value] = {"epochs": 30, "batch_size": 4096, "learning_rate": 0.015, "lr_decay": 0.97, "patience": 4}
-BESIDE: dict[str, Value] = {  # features set beside the collaborative vectors
+BESIDE: dict[str, Value] = {  # features beside the collaborative vectors, for users with few items
     "fusion": "concat",
-    "fusion_weight": 1.0,
+    "fusion_weight": 2.5,
     "modality_layers": 0,
     "whiten": True,
     "leave_one_out": True,
@@ -64,8 +64,11 @@ def _teacher(facts: CatalogFacts) -> Iterator[Advice]:
         why = f"users have {median} train items in the median: too few for cosines, while BPR learns popularity with taste, and depth helps"
     else:
         why = f"users have {median} train items in the median: a softmax over items on cosines learns more from them than BPR on pairs"
-    for name, value in {**(FEW if few else SOFTMAX), **(BESIDE if facts.modalities else {})}.items():
-        yield Advice(f"teacher.{name}", value, _why_beside(facts) if facts.modalities and name in BESIDE else why)
+    for name, value in (FEW if few else SOFTMAX).items():
+        yield Advice(f"teacher.{name}", value, why)
+    if facts.modalities and few:
+        for name, value in BESIDE.items():
+            yield Advice(f"teacher.{name}", value, _why_beside(facts))
     if facts.busy.share >= BUSY_SHARE:
         yield Advice("teacher.user_balance", 0.5, f"{facts.busy.count:,} users have {facts.busy.share:.0%} of the interactions")
     for name, value in (FEW_TRAIN if few else SOFTMAX_TRAIN).items():
