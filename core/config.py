@@ -269,6 +269,11 @@ class DistillationConfig:
     list_weight: float = setting(0.1, "λ2, weight of modality-aware ranking distillation on lists", ge=0)
     embedding_weight: float = setting(0.1, "λ3, weight of modality-aware embedding distillation", ge=0)
     score_weight: float = setting(0.0, "λ4, weight of ranking distillation on lists by the teacher's final score", ge=0)
+    score_positive: bool = setting(
+        True,
+        "whether the list of L_score holds the example's positive; false leaves it to the candidates what is learnt, so that a user's lists "
+        "are the teacher's view alone",
+    )
     user_balance: float = setting(
         0.0,
         "weigh an example in the losses on pairs and lists by its user's degree^-user_balance; 0 gives all examples the same weight, 1 "

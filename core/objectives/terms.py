@@ -137,8 +137,9 @@ def by_modality(inputs: LossInputs) -> Tensor:
 
 def by_score(inputs: LossInputs) -> Tensor:
     """Computes L_score, ranking distillation on lists by the teacher's final score (docs/method.md 3.4)."""
-    student = inputs.student
-    return score_loss(student.scores, inputs.teacher_scores, inputs.config.temperature, student.num_examples, student.weights)
+    student, first = inputs.student, 0 if inputs.config.score_positive else 1
+    scores, teacher = student.scores[:, first:], inputs.teacher_scores[:, first:]
+    return score_loss(scores, teacher, inputs.config.temperature, student.num_examples, student.weights)
 
 
 @learns_by_modality

@@ -7,7 +7,7 @@ import torch
 from promptmm.core.config import DistillationConfig, StudentConfig, TeacherConfig
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.kinds import STUDENTS
-from promptmm.core.losses import bpr_loss, embedding_loss, list_loss, pair_loss
+from promptmm.core.losses import bpr_loss, embedding_loss, list_loss, pair_loss, score_loss
 from promptmm.core.objectives import Decoders, Labels, LossInputs, StudentSide, distillation_terms, label, student_terms
 from promptmm.core.rows import IdTables
 from promptmm.core.scoring import candidate_scores
@@ -129,6 +129,16 @@ def test_terms(teacher):
     shards = [terms_of(users, items, labels.slice(part), teacher.detach()) for part in (slice(0, 1), slice(1, 4))]
     for name in ("pair", "list"):
         assert float(shards[0][name] + shards[1][name]) == pytest.approx(float(terms[name]), rel=1e-5)
+
+
+def test_the_list_of_the_final_score_with_and_without_the_positive(teacher):
+    users, items = draw(30, NUM_USERS, 3), draw(31, NUM_ITEMS, 3)
+    labels, scores = label(teacher.detach(), *LISTS), candidate_scores(users, items, *LISTS)
+    config = DistillationConfig(pair_weight=0, list_weight=0, embedding_weight=0, score_weight=0.4, temperature=1.5)
+    for with_positive, first in ((True, 0), (False, 1)):
+        terms = terms_of(users, items, labels, teacher.detach(), dataclasses.replace(config, score_positive=with_positive))
+        expected = 0.4 * score_loss(scores[:, first:], labels.scores[:, first:], 1.5, 4)
+        assert {name: float(term) for name, term in terms.items()} == pytest.approx({"score": float(expected)}, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["pair", "list", "embedding"])
