@@ -66,6 +66,8 @@ def _teacher(facts: CatalogFacts) -> Iterator[Advice]:
         why = f"users have {median} train items in the median: a softmax over items on cosines learns more from them than BPR on pairs"
     for name, value in (FEW if few else SOFTMAX).items():
         yield Advice(f"teacher.{name}", value, why)
+    if facts.modalities and not few:
+        yield Advice("teacher.whiten", True, "the columns of the features are decorrelated, so that no few loud directions decide")
     if facts.modalities and few:
         for name, value in BESIDE.items():
             yield Advice(f"teacher.{name}", value, _why_beside(facts))
