@@ -11,7 +11,7 @@ from .advice import BUSY_SHARE, Advice, Value
 from .facts import CatalogFacts
 
 FEW_ITEMS = 4  # train items of a user in the median, up to which a user has too few for cosines: BPR, which knows popularity, is better
-EASE_ITEMS = 20_000  # from there on the inverse of a matrix of items by items takes minutes
+EASE_ITEMS = 8_000  # from there on the inverses of matrices of items by items that its search takes need minutes
 EXAMPLES = 900_000  # lists that are labelled at least: few lists that come again and again are learnt by heart
 MOST_LABEL_EPOCHS = 30
 STEPS = 1_200  # of the student, about, where patience does not end it before
