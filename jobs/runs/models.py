@@ -1,12 +1,15 @@
 """Trained models as evaluation, export and experiments read them: the vectors that serve, and what they cost."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ...core.artifact import open_artifact, read_manifest
+from ...core.kinds import TEACHERS
 from ...core.storage import JsonObject, join
-from ...distributed.artifacts.teacher import read_revision
+from ...core.teacher.base import Teacher
+from ...distributed.artifacts.teacher import read_revision, read_weights, teacher_config_of
 from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
 
@@ -39,12 +42,15 @@ class TrainedModel:
         items: float32 [num_items, d].
         facts: Costs and choice.
         modal: Of a teacher, the final vectors of users and items by modality, float32 in the same shapes.
+        untouched: Of a teacher, the vectors that its features alone give to items without train interactions, float32 [n, d] for their
+            indices, int64 [n]; None where features do not reach them.
     """
 
     users: Tensor
     items: Tensor
     facts: ModelFacts
     modal: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    untouched: Callable[[Tensor], Tensor | None] = lambda rows: None
 
 
 def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> TrainedModel:
@@ -59,7 +65,13 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
     # Weights, prompt and raw features (as float32): what must be held to produce the vectors that serve.
     facts = _facts(manifest, manifest["num_parameters"] * FLOAT_BYTES + features)
     modal = {m: (vectors.modal_user[m], items) for m, items in vectors.modal_item.items()}
-    return TrainedModel(vectors.user, vectors.item, facts, modal)
+
+    def untouched(rows: Tensor) -> Tensor | None:
+        config, weights = teacher_config_of(manifest), read_weights(url, cache_dir)[0]
+        kind: type[Teacher] = TEACHERS.get(config.kind)
+        return kind.untouched_items(config, vectors, weights, rows)
+
+    return TrainedModel(vectors.user, vectors.item, facts, modal, untouched)
 
 
 def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:

@@ -20,7 +20,9 @@ def prepare_dataset(settings: Settings) -> None:
     def make() -> JsonObject:
         print(f"[prepare] {memory_bound(settings.source)}", flush=True)
         url, catalog = join(settings.dir, "dataset"), load_catalog(settings.source)
-        manifest = write_dataset(url, catalog, inputs["source"], settings.source.memory_mib, settings.source.cold_items, settings.source.seed)
+        manifest = write_dataset(
+            url, catalog, inputs["source"], settings.source.memory_mib, settings.source.cold_items, settings.source.seed
+        )
         settings.evaluation.check_catalog(manifest["num_items"])
         return {key: value for key, value in manifest.items() if key not in ("files", "source")}
 
