@@ -42,7 +42,7 @@ def fit_new_items(dataset: Dataset, student: TrainedModel, seed: int) -> ItemMap
     most = FIT_BYTES // (4 * sum(info.dim for info in dataset.modalities.values()))
     if rows.numel() > most:
         rows = order_by_draw(STREAM_FITTED, seed, rows)[:most].sort().values
-    features = {modality: _features_of(dataset, modality, rows) for modality in dataset.modalities}
+    features = {modality: features_of(dataset, modality, rows) for modality in dataset.modalities}
     return fit_item_map(student.users, student.items, train, features, rows, seed)
 
 
@@ -52,7 +52,7 @@ def _present(dataset: Dataset, modality: str) -> np.ndarray:
     return np.concatenate([present for _, _, present in dataset.feature_chunks(modality)])
 
 
-def _features_of(dataset: Dataset, modality: str, items: Tensor) -> RawRows:
+def features_of(dataset: Dataset, modality: str, items: Tensor) -> RawRows:
     """Reads a modality's rows of some items, ascending, a chunk of the catalog at a time."""
     rows, presence = [], []
     for start, chunk, present in dataset.feature_chunks(modality):
@@ -84,13 +84,13 @@ def cold_results(
     rows, cutoffs, further = {}, config.cutoffs, config.metrics
     item_map = fit_new_items(dataset, student, seed)
     if item_map is not None:
-        mapped = item_map.vectors({m: _features_of(dataset, m, split.items) for m in item_map.encodings})
+        mapped = item_map.vectors({m: features_of(dataset, m, split.items) for m in item_map.encodings})
         rows["map"] = vector_metrics(split, student.users, mapped, cutoffs, further)
     untouched = teacher.untouched(split.items) if teacher is not None else None
     if teacher is not None and untouched is not None:
         rows["teacher"] = vector_metrics(split, teacher.users, untouched, cutoffs, further)
     everything = torch.arange(dataset.num_items)
-    features = {m: _features_of(dataset, m, everything) for m in dataset.modalities}
+    features = {m: features_of(dataset, m, everything) for m in dataset.modalities}
     chosen = {m: {m: raw} for m, raw in features.items()} | ({"all modalities": features} if len(features) > 1 else {})
     for name, some in chosen.items():
         for whiten in (False, True):
