@@ -271,8 +271,8 @@ class DistillationConfig:
     score_weight: float = setting(0.0, "λ4, weight of ranking distillation on lists by the teacher's final score", ge=0)
     score_positive: bool = setting(
         True,
-        "whether the list of L_score holds the example's positive; false leaves it to the candidates what is learnt, so that a user's lists "
-        "are the teacher's view alone",
+        "whether the list of L_score holds the example's positive; false leaves it to the candidates what is learnt, so that a user's "
+        "lists are the teacher's view alone",
     )
     user_balance: float = setting(
         0.0,

@@ -1,6 +1,8 @@
 """Writes and loads the serving bundle: a student's vectors, and all that top-k for raw ids needs, without Ray, DGL or DeepSpeed."""
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from torch import Tensor
 from .artifact import open_artifact, write_artifact
 from .errors import InputError
 from .graph import Csr
-from .ranking import top_k, top_k_of_scores
+from .item_parts import rank_parts
+from .new_items.item_map import ENTRY, ItemMap, read_item_map
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ def write_bundle(
     train: Csr,
     weights: dict[str, Tensor],
     metadata: dict,
+    item_map: ItemMap | None = None,
 ) -> None:
     """Writes the serving bundle, the artifact student/.
 
@@ -48,18 +52,23 @@ def write_bundle(
         train: Train items of every user, for `exclude_seen`.
         weights: The student's weights, for training on from here.
         metadata: Metrics, settings and lineage for the manifest.
+        item_map: The map from features to item vectors; None where there is none.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
     from safetensors.torch import save_file
 
     facts = {"num_users": users.shape[0], "num_items": items.shape[0], "dim": users.shape[1], **metadata}
+    if item_map is not None:
+        facts[ENTRY] = item_map.manifest()
     with write_artifact(url, "student", facts) as folder:
         save_file({"user": users.contiguous().clone(), "item": items.contiguous().clone()}, str(folder / "vectors.safetensors"))
         save_file({k: t.contiguous().clone() for k, t in weights.items()}, str(folder / "weights.safetensors"))
         save_file({"pointers": train.pointers, "columns": train.columns.to(torch.int32)}, str(folder / "seen.safetensors"))
         for name, ids in (("users", user_ids), ("items", item_ids)):
             pq.write_table(pa.table({"id": pa.array(list(ids), pa.string())}), str(folder / f"{name}.parquet"))
+        if item_map is not None:
+            item_map.write(folder)
 
 
 class Recommender:
@@ -67,8 +76,9 @@ class Recommender:
 
     Attributes:
         manifest: The bundle's manifest: metrics, settings and lineage.
-        users, items: Final vectors, float32 [num_users, d] and [num_items, d].
-        user_ids, item_ids: Raw ids by dataset index.
+        users, items: Final vectors, float32 [num_users, d] and [num_items, d]; new items come after those of the bundle.
+        user_ids, item_ids: Raw ids by index.
+        item_map: The map from features to item vectors, which `with_new_items` reads; None where the bundle has none.
     """
 
     def __init__(self, folder: Path, manifest: dict) -> None:
@@ -83,6 +93,10 @@ class Recommender:
         self._seen = Csr(seen["pointers"], seen["columns"].long(), len(self.item_ids))
         self._user_index = {raw: index for index, raw in enumerate(self.user_ids)}
         self._item_index = {raw: index for index, raw in enumerate(self.item_ids)}
+        self._ends: tuple[int, ...] = (
+            len(self.item_ids),
+        )  # of the items' parts: those of the bundle, and those of each call of `with_new_items`
+        self.item_map = read_item_map(folder, manifest)
 
     def __repr__(self) -> str:
         return f"Recommender({len(self.user_ids)} users, {len(self.item_ids)} items, dim={self.users.shape[1]})"
@@ -90,6 +104,37 @@ class Recommender:
     def num_seen(self) -> Tensor:
         """Returns the number of train items of every user, int64 [num_users]."""
         return self._seen.degrees
+
+    def with_new_items(self, item_ids: Sequence[Any], features: Mapping[str, Any]) -> "Recommender":
+        """Returns a recommender that knows further items too, by their features; nothing is trained, and this one stays as it is.
+
+        All methods of the new recommender rank the new items beside the others. The scores of the others are the same to the last bit.
+
+        Args:
+            item_ids: Raw ids of n new items, compared as strings.
+            features: Raw features as those that the student was made with: by modality an array-like [n, d_m] of numbers, row i of
+                `item_ids[i]`. A modality that is left out, or a row of NaN, means that an item lacks the modality.
+
+        Raises:
+            InputError: the bundle has no map of new items, an id is known already or occurs twice, features do not fit the map, or an item
+                has none; the message names the id and the modality.
+        """
+        if self.item_map is None:
+            raise InputError(
+                "with_new_items: this bundle has no map of new items: the catalog had no features or too few items to fit one, or an "
+                "earlier version exported it; prepare a catalog with features, and export again with run.redo=export"
+            )
+        ids = [str(raw) for raw in item_ids]
+        if not ids:
+            raise InputError("with_new_items needs at least one item id")
+        _check_new(ids, self._item_index)
+        new = copy.copy(self)
+        new.items = torch.cat([self.items, self.item_map.of_given(features, ids)])
+        new.item_ids = [*self.item_ids, *ids]
+        new._item_index = {**self._item_index, **{raw: len(self.item_ids) + at for at, raw in enumerate(ids)}}
+        new._seen = Csr(self._seen.pointers, self._seen.columns, len(new.item_ids))
+        new._ends = (*self._ends, len(new.item_ids))
+        return new
 
     def recommend(
         self, user_ids: Sequence[Any], k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
@@ -137,34 +182,38 @@ class Recommender:
     def _rank(self, users: Tensor, names: list[str], k: int, exclude: Csr | None, items: Sequence[Any] | None) -> list[Recommendation]:
         if k < 1:
             raise InputError(f"k={k}: ask for at least one item")
-        if items is None:
-            return self._lists(names, ((scores, ranked) for _, scores, ranked in top_k(users, self.items, k, exclude)))
-        allowed = torch.unique(_indices(items, self._item_index, "item"))
-        if k > allowed.numel():
+        allowed = None if items is None else torch.unique(_indices(items, self._item_index, "item"))
+        if allowed is not None and k > allowed.numel():
             raise InputError(f"k={k} is larger than the {allowed.numel()} items named; ask for fewer or name more")
-        scores = users @ self.items[allowed].T
-        if exclude is not None:
-            place = torch.full((len(self.item_ids),), -1)
-            place[allowed] = torch.arange(allowed.numel())
-            columns = place[exclude.columns]
-            scores[exclude.rows[columns >= 0], columns[columns >= 0]] = -torch.inf
-        values, columns = top_k_of_scores(scores, k)
-        return self._lists(names, [(values, allowed[columns])])
+        return self._lists(names, *rank_parts(users, self.items, self._ends, k, exclude, allowed))
 
-    def _lists(self, names: list[str], blocks: Iterable[tuple[Tensor, Tensor]]) -> list[Recommendation]:
+    def _lists(self, names: list[str], scores: Tensor, ranked: Tensor) -> list[Recommendation]:
         lists: list[Recommendation] = []
-        for scores, ranked in blocks:
-            for s, i in zip(scores.tolist(), ranked.tolist()):
-                kept = [(self.item_ids[item], score) for item, score in zip(i, s) if score != -float("inf")]
-                lists.append(Recommendation(names[len(lists)], [item for item, _ in kept], [score for _, score in kept]))
+        for name, s, i in zip(names, scores.tolist(), ranked.tolist()):
+            kept = [(self.item_ids[item], score) for item, score in zip(i, s) if score != -float("inf")]
+            lists.append(Recommendation(name, [item for item, _ in kept], [score for _, score in kept]))
         return lists
+
+
+def _check_new(ids: list[str], known: Mapping[str, int]) -> None:
+    """Raises InputError where an id is known already or occurs twice."""
+    for what, wrong in (
+        ("the student knows them already", sorted({raw for raw in ids if raw in known})),
+        ("each new item needs an id of its own, and they occur twice", sorted({raw for raw, n in Counter(ids).items() if n > 1})),
+    ):
+        if wrong:
+            raise InputError(f"item ids {_shown(wrong)}: {what}")
+
+
+def _shown(ids: list[str]) -> str:
+    """Lists the first 20 ids and says how many more there are."""
+    return ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
 
 
 def _indices(raw_ids: Sequence[Any], index: dict[str, int], kind: str) -> Tensor:
     unknown = [str(raw) for raw in raw_ids if str(raw) not in index]
     if unknown:
-        shown = ", ".join(unknown[:20]) + (f" and {len(unknown) - 20} more" if len(unknown) > 20 else "")
-        raise InputError(f"unknown {kind} ids: {shown}; the student knows the {len(index)} {kind}s it was trained with")
+        raise InputError(f"unknown {kind} ids: {_shown(unknown)}; the student knows the {len(index)} {kind}s it was trained with")
     return torch.tensor([index[str(raw)] for raw in raw_ids], dtype=torch.int64)
 
 

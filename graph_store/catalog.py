@@ -15,6 +15,7 @@ from ..core.errors import InputError
 from .config import SourceConfig
 
 SPLITS = ("train", "validation", "test")
+COLD = "cold"  # the split of all interactions with items that `source.cold_items` holds out whole; no source has it
 CHUNK_ROWS = 8192  # feature rows checked or written at a time, fewer where they are wide
 CHUNK_BYTES = 16 * 2**20
 CHUNK_PAIRS = 1 << 20  # interactions checked or copied at a time

@@ -45,8 +45,15 @@ class SourceConfig:
     )
     train_ratio: float = setting(0.8, "share of a user's interactions that train, where the source has no split", gt=0, le=1)
     validation_ratio: float = setting(0.1, "share that validates; the rest tests", ge=0, lt=1)
+    cold_items: float = setting(
+        0.0,
+        "share of the items that have features and interactions to hold out whole: all their interactions become the split cold, on which "
+        "evaluate measures how items that nobody has touched are ranked",
+        ge=0,
+        lt=1,
+    )
     memory_mib: int = setting(1024, "memory of prepare for interactions that it indexes and sorts, MiB, beside the raw ids", ge=16)
-    seed: int = setting(0, "seed of the random split and of the synthetic catalog", ge=0)
+    seed: int = setting(0, "seed of the random split, of the cold items and of the synthetic catalog", ge=0)
     synthetic_num_users: int = setting(3000, "users in the synthetic catalog", ge=10)
     synthetic_num_items: int = setting(2000, "items in the synthetic catalog", ge=20)
     synthetic_dims: dict[str, int] | None = setting(

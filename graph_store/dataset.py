@@ -2,7 +2,8 @@
 
 manifest.json                       counts, per-modality dimension, type and missing rows, SHA-256 of every file
 users.parquet, items.parquet        index (int64), id (string)
-interactions/<split>.parquet        user, item (int32 indices), ordered by (user, item); a split may be absent
+interactions/<split>.parquet        user, item (int32 indices), ordered by (user, item); a split may be absent; `cold` has all interactions
+                                    with the items that are held out whole
 features/<modality>/part-*.parquet  vector: fixed-size lists of float16 or float32 in item order, null where missing
 """
 
@@ -48,8 +49,8 @@ class Dataset:
         return dataclasses.replace(self, withheld=self.withheld | {split})
 
     def has_split(self, split: str) -> bool:
-        """Whether the split ("train", "validation" or "test") has interactions."""
-        return split not in self.withheld and self.manifest["num_interactions"][split] > 0
+        """Whether the split ("train", "validation", "test" or "cold") has interactions."""
+        return split not in self.withheld and self.manifest["num_interactions"].get(split, 0) > 0
 
     def _check_given(self, split: str) -> None:
         if split in self.withheld:

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from ..core.artifact import read_manifest, write_artifact
 from ..core.errors import InputError
 from ..core.sides import ITEMS, SIDE_NAMES, USERS
-from .catalog import SPLITS, Catalog, Unsplit, check_catalog, check_finite, feature_chunk_rows, pair_keys, stored_dtype
+from .catalog import COLD, SPLITS, Catalog, Unsplit, check_catalog, check_finite, feature_chunk_rows, pair_keys, stored_dtype
+from .cold_items import choose_cold_items
 from .external import grouped
 from .splits import split_labels
 
@@ -20,7 +21,9 @@ PAIR_BYTES = 160  # of memory for an interaction while it is sorted and split
 GROUP_PAIRS = 1 << 20  # interactions in a row group
 
 
-def write_dataset(url: str, catalog: Catalog, source_info: dict, memory_mib: int = 1024) -> dict:
+def write_dataset(
+    url: str, catalog: Catalog, source_info: dict, memory_mib: int = 1024, cold_items: float = 0.0, cold_seed: int = 0
+) -> dict:
     """Checks a catalog and writes it as a dataset artifact. The same input gives the same manifest, byte for byte.
 
     Args:
@@ -28,19 +31,26 @@ def write_dataset(url: str, catalog: Catalog, source_info: dict, memory_mib: int
         catalog: What to write.
         source_info: JSON-able facts about the source, kept in the manifest.
         memory_mib: For interactions that are sorted, MiB; more of them go through files.
+        cold_items: Share of the items that are held out whole, with their interactions in the split `cold`; 0: there is no such split.
+        cold_seed: Of the draw of these items.
 
     Returns:
         The manifest.
 
     Raises:
-        InputError: the catalog is not valid; the message names the split and row, or the modality and row.
+        InputError: the catalog is not valid (the message names the split and row, or the modality and row), or items cannot be held out.
     """
     check_catalog(catalog)
+    is_cold = choose_cold_items(catalog, cold_items, cold_seed)
     metadata: dict = {"num_users": catalog.num_users, "num_items": catalog.num_items, "source": source_info}
     with write_artifact(url, "dataset", metadata) as folder:
         _write_ids(folder / "users.parquet", catalog.user_ids)
         _write_ids(folder / "items.parquet", catalog.item_ids)
-        metadata |= _write_interactions(folder / "interactions", catalog, memory_mib * 2**20 // PAIR_BYTES)
+        metadata |= _write_interactions(folder / "interactions", catalog, is_cold, memory_mib * 2**20 // PAIR_BYTES)
+        if is_cold.any():
+            metadata["num_cold_items"] = int(is_cold.sum())
+            if not metadata["num_interactions"]["train"]:
+                raise InputError(f"source.cold_items={cold_items} leaves no train interaction; hold out fewer items")
         metadata["modalities"] = {
             modality: _write_features(folder / "features" / modality, modality, rows, present)
             for modality, (rows, present) in catalog.features.items()
@@ -53,10 +63,18 @@ def _write_ids(path: Path, ids: pa.Array) -> None:
     pq.write_table(pa.table({"index": index, "id": ids}), path)
 
 
-def _write_interactions(folder: Path, catalog: Catalog, most: int) -> dict:
-    """Writes every split there is, a run of users at a time; returns the manifest's counts."""
+def _write_interactions(folder: Path, catalog: Catalog, is_cold: np.ndarray, most: int) -> dict:
+    """Writes every split there is, a run of users at a time; returns the manifest's counts.
+
+    Args:
+        folder: Where the splits go.
+        catalog: What to write.
+        is_cold: bool [num_items], the items whose interactions are all of the split `cold`.
+        most: Interactions in memory at a time.
+    """
     folder.mkdir()
-    num_interactions, num_duplicates = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    splits = (*SPLITS, COLD) if is_cold.any() else SPLITS
+    num_interactions, num_duplicates = dict.fromkeys(splits, 0), dict.fromkeys(splits, 0)
     degrees, has_train = np.zeros(catalog.num_users, np.int64), [np.zeros(n, bool) for n in (catalog.num_users, catalog.num_items)]
     for chunk in catalog.rows():
         degrees += np.bincount(chunk["user"], minlength=catalog.num_users)
@@ -66,14 +84,15 @@ def _write_interactions(folder: Path, catalog: Catalog, most: int) -> dict:
     with contextlib.ExitStack() as stack:
         files: dict[str, pq.ParquetWriter] = {}
         for records in grouped(catalog.rows(), lambda rows: rows["user"], degrees, most):
-            labels = records["label"]
-            if unsplit is not None:
-                times = records["time"] if unsplit.times is not None else None
-                labels = split_labels(records["user"], records["item"], unsplit.config, rng, times)
-            keys = pair_keys(records["user"], records["item"], catalog.num_items)
-            by_split = [_distinct(keys[labels == label]) for label in range(len(SPLITS))]
-            twice.look_in(by_split)
-            for label, (split, distinct) in enumerate(zip(SPLITS, by_split)):
+            cold, keys = is_cold[records["item"]], pair_keys(records["user"], records["item"], catalog.num_items)
+            if unsplit is None:
+                twice.look_in([_distinct(keys[records["label"] == label]) for label in range(len(SPLITS))])
+                labels = np.where(cold, len(SPLITS), records["label"])
+            else:
+                labels = np.full(len(records), len(SPLITS), np.int8)
+                labels[~cold] = _split(records[~cold], unsplit, rng)
+            by_split = [_distinct(keys[labels == label]) for label in range(len(splits))]
+            for label, (split, distinct) in enumerate(zip(splits, by_split)):
                 if not len(distinct):
                     continue
                 users, items = np.divmod(distinct, np.int64(catalog.num_items))
@@ -88,6 +107,14 @@ def _write_interactions(folder: Path, catalog: Catalog, most: int) -> dict:
     twice.refuse()
     untrained = {f"{name}s_without_train": int((~seen).sum()) for name, seen in zip(SIDE_NAMES, has_train)}
     return {"num_interactions": num_interactions, "duplicates_merged": num_duplicates, **untrained}
+
+
+def _split(records: np.ndarray, unsplit: Unsplit, rng: np.random.Generator) -> np.ndarray:
+    """Splits the interactions of a run of users that are not held out with their items; int8 [n]."""
+    if not len(records):
+        return np.empty(0, np.int8)
+    times = records["time"] if unsplit.times is not None else None
+    return split_labels(records["user"], records["item"], unsplit.config, rng, times)
 
 
 def _distinct(keys: np.ndarray) -> np.ndarray:

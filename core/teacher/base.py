@@ -1,8 +1,12 @@
 """Defines what every kind of teacher declares about itself."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
+from torch import Tensor
+
 from ..config import TeacherConfig
+from ..vectors import TeacherVectors
 
 
 class Teacher:
@@ -74,3 +78,20 @@ class Teacher:
     def item_graph_edges(cls, config: TeacherConfig, num_items: int, num_modalities: int) -> int:
         """Returns the number of edges of all item-item graphs that the teacher keeps; `plan` estimates memory and search from it."""
         return 0
+
+    @classmethod
+    def untouched_items(cls, config: TeacherConfig, vectors: TeacherVectors, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor | None:
+        """Returns final vectors of items without train interactions as their features alone give them, or None.
+
+        What belongs to an item's ID is zero in them: nothing has taught it but the item's place among the negatives.
+
+        Args:
+            config: The settings that the teacher was trained with.
+            vectors: All its vectors.
+            weights: Its weights by the names that the teacher's artifact has.
+            rows: int64 [n], the items; none has a train interaction.
+
+        Returns:
+            float32 [n, final_dim]; None where features do not reach the vectors of items without interactions, which is the default.
+        """
+        return None

@@ -1,5 +1,6 @@
 """Defines PromptMM's own teacher: propagation, fusion and loss (docs/method.md 1.3 to 1.6), on the whole graph or on sampled blocks."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -34,6 +35,14 @@ class PromptTeacher(Teacher):
     def num_hops(cls, config: TeacherConfig) -> int:
         """Returns the larger of L, for the collaborative path, and two hops for each round of modality propagation; at least 1."""
         return max(config.layers, 2 * config.modality_layers, 1)
+
+    @classmethod
+    def untouched_items(cls, config: TeacherConfig, vectors: TeacherVectors, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor | None:
+        """Returns the fusion of M_m^I with e_I = 0; None with rounds of modality propagation, which leave such an item a row of zeros."""
+        if config.modality_layers or not vectors.modal_item:
+            return None
+        modal = [x[rows] for x in vectors.modal_item.values()]
+        return fuse(torch.zeros(rows.numel(), config.dim), modal, config, of_users=False)
 
 
 def teacher_vectors(

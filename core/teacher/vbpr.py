@@ -47,6 +47,14 @@ class VbprTeacher(MappingTeacher):
         for parameter in self.bias_maps.parameters():
             nn.init.zeros_(parameter)
 
+    @classmethod
+    def untouched_items(cls, config: TeacherConfig, vectors: TeacherVectors, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor | None:
+        """Returns the item vectors with γ_i = 0 and β_i = 0: [0, E_1 x^1, ..., E_M x^M, Σ_m <β'_m, x^m>]."""
+        items = vectors.item[rows].clone()
+        items[:, : config.dim] = 0
+        items[:, -1:] -= weights["model.bias"][rows]
+        return items
+
     def reduce(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns [n, d + 1] by modality: E_m x, and <β'_m, x> in the last column."""
         mapped = super().reduce(features)

@@ -1,12 +1,15 @@
 """Trained models as evaluation, export and experiments read them: the vectors that serve, and what they cost."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ...core.artifact import open_artifact, read_manifest
+from ...core.kinds import TEACHERS
 from ...core.storage import JsonObject, join
-from ...distributed.artifacts.teacher import read_revision
+from ...core.teacher.base import Teacher
+from ...distributed.artifacts.teacher import read_revision, read_weights, teacher_config_of
 from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
 
@@ -40,6 +43,8 @@ class TrainedModel:
         facts: Costs and choice.
         modal: Of a teacher, the final vectors of users and items by modality, float32 in the same shapes.
         trials: Settings that a teacher's own fit tried on validation, where its manifest says so.
+        untouched: Of a teacher, the vectors that its features alone give to items without train interactions, float32 [n, d] for their
+            indices, int64 [n]; None where features do not reach them.
     """
 
     users: Tensor
@@ -47,6 +52,7 @@ class TrainedModel:
     facts: ModelFacts
     modal: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     trials: int | None = None
+    untouched: Callable[[Tensor], Tensor | None] = lambda rows: None
 
 
 def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> TrainedModel:
@@ -61,7 +67,13 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
     # Weights, prompt and raw features (as float32): what must be held to produce the vectors that serve.
     facts = _facts(manifest, manifest["num_parameters"] * FLOAT_BYTES + features)
     modal = {m: (vectors.modal_user[m], items) for m, items in vectors.modal_item.items()}
-    return TrainedModel(vectors.user, vectors.item, facts, modal, manifest.get("trials"))
+
+    def untouched(rows: Tensor) -> Tensor | None:
+        config, weights = teacher_config_of(manifest), read_weights(url, cache_dir)[0]
+        kind: type[Teacher] = TEACHERS.get(config.kind)
+        return kind.untouched_items(config, vectors, weights, rows)
+
+    return TrainedModel(vectors.user, vectors.item, facts, modal, manifest.get("trials"), untouched)
 
 
 def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:

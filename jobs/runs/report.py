@@ -65,6 +65,26 @@ def component_table(components: JsonObject, metric: str) -> str:
     return "\n".join(lines)
 
 
+def cold_table(results: JsonObject, cutoffs: list[int]) -> list[str]:
+    """Lists the models that rank cold items, as a Markdown table with a sentence before it; nothing for a run without cold items.
+
+    Args:
+        results: What results.json holds.
+        cutoffs: Lengths of the lists; those beyond the number of cold items are left out.
+    """
+    cold = results.get("cold")
+    if cold is None:
+        return []
+    columns = [f"{metric}@{k}" for k in cutoffs if k <= cold["num_items"] for metric in ("recall", "ndcg")]
+    said = f"Cold items, ranked among themselves ({cold['num_items']:,} items, {cold['num_users']:,} users who have train interactions):"
+    if not columns:
+        return [f"{said} fewer than any of evaluation.cutoffs={cutoffs}, so nothing is measured."]
+    lines = ["| cold | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for name, metrics in cold["rows"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{metrics[column]:.4f}" for column in columns) + " |")
+    return [said, "\n".join(lines)]
+
+
 def write_plots(run_dir: str, select_by: str) -> list[str]:
     """Draws the learning curves of teacher and student, as far as they ran, to PNG files below plots/; returns their URLs."""
     import matplotlib

@@ -6,7 +6,7 @@ from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
 from ..config import STAGES
 from ..settings import Settings
-from .report import component_table, table, write_plots
+from .report import cold_table, component_table, table, write_plots
 from .stages import read_record
 
 DATASET_FACTS = ("num_users", "num_items", "num_interactions", "users_without_train", "items_without_train", "modalities")
@@ -27,7 +27,8 @@ def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -
     Args:
         settings: Of the run.
         dataset: The run's.
-        evaluated: The result of evaluate: metrics and facts of `student`, and of `teacher` or None.
+        evaluated: The result of evaluate: metrics and facts of `student`, and of `teacher` or None, and `cold` where the dataset
+            holds items out.
     """
     teacher, student = evaluated["teacher"], dict(evaluated["student"])
     student["parameter_ratio"] = student["num_parameters"] / teacher["num_parameters"] if teacher else None
@@ -39,6 +40,7 @@ def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -
         "timings": {verb: round(record.seconds, 2) for verb, record in records.items() if record and record.done},
         "dataset": {key: dataset.manifest[key] for key in DATASET_FACTS},
         "seed": read_student_manifest(settings)["seed"],
+        **({"cold": evaluated["cold"]} if "cold" in evaluated else {}),
     }
     write_json(join(settings.dir, "results.json"), results)
     return results
@@ -46,10 +48,11 @@ def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -
 
 def write_report(settings: Settings, results: JsonObject) -> None:
     """Writes report.md and plots/, from what `write_results` returned."""
-    shown = table(results, settings.evaluation.cutoffs)
+    parts = [table(results, settings.evaluation.cutoffs), *cold_table(results, settings.evaluation.cutoffs)]
     teacher = read_manifest(join(settings.dir, "teacher"), "teacher") if results["teacher"] is not None else {}
     if teacher.get("components") and teacher["selected_by"] is not None:
-        shown += "\n\n" + component_table(teacher["components"], teacher["selected_by"])
+        parts.append(component_table(teacher["components"], teacher["selected_by"]))
+    shown = "\n\n".join(parts)
     plots = write_plots(settings.dir, settings.evaluation.select_by)
     pictures = "\n".join(f"![{url.rsplit('/', 1)[-1]}](plots/{url.rsplit('/', 1)[-1]})" for url in plots)
     write_bytes(join(settings.dir, "report.md"), f"# {settings.dir}\n\n{shown}\n\n{pictures}\n".encode())

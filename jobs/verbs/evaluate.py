@@ -9,6 +9,7 @@ from ..runs.executors import open_executor
 from ..runs.folder import open_run_dataset
 from ..runs.lineage import evaluation_inputs
 from ..runs.models import TrainedModel, trained_student, trained_teacher
+from ..runs.new_items import cold_results
 from ..runs.results import read_student_manifest, write_report, write_results
 from ..runs.stages import run_stage
 from ..settings import Settings
@@ -24,8 +25,14 @@ def evaluate(settings: Settings, executor: Executor | None = None) -> None:
 
     def make() -> JsonObject:
         with open_executor(settings, dataset, executor) as opened:
-            teacher = _metrics(settings, dataset, opened, trained_teacher(settings.dir, dataset, cache_dir)) if taught else None
-            return {"teacher": teacher, "student": _metrics(settings, dataset, opened, trained_student(settings.dir, cache_dir))}
+            teacher = trained_teacher(settings.dir, dataset, cache_dir) if taught else None
+            student = trained_student(settings.dir, cache_dir)
+            evaluated = {
+                "teacher": _metrics(settings, dataset, opened, teacher) if teacher is not None else None,
+                "student": _metrics(settings, dataset, opened, student),
+            }
+        cold = cold_results(dataset, settings.evaluation, student, teacher, manifest["seed"])
+        return evaluated if cold is None else {**evaluated, "cold": cold}
 
     record = run_stage(settings, "evaluate", evaluation_inputs(settings, dataset, manifest), make)
     write_report(settings, write_results(settings, dataset, record.result))

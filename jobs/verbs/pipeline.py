@@ -11,7 +11,7 @@ from ..planning.engine import engine_of, with_engine
 from ..runs.compatibility import check_teacher, has_teacher
 from ..runs.executors import open_executor, require_packages
 from ..runs.folder import open_run_dataset
-from ..runs.report import table
+from ..runs.report import cold_table, table
 from ..runs.results import write_results
 from ..runs.stages import read_record, require_done
 from ..runs.worker_jobs import uses_graph
@@ -78,7 +78,8 @@ def _check_catalog(settings: Settings, dataset: Dataset) -> None:
 
 def _show(settings: Settings, dataset: Dataset, results: JsonObject) -> None:
     """Prints the table, epochs that no validation chose, and the seconds of every verb."""
-    print("\n" + table(results, settings.evaluation.cutoffs), flush=True)
+    cutoffs = settings.evaluation.cutoffs
+    print("\n" + "\n\n".join([table(results, cutoffs), *cold_table(results, cutoffs)]), flush=True)
     for name in ("teacher", "student"):
         if results[name] is not None and not dataset.has_split("validation") and results[name]["best_epoch"] >= 0:
             print(f"{name}: no validation split, so no selection: epoch {results[name]['best_epoch']}, the last one", flush=True)

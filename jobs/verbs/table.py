@@ -8,7 +8,7 @@ from ...core.registry import Registry
 from ...core.storage import join
 from ..config import STAGES
 from ..inspection.defaults import defaults_for
-from ..runs.derivation import write_derived
+from ..inspection.derivation import write_derived
 from ..runs.stages import forget_from
 from ..settings import DERIVED, Settings
 from .distill import DISTILL

@@ -7,7 +7,7 @@ from ...core.errors import InputError
 from ...core.storage import join, write_bytes
 from ..inspection.advice import Advice
 from ..inspection.defaults import defaults_for
-from ..runs.derivation import recipe_of
+from ..inspection.derivation import recipe_of
 from ..runs.folder import open_run_dataset
 from ..runs.stages import setting_defaults
 from ..settings import Settings, load_settings

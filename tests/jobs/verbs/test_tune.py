@@ -7,8 +7,8 @@ import yaml
 from promptmm.core.errors import InputError
 from promptmm.graph_store.dataset import Dataset
 from promptmm.jobs.inspection.defaults import defaults_for, has_few_items
+from promptmm.jobs.inspection.derivation import recipe_of
 from promptmm.jobs.inspection.facts import CatalogFacts
-from promptmm.jobs.runs.derivation import recipe_of
 from promptmm.jobs.settings import Settings, build, load_settings
 from promptmm.jobs.verbs.tune import seconds_of
 

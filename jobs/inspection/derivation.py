@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Sequence
 
 from ...core.storage import JsonObject, join, write_bytes
-from ..inspection.advice import Advice
 from ..settings import DERIVED
+from .advice import Advice
 
 WIDTH = 120
 

@@ -1,0 +1,108 @@
+"""Items that nobody has touched: how the student's map of features ranks them, beside content cosine, VBPR and chance.
+
+    python benchmarks/cold_items.py --recipe tiktok --folder RUNS --vbpr teacher.feature_decay=0.1 -- source.path=DIR
+
+For each seed a tenth of the items with features is held out whole (`source.cold_items`; the seed draws the items and trains), and a run of
+the recipe and one of VBPR with the same interactions are trained in this process. The map's settings are chosen on train items; nothing
+here is chosen by what it prints. Runs go on where they stopped.
+"""
+
+import argparse
+import statistics
+from dataclasses import replace
+
+import torch
+from promptmm.core.cold_ranking import ColdSplit, vector_metrics
+from promptmm.core.ranking import evaluate, top_k
+from promptmm.core.storage import read_json
+from promptmm.graph_store.dataset import Dataset, masks, open_dataset
+from promptmm.jobs.runs.models import TrainedModel, trained_student, trained_teacher
+from promptmm.jobs.runs.new_items import features_of, fit_new_items
+from promptmm.jobs.settings import Settings, load_settings
+from promptmm.jobs.verbs import run_verb
+
+HERE = ("cluster.executor=local", "cluster.threads=1")
+K = 20
+STUDENT_VERBS = ("prepare", "train-teacher", "label", "distill", "evaluate")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--folder", required=True, help="of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--share", type=float, default=0.1)
+    parser.add_argument("--vbpr", nargs="*", default=[], help="settings of VBPR")
+    parser.add_argument("settings", nargs="+", help="settings of the source")
+    options = parser.parse_args()
+    rows: dict[str, list[float]] = {}
+    for seed in options.seeds:
+        drawn = [*options.settings, *HERE, f"source.cold_items={options.share}", f"source.seed={seed}", f"run.seed={seed}"]
+        for name, value in measure(options, drawn, seed).items():
+            rows.setdefault(name, []).append(value)
+    print(f"\n| {', '.join(map(str, options.seeds))} | mean | deviation |\n|---|---:|---:|")
+    for name, values in rows.items():
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        print(f"| {name} | {statistics.mean(values):.4f} | {spread:.4f} |")
+
+
+def measure(options: argparse.Namespace, drawn: list[str], seed: int) -> dict[str, float]:
+    """Trains both runs of a seed and returns Recall@20 of every row."""
+    settings = load_settings(options.recipe, [*drawn, f"run.dir={options.folder}/student-{seed}"])
+    run(settings, STUDENT_VERBS)
+    rows = {name: metrics[f"recall@{K}"] for name, metrics in read_json(f"{settings.dir}/results.json")["cold"]["rows"].items()}
+    vbpr = load_settings(options.recipe, [*drawn, "teacher.kind=vbpr", *options.vbpr, f"run.dir={options.folder}/vbpr-{seed}"])
+    run(vbpr, ("prepare", "train-teacher"))
+    dataset = open_dataset(f"{vbpr.dir}/dataset")
+    split = ColdSplit.of(dataset.csr("cold"), dataset.csr("train"))
+    model = trained_teacher(vbpr.dir, dataset, None)
+    untouched = model.untouched(split.items)
+    assert untouched is not None
+    rows["VBPR"] = vector_metrics(split, model.users, untouched, [K])[f"recall@{K}"]
+    rows["VBPR's validation (items with interactions)"] = recall(dataset, model, "validation")
+    return {**rows, **beside_others(settings, open_dataset(f"{settings.dir}/dataset"), split)}
+
+
+def run(settings: Settings, verbs: tuple[str, ...]) -> None:
+    for verb in verbs:
+        run_verb(verb, settings)
+
+
+def recall(dataset: Dataset, model: TrainedModel, split: str) -> float:
+    """Recall@20 of a split over the whole catalog."""
+    held_out, exclude = masks(dataset, split)
+    return evaluate(model.users, model.items, held_out, exclude, [K])[f"recall@{K}"]
+
+
+def beside_others(settings: Settings, dataset: Dataset, split: ColdSplit) -> dict[str, float]:
+    """What mapped items do beside the others, in lists over the whole catalog with train and validation items masked.
+
+    Returns their share of the catalog, their share of the first 20 places, Recall@20 of the cold pairs within the whole catalog, and of
+    the test pairs without the cold items and with them.
+    """
+    student = trained_student(settings.dir, None)
+    item_map = fit_new_items(dataset, student, settings.run.seed)
+    assert item_map is not None
+    items = student.items.clone()
+    items[split.items] = item_map.vectors({m: features_of(dataset, m, split.items) for m in item_map.encodings})
+    held_out, exclude = masks(dataset, "test")
+    is_cold = torch.zeros(dataset.num_items, dtype=torch.bool)
+    is_cold[split.items] = True
+    users = exclude.degrees.nonzero().flatten()
+    places = [is_cold[ranked].float().mean(1) for _, _, ranked in top_k(student.users[users], items, K, exclude.select(users))]
+    with_them, cold = replace(student, items=items), dataset.csr("cold")
+    warm = (~is_cold).nonzero().flatten()
+    place_of = torch.full((dataset.num_items,), -1)
+    place_of[warm] = torch.arange(warm.numel())
+    without = [type(csr)(csr.pointers, place_of[csr.columns], warm.numel()) for csr in (held_out, exclude)]
+    return {
+        "cold items: share of the catalog": split.items.numel() / dataset.num_items,
+        "cold items: share of the first 20 places": float(torch.cat(places).mean()),
+        "cold pairs, whole catalog": evaluate(student.users, items, cold, exclude, [K])[f"recall@{K}"],
+        "test pairs, without the cold items": evaluate(student.users, items[warm], *without, [K])[f"recall@{K}"],
+        "test pairs, beside the cold items": recall(dataset, with_them, "test"),
+    }
+
+
+if __name__ == "__main__":
+    main()

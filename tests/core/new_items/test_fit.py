@@ -1,0 +1,159 @@
+"""The fitted map: it finds what features tell, treats missing modalities by sets, and is calibrated beside the student's vectors."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from promptmm.core.graph import Csr
+from promptmm.core.new_items import fit
+from promptmm.core.new_items.calibration import calibrate
+from promptmm.core.new_items.encoding import Encoding
+from promptmm.core.new_items.pseudo_cold import NUM_FOLDS, make_folds
+from promptmm.core.rows import rownorm
+
+from .conftest import DIMS, NUM_ITEMS, make_world
+
+
+def close_to(predicted: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((rownorm(predicted) * rownorm(wanted)).sum(1).mean())
+
+
+def test_features_that_tell_an_items_vector_give_it(world, item_map):
+    assert item_map.facts["list_length"] == 6  # a quarter of the 27 items of a fold
+    assert item_map.facts["recall"] > 0.5  # a random list has 6 / 27
+    assert close_to(item_map.vectors(world.features), world.items[world.rows]) > 0.9
+
+
+def test_the_same_input_gives_the_same_map(world, item_map):
+    again = world.fitted()
+    assert again.facts == item_map.facts
+    assert all(torch.equal(again.weights[modalities], item_map.weights[modalities]) for modalities in item_map.weights)
+
+
+def test_it_is_the_ridge_of_what_was_chosen(world, item_map):
+    """Every set's matrix against a dense solution over the encoded rows."""
+    facts, degrees = item_map.facts, torch.bincount(world.train.columns, minlength=NUM_ITEMS)[world.rows]
+    encodings = {m: Encoding.of(raw, facts["whiten"]) for m, raw in world.features.items()}
+    weights, targets = torch.log1p(degrees.double()), world.items[world.rows].double()
+    for modalities in (("visual", "text"), ("visual",), ("text",)):
+        scales = torch.cat([torch.full((DIMS[m],), facts["scales"][m], dtype=torch.float64) for m in modalities])
+        z = torch.cat([encodings[m].encode(world.features[m]) for m in modalities], 1).double() * scales
+        mean = weights @ targets / weights.sum()
+        system = z.T @ (weights[:, None] * z) + facts["penalty"] * weights.sum() * torch.eye(z.shape[1])
+        solved = scales[:, None] * torch.linalg.solve(system, z.T @ (weights[:, None] * (targets - mean)))
+        np.testing.assert_allclose(item_map.weights[modalities], facts["factor"] * solved, rtol=2e-4, atol=2e-5)
+
+
+def test_a_missing_modality_takes_the_map_of_the_others(world, item_map):
+    visual, text = world.features["visual"], world.features["text"]
+    both = visual[1] & text[1]
+    nothing = torch.zeros_like(text[1])
+    left_out = item_map.vectors({"visual": visual})
+    as_missing = item_map.vectors({"visual": visual, "text": (torch.full_like(text[0], 7.0), nothing)})
+    assert torch.equal(left_out[visual[1]], as_missing[visual[1]])  # and whatever stands in a missing row does not matter
+    expected = item_map.bias + item_map.encodings["visual"].encode(visual) @ item_map.weights[("visual",)]
+    torch.testing.assert_close(left_out[visual[1]], expected[visual[1]], rtol=1e-4, atol=1e-5)
+    whole = item_map.vectors(world.features)
+    assert not torch.allclose(whole[both], left_out[both], atol=1e-2)
+    torch.testing.assert_close(whole[visual[1] & ~text[1]], left_out[visual[1] & ~text[1]])
+    # A matrix for the modality alone predicts better than the joint one with zeros in the other's place.
+    own = world.items[world.rows][both]
+    zeros = item_map.bias + item_map.encodings["text"].encode(text) @ item_map.weights[("visual", "text")][DIMS["visual"] :]
+    assert close_to(item_map.vectors({"text": text})[both], own) > close_to(zeros[both], own)
+
+
+def test_items_lacking_all_modalities_get_the_bias(world, item_map):
+    nothing = {m: (rows[:2], torch.zeros(2, dtype=torch.bool)) for m, (rows, _) in world.features.items()}
+    assert torch.equal(item_map.vectors(nothing), item_map.bias.expand(2, -1))
+
+
+def test_every_set_of_up_to_four_modalities_has_a_matrix():
+    names = ["a", "b", "c", "d"]
+    patterns = torch.ones(5, 4, dtype=torch.bool)
+    sets = fit._sets(names, patterns)
+    assert set(sets) == {s for n in range(1, 5) for s in itertools.combinations(names, n)}
+    assert len(sets) == 15
+
+
+def test_of_more_modalities_the_sets_that_items_have():
+    names = list("abcdef")
+    patterns = torch.tensor([[1, 1, 0, 0, 0, 0]] * 3 + [[0, 0, 1, 1, 1, 0]] * 2 + [[1] * 6]).bool()
+    sets = fit._sets(names, patterns)
+    assert len(sets) == 1 + 6 + 6 + 2
+    assert {("a", "b"), ("c", "d", "e"), tuple(names), ("f",), tuple("bcdef")} <= set(sets)
+
+
+def test_a_set_without_a_matrix_takes_the_largest_one_within_it():
+    dims = {name: 3 for name in "abcdef"}
+    found = make_world(dims).fitted()
+    assert found._set_for(set("abc")) in found.weights
+    assert found._set_for(set("bcdef")) == tuple("bcdef")
+    lacking = {m for m in "abcdef"} - {"a", "b", "c"}
+    assert set(found._set_for(lacking)) <= lacking
+
+
+def test_a_wide_modality_is_fitted_on_its_principal_axes(world, monkeypatch):
+    whole = world.fitted()
+    monkeypatch.setattr(fit, "MOST_AXES", 6)  # as many directions as the items' vectors have, of 9
+    narrow = world.fitted()
+    assert narrow.weights[("visual",)].shape == (DIMS["visual"], world.items.shape[1])
+    assert torch.linalg.matrix_rank(narrow.weights[("visual",)].double(), rtol=1e-5) == 6
+    assert close_to(narrow.vectors(world.features), whole.vectors(world.features)) > 0.95
+
+
+def test_too_few_items_or_none_with_features_give_no_map(world):
+    few = {m: (rows[:19], present[:19]) for m, (rows, present) in world.features.items()}
+    arguments = world.users, world.items, world.train
+    assert fit.fit_item_map(*arguments, few, world.rows[:19]) is None
+    assert fit.fit_item_map(*arguments, {}, world.rows) is None
+    lonely = Csr.from_pairs(torch.arange(60), torch.arange(60), 60, NUM_ITEMS)  # a user of one item has no other to be known by
+    assert (
+        fit.fit_item_map(world.users, world.items, lonely, {m: (r[:60], p[:60]) for m, (r, p) in world.features.items()}, torch.arange(60))
+        is None
+    )
+
+
+def test_users_of_a_fold_do_not_know_it(world):
+    """Changing the vectors of a fold's items changes nothing about the users who rank them."""
+    folds = make_folds(world.items, world.train, world.rows, seed=0)
+    assert sorted(torch.cat([fold.places for fold in folds]).tolist()) == list(range(world.rows.numel()))
+    assert len(folds) == NUM_FOLDS
+    for number, fold in enumerate(folds):
+        other = world.items.clone()
+        other[world.rows[fold.places]] = 1e3
+        again = make_folds(other, world.train, world.rows, seed=0)[number]
+        assert torch.equal(again.users, fold.users)
+        assert torch.equal(again.is_held, fold.is_held)
+        assert fold.is_held.any(1).all()
+
+
+def test_recall_of_a_fold(world):
+    fold = make_folds(world.items, world.train, world.rows, seed=0)[0]
+    best = dataclasses.replace(fold, users=torch.eye(3), is_held=torch.eye(3, fold.ranked.numel()).bool())
+    own = torch.zeros(fold.places.numel(), 3)
+    own[:3] = torch.eye(3)
+    assert best.recall(own).tolist() == [1, 1, 1]
+    own[3:] = 2.0  # all others before the user's own
+    assert best.recall(own).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+def test_calibration_gives_mapped_items_the_scores_of_items_of_few_interactions(world, shift):
+    generator = torch.Generator().manual_seed(1)
+    users = torch.randn(200, 4, generator=generator).double() + shift
+    items, predicted = (torch.randn(90, 4, generator=generator).double() for _ in range(2))
+    degrees = torch.arange(90)
+    found = calibrate(users, items, degrees, 0.01 * predicted)
+    calibrated = found.factor * 0.01 * predicted + found.shift
+    mean = users.mean(0)
+    assert float((calibrated @ mean).mean()) == pytest.approx(float((items[:30] @ mean).mean()), abs=1e-6)
+
+    def deviation(vectors: torch.Tensor) -> float:
+        return float((users @ vectors.T).std(0, unbiased=False).mean())
+
+    scaled = found.factor * 0.01 * predicted
+    assert deviation(scaled) == pytest.approx(deviation(items[:30]), rel=1e-6)
+    scores, before = users @ calibrated.T, users @ predicted.T
+    assert torch.equal(scores.argsort(1), before.argsort(1))  # within the new items every user's ranking is as before
