@@ -82,6 +82,7 @@ def run_experiment(recipe: AnyRecipe) -> None:
                 of_catalog,
                 {name: grid.budget(name) for name in experiment.models.by_name},
                 left_out(over.config, catalog),
+                experiment.models.recipe.shown_settings,
                 catalog in later,
             )
             for catalog, experiment, grid, of_catalog in zip(over.recipes, experiments, grids, results)

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 from ...core.errors import InputError
 from ...core.metrics import is_of_users
-from ...core.storage import join
+from ...core.storage import JsonObject, join
 from ..settings import Settings, build, load_settings, parse_override, read_recipe
-from .catalogs import chosen, config_of, naming, overrides_of, split_overrides
+from .catalogs import OF_ALL, chosen, config_of, naming, overrides_of, split_overrides
 from .config import ENTRIES, CompareConfig, ExperimentConfig, RangeConfig, TransferConfig
 
 PREFIX = "experiment."
@@ -52,6 +52,12 @@ class Recipe:
     def title(self) -> str:
         """The recipe's name, with the catalog's."""
         return self.name if self.catalog is None else f"{self.name}, catalog {self.catalog}"
+
+    @property
+    def shown_settings(self) -> JsonObject:
+        """What the recipe sets for this catalog and the command line for it or for all, without where files lie and what runs it."""
+        values = dict(parse_override(override) for override in self.overrides)
+        return {key: value for key, value in values.items() if key != "source.path" and not key.startswith(OF_ALL)}
 
     def label(self, text: str) -> str:
         """Puts the catalog before what is said of one of its models or cells."""

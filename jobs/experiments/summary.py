@@ -19,12 +19,14 @@ class Part:
         results: Its results.json.
         budgets: What searches took, by model.
         left_out: Models that the catalog has not, with the reasons.
+        settings: Dotted settings of this catalog over its base recipe, of the recipe and of the command line.
         added: Whether the catalog came when test figures on others were known.
     """
 
     results: Results
     budgets: dict[str, Budget]
     left_out: dict[str, str]
+    settings: JsonObject
     added: bool = False
 
 
@@ -59,11 +61,14 @@ class CatalogComparison(Comparison):
 
 
 class CatalogFacts(TypedDict):
-    """What a catalog is: its dataset, and what the recipe says of it; `added`: it came when test figures on others were known."""
+    """What a catalog is: its dataset, its base recipe with the settings over it, and `models`, those of some models on it alone.
+
+    `added` says that it came when test figures on others were known.
+    """
 
     dataset: JsonObject
     recipe: str | None
-    set: JsonObject
+    settings: JsonObject
     models: dict[str, JsonObject]
     added: bool
 
@@ -115,7 +120,7 @@ def summarise(recipe: CatalogsRecipe, parts: Mapping[str, Part]) -> Summary:
             catalog: CatalogFacts(
                 dataset=part.results["dataset"],
                 recipe=config.catalogs[catalog].recipe or config.recipe,
-                set=config.catalogs[catalog].set,
+                settings=part.settings,
                 models=config.catalogs[catalog].models,
                 added=part.added,
             )

@@ -71,6 +71,7 @@ def _differences(axes: "Axes", summary: Summary) -> None:
 def _cost(axes: "Axes", summary: Summary) -> None:
     """Draws a point for each model (colour) on each catalog (marker): what share of the best it has, and how long it trains."""
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator
 
     metric, best, catalogs = summary["metric"], _best(summary), list(summary["catalogs"])
     for number, model in enumerate(summary["models"].values()):
@@ -81,6 +82,9 @@ def _cost(axes: "Axes", summary: Summary) -> None:
             )
     axes.axhline(1, color="0.6", linewidth=0.8, linestyle="--")
     axes.set(xscale="log", xlabel="seconds to train", ylabel=f"{metric} / best {metric}")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda seconds, _: f"{seconds:g}")
+    axes.minorticks_off()
     handles = [Line2D([], [], color=f"C{number}", linewidth=5, label=name) for number, name in enumerate(summary["models"])]
     handles += [
         Line2D([], [], color="0.3", linestyle="", marker=MARKERS[at % len(MARKERS)], label=name) for at, name in enumerate(catalogs)

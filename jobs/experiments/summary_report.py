@@ -122,13 +122,13 @@ def _catalog_table(summary: Summary) -> str:
 
 
 def _settings_of_catalogs(summary: Summary) -> list[str]:
-    """Lists what the recipe sets on one catalog alone, as for all its models and for some of them."""
+    """Lists what is set for the models of a catalog and for some of them on it alone, by the recipe and on the command line."""
     lines = []
     for name, facts in summary["catalogs"].items():
-        shown = [_settings(facts["set"])] if facts["set"] else []
+        shown = [_settings(facts["settings"])] if facts["settings"] else []
         shown += [f"{model}: {_settings(changes)}" for model, changes in facts["models"].items()]
         lines += [f"- {name}: {'; '.join(shown)}"] if shown else []
-    return ["Settings of one catalog, beside those of its base recipe and models:", "\n".join(lines)] if lines else []
+    return ["Settings over a catalog's base recipe, of the experiment's recipe and of the command line:", "\n".join(lines)] if lines else []
 
 
 def _settings(values: dict[str, object]) -> str:
@@ -160,8 +160,8 @@ def _comparison_table(comparisons: Sequence[CatalogComparison], what: str) -> st
     rows = []
     for row in comparisons:
         pair, *figures = comparison_cells(row)
-        rows.append([row["catalog"], pair, *figures])
-    return table(["catalog", "", what, "95 % interval", "p, t-test", "p, Holm", "p, sign flips"], rows)
+        rows.append([f"{row['catalog']}: {pair}", *figures])
+    return table(["", what, "95 % interval", "p, t-test", "p, Holm", "p, sign flips"], rows)
 
 
 def _budget(on: OnCatalog) -> str:

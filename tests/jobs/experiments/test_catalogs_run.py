@@ -183,9 +183,10 @@ def test_the_report_puts_the_catalogs_side_by_side(run_dir):
         "- is not trained: VBPR on bare: reads features.",
         "Paired tests of recall@20",
         "all 3 rows of this table",
-        "| rich | student - VBPR |",
-        "| bare | slow - student |",
-        "teacher: teacher.kind=lightgcn",
+        "| rich: student - VBPR |",
+        "| bare: slow - student |",
+        "- bare: source.modalities={}, teacher.train.learning_rate=0.02, student.train.learning_rate=0.02, "
+        "source.synthetic_num_items=70; teacher: teacher.kind=lightgcn",
         "| teacher | 2 trials, ",
     ):
         assert part in text, part

@@ -97,7 +97,9 @@ def parts() -> dict[str, Part]:
         }
         searched = {"trials": 2, "seeds": 1, "seconds": 12.0}
         budgets = {name: searched if name in ("teacher", "student") else {"trials": 0, "seeds": 0, "seconds": 0.0} for name in figures}
-        found[catalog] = Part(results, budgets, {"MF": "too many items"} if catalog == "b" else {}, catalog == "b")
+        found[catalog] = Part(
+            results, budgets, {"MF": "too many items"} if catalog == "b" else {}, {"source.format": "mmrec"}, catalog == "b"
+        )
     return found
 
 
@@ -140,8 +142,8 @@ def test_the_report_says_what_was_compared_and_at_which_budget(recipe, parts, tm
         "- is not trained: MF on b: too many items.",
         "| student / teacher | 1.000 | 1.476 |",
         "| a | 10 | 20 | 55 | 5 | 6 | 5.5 | text 8 | defaults |",
-        "- b: EASE: teacher.l2=0.5",
-        "| a | student - MF | +0.0100 | +0.0000 to +0.0200 | 0.001 | 0.005 | 0.001 |",
+        "- b: source.format=mmrec; EASE: teacher.l2=0.5",
+        "| a: student - MF | +0.0100 | +0.0000 to +0.0200 | 0.001 | 0.005 | 0.001 |",
         "all 5 rows of this table, those of all catalogs together (Holm)",
         "the same for every model that is searched, on every catalog: teacher, student.",
         "EASE try settings on validation inside each fit.",
