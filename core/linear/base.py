@@ -191,7 +191,7 @@ class LinearTeacher(Teacher, ABC):
         return self.cache.of(key, scores, rank, self.interactions.like).vectors(rank)
 
 
-def rank_choice(num_items: int, start: int = 256) -> Choice:
+def rank_choice(num_items: int, start: int = 128) -> Choice:
     """Returns the grid of ranks below half the number of items; at least the smallest rank stays."""
     values = tuple(rank for rank in RANKS if rank <= max(num_items // 2, RANKS[0]))
     return Choice(min(start, values[-1]), values)

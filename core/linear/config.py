@@ -75,7 +75,7 @@ class LinearConfig:
     )
     regularisation: float | None = setting(None, "L2 on the factors; read by ials", gt=0)
     iterations: int = setting(12, "alternations between users and items; read by ials", ge=1)
-    trials: int = setting(24, "settings that the search tries on validation at most; read by every linear kind", ge=1)
+    trials: int = setting(32, "settings that the search tries on validation at most; read by every linear kind", ge=1)
     memory_mib: int = setting(4096, "memory for matrices of items by items, MiB: a larger catalog is refused; read by ease", ge=1)
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from ..rows import initial_rows
 from ..sides import ITEMS
 
 Product = Callable[[Tensor], Tensor]
-ITERATIONS = 6
+ITERATIONS = 4
 OVERSAMPLING = 32  # columns beside the rank, which let the last wanted directions converge
 
 
@@ -54,7 +54,7 @@ class Factors:
 
 
 @torch.no_grad()
-def leading_factors(scores: Scores, rank: int, seed: int, like: Tensor) -> Factors:
+def leading_factors(scores: Scores, rank: int, seed: int, like: Tensor, iterations: int = ITERATIONS) -> Factors:
     """Computes the leading singular vectors by block power iterations from seeded random rows (Halko, Martinsson, Tropp 2011).
 
     Args:
@@ -62,11 +62,12 @@ def leading_factors(scores: Scores, rank: int, seed: int, like: Tensor) -> Facto
         rank: The number of singular vectors; there are no more than items.
         seed: Seed of the random rows.
         like: A tensor of the dtype and on the device of the result.
+        iterations: Products with S^T S; the scores of the leading part need few, and the singular vectors themselves more.
     """
     rank, width = min(rank, scores.num_items), min(rank + OVERSAMPLING, scores.num_items)
     rows = torch.arange(scores.num_items, device=like.device)
     block = torch.linalg.qr(initial_rows(ITEMS, rows, width, 1.0, seed).to(like.dtype)).Q
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         block = torch.linalg.qr(scores.to_items(scores.to_users(block))).Q
     reached = scores.to_users(block)  # S Q, [num_users, width]
     wide = reached.double()

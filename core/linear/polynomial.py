@@ -38,7 +38,7 @@ class PolynomialTeacher(LinearTeacher):
     def choices(self) -> dict[str, Choice]:
         neighbours = {"neighbours": neighbour_choice(self.interactions.num_items, 200)} if self.config.power != 1 else {}
         return {
-            "rank": rank_choice(self.interactions.num_items, 128),
+            "rank": rank_choice(self.interactions.num_items),
             "degree": Choice(2, (1, 2, 3, 5, 8, 13)),
             "item_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
             "user_exponent": Choice(0.5, (0.0, 0.25, 0.5, 1.0)),

@@ -10,6 +10,8 @@ from .config import LinearConfig
 from .factors import Factors, Scores, leading_factors
 from .search import Choice, Settings
 
+ITERATIONS = 8  # the vectors are the model here, and have to be told from the next ones
+
 
 class SpectralTeacher(LinearTeacher):
     """Filters histories with the k leading right singular vectors V of N = D_U^-a/2 A D_I^-b.
@@ -31,7 +33,7 @@ class SpectralTeacher(LinearTeacher):
         open_filter = self.config.filter in (None, "neighbourhood")
         return {
             # The rank first: on TikTok it has to grow from 128 to 256 before the normalised graph ranks well at all (.038, then .090).
-            "rank": rank_choice(self.interactions.num_items, 128),
+            "rank": rank_choice(self.interactions.num_items),
             "item_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
             "user_exponent": Choice(0.5, (0.0, 0.25, 0.5, 1.0)),
             "output_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
@@ -48,7 +50,8 @@ class SpectralTeacher(LinearTeacher):
         key, rank = (settings["user_exponent"], settings["item_exponent"]), settings["rank"]
         if key not in self._spectra or self._spectra[key].rank < min(rank, self.interactions.num_items):
             self._spectra.clear()
-            self._spectra[key] = leading_factors(self._weighted(settings), rank, self.inputs.seed, self.interactions.like)
+            weighted, like = self._weighted(settings), self.interactions.like
+            self._spectra[key] = leading_factors(weighted, rank, self.inputs.seed, like, ITERATIONS)
         return self._spectra[key]
 
     def _weighted(self, settings: Settings) -> Scores:

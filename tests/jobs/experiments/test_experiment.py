@@ -100,6 +100,27 @@ def test_every_cell_has_its_record_and_no_leftovers(run_dir):
     assert not (run_dir / "search" / "teacher" / "ray").exists()
 
 
+def test_linear_models_are_peers(recipe, tmp_path):
+    """Fitted without epochs, on train and validation alone; they are tested, compared and distilled from like every other teacher."""
+    from promptmm.jobs.cli import main
+
+    alone = {"distill.list_weight": 0, "distill.embedding_weight": 0}
+    models = {
+        "EASE": {"stage": "teacher", "set": {"teacher.kind": "ease", "teacher.linear.trials": 3}},
+        "content": {"stage": "teacher", "set": {"teacher.kind": "content", "teacher.linear.preparation": "whitened"}},
+        "student": {"stage": "student", "teacher": "EASE", "set": alone},
+    }
+    space = {"EASE": {"trials": 2, "space": {"teacher.linear.ridge": [0.3, 3.0]}}}
+    changed = {"seeds": [0], "models": models, "ablations": {}, "search": space, "compare": {"references": ["EASE"]}}
+    assert main(["experiment", str(recipe("linear", **changed)), f"run.dir={tmp_path}/run", FAST]) == 0
+    results = read_json(f"{tmp_path}/run/results.json")["models"]
+    for name in models:
+        assert results[name]["test"]["recall@20"]["mean"] > 0
+    record = read_json(f"{tmp_path}/run/cells/EASE/seed-0/cell.json")
+    assert (record["epochs"], record["seconds_per_epoch"], record["best_epoch"]) == (0, 0.0, -1)
+    assert "EASE" in (tmp_path / "run" / "report.md").read_text()
+
+
 def test_the_search_chose_the_best_trial_for_the_model_and_its_students(run_dir):
     choice = read_json(str(run_dir / "choices.json"))["teacher"]
     assert [trial["settings"] for trial in choice["trials"]] == [{key: value} for key, values in SPACE.items() for value in values]
