@@ -1,4 +1,4 @@
-"""Declares the settings that say where to run: the cluster and its workers. Those that say what to learn are in `core/config.py`."""
+"""Declares the settings that say where to run: the cluster and its workers. Those that say what to learn are in `core/config/`."""
 
 import os
 from dataclasses import dataclass

@@ -1,0 +1,44 @@
+"""Declares the settings of a training stage, and of neighbour sampling."""
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..settings import check_bounds, setting
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Settings of one training stage: epochs, batches and learning rate; sections `teacher.train` and `student.train`."""
+
+    epochs: int = setting(100, "largest number of epochs; the exact number where there is no validation split", ge=1)
+    batch_size: int = setting(2048, "train interactions in a step, over all workers", ge=1)
+    learning_rate: float = setting(0.001, "Adam's step size for the ID tables, and for a student's other weights", gt=0)
+    patience: int = setting(10, "evaluations without a better validation metric before training stops", ge=1)
+    evaluate_every: int = setting(1, "epochs between validations", ge=1)
+    checkpoint_every: int = setting(5, "epochs between checkpoints", ge=1)
+    lr_decay: float = setting(1.0, "factor on the learning rates after each epoch", gt=0, le=1)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "train")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Settings of the sampled engine's neighbour blocks; section `sampling`."""
+
+    fan_outs: list[int] = setting(
+        [10], "neighbours drawn for a node, by hop from the batch outwards; -1: all of them; further hops take the last figure"
+    )
+    exclude_seed_edges: bool = setting(
+        False, "leave the batch's own positive pairs out of its blocks, in both directions; false: they stay, as in the full engine"
+    )
+    prefetch: int = setting(2, "batches (or micro-batches) that are made ahead in the background", ge=1)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "sampling")
+        if not self.fan_outs or any(n < 1 and n != -1 for n in self.fan_outs):
+            raise InputError(f"sampling.fan_outs={self.fan_outs}: name at least one fan-out, each at least 1, or -1 for all neighbours")
+
+    def fan_outs_of(self, hops: int) -> list[int]:
+        """Returns the fan-outs of `hops` hops."""
+        return [self.fan_outs[min(hop, len(self.fan_outs) - 1)] for hop in range(hops)]
