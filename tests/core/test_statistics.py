@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.stats
-from promptmm.core.statistics import bootstrap_interval, holm, mean_and_deviation, mean_interval, sign_flip_p, transferability
+from promptmm.core.statistics import bootstrap_interval, holm, mean_and_deviation, mean_interval, ranks, sign_flip_p, transferability
 
 
 def test_mean_and_deviation():
@@ -54,6 +54,13 @@ def test_holm():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_ranks():
+    values = [0.3, 0.5, 0.3, 0.1, 0.3]
+    assert ranks(values) == [3, 1, 3, 5, 3]
+    assert ranks(values) == scipy.stats.rankdata([-value for value in values]).tolist()
+    assert ranks([]) == []
 
 
 def test_transferability():
