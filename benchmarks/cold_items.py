@@ -77,8 +77,9 @@ def recall(dataset: Dataset, model: TrainedModel, split: str) -> float:
 def beside_others(settings: Settings, dataset: Dataset, split: ColdSplit) -> dict[str, float]:
     """What mapped items do beside the others, in lists over the whole catalog with train and validation items masked.
 
-    Returns their share of the catalog, their share of the first 20 places, Recall@20 of the cold pairs within the whole catalog, and of
-    the test pairs without the cold items and with them.
+    Returns their share of the catalog and of the first 20 places, the same of the third of the other items with the fewest train
+    interactions (at least one), Recall@20 of the cold pairs within the whole catalog, and of the test pairs without the cold items and with
+    them.
     """
     student = trained_student(settings.dir, None)
     item_map = fit_new_items(dataset, student, settings.run.seed)
@@ -89,7 +90,11 @@ def beside_others(settings: Settings, dataset: Dataset, split: ColdSplit) -> dic
     is_cold = torch.zeros(dataset.num_items, dtype=torch.bool)
     is_cold[split.items] = True
     users = exclude.degrees.nonzero().flatten()
-    places = [is_cold[ranked].float().mean(1) for _, _, ranked in top_k(student.users[users], items, K, exclude.select(users))]
+    degrees = torch.bincount(dataset.csr("train").columns, minlength=dataset.num_items)
+    others = degrees.nonzero().flatten()
+    few = torch.zeros_like(is_cold)
+    few[others[torch.argsort(degrees[others], stable=True)[: others.numel() // 3]]] = True
+    ranked = torch.cat([places for _, _, places in top_k(student.users[users], items, K, exclude.select(users))])
     with_them, cold = replace(student, items=items), dataset.csr("cold")
     warm = (~is_cold).nonzero().flatten()
     place_of = torch.full((dataset.num_items,), -1)
@@ -97,7 +102,9 @@ def beside_others(settings: Settings, dataset: Dataset, split: ColdSplit) -> dic
     without = [type(csr)(csr.pointers, place_of[csr.columns], warm.numel()) for csr in (held_out, exclude)]
     return {
         "cold items: share of the catalog": split.items.numel() / dataset.num_items,
-        "cold items: share of the first 20 places": float(torch.cat(places).mean()),
+        "cold items: share of the first 20 places": float(is_cold[ranked].float().mean()),
+        "items of few interactions: share of the catalog": float(few.float().mean()),
+        "items of few interactions: share of the first 20 places": float(few[ranked].float().mean()),
         "cold pairs, whole catalog": evaluate(student.users, items, cold, exclude, [K])[f"recall@{K}"],
         "test pairs, without the cold items": evaluate(student.users, items[warm], *without, [K])[f"recall@{K}"],
         "test pairs, beside the cold items": recall(dataset, with_them, "test"),

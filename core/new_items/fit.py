@@ -20,6 +20,7 @@ FACTORS = (3.0, 1 / 3)  # that a strength, or a modality's scale, is tried with
 STEPS = 8  # of the search in one direction
 PASSES = 2  # over the modalities' scales
 MOST_AXES = 256  # of a modality, in the fit: wider rows are turned onto their leading principal axes
+MOST_WHITENED = 1024  # columns of a modality; the bundle has the matrix, which would outweigh a student
 LEAST_ITEMS = 4 * NUM_FOLDS  # to fit on; fewer tell nothing
 MOST_MODALITIES = 4  # for which every set has a matrix
 MOST_SETS = 16  # of a catalog with more modalities, beside the whole, the single ones, and those that lack one
@@ -82,7 +83,8 @@ def fit_item_map(users: Tensor, items: Tensor, train: Csr, features: Mapping[str
         return None
     degrees = torch.bincount(train.columns.long(), minlength=train.num_columns)[rows]
     best: tuple[Choice, bool] | None = None
-    for whiten in (False, True):
+    is_wide = any(rows.shape[1] > MOST_WHITENED for rows, _ in features.values())
+    for whiten in (False,) if is_wide else (False, True):
         inputs = _inputs(items[rows], features, degrees, folds, whiten)
         choice = _choose_penalty(inputs, _recall(inputs, Choice(PENALTY, dict.fromkeys(inputs.columns, 1.0))))
         if best is None or choice.recall > best[0].recall:

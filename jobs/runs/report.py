@@ -80,7 +80,9 @@ def cold_table(results: JsonObject, cutoffs: list[int]) -> list[str]:
     if not columns:
         return [f"{said} fewer than any of evaluation.cutoffs={cutoffs}, so nothing is measured."]
     lines = ["| cold | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    for name, metrics in cold["rows"].items():
+    rows = cold["rows"]
+    for name in [*(first for first in ("map", "teacher") if first in rows), *sorted(set(rows) - {"map", "teacher", "random"}), "random"]:
+        metrics = rows[name]
         lines.append(f"| {name} | " + " | ".join(f"{metrics[column]:.4f}" for column in columns) + " |")
     return [said, "\n".join(lines)]
 

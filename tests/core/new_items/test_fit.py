@@ -103,6 +103,16 @@ def test_a_wide_modality_is_fitted_on_its_principal_axes(world, monkeypatch):
     assert close_to(narrow.vectors(world.features), whole.vectors(world.features)) > 0.95
 
 
+def test_rows_too_wide_to_ship_a_matrix_for_are_not_whitened(world, monkeypatch):
+    turned = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(0))).Q * 5.0 ** torch.arange(9)
+    mixed = {"visual": (world.features["visual"][0] @ turned, world.features["visual"][1])}
+    rows = world.features["visual"][1].nonzero().flatten()
+    mixed = {"visual": (mixed["visual"][0][rows], mixed["visual"][1][rows])}
+    assert world.fitted(features=mixed, rows=world.rows[rows]).facts["whiten"]
+    monkeypatch.setattr(fit, "MOST_WHITENED", 8)
+    assert not world.fitted(features=mixed, rows=world.rows[rows]).facts["whiten"]
+
+
 def test_too_few_items_or_none_with_features_give_no_map(world):
     few = {m: (rows[:19], present[:19]) for m, (rows, present) in world.features.items()}
     arguments = world.users, world.items, world.train
