@@ -101,6 +101,7 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
         yield Advice(name, value, lists)
     for name in ("pair", "list", "embedding"):
         yield Advice(f"distill.{name}_weight", 0.0, lists)
+    yield Advice("distill.temperature", *_temperature(facts))
     half = "half of a list is what the teacher ranks best, half is drawn from all that the user has not seen"
     for name, value in {"distill.num_uniform": 10, "distill.num_top": 10, "distill.top_depth": min(100, facts.num_items // 4)}.items():
         yield Advice(name, value, half)
@@ -110,6 +111,13 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
     steps = -(-interactions // batch)
     for name, value in {"epochs": max(10, STEPS // steps), "batch_size": batch, "learning_rate": 0.02, "lr_decay": _decay(steps)}.items():
         yield Advice(f"student.train.{name}", value, f"{steps} steps an epoch; about {STEPS} in all")
+
+
+def _temperature(facts: CatalogFacts) -> tuple[float, str]:
+    """Returns τ of the lists, in standard deviations of a user's scores, and why."""
+    if has_few_items(facts):
+        return 8.0, "users with few items have scores with long tails: a high temperature keeps a list from being its first item alone"
+    return 2.0, "two standard deviations of a user's scores: lists are learnt as a whole"
 
 
 def _decay(steps: int) -> float:
