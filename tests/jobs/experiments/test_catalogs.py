@@ -182,15 +182,19 @@ def test_catalogs_stay_once_they_are_tested(tmp_path):
 def test_the_shipped_experiment_has_four_catalogs_and_one_student_from_a_random_start():
     recipe = load_experiment("catalogs", [f"catalogs.{name}.source.path=/data" for name in ("tiktok", "lfm2k", "sports")])
     assert [*recipe.recipes] == ["tiktok", "lfm2k", "sports", "dense"]
-    students = []
-    for of_one in recipe.recipes.values():
+    students, of_features = [], {"promptmm", "content"}
+    linear = {"spectral", "EASE", "RP3beta", "item kNN", "popularity"}
+    for catalog, of_one in recipe.recipes.items():
         models = expand(of_one)
-        assert {"teacher", "student", "undistilled", "LightGCN", "MF-BPR"} == {*models.by_name}
+        expected = {"ensemble", "student", "undistilled", "LightGCN", *linear}
+        assert {*models.by_name} == (expected if catalog == "sports" else expected | of_features)
         taught, alone = (models.settings(name, 0, {}) for name in ("student", "undistilled"))
+        assert models["student"].teacher == "ensemble"
+        assert taught.teacher.kind == "ensemble"
         assert taught.distill.loss_weights() == {"score": 1.0}
         assert not taught.student.warm_start
         assert taught.student.start == "random"
-        assert (alone.student.dim, alone.student.examples, alone.distill.use_teacher) == (taught.student.dim, "users", False)
+        assert (alone.student.dim, alone.distill.use_teacher) == (taught.student.dim, False)
         students.append({key: value for key, value in vars(taught.student).items() if key != "train"})
     assert all(student == students[0] for student in students)
 
