@@ -111,7 +111,8 @@ class Trials:
             teacher: The trial whose teacher a student learns from.
         """
         run = dataclasses.replace(settings.run, dir=self.url(name), redo=None)
-        cluster = dataclasses.replace(settings.cluster, engine="full", executor="local", address=None, num_workers=1)
+        threads = settings.cluster.worker_threads
+        cluster = dataclasses.replace(settings.cluster, engine="full", executor="local", address=None, num_workers=1, threads=threads)
         own = dataclasses.replace(settings, run=run, cluster=cluster)
         made_with = self._made_with(stage, own, teacher)
         cell = Cell(name, stage, own, join(self.settings.dir, "dataset"), None if teacher is None else self.url(teacher.name), made_with)

@@ -5,11 +5,11 @@ from typing import Any
 
 from ...core.errors import InputError
 from ...core.registry import Registry
-from ...core.storage import join
+from ...core.storage import exists, join
 from ..config import STAGES
 from ..inspection.defaults import defaults_for
 from ..inspection.derivation import write_derived
-from ..runs.stages import forget_from
+from ..runs.stages import forget_from, read_record
 from ..settings import DERIVED, Settings
 from .distill import DISTILL
 from .evaluate import EVALUATE
@@ -65,7 +65,8 @@ def find_verb(name: str) -> AnyVerb:
 def load(verb: AnyVerb, recipe: str | None, overrides: list[str]) -> Any:
     """Reads a verb's configuration from the words of a command; one that `derives` gets a recipe from its catalog's facts.
 
-    For that the catalog is prepared and measured first, unless it has been, and derived.yaml is written into the run's folder.
+    For that the catalog is prepared and measured first, unless it has been, and derived.yaml is written into the run's folder. A run that
+    has begun to train with other settings, as one of an earlier version has, goes on with those.
 
     Args:
         verb: The verb.
@@ -76,7 +77,7 @@ def load(verb: AnyVerb, recipe: str | None, overrides: list[str]) -> Any:
         InputError: a word is wrong, or the catalog is.
     """
     config = verb.load(recipe, overrides)
-    if not verb.derives or recipe is not None:
+    if not verb.derives or recipe is not None or _began_without(config):
         return config
     if config.run.redo == "prepare":
         forget_from(config, PRODUCTS)
@@ -86,6 +87,13 @@ def load(verb: AnyVerb, recipe: str | None, overrides: list[str]) -> Any:
     write_derived(config.dir, defaults_for(facts))
     print(f"[{verb.name}] no recipe: settings from the catalog's facts are in {join(config.dir, DERIVED)}", flush=True)
     return verb.load(None, overrides)
+
+
+def _began_without(settings: Settings) -> bool:
+    """Whether a run has trained something already without settings from its catalog's facts."""
+    if settings.run.redo is not None or exists(join(settings.dir, DERIVED)):
+        return False
+    return any(read_record(settings.dir, stage) is not None for stage in ("train-teacher", "distill"))
 
 
 def run_verb(name: str, settings: Settings) -> None:

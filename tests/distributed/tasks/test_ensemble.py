@@ -130,3 +130,17 @@ def test_a_teacher_of_another_dataset_is_refused(fork_run, tiny_settings):
     path.write_text(path.read_text().replace('"dataset": "', '"dataset": "0'))
     with pytest.raises(InputError, match="trained on another dataset"):
         run_verb("train-teacher", tiny_settings(folder, *WORDS, f"teacher.components={{mine: {{artifact: {other}/teacher}}}}"))
+
+
+@pytest.mark.slow
+def test_two_workers_make_the_same_ensemble(ray_cluster, fork_run, tiny_settings):
+    """Components that are trained and fitted on one set of graph servers, weights that rank 0 chooses, shards of both."""
+    words = (*WORDS[1:], "teacher.components={promptmm: {}, spectral: {}, content: {}}", "teacher.train.epochs=2", *BY_SCORES)
+    alone, together = fork_run("alone"), fork_run("together")
+    run_verb("train-teacher", tiny_settings(alone, *words, "cluster.executor=local"))
+    run_verb("train-teacher", tiny_settings(together, *words, "cluster.num_workers=2"))
+    one, two = (read_manifest(str(folder / "teacher"), "teacher")["components"] for folder in (alone, together))
+    assert {name: facts["weight"] for name, facts in two.items()} == {name: facts["weight"] for name, facts in one.items()}
+    scores = [vectors_of(folder / "teacher") for folder in (alone, together)]
+    of_both = [x.user.double() @ x.item.double().T for x in scores]
+    torch.testing.assert_close(*of_both, atol=5e-2, rtol=0)

@@ -55,6 +55,16 @@ def test_a_recipe_is_taken_as_it_is(command, tmp_path):
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["teacher"]["kind"] == "mf"
 
 
+def test_a_run_that_began_with_the_plain_defaults_goes_on_with_them(command, tmp_path):
+    words = (*SMALL, *QUICK, f"run.dir={tmp_path}")
+    for verb in ("prepare", "train-teacher"):
+        assert command(verb, *words).code == 0
+    ended = command("pipeline", *words)
+    assert ended.code == 0, ended.err
+    assert "[train-teacher] already done" in ended.out
+    assert not (tmp_path / "derived.yaml").exists()
+
+
 def test_another_dataset_has_other_facts(command, tmp_path):
     where = f"run.dir={tmp_path}"
     assert command("pipeline", *SMALL, *QUICK, where).code == 0
