@@ -126,10 +126,15 @@ class Settings:
         if "full" not in student.engines:
             raise InputError(f"student.kind={self.student.kind} has engines={student.engines}; it has to have 'full' among them")
         claims = teacher.has_towers or teacher.has_prompt or "sampled" in teacher.engines
-        if issubclass(teacher, WholeTeacher) and claims:
+        if issubclass(teacher, WholeTeacher) and (claims or teacher.is_fitted):
             raise InputError(
                 f"teacher.kind={self.teacher.kind}: a core.teacher.WholeTeacher has no towers and no prompt, and is trained by the full "
-                "engine alone; leave has_towers, has_prompt and engines as the base class has them"
+                "engine alone; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
+            )
+        if issubclass(teacher, LinearTeacher) and (claims or not teacher.is_fitted):
+            raise InputError(
+                f"teacher.kind={self.teacher.kind}: a core.linear.base.LinearTeacher has no towers and no prompt, and is fitted in the "
+                "full engine alone; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
             )
         policy = candidate_policy(self.distill)
         if policy.num_candidates < 1 or policy.depth < 0:
@@ -145,11 +150,14 @@ class Settings:
 
     def _check_linear(self) -> None:
         """Refuses settings of linear models that the teacher's kind does not read."""
-        reads = teacher_kind(self.teacher).linear_settings()
+        kind = teacher_kind(self.teacher)
+        reads = kind.linear_settings()
         for name, value in self.teacher.linear.changed().items():
             if name not in reads:
                 known = f"it reads {', '.join(reads)}" if reads else "it is no linear model and reads none of them"
                 raise InputError(f"teacher.linear.{name}={value} is not read by teacher.kind={self.teacher.kind}: {known}; leave it out")
+        if issubclass(kind, LinearTeacher):
+            kind.check_settings(self.teacher.linear)
 
     def _check_baseline(self) -> None:
         """Refuses what only the method's own teacher has, where teacher.kind names a baseline."""
