@@ -138,10 +138,15 @@ class Settings:
         if "full" not in student.engines:
             raise InputError(f"student.kind={self.student.kind} has engines={student.engines}; it has to have 'full' among them")
         claims = teacher.has_towers or teacher.has_prompt or "sampled" in teacher.engines
-        if issubclass(teacher, WholeTeacher) and claims:
+        if issubclass(teacher, WholeTeacher) and (claims or teacher.is_fitted):
             raise InputError(
                 f"teacher.kind={self.teacher.kind}: a core.teacher.WholeTeacher has no towers and no prompt, and is trained by the full "
-                "engine alone; leave has_towers, has_prompt and engines as the base class has them"
+                "engine alone; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
+            )
+        if issubclass(teacher, LinearTeacher) and (claims or not teacher.is_fitted):
+            raise InputError(
+                f"teacher.kind={self.teacher.kind}: a core.linear.base.LinearTeacher has no towers and no prompt, and is fitted in the "
+                "full engine alone; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
             )
         policy = candidate_policy(self.distill)
         if policy.num_candidates < 1 or policy.depth < 0:
@@ -160,11 +165,14 @@ class Settings:
         components = component_configs(self.teacher) if teacher_kind(self.teacher).is_ensemble else {}
         of_components = {f"teacher.components.{name}.": config for name, config in components.items()}
         for where, config in {"teacher.": self.teacher, **of_components}.items():
-            reads = teacher_kind(config).linear_settings()
+            kind = teacher_kind(config)
+            reads = kind.linear_settings()
             for name, value in config.linear.changed().items():
                 if name not in reads:
                     known = f"it reads {', '.join(reads)}" if reads else "it is no linear model and reads none of them"
                     raise InputError(f"{where}linear.{name}={value} is not read by {where}kind={config.kind}: {known}; leave it out")
+            if issubclass(kind, LinearTeacher):
+                kind.check_settings(config.linear)
 
     def _check_baseline(self) -> None:
         """Refuses what only the method's own teacher has, where teacher.kind names a baseline."""

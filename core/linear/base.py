@@ -13,7 +13,7 @@ from ..graph import BipartiteGraph
 from ..teacher.base import Teacher
 from .adjacency import Interactions
 from .config import LinearConfig
-from .factors import OVERSAMPLING, FactorCache, Scores, scaled_by_user
+from .factors import FactorCache, Scores, scaled_by_user, width_of
 from .search import Choice, Found, Settings, search
 
 Score = Callable[[Tensor, Tensor], float]
@@ -97,6 +97,7 @@ class LinearTeacher(Teacher, ABC):
     limits: ClassVar[tuple[str, ...]] = ("trials",)
 
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
+        self.check_settings(config)
         self.inputs, self.config = inputs, config
         self.interactions = Interactions(inputs.graph)
         self.cache = FactorCache(inputs.seed)
@@ -112,7 +113,7 @@ class LinearTeacher(Teacher, ABC):
 
         A row of a user or an item is there as float32 and, while the last products are turned, three times as float64.
         """
-        width = min(cls.num_columns(config, counts) + OVERSAMPLING, counts.items)
+        width = width_of(cls.num_columns(config, counts), counts.items)
         return (counts.users + counts.items) * width * (2 * 4 + 3 * 8)
 
     @classmethod
@@ -122,6 +123,10 @@ class LinearTeacher(Teacher, ABC):
     @classmethod
     def linear_settings(cls) -> tuple[str, ...]:
         return cls.reads + cls.limits
+
+    @classmethod
+    def check_settings(cls, config: LinearConfig) -> None:
+        """Raises InputError where settings that the kind reads have no meaning together; settings call it before any work."""
 
     @abstractmethod
     def choices(self) -> dict[str, Choice]:

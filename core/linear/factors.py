@@ -10,8 +10,12 @@ from ..rows import initial_rows
 from ..sides import ITEMS
 
 Product = Callable[[Tensor], Tensor]
-ITERATIONS = 4
-OVERSAMPLING = 32  # columns beside the rank, which let the last wanted directions converge
+ITERATIONS = 8
+
+
+def width_of(rank: int, num_items: int) -> int:
+    """Returns the columns of the power iterations: some beside the rank let the last wanted directions converge."""
+    return min(rank + max(32, rank // 2), num_items)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def leading_factors(scores: Scores, rank: int, seed: int, like: Tensor, iteratio
         like: A tensor of the dtype and on the device of the result.
         iterations: Products with S^T S; the scores of the leading part need few, and the singular vectors themselves more.
     """
-    rank, width = min(rank, scores.num_items), min(rank + OVERSAMPLING, scores.num_items)
+    rank = min(rank, scores.num_items)
+    width = width_of(rank, scores.num_items)
     rows = torch.arange(scores.num_items, device=like.device)
     block = torch.linalg.qr(initial_rows(ITEMS, rows, width, 1.0, seed).to(like.dtype)).Q
     for _ in range(iterations):

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .adjacency import ItemLists, list_bytes
 from .base import CatalogCounts, LinearInputs, LinearTeacher, chained, rank_choice
 from .config import LinearConfig
@@ -34,6 +35,14 @@ class PolynomialTeacher(LinearTeacher):
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
         entries = list_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if config.power != 1 else 0
         return entries + super().fitting_bytes(config, counts)
+
+    @classmethod
+    def check_settings(cls, config: LinearConfig) -> None:
+        if config.power == 1 and config.neighbours is not None:
+            raise InputError(
+                f"teacher.linear.neighbours={config.neighbours} has no meaning with teacher.linear.power=1, which never builds the item "
+                "graph; leave it out, or set another power"
+            )
 
     def choices(self) -> dict[str, Choice]:
         neighbours = {"neighbours": neighbour_choice(self.interactions.num_items, 200)} if self.config.power != 1 else {}

@@ -29,6 +29,29 @@ BY_SCORES = ("distill.list_weight=0", "distill.embedding_weight=0", "teacher.hid
 LOCAL = "cluster.executor=local"
 LASTFM = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "lfm2k"
 LASTFM_WORDS = ["source.format=mmrec", f"source.path={LASTFM}", "source.modalities={textual: all-MiniLM-L6-v2.npy}"]
+OWN = """
+from promptmm.core.linear.base import LinearTeacher, chained, rank_choice
+from promptmm.core.linear.factors import Scores
+from promptmm.core.linear.search import Choice
+
+
+class Walks(LinearTeacher):
+    reads = ("rank", "user_exponent")
+
+    def choices(self):
+        return {"user_exponent": Choice(1.0, (0.0, 1.0)), "rank": rank_choice(self.interactions.num_items)}
+
+    def vectors(self, settings):
+        of = self.interactions
+        both = of.scaled(of.user_scale(-settings["user_exponent"]), of.item_scale(0.0))
+        shared = Scores(of.num_items, lambda x: both.to_items(both.to_users(x)), lambda x: both.to_items(both.to_users(x)))
+        factors = self.cache.of(settings["user_exponent"], chained(of.histories(), shared), settings["rank"], of.like)
+        return factors.vectors(settings["rank"])
+
+
+class Towers(Walks):
+    has_towers = True
+"""
 
 
 @pytest.fixture
@@ -118,8 +141,26 @@ def test_what_it_cannot_do_is_refused_before_work(tmp_path, tiny_settings, monke
             *plain, "teacher.linear.shrink=3")  # fmt: skip
     refused(r"teacher\.linear\.rank=3 is not read by teacher\.kind=promptmm: it is no linear model", "teacher.linear.rank=3")
     refused(r"teacher\.linear\.ridge=0: ", *plain, "teacher.linear.ridge=0")
+    refused(r"filter_weight=2\.0 has no meaning with teacher\.linear\.filter=ideal",
+            "teacher.kind=spectral", *BY_SCORES, "teacher.linear.filter=ideal", "teacher.linear.filter_weight=2")  # fmt: skip
+    refused(
+        r"neighbours=9 has no meaning with teacher\.linear\.power=1", "teacher.kind=polynomial", *BY_SCORES, "teacher.linear.neighbours=9"
+    )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     refused(r"pip install 'promptmm\[ials\]'", "teacher.kind=ials", *BY_SCORES)
+
+
+def test_a_linear_model_of_ones_own(fork_run, tiny_settings, tmp_path, monkeypatch):
+    """A class in a module of the working folder; it is fitted and searched like those that ship, and claims nothing that it is not."""
+    name = f"own_linear_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = fork_run("run")
+    settings, dataset = tiny_settings(folder, f"teacher.kind={name}:Walks", LOCAL, *BY_SCORES), open_dataset(f"{folder}/dataset")
+    LocalExecutor(settings.cluster, settings.dir, dataset).run(teacher_job(settings, dataset))
+    assert read_manifest(str(folder / "teacher"), "teacher")["linear"]["settings"].keys() == {"rank", "user_exponent"}
+    with pytest.raises(InputError, match=r"a core\.linear\.base\.LinearTeacher has no towers .* leave has_towers"):
+        tiny_settings(folder, f"teacher.kind={name}:Towers", LOCAL, *BY_SCORES)
 
 
 @pytest.mark.slow
