@@ -83,6 +83,8 @@ def _learning(axes: "Axes", models: Models) -> None:
             for epoch, value in points:
                 by_epoch.setdefault(epoch, []).append(value)
         means = {epoch: np.mean(values) for epoch, values in sorted(by_epoch.items()) if len(values) == len(histories)}
+        if not means:  # fitted without epochs: there is no curve
+            continue
         marker = "o" if len(means) < 2 else None
         axes.plot(list(means), list(means.values()), color=color, linewidth=2.2, label=model.name, marker=marker)
     axes.set(xlabel="epoch", ylabel=key.removeprefix("validation/"))

@@ -73,7 +73,8 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
         kind: type[Teacher] = TEACHERS.get(config.kind)
         return kind.untouched_items(config, vectors, weights, rows)
 
-    return TrainedModel(vectors.user, vectors.item, facts, modal, manifest.get("trials"), untouched)
+    trials = manifest.get("trials", manifest.get("linear", {}).get("trials"))
+    return TrainedModel(vectors.user, vectors.item, facts, modal, trials, untouched)
 
 
 def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
