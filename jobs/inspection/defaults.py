@@ -17,7 +17,9 @@ MOST_LABEL_EPOCHS = 30
 STEPS = 1_200  # of the student, about, where patience does not end it before
 
 SOFTMAX: dict[str, Value] = {"dim": 256, "loss": "softmax", "l2": 0.0, "feature_decay": 0.0}
-SOFTMAX_TRAIN: dict[str, Value] = {"epochs": 60, "learning_rate": 0.005, "lr_decay": 0.97, "patience": 4}
+SOFTMAX_TRAIN: dict[str, Value] = {"epochs": 60, "lr_decay": 0.97, "patience": 4}
+SOFTMAX_STEPS = 24  # in an epoch, about: of Last.fm, on which the learning rate of LEAST_BATCH was chosen
+LEAST_BATCH, MOST_BATCH, LEARNING_RATE = 2048, 16_384, 0.005
 FEW: dict[str, Value] = {"dim": 256, "layers": 4, "init_scale": 0.01, "l2": 0.007}  # depth matters most where a user has two items
 FEW_TRAIN: dict[str, Value] = {"epochs": 30, "batch_size": 4096, "learning_rate": 0.015, "lr_decay": 0.97, "patience": 4}
 BESIDE: dict[str, Value] = {  # features beside the collaborative vectors, for users with few items
@@ -75,6 +77,20 @@ def _teacher(facts: CatalogFacts) -> Iterator[Advice]:
         yield Advice("teacher.user_balance", 0.5, f"{facts.busy.count:,} users have {facts.busy.share:.0%} of the interactions")
     for name, value in (FEW_TRAIN if few else SOFTMAX_TRAIN).items():
         yield Advice(f"teacher.train.{name}", value, why)
+    if not few:
+        yield from _softmax_batch(facts.num_interactions["train"])
+
+
+def _softmax_batch(interactions: int) -> Iterator[Advice]:
+    """Yields a batch size that makes about as many steps in an epoch on every catalog, and the learning rate that goes with it."""
+    batch = LEAST_BATCH
+    while batch < MOST_BATCH and interactions / batch > SOFTMAX_STEPS:
+        batch *= 2
+    because = (
+        f"{interactions:,} interactions make {-(-interactions // batch)} steps an epoch; the learning rate grows with the batch's root"
+    )
+    yield Advice("teacher.train.batch_size", batch, because)
+    yield Advice("teacher.train.learning_rate", round(LEARNING_RATE * (batch / LEAST_BATCH) ** 0.5, 4), because)
 
 
 def _why_components(facts: CatalogFacts, trained: str) -> str:
