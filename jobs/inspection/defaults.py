@@ -111,6 +111,8 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
     table = "two tables of vectors are all that serves, and they can hold what the teacher ranks"
     yield Advice("student.kind", "mf", table)
     yield Advice("student.dim", 128, table)
+    if has_few_items(facts):
+        yield Advice("student.warm_start", True, "tables that start at the closest scores of their size have less to learn from few lists")
     lists = "the student learns the teacher's ranking alone, from lists: every user alike, as metrics count users"
     of_lists: dict[str, Value] = {"student.examples": "users", "student.bpr_weight": 0.0, "student.l2": 0.0, "distill.score_weight": 1.0}
     for name, value in of_lists.items():
