@@ -93,7 +93,9 @@ def fit_item_map(users: Tensor, items: Tensor, train: Csr, features: Mapping[str
     choice, whiten = best
     inputs = _inputs(items[rows], features, degrees, folds, whiten)
     choice = _choose_scales(inputs, choice)
-    calibration = calibrate(users[train.degrees > 0], inputs.targets, degrees, _predicted_by_others(inputs, choice))
+    trained = train.degrees.nonzero().flatten()
+    seen = _among(train.select(trained), rows)
+    calibration = calibrate(users[trained], inputs.targets, seen, degrees, _predicted_by_others(inputs, choice), seed)
     facts = {
         "whiten": whiten,
         "penalty": choice.penalty,
@@ -102,10 +104,19 @@ def fit_item_map(users: Tensor, items: Tensor, train: Csr, features: Mapping[str
         "list_length": min(fold.list_length for fold in folds),
         "num_items": rows.numel(),
         "factor": calibration.factor,
-        "mean_shift": calibration.mean_shift,
+        "level": calibration.level,
+        "share_of_places": calibration.share_of_places,
     }
     patterns = torch.stack([present for _, present in features.values()], 1)
     return _whole_map(inputs, choice, calibration, _sets(list(features), patterns), facts)
+
+
+def _among(train: Csr, rows: Tensor) -> Csr:
+    """Returns users' train items among `rows`, int64 [n] ascending, by their place in it."""
+    place_of = torch.full((train.num_columns,), -1)
+    place_of[rows] = torch.arange(rows.numel())
+    place = place_of[train.columns]
+    return Csr.from_pairs(train.rows[place >= 0], place[place >= 0], train.num_rows, rows.numel())
 
 
 def _inputs(targets: Tensor, features: Mapping[str, RawRows], degrees: Tensor, folds: list[Fold], whiten: bool) -> Inputs:

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from ..graph import Csr
-from ..random import random_bits
+from .draws import STREAM_FOLDS, STREAM_ITEMS, STREAM_USERS, order_by_draw
 
 NUM_FOLDS = 5
 MOST_USERS, MOST_ITEMS = 1000, 2000  # of each fold; more would not tell more
 LIST_LENGTH = 20
-STREAM_FOLDS, STREAM_USERS, STREAM_ITEMS = 0xF01D, 0xF02D, 0xF03D
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,6 @@ class Fold:
         scores = self.users.to(predicted.dtype) @ predicted[self.ranked].T
         best = scores.topk(self.list_length, dim=1).indices
         return self.is_held.gather(1, best).sum(1).double() / self.is_held.sum(1)
-
-
-def order_by_draw(stream: int, seed: int, rows: Tensor) -> Tensor:
-    """Returns `rows`, int64 [n], in the order of a seeded draw for each of them."""
-    return rows[torch.argsort(random_bits(stream, seed, rows), stable=True)]
 
 
 def make_folds(items: Tensor, train: Csr, rows: Tensor, seed: int) -> list[Fold]:

@@ -7,15 +7,14 @@ from torch import Tensor
 from ...core.cold_ranking import ColdSplit, content_metrics, random_metrics, vector_metrics
 from ...core.config import EvaluationConfig
 from ...core.new_items import ItemMap, fit_item_map
+from ...core.new_items.draws import STREAM_FITTED, order_by_draw
 from ...core.new_items.encoding import RawRows
-from ...core.new_items.pseudo_cold import order_by_draw
 from ...core.storage import JsonObject
 from ...graph_store.catalog import COLD
 from ...graph_store.dataset import Dataset
 from .models import TrainedModel
 
 FIT_BYTES = 512 * 2**20  # of feature rows that a map is fitted on, as float32
-STREAM_FITTED = 0xF17D
 
 
 def fit_new_items(dataset: Dataset, student: TrainedModel, seed: int) -> ItemMap | None:

@@ -104,13 +104,12 @@ def test_a_wide_modality_is_fitted_on_its_principal_axes(world, monkeypatch):
 
 
 def test_rows_too_wide_to_ship_a_matrix_for_are_not_whitened(world, monkeypatch):
-    turned = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(0))).Q * 5.0 ** torch.arange(9)
-    mixed = {"visual": (world.features["visual"][0] @ turned, world.features["visual"][1])}
     rows = world.features["visual"][1].nonzero().flatten()
-    mixed = {"visual": (mixed["visual"][0][rows], mixed["visual"][1][rows])}
-    assert world.fitted(features=mixed, rows=world.rows[rows]).facts["whiten"]
+    noise = torch.randn(rows.numel(), 1, generator=torch.Generator().manual_seed(0))
+    loud = {"visual": (world.features["visual"][0][rows] + 300 * noise, torch.ones(rows.numel(), dtype=torch.bool))}  # in all columns alike
+    assert world.fitted(features=loud, rows=world.rows[rows]).facts["whiten"]
     monkeypatch.setattr(fit, "MOST_WHITENED", 8)
-    assert not world.fitted(features=mixed, rows=world.rows[rows]).facts["whiten"]
+    assert not world.fitted(features=loud, rows=world.rows[rows]).facts["whiten"]
 
 
 def test_too_few_items_or_none_with_features_give_no_map(world):
@@ -149,21 +148,35 @@ def test_recall_of_a_fold(world):
     assert best.recall(own).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("shift", [0.0, 2.0])
-def test_calibration_gives_mapped_items_the_scores_of_items_of_few_interactions(world, shift):
+@pytest.mark.parametrize("shift", [0.3, 2.0])
+@pytest.mark.parametrize("scale", [0.01, 30.0])
+def test_calibrated_items_reach_the_first_places_as_often_as_items_of_few_interactions(shift, scale):
+    """Against a count in lists over all items, whatever the scale and level of what the map gave."""
     generator = torch.Generator().manual_seed(1)
-    users = torch.randn(200, 4, generator=generator).double() + shift
-    items, predicted = (torch.randn(90, 4, generator=generator).double() for _ in range(2))
-    degrees = torch.arange(90)
-    found = calibrate(users, items, degrees, 0.01 * predicted)
-    calibrated = found.factor * 0.01 * predicted + found.shift
-    mean = users.mean(0)
-    assert float((calibrated @ mean).mean()) == pytest.approx(float((items[:30] @ mean).mean()), abs=1e-6)
+    users = torch.randn(300, 4, generator=generator) + shift
+    popular = torch.arange(240) / 120  # items of more interactions have longer vectors and more popular ones
+    items = torch.randn(240, 4, generator=generator) * (0.5 + popular[:, None]) + 0.2 * popular[:, None]
+    predicted = torch.randn(240, 4, generator=generator)
+    pairs = torch.randint(0, 300, (600,), generator=generator), torch.randint(0, 240, (600,), generator=generator)
+    seen = Csr.from_pairs(*pairs, 300, 240)
+    found = calibrate(users, items, seen, torch.arange(240), scale * predicted.double() - 5)
+    mapped = found.factor * (scale * predicted.double() - 5) + found.shift
+    scores = (users @ items.T).double()
+    scores[seen.rows, seen.columns] = -torch.inf
+    bars = scores.topk(20, dim=1).values[:, -1:]
+    few = float((scores[:, :80] >= bars).double().mean())
+    assert found.share_of_places == pytest.approx(few * 240 / 20, rel=1e-6)
+    able = users.double() @ found.shift * (1 if found.level > 0 else -1) > 0  # whose scores the shift moves with the mean user's
+    assert float((users.double() @ mapped.T >= bars)[able].double().mean()) == pytest.approx(few, abs=2e-4)
+    before = users.double() @ (scale * predicted.double() - 5).T
+    assert torch.equal((users.double() @ mapped.T).argsort(1), before.argsort(1))  # within the new items no user's ranking changes
 
-    def deviation(vectors: torch.Tensor) -> float:
-        return float((users @ vectors.T).std(0, unbiased=False).mean())
 
-    scaled = found.factor * 0.01 * predicted
-    assert deviation(scaled) == pytest.approx(deviation(items[:30]), rel=1e-6)
-    scores, before = users @ calibrated.T, users @ predicted.T
-    assert torch.equal(scores.argsort(1), before.argsort(1))  # within the new items every user's ranking is as before
+def test_users_around_zero_are_not_shifted():
+    users = torch.cat([torch.eye(3), -torch.eye(3)])
+    nothing = Csr(torch.zeros(7, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 40)
+    items, predicted = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.ones(40, 3, dtype=torch.float64)
+    found = calibrate(users, items, nothing, torch.arange(40), predicted)
+    assert found.level == 0
+    assert (found.shift == 0).all()
+    assert found.factor > 0
