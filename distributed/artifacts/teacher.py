@@ -264,5 +264,5 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None) -> Teac
 def teacher_config_of(manifest: dict) -> TeacherConfig:
     """Returns the settings that a teacher was trained with, from its manifest."""
     values = dict(manifest["config"])
-    sections = {"train": OptimizerConfig(**values["train"]), "linear": LinearConfig(**values.get("linear", {}))}
+    sections = {"train": OptimizerConfig(**values.get("train", {})), "linear": LinearConfig(**values.get("linear", {}))}
     return TeacherConfig(**{**values, **sections})

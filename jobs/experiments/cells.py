@@ -10,9 +10,8 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
-import ray
-from ray.actor import ActorHandle
 from torch import Tensor
 
 from ...core.artifact import copy_artifact, has_artifact
@@ -20,7 +19,6 @@ from ...core.errors import InputError
 from ...core.ranking import evaluate, top_k
 from ...core.storage import JsonObject, join, remove
 from ...distributed.artifacts.teacher import revision_url
-from ...distributed.execution.lines import watching
 from ...distributed.execution.local import LocalExecutor
 from ...graph_store.dataset import Dataset, masks, open_dataset
 from ..runs.compatibility import check_teachable
@@ -31,6 +29,9 @@ from ..runs.stages import differences
 from ..runs.worker_jobs import teacher_job
 from ..settings import Settings
 from .records import CellRecord, CellResult, read_cell, write_cell
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 RANKINGS = 3  # full rankings that are timed
 TEST = "test"
@@ -85,7 +86,7 @@ def finished_cell(cell: Cell) -> CellRecord | None:
     return record if record is not None and record.done and record.digest == cell.digest else None
 
 
-def run_cell(cell: Cell, lines: ActorHandle | None = None) -> CellRecord:
+def run_cell(cell: Cell, lines: "ActorHandle | None" = None) -> CellRecord:
     """Trains a cell in this process, from its last checkpoint where it was interrupted; returns its record.
 
     Args:
@@ -194,8 +195,10 @@ def failure_of(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def waiting_for(cell: Cell, lines: ActorHandle) -> Iterator[None]:
+def waiting_for(cell: Cell, lines: "ActorHandle") -> Iterator[None]:
     """Waits inside it end with a RunError where the cluster has no room for such a cell within `cluster.start_timeout`."""
+    from ...distributed.execution.lines import watching  # needs Ray, which a cell in this process does not
+
     cluster = cell.settings.cluster
     needs = f"a cell of {cell.threads} CPUs{' and 1 GPU' if cluster.use_gpu else ''} (cluster.threads)"
     with watching(lines, cluster.start_timeout, needs):
@@ -206,6 +209,3 @@ def task_options(cell: Cell) -> JsonObject:
     """Options of a Ray task that trains or tests a cell: CPUs, GPUs and restarts."""
     cluster = cell.settings.cluster
     return {"num_cpus": cell.threads, "num_gpus": int(cluster.use_gpu), "max_retries": cluster.max_failures}
-
-
-run_cell_task = ray.remote(run_cell)

@@ -9,7 +9,7 @@ import ray
 from ray.actor import ActorHandle
 
 from ...core.errors import RunError
-from .cells import Cell, failure_of, finished_cell, outdated, run_cell_task, task_options, waiting_for
+from .cells import Cell, failure_of, finished_cell, outdated, run_cell, task_options, waiting_for
 from .records import CellRecord
 
 
@@ -100,7 +100,7 @@ class Crew:
                         failures[cell.url] = f"{cell.name}: its teacher failed"
                         self.progress.ended(cell, None, "its teacher failed")
                     else:
-                        running[run_cell_task.options(**task_options(cell)).remote(cell, self.lines)] = cell
+                        running[ray.remote(run_cell).options(**task_options(cell)).remote(cell, self.lines)] = cell
                 if running:  # else those that waited have failed with their teacher
                     (ready,), _ = ray.wait(list(running), num_returns=1)
                     self._end(running.pop(ready), ready, done, failures)

@@ -205,7 +205,7 @@ def test_what_a_kind_declares(kind):
     assert issubclass(found, LinearTeacher)
     assert fields >= {*found.linear_settings()}
     assert found.engines == ("full",)
-    assert not found.has_modality_vectors()
+    assert not found.has_modality_vectors(TeacherConfig(kind=kind))
     assert found.reads_features == (kind == "content")
     config = TeacherConfig(kind=kind)
     assert config.is_baseline
