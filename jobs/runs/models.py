@@ -61,7 +61,7 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
     # Weights, prompt and raw features (as float32): what must be held to produce the vectors that serve.
     facts = _facts(manifest, manifest["num_parameters"] * FLOAT_BYTES + features)
     modal = {m: (vectors.modal_user[m], items) for m, items in vectors.modal_item.items()}
-    return TrainedModel(vectors.user, vectors.item, facts, modal, manifest.get("trials"))
+    return TrainedModel(vectors.user, vectors.item, facts, modal, _trials(manifest))
 
 
 def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
@@ -76,6 +76,12 @@ def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
     vectors = load_file(str(folder / "vectors.safetensors"))
     users, items = vectors["user"], vectors["item"]
     return TrainedModel(users, items, _facts(manifest, (users.numel() + items.numel()) * FLOAT_BYTES))
+
+
+def _trials(manifest: JsonObject) -> int | None:
+    """Reads how many settings a teacher's own fit tried on validation: `trials` of the manifest, or of its facts about a linear fit."""
+    trials: int | None = manifest.get("trials", manifest.get("linear", {}).get("trials"))
+    return trials
 
 
 def _facts(manifest: JsonObject, serving_bytes: int) -> ModelFacts:
