@@ -73,8 +73,7 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
         kind: type[Teacher] = TEACHERS.get(config.kind)
         return kind.untouched_items(config, vectors, weights, rows)
 
-    trials = manifest.get("trials", manifest.get("linear", {}).get("trials"))
-    return TrainedModel(vectors.user, vectors.item, facts, modal, trials, untouched)
+    return TrainedModel(vectors.user, vectors.item, facts, modal, _trials(manifest), untouched)
 
 
 def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
@@ -89,6 +88,12 @@ def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
     vectors = load_file(str(folder / "vectors.safetensors"))
     users, items = vectors["user"], vectors["item"]
     return TrainedModel(users, items, _facts(manifest, (users.numel() + items.numel()) * FLOAT_BYTES))
+
+
+def _trials(manifest: JsonObject) -> int | None:
+    """Reads how many settings a teacher's own fit tried on validation: `trials` of the manifest, or of its facts about a linear fit."""
+    trials: int | None = manifest.get("trials", manifest.get("linear", {}).get("trials"))
+    return trials
 
 
 def _facts(manifest: JsonObject, serving_bytes: int) -> ModelFacts:

@@ -301,9 +301,10 @@ def test_trials_inside_a_fit_are_read_from_the_teacher_and_kept(run_dir, tmp_pat
     assert trained_teacher(str(cell), dataset, None).trials is None
     manifest = cell / "teacher" / "manifest.json"
     text = manifest.read_text()
-    write_json(str(manifest), {**json.loads(text), "trials": 17})
     try:
-        assert trained_teacher(str(cell), dataset, None).trials == 17
+        for facts in ({"trials": 17}, {"linear": {"trials": 17}}):
+            write_json(str(manifest), {**json.loads(text), **facts})
+            assert trained_teacher(str(cell), dataset, None).trials == 17
     finally:
         manifest.write_text(text)
     result = read_cell(str(cell)).result
