@@ -36,9 +36,17 @@ BESIDE: dict[str, Value] = {  # features beside the collaborative vectors, for u
 }
 
 
-def defaults_for(facts: CatalogFacts) -> list[Advice]:
-    """Lists the settings of a run without a recipe; a function of the facts alone. The settings are set together."""
-    return [*_teacher(facts), *_student(facts)]
+def defaults_for(facts: CatalogFacts, fits: bool = True) -> list[Advice]:
+    """Lists the settings of a run without a recipe; a function of the facts. The settings are set together.
+
+    Args:
+        facts: Of the catalog.
+        fits: Whether a worker holds the whole train graph (the full engine); else the sampled engine trains, which has no ensembles.
+    """
+    if not fits and not facts.modalities:
+        why = "the train graph fits no single worker, and without features there is no teacher that trains on parts of it"
+        return [Advice("distill.use_teacher", False, why), Advice("student.kind", "lightgcn", why)]
+    return [*_teacher(facts, fits), *_student(facts)]
 
 
 def has_few_items(facts: CatalogFacts) -> bool:
@@ -51,16 +59,12 @@ def _median_items(facts: CatalogFacts) -> int:
     return facts.validation.median_train_items if facts.validation is not None else int(facts.users.quantile(0.5))
 
 
-def _teacher(facts: CatalogFacts) -> Iterator[Advice]:
+def _teacher(facts: CatalogFacts, fits: bool) -> Iterator[Advice]:
     trained = "promptmm" if facts.modalities else "lightgcn"
-    components: dict[str, dict[str, Any]] = {trained: {}, "spectral": {}}
-    if facts.num_items <= EASE_ITEMS:
-        components["ease"] = {}
-    if facts.modalities:
-        components["content"] = {}
-    why = "models that differ find other items: their scores are added up, and validation gives each its weight, or none"
-    yield Advice("teacher.kind", "ensemble", why)
-    yield Advice("teacher.components", components, _why_components(facts, trained))
+    if fits:
+        yield from _components(facts, trained)
+    else:
+        yield Advice("teacher.kind", trained, "the train graph fits no single worker, which adding up several teachers needs")
     median, few = _median_items(facts), has_few_items(facts)
     if few:
         why = f"users have {median} train items in the median: too few for cosines, while BPR learns popularity with taste, and depth helps"
@@ -79,6 +83,18 @@ def _teacher(facts: CatalogFacts) -> Iterator[Advice]:
         yield Advice(f"teacher.train.{name}", value, why)
     if not few:
         yield from _softmax_batch(facts.num_interactions["train"])
+
+
+def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
+    """Yields the ensemble of what the catalog has something for."""
+    components: dict[str, dict[str, Any]] = {trained: {}, "spectral": {}}
+    if facts.num_items <= EASE_ITEMS:
+        components["ease"] = {}
+    if facts.modalities:
+        components["content"] = {}
+    why = "models that differ find other items: their scores are added up, and validation gives each its weight, or none"
+    yield Advice("teacher.kind", "ensemble", why)
+    yield Advice("teacher.components", components, _why_components(facts, trained))
 
 
 def _softmax_batch(interactions: int) -> Iterator[Advice]:

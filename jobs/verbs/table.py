@@ -9,6 +9,9 @@ from ...core.storage import exists, join
 from ..config import STAGES
 from ..inspection.defaults import defaults_for
 from ..inspection.derivation import write_derived
+from ..inspection.facts import CatalogFacts
+from ..planning.engine import engine_of
+from ..runs.folder import open_run_dataset
 from ..runs.stages import forget_from, read_record
 from ..settings import DERIVED, Settings
 from .distill import DISTILL
@@ -84,9 +87,19 @@ def load(verb: AnyVerb, recipe: str | None, overrides: list[str]) -> Any:
         overrides = [word for word in overrides if not word.startswith("run.redo=")]
     run_in_folder(PREPARE, dataclasses.replace(config, run=dataclasses.replace(config.run, redo=None)), lambda settings: None)
     facts = facts_of(config)
-    write_derived(config.dir, defaults_for(facts))
+    write_derived(config.dir, defaults_for(facts, _fits_one_worker(verb, config, facts, overrides)))
     print(f"[{verb.name}] no recipe: settings from the catalog's facts are in {join(config.dir, DERIVED)}", flush=True)
     return verb.load(None, overrides)
+
+
+def _fits_one_worker(verb: AnyVerb, config: Settings, facts: CatalogFacts, overrides: list[str]) -> bool:
+    """Whether the full engine would train the one teacher that both engines can train, and so can train several."""
+    write_derived(config.dir, defaults_for(facts, fits=False))
+    try:
+        single = verb.load(None, overrides)
+    except InputError:  # the words do not fit these settings: those of the full engine say what is wrong with them, if anything
+        return True
+    return engine_of(single, open_run_dataset(single), "plan").engine == "full"
 
 
 def _began_without(settings: Settings) -> bool:

@@ -90,6 +90,19 @@ def test_derived_settings_are_allowed_together(command, tmp_path, dims, validati
     assert all(one.because in " ".join(text.replace("\n#", " ").split()) for one in advice[:3])
 
 
+@pytest.mark.parametrize("dims", ["null", "{}"], ids=["features", "no features"])
+def test_what_fits_no_worker_is_trained_on_parts_of_the_graph(command, tmp_path, dims):
+    """The sampled engine has no ensembles: the multi-modal teacher alone, or without features none."""
+    words = (*SMALL, *QUICK, f"source.modalities={dims}", f"run.dir={tmp_path}", "cluster.engine=sampled", "sampling.fan_outs=[3]")
+    more = ("student.dim=8", "student.init_scale=0.1", "graph.num_parts=1")
+    ended = command("pipeline", *words, *more)
+    assert ended.code == 0, ended.err
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["teacher"]["kind"] == "promptmm"
+    assert config["distill"]["use_teacher"] == (dims != "{}")
+    assert (tmp_path / "teacher").exists() == (dims != "{}")
+
+
 def test_tune_writes_a_recipe_and_goes_on_where_it_was(command, tmp_path):
     where = f"run.dir={tmp_path}/run"
     first = command("tune", *SMALL, *QUICK, where, "budget=1s")
