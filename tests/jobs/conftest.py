@@ -16,6 +16,7 @@ import pytest
 from promptmm.jobs.cli import main
 
 PROMPTMM = str(Path(sys.executable).parent / "promptmm")
+ENDING_SECONDS = 10.0  # for processes that were told to end: on a busy machine Ray's workers take a moment longer than the command
 TINY = """
 source: {format: synthetic, synthetic_num_users: 120, synthetic_num_items: 80, synthetic_interactions_per_user: 12}
 teacher: {dim: 8, train: {epochs: 2, batch_size: 512}}
@@ -95,6 +96,7 @@ def process(temporary, tmp_path_factory) -> Callable[..., Ended]:
         )  # fmt: skip
         try:
             out, err = started.communicate(timeout=timeout)
+            psutil.wait_procs(marked(mark), timeout=ENDING_SECONDS)
             left = marked(mark)
             return Ended(
                 started.returncode,
