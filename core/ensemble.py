@@ -18,6 +18,7 @@ STEPS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)  # weights that are tried for a componen
 ROUNDS = 3
 CERTAINTY = 0.5  # a weight changes where the mean gain over users is more than so many of its standard errors
 CACHE_BYTES = 1 << 30  # of the components' scores for the users that the weights are chosen on
+BLOCK_SCORES = 1 << 22  # weighted sums that are ranked at a time
 NUM_GROUPS = 3
 
 
@@ -73,33 +74,36 @@ class Mixture:
     exclude: Csr
     metric: str
 
-    def ranked(self, weights: Mapping[str, float], rows: slice) -> Tensor:
-        """Returns the best items of some users by a weighted sum, int64 [n, k]; -1 where no item is left."""
-        total: Tensor | None = None
-        for name, weight in weights.items():
-            if weight:
-                total = weight * self.scores[name][rows] if total is None else total.add_(self.scores[name][rows], alpha=weight)
-        assert total is not None, "a weight is more than 0"
-        excluded = self.exclude.select(torch.arange(rows.start, rows.stop))
-        total[excluded.rows, excluded.columns] = -torch.inf
-        values, items = top_k_of_scores(total, min(int(self.metric.rpartition("@")[2]), total.shape[1]))
-        return torch.where(values == -torch.inf, -1, items)
-
-    def hits(self, weights: Mapping[str, float]) -> Tensor:
-        """Returns which places of each user's list hold a held-out item, bool [n, k]."""
+    def lists(self, weights: Mapping[str, float]) -> Tensor:
+        """Returns the best items of every user by a weighted sum, int64 [n, k]; -1 where no item is left."""
         num_users, num_items = next(iter(self.scores.values())).shape
-        size, found = max(1, (1 << 22) // num_items), []
+        size, k, found = max(1, BLOCK_SCORES // num_items), int(self.metric.rpartition("@")[2]), []
         for start in range(0, num_users, size):
             rows = slice(start, min(start + size, num_users))
-            wanted = self.held_out.select(torch.arange(rows.start, rows.stop))
-            is_held_out = torch.zeros(rows.stop - rows.start, num_items + 1, dtype=torch.bool)  # the last column is that of no item
-            is_held_out[wanted.rows, wanted.columns] = True
-            found.append(is_held_out.gather(1, self.ranked(weights, rows) % (num_items + 1)))
+            total: Tensor | None = None
+            for name, weight in weights.items():
+                if weight:
+                    total = weight * self.scores[name][rows] if total is None else total.add_(self.scores[name][rows], alpha=weight)
+            assert total is not None, "a weight is more than 0"
+            excluded = self.exclude.select(torch.arange(rows.start, rows.stop))
+            total[excluded.rows, excluded.columns] = -torch.inf
+            values, items = top_k_of_scores(total, min(k, num_items))
+            found.append(torch.where(values == -torch.inf, -1, items))
         return torch.cat(found)
 
-    def values(self, weights: Mapping[str, float]) -> Tensor:
-        """Returns the metric of each user's list, float64 [n]."""
-        return of_each_user(self.metric.rpartition("@")[0], self.hits(weights), self.held_out.degrees)
+    def values(self, lists: Tensor) -> Tensor:
+        """Returns the metric of each user's list, float64 [n], from the lists, int64 [n, k]."""
+        at, hits = self._places(lists), torch.zeros(lists.shape, dtype=torch.bool)
+        hits[self.held_out.rows.repeat_interleave(at.sum(1)), at.nonzero()[:, 1]] = True
+        return of_each_user(self.metric.rpartition("@")[0], hits, self.held_out.degrees)
+
+    def found(self, lists: Tensor) -> Tensor:
+        """Returns for every held-out pair whether the list of its user holds the item, float64 [num_pairs]."""
+        return self._places(lists).any(1).double()
+
+    def _places(self, lists: Tensor) -> Tensor:
+        """Returns for every held-out pair the places of the user's list that hold the item, bool [num_pairs, k]."""
+        return lists[self.held_out.rows] == self.held_out.columns[:, None]
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def choose_weights(mixture: Mixture) -> Weights:
     def values(weights: Mapping[str, float]) -> Tensor:
         key = tuple(weights[name] for name in names)
         if key not in tried:
-            tried[key] = mixture.values(weights)
+            tried[key] = mixture.values(mixture.lists(weights))
         return tried[key]
 
     singles = {name: {other: float(other == name) for other in names} for name in names}
@@ -171,29 +175,21 @@ def contributions(mixture: Mixture, weights: Mapping[str, float], train: Csr, us
         next and the last.
     """
     names = list(mixture.scores)
-    whole, whole_hits = mixture.values(weights), _found_items(mixture, weights)
+    lists = mixture.lists(weights)
+    whole, whole_found = mixture.values(lists), mixture.found(lists)
     degrees, popularity = train.degrees[users], torch.bincount(train.columns, minlength=train.num_columns)[mixture.held_out.columns]
     facts: dict[str, dict[str, object]] = {}
     for name in names:
-        alone = float(mixture.values({other: float(other == name) for other in names}).mean())
+        alone = float(mixture.values(mixture.lists({other: float(other == name) for other in names})).mean())
         facts[name] = {"weight": weights[name], "alone": alone}
         others = {**weights, name: 0.0}
         if weights[name] and any(others.values()):
-            without = mixture.values(others)
+            lists = mixture.lists(others)
+            without = mixture.values(lists)
             facts[name]["without"] = float(without.mean())
             facts[name]["gain_by_users"] = _by_thirds(degrees, whole - without)
-            facts[name]["gain_by_items"] = _by_thirds(popularity, whole_hits - _found_items(mixture, others))
+            facts[name]["gain_by_items"] = _by_thirds(popularity, whole_found - mixture.found(lists))
     return facts
-
-
-def _found_items(mixture: Mixture, weights: Mapping[str, float]) -> Tensor:
-    """Returns for every held-out pair whether the list of its user holds the item, float64 [num_pairs]."""
-    size, found = 1024, []
-    for start in range(0, mixture.held_out.num_rows, size):
-        rows = slice(start, min(start + size, mixture.held_out.num_rows))
-        wanted = mixture.held_out.select(torch.arange(rows.start, rows.stop))
-        found.append((mixture.ranked(weights, rows)[wanted.rows] == wanted.columns[:, None]).any(1))
-    return torch.cat(found).double()
 
 
 def _by_thirds(order: Tensor, values: Tensor) -> list[float]:

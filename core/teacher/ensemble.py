@@ -4,14 +4,14 @@ import dataclasses
 import difflib
 from typing import Any, ClassVar
 
-from ..config import OptimizerConfig, TeacherConfig
+from ..config import TeacherConfig
 from ..errors import InputError
+from ..kinds import TEACHERS
 from ..linear.config import LinearConfig
 from .base import Teacher
 
 ARTIFACT = "artifact"
-SECTIONS = {"train": OptimizerConfig, "linear": LinearConfig}
-NOT_OF_COMPONENTS = ("kind", "components", "linear")
+SECTIONS = ("train", "linear")
 
 
 class EnsembleTeacher(Teacher):
@@ -54,6 +54,11 @@ def component_configs(config: TeacherConfig) -> dict[str, TeacherConfig]:
         InputError: a component names a setting that there is not, or one that is out of bounds.
     """
     return {name: _config(config, name, own) for name, own in config.components.items() if artifact_of(own) is None}
+
+
+def parts_of(config: TeacherConfig) -> dict[str, TeacherConfig]:
+    """Returns the settings of what a teacher trains or fits, by name: an ensemble its components, another kind itself."""
+    return component_configs(config) if TEACHERS.get(config.kind).is_ensemble else {config.kind: config}
 
 
 def check_components(config: TeacherConfig) -> None:

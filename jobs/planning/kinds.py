@@ -4,7 +4,7 @@ from ...core.config import StudentConfig, TeacherConfig
 from ...core.linear.base import CatalogCounts, LinearTeacher
 from ...core.students import student_kind
 from ...core.teacher import teacher_kind
-from ...core.teacher.ensemble import component_configs
+from ...core.teacher.ensemble import parts_of
 from .sizes import Sizes
 from .units import FLOAT, INDEX
 
@@ -29,7 +29,7 @@ def final_dim(config: TeacherConfig, sizes: Sizes) -> int:
 
 def components(config: TeacherConfig) -> list[TeacherConfig]:
     """Settings of what a teacher trains or fits, one after the other: an ensemble its components, another teacher itself."""
-    return list(component_configs(config).values()) if teacher_kind(config).is_ensemble else [config]
+    return list(parts_of(config).values())
 
 
 def is_fitted(config: TeacherConfig) -> bool:

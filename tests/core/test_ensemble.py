@@ -71,8 +71,11 @@ def test_lists_of_users_who_may_see_few_items(catalog):
     """Masked items are never hits, also where fewer items are left than the list has places."""
     taste, _, held_out = catalog
     exclude = csr(torch.ones(USERS, ITEMS, dtype=torch.bool).scatter_(1, held_out.columns.view(USERS, 4), False))
-    hits = Mixture(taste, held_out, exclude, "recall@10").hits({"one": 1.0, "two": 0.0, "noise": 0.0})
-    assert hits.sum(1).tolist() == [4] * USERS
+    mixture = Mixture(taste, held_out, exclude, "recall@10")
+    lists = mixture.lists({"one": 1.0, "two": 0.0, "noise": 0.0})
+    assert (lists >= 0).sum(1).tolist() == [4] * USERS
+    assert mixture.values(lists).tolist() == [1.0] * USERS
+    assert mixture.found(lists).all()
 
 
 def test_weights_are_chosen_on_as_many_users_as_memory_allows(monkeypatch):
