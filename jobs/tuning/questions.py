@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...core.config import TeacherConfig
-from ...core.teacher.ensemble import component_configs
+from ...core.teacher import teacher_kind
+from ...core.teacher.ensemble import parts_of
 from ..settings import Settings
 
 Changes = dict[str, Any]  # dotted settings
@@ -43,29 +44,29 @@ class Question:
     alternatives: tuple[Changes, ...]
 
 
-def trained_component(settings: Settings) -> TeacherConfig | None:
-    """Returns the settings of the first component that is trained in steps; None where an ensemble has none."""
-    from ...core.teacher import teacher_kind
-
-    configs = component_configs(settings.teacher).values()
-    return next((config for config in configs if not teacher_kind(config).is_fitted), None)
+def trained_part(teacher: TeacherConfig) -> tuple[str, TeacherConfig] | None:
+    """Returns name and settings of the first part of a teacher that is trained in steps; None where all of it is fitted or taken."""
+    return next(((name, config) for name, config in parts_of(teacher).items() if not teacher_kind(config).is_fitted), None)
 
 
 def teacher_questions(settings: Settings) -> Iterator[Question]:
     """Yields the questions about the trained component, for settings as they are when a question is asked."""
-    trained = trained_component(settings)
-    if trained is None:
+    part = trained_part(settings.teacher)
+    if part is None:
         return
-    reads_features = trained.reads_features
-    yield Question("the loss", (BPR if trained.loss == "softmax" else SOFTMAX,))
-    if reads_features:
+    trained = part[1]
+    has_towers = teacher_kind(trained).has_towers  # what enters by fusion
+    if "softmax" in teacher_kind(trained).losses:
+        yield Question("the loss", (BPR if trained.loss == "softmax" else SOFTMAX,))
+    if has_towers:
         yield Question("how features enter", (ADDED if trained.fusion == "concat" else BESIDE,))
     yield Question("what an epoch visits", ({"teacher.examples": "users", "teacher.user_balance": 0.0}, {"teacher.user_balance": 0.5}))
     yield Question("depth", tuple({"teacher.layers": layers} for layers in (1, 2, 3, 4)))
     yield Question("size", tuple({"teacher.dim": dim} for dim in (128, 256, 512)))
     yield Question("the start", ({"teacher.start": "spectral"},))
-    yield Question("τ_s, the temperature of the softmax", tuple({"teacher.temperature": t} for t in (0.15, 0.2, 0.3)))
-    if reads_features:
+    if trained.loss == "softmax":
+        yield Question("τ_s, the temperature of the softmax", tuple({"teacher.temperature": t} for t in (0.15, 0.2, 0.3)))
+    if has_towers:
         yield Question("whitening", ({"teacher.whiten": True}, {"teacher.whiten": False}))
         yield Question("η, the features' share", tuple({"teacher.fusion_weight": w} for w in (0.2, 0.5, 1.0, 2.5)))
     yield Question("weight of L2", tuple({"teacher.l2": weight} for weight in (0.0, 1e-4, 1e-3, 7e-3)))

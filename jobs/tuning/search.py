@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...core.artifact import read_manifest
 from ...core.config import as_dict
 from ...core.errors import InputError
 from ...core.storage import JsonObject, join
@@ -11,7 +12,7 @@ from ...core.teacher import teacher_kind
 from ...core.teacher.ensemble import artifact_of, component_configs
 from ..inspection.advice import Advice
 from ..settings import Settings
-from .questions import Question, differs, student_questions, teacher_questions
+from .questions import Question, differs, student_questions, teacher_questions, trained_part
 from .trials import Trial, Trials, changed, flat
 
 TEACHER_SHARE = 0.7  # of the budget, for the teacher; the student's trials are short
@@ -126,17 +127,14 @@ def _with_components(settings: Settings, fitted: dict[str, dict[str, Any]], furt
 
 def _together(trials: Trials, found: Found, fitted: dict[str, dict[str, Any]]) -> Found:
     """Adds up the trained components of several trials, which costs no training, and keeps those that get a weight."""
-    from ...core.artifact import read_manifest
-
     if not teacher_kind(found.settings.teacher).is_ensemble:
         return found
-    own = _trained_name(found.settings)
-    others = [
-        t for t in trials.finished.values() if t.value is not None and t.name != found.trial.name and _trained_name(t.settings) == own
-    ]
+    part = trained_part(found.settings.teacher)
+    others = [trial for trial in trials.finished.values() if trial.value is not None and trial.name != found.trial.name]
     others = sorted(others, key=lambda trial: -(trial.value or 0.0))[:TOGETHER]
-    if own is None or not others:
+    if part is None or not others:
         return found
+    own = part[0]
     best = {"artifact": join(trials.url(found.trial.name), "components", own, "teacher")}
     further = {f"{own}-{n + 2}": {"artifact": join(trials.url(t.name), "components", own, "teacher")} for n, t in enumerate(others)}
     trial = trials.run("together", "teacher", _with_components(found.settings, {**fitted, own: best}, further))
@@ -150,12 +148,6 @@ def _together(trials: Trials, found: Found, fitted: dict[str, dict[str, Any]]) -
     because = f"{len(kept) + 1} trained teachers together: validation {trials.metric} {trial.value:.4f} in place of {found.value:.4f}"
     settings = changed(found.settings, {"teacher.components": components})
     return Found(settings, trial, [*found.advice, Advice("teacher.components", components, because)])
-
-
-def _trained_name(settings: Settings) -> str | None:
-    """Returns the name of the first component that is trained in steps."""
-    configs = component_configs(settings.teacher)
-    return next((name for name, config in configs.items() if not teacher_kind(config).is_fitted), None)
 
 
 def _difference(settings: Settings, base: Settings, name: str) -> JsonObject:

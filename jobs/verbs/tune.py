@@ -4,16 +4,18 @@ import re
 
 from ...core.config import as_dict
 from ...core.errors import InputError
-from ...core.storage import join, write_bytes
+from ...core.storage import exists, join, write_bytes
+from ...graph_store.dataset import Dataset
 from ..inspection.advice import Advice
 from ..inspection.defaults import defaults_for
 from ..inspection.derivation import recipe_of
+from ..inspection.record import read_facts
+from ..planning.engine import engine_of
 from ..runs.folder import open_run_dataset
 from ..runs.stages import setting_defaults
-from ..settings import Settings, load_settings
+from ..settings import DERIVED, Settings, load_settings
 from ..tuning.search import Found, search_settings
 from ..tuning.trials import Trials, flat
-from .inspect import facts_of
 from .prepare import PREPARE
 from .verb import Verb, run_checked
 
@@ -28,7 +30,7 @@ def seconds_of(budget: str) -> float:
     Raises:
         InputError: it is none.
     """
-    match = re.fullmatch(r"\s*([\d.]+)\s*([smh]?)\s*", budget)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", budget)
     if match is None or not float(match[1]) > 0:
         raise InputError(f"tune.budget={budget!r}: expected a duration, such as 90s, 10m or 2h")
     return float(match[1]) * UNITS[match[2]]
@@ -41,14 +43,31 @@ def tune(settings: Settings) -> None:
     dataset = open_run_dataset(settings).without("test")
     if not dataset.has_split("validation"):
         raise InputError(f"{settings.dir}: the dataset has no validation split to choose on; give the source one")
+    _check_engine(settings, dataset)
     trials = Trials(settings, dataset)
     teacher, student = search_settings(trials, budget)
     url = join(settings.dir, TUNED)
-    write_bytes(
-        url, recipe_of(_recipe(settings, defaults_for(facts_of(settings)), teacher, student), _title(settings, trials, student)).encode()
-    )
+    chosen = _recipe(settings, _derived(settings, dataset), teacher, student)
+    write_bytes(url, recipe_of(chosen, _title(settings, trials, student)).encode())
     print(f"[tune] validation {trials.metric}: teacher {teacher.value:.4f}, student {student.value:.4f}; recipe: {url}", flush=True)
     print(f"[tune] go on with: promptmm pipeline {url}", flush=True)
+
+
+def _check_engine(settings: Settings, dataset: Dataset) -> None:
+    """Raises InputError where the settings ask for more than a trial has: one worker in this process, with the full engine."""
+    choice = engine_of(settings, dataset, "plan")
+    if choice.engine == "sampled" or settings.cluster.num_workers > 1:
+        raise InputError(
+            f"the trials of tune are trained by one worker with the full engine, and this run has cluster.engine={choice.engine} "
+            f"({choice.reason}), cluster.num_workers={settings.cluster.num_workers}: tune on a smaller sample of the catalog, or set "
+            "cluster.engine=full and cluster.num_workers=1"
+        )
+
+
+def _derived(settings: Settings, dataset: Dataset) -> list[Advice]:
+    """Returns the settings that the run's derived.yaml has, with their reasons; none where the search began with a recipe."""
+    facts = read_facts(settings.dir, dataset, settings.run.seed) if exists(join(settings.dir, DERIVED)) else None
+    return [] if facts is None else defaults_for(facts)
 
 
 def _recipe(settings: Settings, derived: list[Advice], teacher: Found, student: Found) -> list[Advice]:

@@ -10,6 +10,7 @@ from promptmm.jobs.inspection.defaults import defaults_for, has_few_items
 from promptmm.jobs.inspection.derivation import recipe_of
 from promptmm.jobs.inspection.facts import CatalogFacts
 from promptmm.jobs.settings import Settings, build, load_settings
+from promptmm.jobs.tuning.questions import teacher_questions
 from promptmm.jobs.verbs.tune import seconds_of
 
 SMALL = (
@@ -134,10 +135,34 @@ def test_budgets(budget, seconds):
     assert seconds_of(budget) == seconds
 
 
-@pytest.mark.parametrize("budget", ["soon", "10d", "0s", ""])
+@pytest.mark.parametrize("budget", ["soon", "10d", "0s", "", "1.2.3m"])
 def test_what_is_no_budget_is_refused(budget):
     with pytest.raises(InputError, match=r"tune\.budget=.*expected a duration"):
         seconds_of(budget)
+
+
+@pytest.mark.parametrize("word", ["cluster.engine=sampled", "cluster.num_workers=2"])
+def test_what_trials_cannot_have_is_refused(command, tmp_path, word):
+    ended = command("tune", *SMALL, *QUICK, f"run.dir={tmp_path}", word, "cluster.executor=ray")
+    assert ended.code == 2
+    assert "set cluster.engine=full and cluster.num_workers=1" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("teacher", "asked", "not_asked"),
+    [
+        ("lightgcn", {"the loss", "depth", "size"}, {"how features enter", "whitening", "η, the features' share"}),
+        ("vbpr", {"size"}, {"the loss", "how features enter", "τ_s, the temperature of the softmax"}),
+        ("promptmm", {"the loss", "how features enter", "whitening"}, set()),
+        ("ease", set(), {"size", "depth"}),
+        ("ensemble", {"the loss", "how features enter"}, set()),
+    ],
+)
+def test_questions_are_those_of_the_teacher_that_is_trained(tmp_path, teacher, asked, not_asked):
+    settings = load_settings(None, [f"run.dir={tmp_path}", f"teacher.kind={teacher}"])
+    about = {question.about for question in teacher_questions(settings)}
+    assert asked <= about
+    assert not about & not_asked
 
 
 def test_a_catalog_without_a_validation_split_has_nothing_to_choose_on(command, tmp_path):
