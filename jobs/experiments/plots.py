@@ -1,12 +1,12 @@
 """The plots of an experiment: learning curves, ablations, sweeps, list lengths and item popularity."""
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.storage import join, write_bytes
+from ...core.storage import join
+from ..runs.plots import Draw, write_plot
 from ..runs.report import read_history
 from .document import Popularity, Results, Spread, metrics_of
 from .models import Models
@@ -18,36 +18,16 @@ if TYPE_CHECKING:
 
 def write_plots(run_dir: str, models: Models, results: Results) -> list[tuple[str, str]]:
     """Writes plots/*.png; returns their names and titles."""
-    return [write_plot(run_dir, name, title, draw) for name, title, draw in _plots(models, results)]
+    return [save_plot(run_dir, name, title, draw) for name, title, draw in _plots(models, results)]
 
 
-def write_plot(run_dir: str, name: str, title: str, draw: Callable[["Axes"], None], height: float = 4.8) -> tuple[str, str]:
-    """Draws one plot to plots/<name>.png; returns its file name and title.
-
-    Args:
-        run_dir: The experiment's folder.
-        name, title: Of the plot.
-        draw: Draws on the axes.
-        height: Of the figure, inches; it is 8 wide.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, height))
-    draw(axes)
-    axes.set_title(title)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    plt.close(figure)
-    write_bytes(join(run_dir, "plots", f"{name}.png"), buffer.getvalue())
+def save_plot(run_dir: str, name: str, title: str, draw: Draw, height: float = 4.8) -> tuple[str, str]:
+    """Draws one plot to plots/<name>.png in an experiment's folder, as `write_plot` does; returns its file name and title."""
+    write_plot(join(run_dir, "plots", f"{name}.png"), title, draw, height)
     return f"{name}.png", title
 
 
-def _plots(models: Models, results: Results) -> Iterator[tuple[str, str, Callable[["Axes"], None]]]:
+def _plots(models: Models, results: Results) -> Iterator[tuple[str, str, Draw]]:
     """Yields file name, title and drawing of every plot that there is something to draw for."""
     metric = results["metric"]
     yield "learning", f"Validation {models.recipe.base.evaluation.select_by} by epoch", lambda axes: _learning(axes, models)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .plots import write_plot
+from .plots import save_plot
 from .summary import Summary
 
 if TYPE_CHECKING:
@@ -15,14 +15,14 @@ MARKERS = "osD^vP*X<>"
 def write_summary_plots(run_dir: str, summary: Summary) -> list[tuple[str, str]]:
     """Writes plots/*.png; returns their names and titles."""
     metric, rows = summary["metric"], len(summary["comparisons"])
-    written = [write_plot(run_dir, "models", f"Test {metric} as a share of the catalog's best", lambda axes: _models(axes, summary))]
+    written = [save_plot(run_dir, "models", f"Test {metric} as a share of the catalog's best", lambda axes: _models(axes, summary))]
     if rows:
         title = f"Paired differences in test {metric}, 95 % interval over users"
         written.append(
-            write_plot(run_dir, "differences", title, lambda axes: _differences(axes, summary), max(3.0, 1.4 + ROW_INCHES * rows))
+            save_plot(run_dir, "differences", title, lambda axes: _differences(axes, summary), max(3.0, 1.4 + ROW_INCHES * rows))
         )
     title = f"Test {metric} as a share of the catalog's best, by time to train"
-    written.append(write_plot(run_dir, "cost", title, lambda axes: _cost(axes, summary)))
+    written.append(save_plot(run_dir, "cost", title, lambda axes: _cost(axes, summary)))
     return written
 
 

@@ -1,10 +1,10 @@
 """The plots of an inspection, drawn from its facts alone."""
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ...core.storage import join, write_bytes
+from ...core.storage import join
+from ..runs.plots import Draw, write_plot
 from .degrees import HEAVIEST
 from .facts import CatalogFacts, ValidationFacts
 from .names import ranking_title
@@ -17,27 +17,14 @@ FOLDER = "inspection"
 
 def write_plots(run_dir: str, facts: CatalogFacts) -> dict[str, tuple[str, str]]:
     """Writes inspection/*.png; returns the file, relative to the run's folder, and the title of every plot, by its name."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     written = {}
     for name, title, draw in _plots(facts):
-        figure, axes = plt.subplots(figsize=(8, 4.8))
-        draw(axes)
-        axes.set_title(title)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.tight_layout()
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        plt.close(figure)
-        write_bytes(join(run_dir, FOLDER, f"{name}.png"), buffer.getvalue())
+        write_plot(join(run_dir, FOLDER, f"{name}.png"), title, draw)
         written[name] = f"{FOLDER}/{name}.png", title
     return written
 
 
-def _plots(facts: CatalogFacts) -> Iterator[tuple[str, str, Callable[["Axes"], None]]]:
+def _plots(facts: CatalogFacts) -> Iterator[tuple[str, str, Draw]]:
     """Yields file name, title and drawing of every plot that there is something to draw for."""
     yield "interactions", "Train interactions that the heaviest users and items have", lambda axes: _heaviest(axes, facts)
     if len(facts.spectrum.values) > 1:
