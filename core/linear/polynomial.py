@@ -10,7 +10,7 @@ from .adjacency import ItemLists, list_bytes
 from .base import CatalogCounts, LinearInputs, LinearTeacher, chained, rank_choice
 from .config import LinearConfig
 from .factors import Product, Scores, leading_factors
-from .item_knn import NEIGHBOURS, neighbour_choice
+from .lists import NEIGHBOURS, neighbour_choice
 from .search import Choice, Settings
 
 

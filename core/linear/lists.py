@@ -1,0 +1,56 @@
+"""Defines what linear models have in common that keep for every item the items with the largest entries."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from .adjacency import ItemLists, list_bytes
+from .base import CatalogCounts, LinearInputs, LinearTeacher
+from .config import LinearConfig
+from .search import Choice, Settings
+
+NEIGHBOURS = (20, 50, 100, 200, 400, 800)
+
+
+class ListTeacher(LinearTeacher):
+    """Keeps the k = `neighbours` largest entries of every row of a matrix of items by items, without its diagonal.
+
+    Trials that differ in other settings than those of the matrix, or that ask for fewer neighbours, share the lists.
+    """
+
+    def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
+        super().__init__(inputs, config)
+        self._lists: tuple[tuple[float, float], ItemLists] | None = None
+
+    @classmethod
+    def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        return list_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) + super().fitting_bytes(config, counts)
+
+    @abstractmethod
+    def key(self, settings: Settings) -> tuple[float, float]:
+        """Returns the settings that decide the matrix."""
+
+    @abstractmethod
+    def rows(self, first: float, second: float) -> Iterator[tuple[slice, Tensor]]:
+        """Yields the matrix a block of rows at a time, as `Interactions.shared_users` does; the arguments are those of `key`."""
+
+    def lists(self, settings: Settings) -> ItemLists:
+        """Returns the k largest entries of every row."""
+        key, k = self.key(settings), settings["neighbours"]
+        if self._lists is None or self._lists[0] != key or self._lists[1].columns.shape[1] < min(k, self.interactions.num_items):
+            self._lists = None  # its memory is free while the next one is made
+            self._lists = key, ItemLists.largest(((block, without_itself(block, rows)) for block, rows in self.rows(*key)), k)
+        return self._lists[1].first(k)
+
+
+def neighbour_choice(num_items: int, start: int) -> Choice:
+    """Returns the grid of numbers of neighbours below the number of items; at least the smallest stays."""
+    values = tuple(k for k in NEIGHBOURS if k < max(num_items, NEIGHBOURS[0] + 1))
+    return Choice(min(start, values[-1]), values)
+
+
+def without_itself(block: slice, rows: Tensor) -> Tensor:
+    """Sets the entries of a block of rows [n, num_items] that compare an item with itself to 0, in place; returns the rows."""
+    rows[:, block].fill_diagonal_(0.0)
+    return rows
