@@ -4,7 +4,7 @@ A component's scores are divided by their standard deviation over all items, use
 component and every user. What a user's scores have in common does not change a ranking and is left in.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,31 +20,6 @@ CERTAINTY = 0.5  # a weight changes where the mean gain over users is more than 
 CACHE_BYTES = 1 << 30  # of the components' scores for the users that the weights are chosen on
 BLOCK_SCORES = 1 << 22  # weighted sums that are ranked at a time
 NUM_GROUPS = 3
-
-
-def score_scale(users: Tensor, covariance: Tensor) -> Tensor:
-    """Returns 1 / standard deviation over all items of the scores of some users, float32 [n]; 0 for a user whose scores are all equal.
-
-    Args:
-        users: Vectors of the users, float [n, d].
-        covariance: Covariance of the item vectors over all items, float64 [d, d].
-    """
-    rows = users.double()
-    variance = ((rows @ covariance) * rows).sum(1)
-    least = 1e-12 * rows.square().sum(1) * covariance.diagonal().max()
-    return torch.where(variance > least, variance.clamp(min=1e-300).rsqrt(), 0.0).float()
-
-
-def moments_of(chunks: Iterable[Tensor], dim: int) -> tuple[Tensor, Tensor]:
-    """Returns the mean, float64 [dim], and the covariance, float64 [dim, dim], of item vectors that come in chunks, float [n, dim] each."""
-    gram, total, count = torch.zeros(dim, dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64), 0
-    for chunk in chunks:
-        rows = chunk.double()
-        gram.addmm_(rows.T, rows)
-        total += rows.sum(0)
-        count += rows.shape[0]
-    mean = total / count
-    return mean, gram / count - mean[:, None] * mean
 
 
 def sample_users(held_out: Csr, num_items: int, num_components: int) -> Tensor:

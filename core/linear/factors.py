@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..rows import initial_rows
 from ..sides import ITEMS
+from ..standard_scores import score_deviation
 
 Product = Callable[[Tensor], Tensor]
 ITERATIONS = 8
@@ -121,8 +122,6 @@ def scaled_by_user(users: Tensor, items: Tensor) -> Tensor:
     covariance = centred.T @ centred / items.shape[0]
     scaled = []
     for rows in users.split(max(1, (1 << 24) // max(1, users.shape[1]))):
-        wide = rows.double()
-        deviation = ((wide @ covariance) * wide).sum(1, keepdim=True).clamp(min=0).sqrt()
-        spread = deviation > 1e-9 * wide.norm(dim=1, keepdim=True) * covariance.diagonal().max().sqrt()
-        scaled.append(torch.where(spread, wide / torch.where(spread, deviation, 1.0), wide).float())
+        wide, deviation = rows.double(), score_deviation(rows, covariance)[:, None]
+        scaled.append(torch.where(deviation > 0, wide / torch.where(deviation > 0, deviation, 1.0), wide).float())
     return torch.cat(scaled) if scaled else users.float()

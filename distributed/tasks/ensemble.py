@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ...core.artifact import has_artifact, read_manifest
 from ...core.config import TeacherConfig, as_dict
-from ...core.ensemble import Mixture, Weights, choose_weights, contributions, moments_of, sample_users, score_scale
+from ...core.ensemble import Mixture, Weights, choose_weights, contributions, sample_users
 from ...core.errors import InputError
 from ...core.sides import ITEMS, USERS
+from ...core.standard_scores import moments_of, score_deviation
 from ...core.storage import JsonObject, join
 from ...core.students.warm_start import warm_start_maps
 from ...core.teacher.ensemble import artifact_of, component_configs
@@ -78,9 +79,10 @@ class _Component:
         return _Component(manifest, revision_digest(url, 0), rows, modal_rows(url, 0, cache_dir), *moments)
 
     def users(self, ids: Tensor) -> Tensor:
-        """Returns users' vectors whose scores have the standard deviation 1 over all items, float32 [n, d]."""
+        """Returns users' vectors whose scores have the standard deviation 1 over all items, float32 [n, d]; 0 where all are equal."""
         rows = self.rows[USERS][ids]
-        return score_scale(rows, self.covariance)[:, None] * rows
+        deviation = score_deviation(rows, self.covariance)[:, None]
+        return torch.where(deviation > 0, 1 / deviation, 0.0).float() * rows
 
     def items(self, ids: Tensor) -> Tensor:
         """Returns items' vectors without their mean, float32 [n, d]."""
