@@ -7,7 +7,7 @@ from ..errors import InputError
 from ..kinds import STUDENTS
 from ..settings import check_bounds, setting
 from .checks import check_balance
-from .training import OptimizerConfig
+from .training import OptimizerConfig, examples_setting, user_balance_setting
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,8 @@ class StudentConfig:
         False, "start the ID tables from the teacher's final vectors, or where student.dim is smaller from those with the closest scores"
     )
     l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
-    user_balance: float = setting(
-        0.0,
-        "weigh a train interaction in BPR and L2 by its user's degree^-user_balance; 0 gives all interactions the same weight, 1 gives all "
-        "users the same total weight",
-        ge=0,
-        le=1,
-    )
-    examples: str = setting(
-        "interactions",
-        "what an epoch visits: interactions, each train interaction once; users, every user alike, with one of the user's train items",
-        choices=("interactions", "users"),
-    )
+    user_balance: float = user_balance_setting()
+    examples: str = examples_setting()
     bpr_weight: float = setting(1.0, "weight of BPR on the train pairs; 0 leaves it to the teacher what is learnt", ge=0)
     start: str = setting(
         "random",

@@ -10,7 +10,7 @@ from ..kinds import TEACHERS
 from ..linear.config import LinearConfig
 from ..settings import check_bounds, setting
 from .checks import check_balance
-from .training import OptimizerConfig
+from .training import OptimizerConfig, examples_setting, user_balance_setting
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,8 @@ class TeacherConfig:
         ge=1,
     )
     l2: float = setting(1e-4, "L2 on the batch's rows of the ID tables, per example", ge=0)
-    user_balance: float = setting(
-        0.0,
-        "weigh a train interaction in the loss and in L2 by its user's degree^-user_balance; 0 gives all interactions the same weight, 1 "
-        "gives all users the same total weight",
-        ge=0,
-        le=1,
-    )
-    examples: str = setting(
-        "interactions",
-        "what an epoch visits: interactions, each train interaction once; users, every user alike, with one of the user's train items",
-        choices=("interactions", "users"),
-    )
+    user_balance: float = user_balance_setting()
+    examples: str = examples_setting()
     feature_decay: float = setting(
         1e-4, "δ, weight of the mean squared norm of the reduced features; read by promptmm, vbpr and lattice", ge=0
     )

@@ -6,6 +6,28 @@ from ..errors import InputError
 from ..settings import check_bounds, setting
 
 
+def user_balance_setting() -> float:
+    """Returns the field `user_balance` of a section whose stage visits train interactions."""
+    field: float = setting(
+        0.0,
+        "weigh a train interaction in the loss and in L2 by its user's degree^-user_balance; 0 gives all interactions the same weight, 1 "
+        "gives all users the same total weight",
+        ge=0,
+        le=1,
+    )
+    return field
+
+
+def examples_setting() -> str:
+    """Returns the field `examples` of a section with a training stage."""
+    field: str = setting(
+        "interactions",
+        "what an epoch visits: interactions, each train interaction once; users, every user alike, with one of the user's train items",
+        choices=("interactions", "users"),
+    )
+    return field
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """Settings of one training stage: epochs, batches and learning rate; sections `teacher.train` and `student.train`."""
