@@ -23,19 +23,27 @@ def bpr_loss(positive: Tensor, negative: Tensor, num_examples: float, weights: T
 
 
 def softmax_loss(
-    users: Tensor, positives: Tensor, compared: Tensor, is_positive: Tensor, num_examples: float, weights: Tensor | None = None
+    users: Tensor,
+    places: Tensor,
+    positives: Tensor,
+    compared: Tensor,
+    is_compared: Tensor,
+    num_examples: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Computes Σ -w log softmax(positive among itself and the compared items) / num_examples, a sampled softmax (docs/method.md 1.6).
 
     Args:
-        users, positives: Vectors of the examples' users and positives [batch, d]; their dot products are the scores.
-        compared: Vectors of the items that all examples are compared with [n, d].
-        is_positive: bool [batch, n], whether a compared item is the example's positive, which counts once.
+        users: Vectors of the distinct users [n, d]; dot products with items are the scores.
+        places: The row of each example's user in `users`, int64 [batch].
+        positives: Vectors of the examples' positives [batch, d].
+        compared: Vectors of the items that all examples are compared with [m, d], each once.
+        is_compared: bool [batch], whether the example's positive is among the compared items.
         num_examples, weights: As in `bpr_loss`.
     """
-    own = (users * positives).sum(1, keepdim=True)
-    others = (users @ compared.T).masked_fill(is_positive, -torch.inf)
-    losses = torch.logsumexp(torch.cat([own, others], 1), 1) - own[:, 0]
+    own = (users[places] * positives).sum(1)
+    all_compared = torch.logsumexp(users @ compared.T, 1)[places]
+    losses = torch.where(is_compared, all_compared, torch.logaddexp(all_compared, own)) - own
     return (losses if weights is None else weights * losses).sum() / num_examples
 
 

@@ -142,7 +142,7 @@ class StudentJob(Job):
         batch = self.train.batch_size
         return LabelJob(
             join(self.run_url, "dataset"), self.teacher_url, self.revision, self.distill, batch, max(1, self.labels.block_rows // batch),
-            self.num_examples, self.seed, self.cluster.cache_dir, rank, world_size, by_user=self.config.examples == "users",
+            self.num_examples, self.seed, self.cluster.cache_dir, rank, world_size, examples=self.config.examples,
         )  # fmt: skip
 
 
@@ -177,7 +177,7 @@ class LabelJob:
         cache_dir: Folder for local copies of remote artifacts.
         rank, world_size: The student's worker whose share of each step is labelled, and the number of workers; (0, 1) labels whole steps.
         threads: torch threads of the labeler.
-        by_user: Whether an epoch visits every user alike; otherwise it visits every train interaction once.
+        examples: What an epoch visits, as in `student.examples`.
     """
 
     dataset_url: str
@@ -192,11 +192,11 @@ class LabelJob:
     rank: int = 0
     world_size: int = 1
     threads: int = 1
-    by_user: bool = False
+    examples: str = "interactions"
 
     def candidates(self) -> dict[str, object]:
         """Returns all that decides the candidate lists, for the manifest of materialised labels."""
-        return {**candidate_identity(self.config, self.seed), "examples": "users" if self.by_user else "interactions"}
+        return {**candidate_identity(self.config, self.seed), "examples": self.examples}
 
     @property
     def width(self) -> int:

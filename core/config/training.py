@@ -22,8 +22,10 @@ def examples_setting() -> str:
     """Returns the field `examples` of a section with a training stage."""
     field: str = setting(
         "interactions",
-        "what an epoch visits: interactions, each train interaction once; users, every user alike, with one of the user's train items",
-        choices=("interactions", "users"),
+        "what an epoch visits: interactions, each train interaction once, in random order; histories, each once too, but users in random "
+        "order, each with all of its train items in a row, so that a batch holds few users and a softmax over items costs little; users, "
+        "every user alike, with one of the user's train items",
+        choices=("interactions", "histories", "users"),
     )
     return field
 

@@ -12,9 +12,9 @@ from .triples import Triples
 
 
 def compared_items(config: TeacherConfig, num_items: int, seed: int, step: int) -> Tensor | None:
-    """Returns the items that all positives of a step are compared with, int64 [n]; None where the teacher's loss compares none.
+    """Returns the items that all positives of a step are compared with, int64 [n] ascending; None where the teacher's loss compares none.
 
-    Every process draws the same items, so neither the number of workers nor that of micro-batches changes them. A catalog that has no
+    An item that is drawn twice is compared once. Every process draws the same items, so neither the number of workers nor that of micro-batches changes them. A catalog that has no
     more than `teacher.softmax_items` items is taken as a whole, and the softmax is then exact.
 
     Args:
@@ -27,11 +27,13 @@ def compared_items(config: TeacherConfig, num_items: int, seed: int, step: int) 
         return None
     if num_items <= config.softmax_items:
         return torch.arange(num_items)
-    return random_below(num_items, STREAM_COMPARED, seed, step, torch.arange(config.softmax_items))
+    return random_below(num_items, STREAM_COMPARED, seed, step, torch.arange(config.softmax_items)).unique()
 
 
 def softmax_term(users: Tensor, items: Tensor, batch: Triples, config: TeacherConfig) -> Tensor:
     """Computes the loss of `teacher.loss=softmax` on vectors of users and items: their cosines divided by τ_s are the scores.
+
+    The scores of a user's examples with the compared items are computed once.
 
     Args:
         users, items: Vectors of all rows that the batch indexes, [n, d] and [m, d].
@@ -39,7 +41,8 @@ def softmax_term(users: Tensor, items: Tensor, batch: Triples, config: TeacherCo
         config: The teacher's settings.
     """
     assert batch.compared is not None, "the task draws the items to compare with"
-    queries = rownorm(users[batch.users]) / config.temperature
+    distinct, places = batch.users.unique(return_inverse=True)
+    queries = rownorm(users[distinct]) / config.temperature
     positives, compared = rownorm(items[batch.positives]), rownorm(items[batch.compared])
-    is_positive = batch.positives[:, None] == batch.compared
-    return softmax_loss(queries, positives, compared, is_positive, batch.num_examples, batch.weights)
+    is_compared = torch.isin(batch.positives, batch.compared)
+    return softmax_loss(queries, places, positives, compared, is_compared, batch.num_examples, batch.weights)

@@ -36,19 +36,19 @@ class Examples:
 
     @staticmethod
     def of(
-        worker: Worker, train: Csr, config: OptimizerConfig, seed: int, *, user_balance: float = 0.0, by_user: bool = False, in_memory: bool
+        worker: Worker, train: Csr, config: OptimizerConfig, seed: int, *, user_balance: float = 0.0, examples: str = "interactions", in_memory: bool
     ) -> "Examples":
         """Builds the examples of a stage.
 
         Args:
             worker, train, config, seed: As the attributes.
             user_balance: Exponent of the examples' weights.
-            by_user: Whether an epoch visits every user alike; otherwise it visits every interaction once.
+            examples: What an epoch visits, as in `teacher.examples`.
             in_memory: Whether memory holds the keys that `UnseenItems` needs for all users, one for each interaction.
         """
         weights = UserWeights.of(train.pointers, user_balance)
         return Examples(
-            worker, train, TrainPairs.of(train, seed, by_user), config, weights, seed, UnseenItems(train) if in_memory else None
+            worker, train, TrainPairs.of(train, seed, examples), config, weights, seed, UnseenItems(train) if in_memory else None
         )
 
     @property

@@ -31,7 +31,7 @@ class Labeler:
     def __init__(self, job: LabelJob, dataset: Dataset) -> None:
         self.job = job
         self.train = dataset.csr("train")
-        self.pairs = TrainPairs.of(self.train, job.seed, job.by_user)
+        self.pairs = TrainPairs.of(self.train, job.seed, job.examples)
         self.vectors = read_revision(job.teacher_url, job.revision, job.cache_dir).vectors
         self.unseen = UnseenItems(self.train)
         depth = candidate_policy(job.config).depth

@@ -29,7 +29,7 @@ class Task(ABC, Generic[Batch]):
         train: Settings of epochs, batches and learning rate.
         dim, init_scale, seed: Columns, standard deviation at the start, and seed of the ID vectors.
         user_balance: Exponent of the examples' weights.
-        by_user: Whether an epoch visits every user alike; otherwise it visits every train interaction once.
+        examples: What an epoch visits, as in `teacher.examples`.
         starts_spectrally: Whether the ID vectors start at the leading singular vectors of the train graph, at the scale `init_scale`.
         learns_rows: Whether the rows that the engine holds are learnt; False where they are frozen, or where the model holds its own.
         num_hops: The number of hops that the vectors reach over the train graph.
@@ -46,7 +46,7 @@ class Task(ABC, Generic[Batch]):
     seed: int
     user_balance: float
     num_hops: int
-    by_user: bool = False
+    examples: str = "interactions"
     starts_spectrally: bool = False
     learns_rows: bool = True
     reads_features: bool = False

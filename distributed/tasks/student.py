@@ -94,7 +94,7 @@ class StudentTask(Task[StudentBatch]):
         config, cache_dir = job.config, job.cluster.cache_dir
         self.job, self.worker, self.config, self.seed, self.show = job, worker, config, job.seed, show
         self.train, self.dim, self.init_scale, self.user_balance = config.train, config.dim, config.init_scale, config.user_balance
-        self.starts_spectrally, self.by_user = config.start == "spectral", config.examples == "users"
+        self.starts_spectrally, self.examples = config.start == "spectral", config.examples
         self.tuner, self._open_labels = tuner, open_labels
         self._source: LabelSource | None = None
         taught = job.distill.use_teacher

@@ -40,7 +40,7 @@ def tune_prompt(
     """
     user_vectors, item_vectors = (rows.detach() for rows in vectors)
     decoders = student.decoders.requires_grad_(False)
-    examples = Examples.of(worker, tuner.graph.users, job.train, job.seed, by_user=job.config.examples == "users", in_memory=True)
+    examples = Examples.of(worker, tuner.graph.users, job.train, job.seed, examples=job.config.examples, in_memory=True)
     balance = UserWeights.of(examples.train.pointers, job.distill.user_balance)
     learner = tuner.learner(worker)
     for number in range(job.distill.tuning_steps):

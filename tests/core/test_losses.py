@@ -270,20 +270,26 @@ def test_shards_add_up_to_the_batch():
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_softmax_loss(weighted):
-    """The positive counts once, whether the compared items hold it or not; shards add up to the whole."""
+    """The positive counts once, whether the compared items hold it or not, also of users with several examples; shards add up."""
     generator = torch.Generator().manual_seed(3)
-    users, positives, compared = (torch.randn(n, 5, dtype=torch.float64, generator=generator) for n in (BATCH, BATCH, 6))
+    users, positives, compared = (torch.randn(n, 5, dtype=torch.float64, generator=generator) for n in (2, BATCH, 6))
+    places = torch.arange(BATCH) % 2
     compared[2] = positives[1]
-    is_positive = torch.zeros(BATCH, 6, dtype=torch.bool)
-    is_positive[1, 2] = True
+    is_compared = torch.arange(BATCH) == 1
     weights = torch.rand(BATCH, dtype=torch.float64, generator=generator) if weighted else None
     expected = 0.0
     for u in range(BATCH):
-        others = [float(users[u] @ compared[i]) for i in range(6) if not is_positive[u, i]]
-        term = -math.log(softmax([float(users[u] @ positives[u]), *others])[0])
+        vector = users[places[u]]
+        others = [float(vector @ compared[i]) for i in range(6) if (u, i) != (1, 2)]
+        term = -math.log(softmax([float(vector @ positives[u]), *others])[0])
         expected += term * (1 if weights is None else float(weights[u])) / BATCH
-    assert float(softmax_loss(users, positives, compared, is_positive, BATCH, weights)) == pytest.approx(expected, rel=1e-12)
+    assert float(softmax_loss(users, places, positives, compared, is_compared, BATCH, weights)) == pytest.approx(expected, rel=1e-12)
     parts = [slice(0, 1), slice(1, BATCH)]
-    shards = [softmax_loss(users[p], positives[p], compared, is_positive[p], BATCH, None if weights is None else weights[p]) for p in parts]
+
+    def loss(users: torch.Tensor, positives: torch.Tensor, compared: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
+        of_part = None if weights is None else weights[part]
+        return softmax_loss(users, places[part], positives[part], compared, is_compared[part], BATCH, of_part)
+
+    shards = [loss(users, positives, compared, part) for part in parts]
     assert float(sum(shards)) == pytest.approx(expected, rel=1e-12)
-    assert gradcheck(lambda *x: softmax_loss(*x, is_positive, BATCH, weights), [x.requires_grad_() for x in (users, positives, compared)])
+    assert gradcheck(loss, [x.requires_grad_() for x in (users, positives, compared)])

@@ -38,7 +38,7 @@ class FullTrainer(EngineTrainer):
             self._start_spectrally()
         self.learners = task.learners(self.tables)
         self.examples = Examples.of(
-            self.worker, graph.users, task.train, task.seed, user_balance=task.user_balance, by_user=task.by_user, in_memory=True
+            self.worker, graph.users, task.train, task.seed, user_balance=task.user_balance, examples=task.examples, in_memory=True
         )
         self.best: dict[str, Tensor] = {}
         self._refresh()

@@ -51,7 +51,7 @@ class SampledTrainer(EngineTrainer):
         self.batch_seconds = BATCH_SECONDS + job.cluster.start_timeout  # a stream of labels has its own deadline, which should end first
         self.counts = connection.num_users, connection.num_items
         self.examples = Examples.of(
-            worker, connection.train_rows(), task.train, task.seed, user_balance=task.user_balance, by_user=task.by_user, in_memory=False
+            worker, connection.train_rows(), task.train, task.seed, user_balance=task.user_balance, examples=task.examples, in_memory=False
         )
         self.ids = [AdamTable(connection, side, f"{task.stage}_ids_{SIDE_NAMES[side]}", task.dim) for side in SIDES]
         self.features = self._build_features(task)

@@ -74,7 +74,11 @@ def test_examples_by_user(parity, teachers, students, teacher_config):
     check(parity, *students("student.examples=users", "student.bpr_weight=0.5", "distill.score_weight=1"))
 
 
-@pytest.mark.parametrize("settings", [{"softmax_items": 30}, {"fusion": "concat", "examples": "users"}], ids=["some items", "all items"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"softmax_items": 30}, {"softmax_items": 30, "examples": "histories"}, {"fusion": "concat", "examples": "users"}],
+    ids=["some items", "histories", "all items"],
+)
 def test_the_softmax_loss(parity, teachers, teacher_config, settings):
     check(parity, *teachers(teacher_config(loss="softmax", **settings), [-1]))
 

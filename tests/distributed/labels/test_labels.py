@@ -30,11 +30,11 @@ def job(taught_run, dataset):
     )
 
 
-@pytest.mark.parametrize("by_user", [False, True])
-def test_block_holds_the_teachers_differences(job, dataset, by_user):
-    labeler, train = Labeler(dataclasses.replace(job, by_user=by_user), dataset), dataset.csr("train")
+@pytest.mark.parametrize("examples", ["interactions", "histories", "users"])
+def test_block_holds_the_teachers_differences(job, dataset, examples):
+    labeler, train = Labeler(dataclasses.replace(job, examples=examples), dataset), dataset.csr("train")
     labels, vectors = labeler.labels(1, 0), read_revision(job.teacher_url, 0).vectors
-    _, users, positives = TrainPairs.of(train, job.seed, by_user).at(1, slice(0, len(labels)))
+    _, users, positives = TrainPairs.of(train, job.seed, examples).at(1, slice(0, len(labels)))
     assert torch.equal(labels.users, users)
     assert torch.equal(labels.candidates[:, 0], positives)
     scores = (vectors.user[labels.users][:, None] * vectors.item[labels.candidates]).sum(2)
