@@ -23,26 +23,20 @@ def bpr_loss(positive: Tensor, negative: Tensor, num_examples: float, weights: T
 
 
 def softmax_loss(
-    users: Tensor,
-    places: Tensor,
-    positives: Tensor,
-    compared: Tensor,
-    is_compared: Tensor,
-    num_examples: float,
-    weights: Tensor | None = None,
+    scores: Tensor, places: Tensor, columns: Tensor, further: Tensor, num_examples: float, weights: Tensor | None = None
 ) -> Tensor:
     """Computes Σ -w log softmax(positive among itself and the compared items) / num_examples, a sampled softmax (docs/method.md 1.6).
 
     Args:
-        users: Vectors of the distinct users [n, d]; dot products with items are the scores.
-        places: The row of each example's user in `users`, int64 [batch].
-        positives: Vectors of the examples' positives [batch, d].
-        compared: Vectors of the items that all examples are compared with [m, d], each once.
-        is_compared: bool [batch], whether the example's positive is among the compared items.
+        scores: Scores of the distinct users of the batch with the compared items, each item once [n, m].
+        places: The row of each example's user, int64 [batch].
+        columns: The column of each example's positive, int64 [batch]; -1 where it is not among the compared items.
+        further: Scores of the positives whose column is -1, in the order of the examples.
         num_examples, weights: As in `bpr_loss`.
     """
-    own = (users[places] * positives).sum(1)
-    all_compared = torch.logsumexp(users @ compared.T, 1)[places]
+    is_compared = columns >= 0
+    own = scores[places, columns.clamp(min=0)].masked_scatter(~is_compared, further)
+    all_compared = torch.logsumexp(scores, 1)[places]
     losses = torch.where(is_compared, all_compared, torch.logaddexp(all_compared, own)) - own
     return (losses if weights is None else weights * losses).sum() / num_examples
 

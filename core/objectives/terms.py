@@ -179,10 +179,11 @@ def student_terms(
 
     Args:
         scores: The student's scores of the batch's candidates [batch, 1 + K], the positive first.
-        rows: The rows that L2 acts on, of the users, positives and negatives, each [batch, d_S].
+        rows: The rows that L2 acts on, of the users, positives and negatives, each [batch, d_S]; not read where `l2` is 0.
         l2: Weight of L2, `student.l2`.
         num_examples: The divisor of sums over examples (see `Triples.num_examples`).
         weights: float32 [batch], weights of the examples (`UserWeights`); 1 by default.
         bpr: Weight of BPR, `student.bpr_weight`.
     """
-    return {"bpr": bpr * bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights), "l2": l2 * l2_loss(rows, num_examples, weights)}
+    squares = l2 * l2_loss(rows, num_examples, weights) if l2 else scores.new_zeros(())
+    return {"bpr": bpr * bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights), "l2": squares}

@@ -147,7 +147,9 @@ def teacher_loss(vectors: TeacherVectors, user_ids: Tensor, item_ids: Tensor, ba
         terms["feature_bpr"] = config.feature_loss_weight * torch.stack(modal).sum()
     if config.prompt_loss_weight and vectors.prompt_user is not None and vectors.prompt_item is not None:
         terms["prompt_bpr"] = config.prompt_loss_weight * bpr(vectors.prompt_user, vectors.prompt_item)
-    terms["l2"] = config.l2 * l2_loss([user_ids[users], item_ids[batch.positives], item_ids[batch.negatives]], num_examples, weights)
+    if config.l2:
+        rows = [user_ids[users], item_ids[batch.positives], item_ids[batch.negatives]]
+        terms["l2"] = config.l2 * l2_loss(rows, num_examples, weights)
     if config.feature_decay:
         count = batch.num_decayed or next(iter(vectors.reduced.values())).shape[0]
         decay = torch.stack([z.square().sum() for z in vectors.reduced.values()]).sum() / count

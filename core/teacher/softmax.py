@@ -33,7 +33,7 @@ def compared_items(config: TeacherConfig, num_items: int, seed: int, step: int) 
 def softmax_term(users: Tensor, items: Tensor, batch: Triples, config: TeacherConfig) -> Tensor:
     """Computes the loss of `teacher.loss=softmax` on vectors of users and items: their cosines divided by τ_s are the scores.
 
-    The scores of a user's examples with the compared items are computed once.
+    The scores of a user with the compared items are computed once for all of its examples, and hold those of the positives among them.
 
     Args:
         users, items: Vectors of all rows that the batch indexes, [n, d] and [m, d].
@@ -43,6 +43,10 @@ def softmax_term(users: Tensor, items: Tensor, batch: Triples, config: TeacherCo
     assert batch.compared is not None, "the task draws the items to compare with"
     distinct, places = batch.users.unique(return_inverse=True)
     queries = rownorm(users[distinct]) / config.temperature
-    positives, compared = rownorm(items[batch.positives]), rownorm(items[batch.compared])
-    is_compared = torch.isin(batch.positives, batch.compared)
-    return softmax_loss(queries, places, positives, compared, is_compared, batch.num_examples, batch.weights)
+    columns = batch.positives.new_full((items.shape[0],), -1)  # the place of each item among the compared ones
+    columns[batch.compared] = torch.arange(batch.compared.numel(), device=columns.device)
+    column = columns[batch.positives]
+    further = (column < 0).nonzero()[:, 0]
+    scores = queries @ rownorm(items[batch.compared]).T
+    own = (queries[places[further]] * rownorm(items[batch.positives[further]])).sum(1)
+    return softmax_loss(scores, places, column, own, batch.num_examples, batch.weights)

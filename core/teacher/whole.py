@@ -110,8 +110,9 @@ class WholeTeacher(Teacher, nn.Module):
             pairs = torch.stack([batch.positives, batch.negatives], 1)
             scores = candidate_scores(vectors.user, vectors.item, batch.users, pairs)
             terms = {"bpr": bpr_loss(scores[:, 0], scores[:, 1], batch.num_examples, batch.weights)}
-        rows = self.rows(batch.users, [batch.positives, batch.negatives])
-        terms["l2"] = config.l2 * l2_loss(rows, batch.num_examples, batch.weights)
+        if config.l2:
+            rows = self.rows(batch.users, [batch.positives, batch.negatives])
+            terms["l2"] = config.l2 * l2_loss(rows, batch.num_examples, batch.weights)
         if config.feature_decay and vectors.reduced:
             decay = torch.stack([z.square().sum(1).mean() for z in vectors.reduced.values()]).sum()
             terms["feature_decay"] = config.feature_decay * decay

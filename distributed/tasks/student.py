@@ -179,7 +179,9 @@ class StudentTask(Task[StudentBatch]):
         users, items = view.users[ID], view.items[ID]
         final_users, final_items = self.model.vectors(view.graph, users, items)
         scores = candidate_scores(final_users, final_items, labels.users, labels.candidates)
-        rows = self.model.regularised(users[labels.users], [items[labels.candidates[:, 0]], items[labels.candidates[:, 1]]])
+        rows = []
+        if self.config.l2:
+            rows = self.model.regularised(users[labels.users], [items[labels.candidates[:, 0]], items[labels.candidates[:, 1]]])
         terms = student_terms(scores, rows, self.config.l2, share, batch.weights, self.config.bpr_weight)
         if self.job.distill.use_teacher:
             unique, places, count = self._distinct_positives(view, labels)

@@ -275,7 +275,8 @@ def test_the_softmax_loss(weighted):
     users, positives, compared = (torch.randn(n, 5, dtype=torch.float64, generator=generator) for n in (2, BATCH, 6))
     places = torch.arange(BATCH) % 2
     compared[2] = positives[1]
-    is_compared = torch.arange(BATCH) == 1
+    columns = torch.full((BATCH,), -1)
+    columns[1] = 2
     weights = torch.rand(BATCH, dtype=torch.float64, generator=generator) if weighted else None
     expected = 0.0
     for u in range(BATCH):
@@ -283,13 +284,14 @@ def test_the_softmax_loss(weighted):
         others = [float(vector @ compared[i]) for i in range(6) if (u, i) != (1, 2)]
         term = -math.log(softmax([float(vector @ positives[u]), *others])[0])
         expected += term * (1 if weights is None else float(weights[u])) / BATCH
-    assert float(softmax_loss(users, places, positives, compared, is_compared, BATCH, weights)) == pytest.approx(expected, rel=1e-12)
     parts = [slice(0, 1), slice(1, BATCH)]
 
     def loss(users: torch.Tensor, positives: torch.Tensor, compared: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
+        further = (users[places[part]] * positives[part]).sum(1)[columns[part] < 0]
         of_part = None if weights is None else weights[part]
-        return softmax_loss(users, places[part], positives[part], compared, is_compared[part], BATCH, of_part)
+        return softmax_loss(users @ compared.T, places[part], columns[part], further, BATCH, of_part)
 
+    assert float(loss(users, positives, compared)) == pytest.approx(expected, rel=1e-12)
     shards = [loss(users, positives, compared, part) for part in parts]
     assert float(sum(shards)) == pytest.approx(expected, rel=1e-12)
     assert gradcheck(loss, [x.requires_grad_() for x in (users, positives, compared)])
