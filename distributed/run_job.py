@@ -14,7 +14,7 @@ from .loop.trainer import Trainer
 from .messages import Job, StudentJob, TeacherJob, TuneJob
 from .surroundings import Surroundings
 from .tasks.base import Task
-from .tasks.ensemble import add_up, component_jobs, is_finished
+from .tasks.ensemble import add_up, component_jobs, is_finished, with_temperature
 from .tasks.fitted_teacher import FittedTeacherTask
 from .tasks.student import StudentTask
 from .tasks.teacher import PromptTeacherTask
@@ -94,12 +94,14 @@ def _train_ensemble(job: TeacherJob, worker: Worker, around: Surroundings) -> No
     """Trains the components that are not finished, one after the other on one graph, and adds all of them up."""
     whole: Whole | None = None
     jobs = component_jobs(job)
-    for number, (name, component) in enumerate(jobs.items()):
+    for number, name in enumerate(jobs):
+        component = with_temperature(job, name, jobs)
         if worker.share(is_finished(component) if worker.is_first else None):
             continue
         whole = whole or around.graph.whole(worker, job.config.reads_features)
         if worker.is_first:
-            around.show(f"[teacher] component {name}, {number + 1} of {len(jobs)}")
+            of_best = f"; temperature {component.config.temperature}" if component is not jobs[name] else ""
+            around.show(f"[teacher] component {name}, {number + 1} of {len(jobs)}{of_best}")
         _train_teacher(component, worker, around, whole)
     add_up(job, worker, around.dataset, around.show)
 

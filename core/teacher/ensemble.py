@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..config import TeacherConfig
@@ -10,7 +11,7 @@ from ..kinds import TEACHERS
 from ..linear.config import LinearConfig
 from .base import Teacher
 
-ARTIFACT = "artifact"
+ARTIFACT, TEMPERATURE = "artifact", "temperature"
 SECTIONS = ("train", "linear")
 
 
@@ -48,12 +49,46 @@ def component_configs(config: TeacherConfig) -> dict[str, TeacherConfig]:
     """Returns the settings of the components that the run trains, by name.
 
     A component has the ensemble's own settings, but for those of `teacher.linear`, with what it names over them; its kind is its name
-    where it names none.
+    where it names none. One with `temperature: null` takes the temperature of an earlier one (`temperature_sources`), here of the first.
 
     Raises:
         InputError: a component names a setting that there is not, or one that is out of bounds.
     """
-    return {name: _config(config, name, own) for name, own in config.components.items() if artifact_of(own) is None}
+    configs: dict[str, TeacherConfig] = {}
+    for name, own in config.components.items():
+        if artifact_of(own) is None:
+            if TEMPERATURE in own and own[TEMPERATURE] is None:
+                sources = temperature_sources(config, name, configs)
+                own = {**own, TEMPERATURE: configs[sources[0]].temperature}
+            configs[name] = _config(config, name, own)
+    return configs
+
+
+def temperature_sources(config: TeacherConfig, name: str, configs: Mapping[str, TeacherConfig]) -> list[str]:
+    """Returns the components before `name` that are trained by a softmax with a temperature of their own: it takes that of the best one.
+
+    Args:
+        config: The ensemble's settings.
+        name: A component.
+        configs: The settings of the components before it, or of all.
+
+    Returns:
+        Names; none where the component has a temperature of its own.
+
+    Raises:
+        InputError: it has none, and no component before it is trained by a softmax.
+    """
+    if config.components[name].get(TEMPERATURE, config.temperature) is not None:
+        return []
+    earlier = list(config.components)[: list(config.components).index(name)]
+    own = [each for each in earlier if config.components[each].get(TEMPERATURE, config.temperature) is not None]
+    found = [each for each in own if each in configs and configs[each].loss == "softmax" and not TEACHERS.get(configs[each].kind).is_fitted]
+    if not found:
+        raise InputError(
+            f"teacher.components.{name}.temperature: null takes the temperature of the best component before it that a softmax trains, and "
+            "there is none; name one first, or set a temperature"
+        )
+    return found
 
 
 def parts_of(config: TeacherConfig) -> dict[str, TeacherConfig]:

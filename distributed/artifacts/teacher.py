@@ -78,6 +78,7 @@ def teacher_facts(job: TeacherJob, selection: Selection, num_parameters: int) ->
     """Returns the facts about training in a teacher's manifest."""
     return {
         "best_epoch": selection.best_epoch,
+        "best_value": selection.state()["best_value"],
         "selected_by": selection.metric,
         "num_parameters": num_parameters,
         "lineage": job.lineage,

@@ -4,7 +4,7 @@ A component that the run trains is a teacher artifact of its own below `componen
 it, so that an interrupted run goes on with the component that was in work.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +18,7 @@ from ...core.sides import ITEMS, USERS
 from ...core.standard_scores import moments_of, score_deviation
 from ...core.storage import JsonObject, join
 from ...core.students.warm_start import warm_start_maps
-from ...core.teacher.ensemble import artifact_of, component_configs
+from ...core.teacher.ensemble import artifact_of, component_configs, temperature_sources
 from ...graph_store.dataset import Dataset, masks
 from ..artifacts.output import Output, Rows
 from ..artifacts.teacher import RowShards, final_rows, modal_rows, revision_digest, revision_url, write_teacher
@@ -34,6 +34,24 @@ def component_jobs(job: TeacherJob) -> dict[str, TeacherJob]:
     """Returns the jobs of the components that the run trains, by name; each has a folder of its own in the run's."""
     configs = component_configs(job.config)
     return {name: replace(job, config=config, run_url=join(job.run_url, "components", name)) for name, config in configs.items()}
+
+
+def with_temperature(job: TeacherJob, name: str, jobs: Mapping[str, TeacherJob]) -> TeacherJob:
+    """Returns the job of a component; one whose temperature is null gets that of the best finished component of `temperature_sources`.
+
+    Without a validation split it gets that of the first.
+
+    Args:
+        job: The ensemble's job.
+        name: The component.
+        jobs: The jobs of the components up to it.
+    """
+    sources = temperature_sources(job.config, name, {each: known.config for each, known in jobs.items()})
+    values = {each: read_manifest(jobs[each].teacher_url, "teacher")["best_value"] for each in sources}
+    if not values:
+        return jobs[name]
+    best = max(sources, key=lambda each: values[each] or 0.0)
+    return replace(jobs[name], config=replace(jobs[name].config, temperature=jobs[best].config.temperature))
 
 
 def is_finished(job: TeacherJob) -> bool:

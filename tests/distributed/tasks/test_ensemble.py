@@ -71,6 +71,19 @@ def test_a_finished_component_is_not_trained_again(fork_run, tiny_settings, capf
     assert (folder / "components/lightgcn/teacher/manifest.json").stat().st_mtime_ns == before
 
 
+def test_a_temperature_can_be_that_of_the_best_component_before(fork_run, tiny_settings, capfd):
+    folder = fork_run("run")
+    taken = "teacher.components={soft: {kind: mf, temperature: 5.0}, sharp: {kind: mf, temperature: 0.2}, lightgcn: {temperature: null}}"
+    run_verb("train-teacher", tiny_settings(folder, *WORDS, "teacher.loss=softmax", "teacher.train.learning_rate=0.05", taken))
+    manifests = {name: read_manifest(f"{folder}/components/{name}/teacher", "teacher") for name in ("soft", "sharp", "lightgcn")}
+    best = max("soft", "sharp", key=lambda name: manifests[name]["best_value"])
+    temperature = {"soft": 5.0, "sharp": 0.2}[best]
+    assert manifests["lightgcn"]["config"]["temperature"] == temperature
+    assert f"component lightgcn, 3 of 3; temperature {temperature}" in capfd.readouterr().out
+    history = [json.loads(line) for line in (folder / f"components/{best}/training/teacher/metrics.jsonl").read_text().splitlines()]
+    assert manifests[best]["best_value"] == max(row["validation/recall@20"] for row in history)
+
+
 def test_teachers_of_other_runs_and_vectors_by_modality(fork_run, tiny_settings):
     """The first component with vectors by modality gives the ensemble its own; a student learns from all of it."""
     other, folder = fork_run("other"), fork_run("run")
@@ -114,6 +127,7 @@ def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, cap
         (["teacher.components={one: {kind: ensemble}}"], "a component cannot be an ensemble"),
         (["teacher.components={one: {artifact: x, dim: 3}}"], "has no further settings"),
         (["teacher.components={../x: {kind: mf}}"], "names a folder"),
+        (["teacher.components={spectral: {}, mf: {temperature: null}}"], r"components\.mf\.temperature: null takes .* there is none"),
         (["cluster.engine=sampled"], "teacher.kind=ensemble is trained by the full engine alone"),
         (["distill.rounds=2"], "teacher.kind=ensemble has no prompt to tune"),
     ],
