@@ -16,10 +16,12 @@ EXAMPLES = 900_000  # lists that are labelled at least: few lists that come agai
 MOST_LABEL_EPOCHS = 30
 STEPS = 1_200  # of the student, about, where patience does not end it before
 
-SOFTMAX: dict[str, Value] = {"dim": 256, "loss": "softmax", "l2": 0.0, "feature_decay": 0.0}
-SOFTMAX_TRAIN: dict[str, Value] = {"epochs": 60, "lr_decay": 0.97, "patience": 4}
-SOFTMAX_STEPS = 24  # in an epoch, about: of Last.fm, on which the learning rate of LEAST_BATCH was chosen
-LEAST_BATCH, MOST_BATCH, LEARNING_RATE = 2048, 16_384, 0.005
+GRAPH_ITEMS, DENSE_ITEMS = 12, 60  # train items of a user in the median: below, tables without a graph fall behind; above, it adds nothing
+SOFTMAX: dict[str, Value] = {"dim": 256, "loss": "softmax", "l2": 0.0, "feature_decay": 0.0, "init_scale": 0.1}
+SOFTMAX_TRAIN: dict[str, Value] = {"epochs": 40, "lr_decay": 0.97, "patience": 4, "learning_rate": 0.01}
+SOFTMAX_STEPS, LEAST_BATCH = 20, 2048  # steps in an epoch, about; train interactions in a step at least
+EXACT_ITEMS, DRAWN_ITEMS = 8192, 4096  # a softmax is over all of up to EXACT_ITEMS items, else over DRAWN_ITEMS of them
+TEMPERATURES = {"mf-13": 0.13, "mf-20": 0.2, "mf-30": 0.3}  # the best one differs by catalog: .3, .2 and .13 on three
 FEW: dict[str, Value] = {"dim": 256, "layers": 4, "init_scale": 0.01, "l2": 0.007}  # depth matters most where a user has two items
 FEW_TRAIN: dict[str, Value] = {"epochs": 30, "batch_size": 4096, "learning_rate": 0.015, "lr_decay": 0.97, "patience": 4}
 BESIDE: dict[str, Value] = {  # features beside the collaborative vectors, for users with few items
@@ -72,6 +74,8 @@ def _teacher(facts: CatalogFacts, fits: bool) -> Iterator[Advice]:
         why = f"users have {median} train items in the median: a softmax over items on cosines learns more from them than BPR on pairs"
     for name, value in (FEW if few else SOFTMAX).items():
         yield Advice(f"teacher.{name}", value, why)
+    if not few:
+        yield from _softmax(facts, fits)
     if facts.modalities and not few:
         yield Advice("teacher.whiten", True, "the columns of the features are decorrelated, so that no few loud directions decide")
     if facts.modalities and few:
@@ -82,12 +86,29 @@ def _teacher(facts: CatalogFacts, fits: bool) -> Iterator[Advice]:
     for name, value in (FEW_TRAIN if few else SOFTMAX_TRAIN).items():
         yield Advice(f"teacher.train.{name}", value, why)
     if not few:
-        yield from _softmax_batch(facts.num_interactions["train"])
+        yield _softmax_batch(facts.num_interactions["train"])
+
+
+def _softmax(facts: CatalogFacts, fits: bool) -> Iterator[Advice]:
+    """Yields what makes a softmax over many items cheap: whole histories in a batch, whose users are scored once each."""
+    if not fits:
+        return
+    rows = "users come with all of their items at a time, so that a step scores few users, each once, with many items"
+    yield Advice("teacher.examples", "histories", rows)
+    items = EXACT_ITEMS if facts.num_items <= EXACT_ITEMS else DRAWN_ITEMS
+    drawn = "all" if facts.num_items <= items else f"{items:,} drawn"
+    yield Advice("teacher.softmax_items", items, f"{drawn} of the {facts.num_items:,} items are compared in every step")
 
 
 def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
     """Yields the ensemble of what the catalog has something for."""
-    components: dict[str, dict[str, Any]] = {trained: {}, "spectral": {}}
+    median = _median_items(facts)
+    components: dict[str, dict[str, Any]] = {}
+    if median >= GRAPH_ITEMS:
+        components |= {name: {"kind": "mf", "temperature": temperature} for name, temperature in TEMPERATURES.items()}
+    if median <= DENSE_ITEMS:
+        components[trained] = {"temperature": None} if components else {}
+    components |= {"polynomial": {}, "spectral": {}}
     if facts.num_items <= EASE_ITEMS:
         components["ease"] = {}
     if facts.modalities:
@@ -97,20 +118,20 @@ def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
     yield Advice("teacher.components", components, _why_components(facts, trained))
 
 
-def _softmax_batch(interactions: int) -> Iterator[Advice]:
-    """Yields a batch size that makes about as many steps in an epoch on every catalog, and the learning rate that goes with it."""
-    batch = LEAST_BATCH
-    while batch < MOST_BATCH and interactions / batch > SOFTMAX_STEPS:
-        batch *= 2
-    because = (
-        f"{interactions:,} interactions make {-(-interactions // batch)} steps an epoch; the learning rate grows with the batch's root"
-    )
-    yield Advice("teacher.train.batch_size", batch, because)
-    yield Advice("teacher.train.learning_rate", round(LEARNING_RATE * (batch / LEAST_BATCH) ** 0.5, 4), because)
+def _softmax_batch(interactions: int) -> Advice:
+    """Returns the batch size that makes about as many steps in an epoch on every catalog."""
+    batch = max(LEAST_BATCH, -(-interactions // SOFTMAX_STEPS // 1024) * 1024)
+    return Advice("teacher.train.batch_size", batch, f"{interactions:,} interactions make {-(-interactions // batch)} steps an epoch")
 
 
 def _why_components(facts: CatalogFacts, trained: str) -> str:
-    text = f"the catalog {'has' if facts.modalities else 'has no'} features, so {trained} is trained"
+    median = _median_items(facts)
+    if median > DENSE_ITEMS:
+        text = f"users have {median} train items in the median: tables of vectors learn from them what a graph would bring, in seconds"
+    else:
+        text = f"the catalog {'has' if facts.modalities else 'has no'} features, so {trained} is trained"
+    if median >= GRAPH_ITEMS:
+        text += f"; three tables (mf) show which temperature fits{'' if median > DENSE_ITEMS else f', and {trained} takes the best one'}"
     if facts.num_items > EASE_ITEMS:
         text += f"; EASE is left out, since a matrix of {facts.num_items:,} by {facts.num_items:,} items is too large"
     return text
