@@ -38,6 +38,7 @@ class PolynomialTeacher(LinearTeacher):
 
     @classmethod
     def check_settings(cls, config: LinearConfig) -> None:
+        super().check_settings(config)
         if config.power == 1 and config.neighbours is not None:
             raise InputError(
                 f"teacher.linear.neighbours={config.neighbours} has no meaning with teacher.linear.power=1, which never builds the item "

@@ -34,6 +34,7 @@ class SpectralTeacher(LinearTeacher):
 
     @classmethod
     def check_settings(cls, config: LinearConfig) -> None:
+        super().check_settings(config)
         if config.filter == "ideal" and config.filter_weight is not None:
             raise InputError(
                 f"teacher.linear.filter_weight={config.filter_weight} has no meaning with teacher.linear.filter=ideal, which stands alone; "

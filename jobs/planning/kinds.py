@@ -23,7 +23,7 @@ def final_dim(config: TeacherConfig, sizes: Sizes) -> int:
     """Columns of a teacher's final vectors; of a fitted one the most that it may have."""
     kind = teacher_kind(config)
     if issubclass(kind, LinearTeacher):
-        return kind.num_columns(config.linear, counts_of(sizes))
+        return kind.num_columns_in_all(config.linear, counts_of(sizes))
     return kind.final_dim(config, len(sizes.dims))
 
 
@@ -40,7 +40,7 @@ def is_fitted(config: TeacherConfig) -> bool:
 def fitting_bytes(config: TeacherConfig, sizes: Sizes) -> int:
     """Bytes that fitting holds at its largest moment, beside the graph and the features; 0 for kinds that are trained."""
     kind = teacher_kind(config)
-    return kind.fitting_bytes(config.linear, counts_of(sizes)) if issubclass(kind, LinearTeacher) else 0
+    return kind.fitting_bytes_in_all(config.linear, counts_of(sizes)) if issubclass(kind, LinearTeacher) else 0
 
 
 def counts_of(sizes: Sizes) -> CatalogCounts:

@@ -113,7 +113,35 @@ def test_given_settings_are_not_searched(fit):
     assert read_revision(str(folder / "teacher"), 0).vectors.user.shape[1] == 7
 
 
-@pytest.mark.parametrize(("kind", "overrides"), [("ease", ()), ("content", ("student.warm_start=true",)), ("polynomial", ())])
+def test_a_content_score_is_added_with_a_weight_that_validation_chooses(fit):
+    folder, dataset = fit("spectral", "teacher.linear.content_weight=null", "teacher.linear.rank=20", "teacher.linear.trials=12")
+    manifest, vectors = read_manifest(str(folder / "teacher"), "teacher"), read_revision(str(folder / "teacher"), 0).vectors
+    linear = manifest["linear"]
+    assert {"content_weight", "preparation"} < {*linear["chosen"]}
+    assert linear["trials"] == 12
+    added = linear["settings"]["content_weight"] > 0
+    assert (vectors.user.shape[1] > 20) == added == ("modality_weights" in linear["settings"])
+    assert [m for m, _ in manifest["modalities"]] == list(dataset.modalities)
+    assert vectors.modal_item == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("teacher", ("teacher.kind=ease", "teacher.linear.content_weight=0.2")),
+        ("teacher.components.ease", ("teacher.kind=ensemble", "teacher.components={ease: {linear: {content_weight: 0.2}}}")),
+    ],
+)
+def test_a_content_score_without_modalities_is_refused(tmp_path, tiny_settings, where, words):
+    with pytest.raises(InputError, match=rf"{where}\.linear\.content_weight=0\.2 adds a content score, and the dataset has no modality"):
+        run_verb("pipeline", tiny_settings(tmp_path / "run", *BY_SCORES, LOCAL, "source.modalities={}", *words))
+    assert not (tmp_path / "run" / "training").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides"),
+    [("ease", ()), ("ease", ("teacher.linear.content_weight=0.2",)), ("content", ("student.warm_start=true",)), ("polynomial", ())],
+)
 def test_a_pipeline_distils_from_it(tmp_path, tiny_settings, kind, overrides):
     """All verbs, with the plan, and the same command again, which has nothing to do."""
     settings = tiny_settings(tmp_path / "run", *BY_SCORES, f"teacher.kind={kind}", LOCAL, "distill.score_weight=1", *overrides)
@@ -137,7 +165,8 @@ def test_what_it_cannot_do_is_refused_before_work(tmp_path, tiny_settings, monke
     plain = ("teacher.kind=ease", "teacher.hidden=[]")
     refused(r"teacher\.kind=ease is trained by the full engine alone", *plain, "cluster.engine=sampled")
     refused(r"a ease, which has no vectors by modality for distill\.list_weight=0\.5", *plain)
-    refused(r"teacher\.linear\.shrink=3\.0 is not read by teacher\.kind=ease: it reads rank, user_exponent, ridge, trials, memory_mib",
+    refused(r"teacher\.linear\.shrink=3\.0 is not read by teacher\.kind=ease: it reads rank, user_exponent, ridge, content_weight, "
+            "preparation, modality_weights, trials, memory_mib",
             *plain, "teacher.linear.shrink=3")  # fmt: skip
     refused(r"teacher\.linear\.rank=3 is not read by teacher\.kind=promptmm: it is no linear model", "teacher.linear.rank=3")
     refused(r"teacher\.linear\.ridge=0: ", *plain, "teacher.linear.ridge=0")
