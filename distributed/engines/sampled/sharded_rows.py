@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ....core.graph import degree_power
 from ...worker import Worker
 from .inference import ShardedInference, chunks
 
@@ -21,6 +22,13 @@ class ShardedRows:
     def propagate(self, target_side: int) -> None:
         """See `NodeRows`."""
         self._inference.propagate(self._inference.ids, self._inference.ids, target_side)
+
+    def scale(self, side: int, exponent: float) -> None:
+        """See `NodeRows`."""
+        table, factors = self._inference.ids[side], degree_power(self._inference.own_degrees(side), exponent)
+        for places in chunks(len(table)):
+            table.write(places, (table.read(places).double() * factors[places, None]).float())
+        self._inference.barrier()
 
     def gram(self, side: int) -> Tensor:
         """See `NodeRows`."""

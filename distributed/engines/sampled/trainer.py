@@ -60,7 +60,7 @@ class SampledTrainer(EngineTrainer):
         self.inference = ShardedInference(connection, worker, self.ids, self.features, task.stage)
         self._propagate_tokens()
         if task.starts_spectrally:
-            start_spectrally(ShardedRows(self.inference, worker), self.counts, task.init_scale)
+            start_spectrally(ShardedRows(self.inference, worker), self.counts, task.init_scale, task.start_exponents)
         self.traffic, self.num_steps_taken = Traffic(), 0
         self.maker = BatchMaker(connection, worker, self.examples, self.sampling, self.traffic, worker.new_group())
         self.validation = Validation.of(dataset, worker, self.examples.train, job.evaluation) if dataset is not None else None

@@ -85,12 +85,14 @@ def test_candidate_policies(parity, students, policy):
     check(parity, *students(f"distill.candidates={policy}", *more))
 
 
+@pytest.mark.parametrize("exponents", [(0.5, 0.5), (0.75, 0.2)], ids=["normalised", "other exponents"])
 @pytest.mark.parametrize("stage", ["teacher", "student"])
-def test_the_spectral_start(parity, teachers, students, teacher_config, stage):
+def test_the_spectral_start(parity, teachers, students, teacher_config, stage, exponents):
+    names = ("start_user_exponent", "start_item_exponent")
     if stage == "teacher":
-        sampled, full = teachers(teacher_config(start="spectral"), [-1])
+        sampled, full = teachers(teacher_config(start="spectral", **dict(zip(names, exponents))), [-1])
     else:
-        sampled, full = students("student.start=spectral")
+        sampled, full = students("student.start=spectral", *(f"student.{name}={value}" for name, value in zip(names, exponents)))
     for ids, table, everyone in zip(sampled.ids, (full.tables.user, full.tables.item), parity.EVERYONE, strict=True):
         parity.close(ids.tables["weight"].pull(everyone), table.detach())
     check(parity, sampled, full)
