@@ -1,81 +1,25 @@
 """Defines the interface of linear models that are fitted in closed form, as teachers or as parts of other models."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..config import TeacherConfig
 from ..errors import InputError
-from ..graph import BipartiteGraph
 from ..teacher.base import Teacher
 from .adjacency import Interactions
+from .blocks import Block, NodeBlocks
 from .config import CONTENT, LinearConfig
 from .content_part import ContentPart, added_bytes
 from .factors import FactorCache, Scores, scaled_by_user, width_of
+from .fit import CatalogCounts, LinearFit, LinearInputs
 from .search import Choice, Found, Settings, search
 
 Score = Callable[[Tensor, Tensor], float]
 RANKS = (64, 128, 256, 512)
-
-
-@dataclass(frozen=True)
-class LinearInputs:
-    """Holds what a linear model is fitted on, all of it in memory.
-
-    Attributes:
-        graph: The train graph.
-        features: Standardised features of all items by modality, float32 [num_items, d_m]; a row of zeros is a missing one. Empty where
-            the kind reads no features and adds no content.
-        seed: Seed of random starts.
-    """
-
-    graph: BipartiteGraph
-    features: Mapping[str, Tensor] = field(default_factory=dict)
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class LinearFit:
-    """Holds a fitted model.
-
-    Attributes:
-        users, items: Vectors, float32 [num_users, r] and [num_items, r]; a score is their dot product, and a user's scores have the
-            standard deviation 1 over all items.
-        settings: The settings that the model was fitted with, the chosen ones among them.
-        chosen: The names of the settings that were chosen on validation.
-        value: The validation metric that chose them; None where nothing was chosen.
-        trials: How many settings were tried.
-    """
-
-    users: Tensor
-    items: Tensor
-    settings: Settings
-    chosen: tuple[str, ...]
-    value: float | None
-    trials: int
-
-    def facts(self) -> dict[str, Any]:
-        """Returns what a manifest says of the fit, JSON-able."""
-        return {"settings": self.settings, "chosen": list(self.chosen), "trials": self.trials}
-
-
-@dataclass(frozen=True)
-class CatalogCounts:
-    """Holds what the memory of fitting depends on.
-
-    Attributes:
-        users, items, interactions: Their numbers in train.
-        dims: d_m by modality that the teacher reads.
-    """
-
-    users: int
-    items: int
-    interactions: int
-    dims: Mapping[str, int]
 
 
 class LinearTeacher(Teacher, ABC):
@@ -91,6 +35,8 @@ class LinearTeacher(Teacher, ABC):
     Attributes:
         reads: Names of the settings of `LinearConfig` that decide the vectors.
         limits: Names of further ones that the kind reads, which bound what it may use.
+        over_shards: Names of the settings that have to be given where the model is fitted over sharded rows, which searches nothing; a kind
+            that can be fitted so names both engines, and implements `fit_blocks`.
         adds_content: Whether `content_weight` may add a content score to the kind's own.
     """
 
@@ -99,6 +45,7 @@ class LinearTeacher(Teacher, ABC):
     reads: ClassVar[tuple[str, ...]] = ()
     limits: ClassVar[tuple[str, ...]] = ("trials",)
     adds_content: ClassVar[bool] = True
+    over_shards: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         self.check_settings(config)
@@ -137,6 +84,40 @@ class LinearTeacher(Teacher, ABC):
     @classmethod
     def num_layers(cls, config: TeacherConfig) -> int:
         return 0
+
+    @classmethod
+    def why_full(cls, config: TeacherConfig) -> str | None:
+        still_open = [name for name in cls.over_shards if getattr(config.linear, name) is None]
+        if "sampled" in cls.engines and config.linear.may_add_content:
+            return f"teacher.kind={config.kind} with teacher.linear.content_weight other than 0 is trained by the full engine alone"
+        if "sampled" in cls.engines and still_open:
+            names = ", ".join(f"teacher.linear.{name}" for name in still_open)
+            return f"teacher.kind={config.kind}, where {names} are not given but chosen, is trained by the full engine alone"
+        return super().why_full(config)
+
+    @classmethod
+    def given_over_shards(cls, config: LinearConfig) -> Settings:
+        """Returns the settings that `over_shards` names, by name; all of them have a value where `why_full` returns None."""
+        return {name: getattr(config, name) for name in cls.over_shards}
+
+    @classmethod
+    def fit_blocks(cls, blocks: NodeBlocks, config: LinearConfig, seed: int) -> tuple[Block, Block]:
+        """Fits the model over rows that several workers hold; collective. What `why_full` names is not asked for.
+
+        Args:
+            blocks: Makes and changes blocks of rows.
+            config: The settings.
+            seed: Seed of random starts.
+
+        Returns:
+            Blocks of users and of items, whose dot products are the scores that `fit` computes in one process, up to rounding.
+        """
+        raise NotImplementedError(f"{cls.__name__} is fitted by the full engine alone")
+
+    @classmethod
+    def block_columns(cls, config: LinearConfig, counts: CatalogCounts) -> tuple[int, int]:
+        """Returns how many columns of users' and of items' blocks `fit_blocks` makes, for `plan`."""
+        raise NotImplementedError(f"{cls.__name__} is fitted by the full engine alone")
 
     @classmethod
     def learns_from_features(cls, config: TeacherConfig) -> bool:

@@ -5,9 +5,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..config import TeacherConfig
-from .base import CatalogCounts, LinearInputs, LinearTeacher
+from .base import LinearTeacher
 from .config import LinearConfig
 from .content_scores import ContentScores, content_bytes
+from .fit import CatalogCounts, LinearInputs
 from .search import Choice, Settings
 
 

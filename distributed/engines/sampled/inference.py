@@ -92,10 +92,6 @@ class ShardedInference:
             self._tables[name] = users, items
         return self._tables[name]
 
-    def own_degrees(self, side: int) -> Tensor:
-        """Returns the numbers of train interactions of this worker's own users or items, int [n]."""
-        return self._connection.own_degrees(side)
-
     def barrier(self) -> None:
         """Waits for all workers."""
         self._worker.barrier()

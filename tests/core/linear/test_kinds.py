@@ -9,8 +9,9 @@ from promptmm.core.config import TeacherConfig
 from promptmm.core.errors import InputError
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.kinds import TEACHERS
-from promptmm.core.linear.base import CatalogCounts, LinearTeacher
+from promptmm.core.linear.base import LinearTeacher
 from promptmm.core.linear.config import LinearConfig
+from promptmm.core.linear.fit import CatalogCounts
 
 from .conftest import DIMS, HERE, KINDS, NUM_ITEMS, NUM_USERS
 
@@ -234,7 +235,8 @@ def test_what_a_kind_declares(kind):
     assert issubclass(found, LinearTeacher)
     assert fields >= {*found.linear_settings()}
     assert found.adds_content == (kind != "content")
-    assert found.engines == ("full",)
+    assert found.engines == (("full", "sampled") if kind in ("spectral", "polynomial") else ("full",))
+    assert {*found.over_shards} <= {*found.reads}
     assert not found.has_modality_vectors(TeacherConfig(kind=kind))
     assert found.reads_features == (kind == "content")
     config = TeacherConfig(kind=kind)
