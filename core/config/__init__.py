@@ -1,6 +1,6 @@
 """Declares the settings that say what to learn. Those that say where to run are in `distributed/config.py`."""
 
-from .checks import as_dict, check_balance, check_start
+from .checks import as_dict, check_balance
 from .distillation import DistillationConfig
 from .evaluation import EvaluationConfig
 from .student import StudentConfig
@@ -16,5 +16,4 @@ __all__ = [
     "TeacherConfig",
     "as_dict",
     "check_balance",
-    "check_start",
 ]
