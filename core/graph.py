@@ -103,6 +103,11 @@ def edge_products(x: Tensor, y: Tensor, rows: Csr) -> Tensor:
     return torch.cat(products) if products else x.new_zeros(0)
 
 
+def degree_power(degrees: Tensor, exponent: float) -> Tensor:
+    """Computes degree^exponent, float64 [n], with 0 where the degree is 0."""
+    return torch.where(degrees > 0, degrees.clamp(min=1).double() ** exponent, 0.0)
+
+
 @dataclass(frozen=True)
 class BipartiteGraph:
     """Holds the train interactions in both directions, weighted by Ã = D_U^-1/2 A D_I^-1/2 (docs/method.md, notation).

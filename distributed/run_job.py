@@ -1,21 +1,27 @@
 """Runs a job on one worker: builds the job's task and hands it to an engine. Every executor calls it in each of its workers."""
 
+import time
 from collections.abc import Callable
+from functools import partial
+from typing import cast
 
 from ..core.graph import BipartiteGraph
+from ..core.linear.base import LinearTeacher
 from ..core.teacher import teacher_kind
 from ..graph_store.own_features import ItemShard
+from .artifacts.output import Output
 from .engines.full.catalog import WholeCatalog, build_catalog
 from .engines.full.trainer import FullTrainer
 from .engines.validation import Validation
 from .labels.source import LabelSource, MaterialisedLabels, StreamedLabels
+from .loop.selection import Selection
 from .loop.stage import Stage
 from .loop.trainer import Trainer
 from .messages import Job, StudentJob, TeacherJob, TuneJob
 from .surroundings import Surroundings
 from .tasks.base import Task
 from .tasks.ensemble import add_up, component_jobs, is_finished, with_temperature
-from .tasks.fitted_teacher import FittedTeacherTask
+from .tasks.fitted_teacher import FittedTeacherTask, summary, write_fitted
 from .tasks.student import StudentTask
 from .tasks.teacher import PromptTeacherTask
 from .tasks.tuning import PromptTuner
@@ -83,8 +89,10 @@ def _train_teacher(job: TeacherJob, worker: Worker, around: Surroundings, whole:
     if job.engine == "full":
         whole = whole or around.graph.whole(worker, job.config.reads_features)
         catalog = build_catalog(worker, job.config, *whole)
-    if kind.is_fitted:
-        assert catalog is not None, "the full engine alone fits linear models"
+    if kind.is_fitted and catalog is None:
+        _fit_over_shards(job, worker, around)
+    elif kind.is_fitted:
+        assert catalog is not None
         _fit(job, catalog, worker, around)
     else:
         _train(job, PromptTeacherTask(job, worker) if kind.has_towers else WholeTeacherTask(job, worker), worker, around, catalog)
@@ -110,7 +118,23 @@ def _fit(job: TeacherJob, catalog: WholeCatalog, worker: Worker, around: Surroun
     """Fits a teacher in closed form; the epoch loop then validates it, and has no epoch."""
     validation = Validation.of(around.dataset, worker, catalog.graph.users, job.evaluation)
     task = FittedTeacherTask(job, worker, catalog, validation, around.show)
-    _train_with(job, task, FullTrainer(task, catalog, validation), around)
+    _train_with(job, task.write, FullTrainer(task, catalog, validation), around)
+
+
+def _fit_over_shards(job: TeacherJob, worker: Worker, around: Surroundings) -> None:
+    """Fits a teacher over the sharded graph, with all its settings given."""
+    from .engines.sampled.fitted import FittedTrainer
+
+    config, started = job.config.linear, time.monotonic()
+    settings = {name: getattr(config, name) for name in cast(type[LinearTeacher], teacher_kind(job.config)).reads}
+    given = {name: value for name, value in settings.items() if value is not None}
+    with around.graph.connect(worker) as connection:
+        trainer = FittedTrainer(job, connection, worker, around.dataset)
+        fit = {"settings": given, "chosen": [], "trials": 0}
+        if worker.is_first:
+            said = summary(given, trainer.vectors[0].dim, time.monotonic() - started)
+            around.show(f"[teacher] {job.config.kind} {said}")
+        _train_with(job, partial(write_fitted, job, facts=fit), trainer, around)
 
 
 def _train(job: TeacherJob | StudentJob, task: Task, worker: Worker, around: Surroundings, catalog: WholeCatalog | None) -> None:
@@ -118,20 +142,20 @@ def _train(job: TeacherJob | StudentJob, task: Task, worker: Worker, around: Sur
         from .engines.sampled.trainer import SampledTrainer
 
         with around.graph.connect(worker) as connection:
-            _train_with(job, task, SampledTrainer(task, job, connection, worker, around.dataset), around)
+            _train_with(job, task.write, SampledTrainer(task, job, connection, worker, around.dataset), around)
     else:
         catalog = catalog or build_catalog(worker, None, *around.graph.whole(worker, False))
         validation = Validation.of(around.dataset, worker, catalog.graph.users, job.evaluation)
-        _train_with(job, task, FullTrainer(task, catalog, validation), around)
+        _train_with(job, task.write, FullTrainer(task, catalog, validation), around)
 
 
-def _train_with(job: TeacherJob | StudentJob, task: Task, trainer: Trainer, around: Surroundings) -> None:
+def _train_with(job: TeacherJob | StudentJob, write: Callable[[Output, Selection], None], trainer: Trainer, around: Surroundings) -> None:
     """Trains in the epoch loop; writes the artifact where the job ends the stage, and a checkpoint otherwise."""
     stage, is_last = stage_of(job, around), isinstance(job, TeacherJob) or job.is_last
     revision = job.revision if isinstance(job, StudentJob) else 0
     epochs = stage.train(trainer, job.num_epochs if isinstance(job, TeacherJob) else job.stop_epoch, revision)
     if is_last:
-        task.write(trainer.output(), stage.selection)
+        write(trainer.output(), stage.selection)
         if isinstance(job, TeacherJob) and trainer.worker.is_first:
             num_items = around.dataset.num_items
             stage.recorder.say(f"best: {stage.selection.chosen}; vectors of {num_items:,} items written")

@@ -137,16 +137,17 @@ class Settings:
             )
         if "full" not in student.engines:
             raise InputError(f"student.kind={self.student.kind} has engines={student.engines}; it has to have 'full' among them")
-        claims = teacher.has_towers or teacher.has_prompt or "sampled" in teacher.engines
-        if issubclass(teacher, WholeTeacher) and (claims or teacher.is_fitted):
+        claims, samples = teacher.has_towers or teacher.has_prompt, "sampled" in teacher.engines
+        if issubclass(teacher, WholeTeacher) and (claims or samples or teacher.is_fitted):
             raise InputError(
                 f"teacher.kind={self.teacher.kind}: a core.teacher.WholeTeacher has no towers and no prompt, and is trained by the full "
                 "engine alone; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
             )
-        if issubclass(teacher, LinearTeacher) and (claims or not teacher.is_fitted):
+        over_shards = any("fit_blocks" in vars(each) for each in teacher.__mro__ if each is not LinearTeacher)
+        if issubclass(teacher, LinearTeacher) and (claims or not teacher.is_fitted or (samples and not over_shards)):
             raise InputError(
                 f"teacher.kind={self.teacher.kind}: a core.linear.base.LinearTeacher has no towers and no prompt, and is fitted in the "
-                "full engine alone; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
+                "full engine alone unless it has fit_blocks; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
             )
         policy = candidate_policy(self.distill)
         if policy.num_candidates < 1 or policy.depth < 0:
@@ -179,11 +180,15 @@ class Settings:
         teacher, cluster, distill = self.teacher, self.cluster, self.distill
         if not teacher.is_baseline:
             return
-        kind, sampled = f"teacher.kind={teacher.kind}", self.needs_sampled_engine
-        if cluster.engine == "sampled" or sampled is not None:
+        kind, sampled, why = f"teacher.kind={teacher.kind}", self.needs_sampled_engine, teacher_kind(teacher).why_full(teacher)
+        if why is not None and (cluster.engine == "sampled" or sampled is not None):
             raise InputError(
-                f"{kind} is trained by the full engine alone, and not with {sampled or 'cluster.engine=sampled'}; set cluster.engine=full"
+                f"{why}, and not with {sampled or 'cluster.engine=sampled'}; set cluster.engine=full"
                 f"{f' and leave {sampled} out' if sampled else ''}, or teacher.kind=promptmm"
+            )
+        if why is None and cluster.micro_batches > 1:
+            raise InputError(
+                f"cluster.micro_batches={cluster.micro_batches} has no meaning with {kind}, which is fitted without steps; leave it out"
             )
         if distill.use_teacher and distill.tunes_prompt:
             raise InputError(
@@ -225,7 +230,7 @@ class Settings:
     def needs_full_engine(self) -> str | None:
         """A setting that only the full engine can do, as `name=value`; None where there is none."""
         distill, student = self.distill, self.student
-        if self.teacher.is_baseline:
+        if teacher_kind(self.teacher).why_full(self.teacher) is not None:
             return f"teacher.kind={self.teacher.kind}"
         if distill.use_teacher and distill.tunes_prompt:
             return f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student"
@@ -239,6 +244,9 @@ class Settings:
         needed = self.needs_full_engine
         if needed is None:
             return None
+        teacher = teacher_kind(self.teacher)
+        if needed == f"teacher.kind={self.teacher.kind}" and "sampled" in teacher.engines:
+            return teacher.why_full(self.teacher)
         of_student = needed == f"student.kind={self.student.kind}" and student_kind(self.student).learns_rows
         return f"{needed} is trained by the full engine alone" if of_student else f"{needed} keeps the teacher whole in every worker"
 

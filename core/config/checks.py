@@ -25,6 +25,24 @@ def check_balance(section: str, user_balance: float, stage: str, examples: str) 
         )
 
 
+def check_start(section: str, start: str, user_exponent: float, item_exponent: float) -> None:
+    """Checks that exponents of a spectral start are not set for another start.
+
+    Args:
+        section: "teacher" or "student".
+        start: What the section's ID tables begin with.
+        user_exponent, item_exponent: The exponents.
+
+    Raises:
+        InputError: they are.
+    """
+    for name, value in (("start_user_exponent", user_exponent), ("start_item_exponent", item_exponent)):
+        if start != "spectral" and value != 0.5:
+            raise InputError(
+                f"{section}.{name}={value} has no meaning with {section}.start={start}; leave it out, or set {section}.start=spectral"
+            )
+
+
 def as_dict(config: Any) -> Any:
     """Returns a settings object as nested dictionaries of JSON-able values."""
     return dataclasses.asdict(config)

@@ -6,8 +6,8 @@ from typing import Any
 from ..errors import InputError
 from ..kinds import STUDENTS
 from ..settings import check_bounds, setting
-from .checks import check_balance
-from .training import OptimizerConfig, examples_setting, user_balance_setting
+from .checks import check_balance, check_start
+from .training import OptimizerConfig, examples_setting, start_exponent_setting, user_balance_setting
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class StudentConfig:
         "rank well before the first step; with warm_start it has no meaning",
         choices=("random", "spectral"),
     )
+    start_user_exponent: float = start_exponent_setting("user")
+    start_item_exponent: float = start_exponent_setting("item")
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
     options: dict[str, Any] = setting({}, "settings that a student of your own reads")
     train: OptimizerConfig = OptimizerConfig()
@@ -37,6 +39,7 @@ class StudentConfig:
     def __post_init__(self) -> None:
         check_bounds(self, "student")
         check_balance("student", self.user_balance, "student", self.examples)
+        check_start("student", self.start, self.start_user_exponent, self.start_item_exponent)
         if self.start == "spectral" and self.starts_from_teacher:
             raise InputError(
                 "student.start=spectral has no meaning for a student that starts from the teacher's vectors; leave it out, or set "

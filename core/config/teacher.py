@@ -9,16 +9,16 @@ from ..errors import InputError
 from ..kinds import TEACHERS
 from ..linear.config import LinearConfig
 from ..settings import check_bounds, setting
-from .checks import check_balance
-from .training import OptimizerConfig, examples_setting, user_balance_setting
+from .checks import check_balance, check_start
+from .training import OptimizerConfig, examples_setting, start_exponent_setting, user_balance_setting
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
     """Settings of the large multi-modal teacher (docs/method.md 1) or of another model in its place (docs/method.md 7); section `teacher`.
 
-    Every kind that is trained reads dim, l2, user_balance, start, init_scale and train; linear kinds, which are fitted without steps, read
-    `linear` alone. The help of a setting that only some kinds read names these.
+    Every kind that is trained reads dim, l2, user_balance, start with its exponents, init_scale and train; linear kinds, which are fitted
+    without steps, read `linear` alone. The help of a setting that only some kinds read names these.
     """
 
     dim: int = setting(64, "embedding size d", ge=1)
@@ -26,7 +26,8 @@ class TeacherConfig:
         "promptmm",
         "model of the teacher: promptmm; a baseline: mf (MF-BPR), lightgcn, vbpr or lattice; a linear model, which is fitted in one go: "
         "popularity, item_knn, rp3beta, ease, spectral, polynomial, content or ials; ensemble, several of them together "
-        "(teacher.components); or your own as module:Class (docs/extending.md). All but promptmm need cluster.engine=full. mf, lightgcn "
+        "(teacher.components); or your own as module:Class (docs/extending.md). All but promptmm need cluster.engine=full; "
+        "spectral with filter=ideal and polynomial with power=1 do not where the settings that they read are given. mf, lightgcn "
         "and linear models have no vectors by modality: distil from them with distill.list_weight=0 and distill.embedding_weight=0",
         kinds=TEACHERS,
     )
@@ -98,6 +99,8 @@ class TeacherConfig:
         "rank well before the first step",
         choices=("random", "spectral"),
     )
+    start_user_exponent: float = start_exponent_setting("user")
+    start_item_exponent: float = start_exponent_setting("item")
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)
     components: dict[str, dict[str, Any]] = setting(
         {"promptmm": {}, "spectral": {}, "ease": {}, "content": {}},
@@ -112,6 +115,7 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         check_bounds(self, "teacher")
         check_balance("teacher", self.user_balance, "teacher", self.examples)
+        check_start("teacher", self.start, self.start_user_exponent, self.start_item_exponent)
         if self.loss not in TEACHERS.get(self.kind).losses:
             raise InputError(
                 f"teacher.loss={self.loss}: the {self.kind} teacher trains with {' or '.join(TEACHERS.get(self.kind).losses)}; set that, "

@@ -11,10 +11,29 @@ def user_balance_setting() -> float:
     field: float = setting(
         0.0,
         "weigh a train interaction in the loss and in L2 by its user's degree^-user_balance; 0 gives all interactions the same weight, 1 "
-        "gives all users the same total weight",
+        "gives all users the same total weight; a spectral start does not read it, and has start_user_exponent",
         ge=0,
         le=1,
     )
+    return field
+
+
+def start_exponent_setting(side: str) -> float:
+    """Returns the field `start_user_exponent` or `start_item_exponent` of a section whose ID tables may start spectrally.
+
+    Args:
+        side: "user" or "item".
+    """
+    of_users = (
+        "exponent a of the users' degrees in a spectral start, which is of D_U^-a A D_I^-b: 0.5 (and 0.5 for items) is the normalised "
+        "adjacency, 0 leaves users of many interactions their full share; user_balance does not reach the start: 0.5 + user_balance / 2 "
+        "here is the normalised adjacency, balanced alike; read with start=spectral"
+    )
+    of_items = (
+        "exponent b of the items' degrees in a spectral start, which is of D_U^-a A D_I^-b: 0.5 (and 0.5 for users) is the normalised "
+        "adjacency, less leaves popular items more of their share; read with start=spectral"
+    )
+    field: float = setting(0.5, of_users if side == "user" else of_items, ge=0, le=1)
     return field
 
 

@@ -6,15 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..graph import BipartiteGraph, Csr, weighted_sum
+from ..graph import BipartiteGraph, Csr, degree_power, weighted_sum
 from .factors import Scores
 
 BLOCK_BYTES = 64 * 2**20
-
-
-def degree_power(degrees: Tensor, exponent: float) -> Tensor:
-    """Computes degree^exponent, float64 [n], with 0 where the degree is 0."""
-    return torch.where(degrees > 0, degrees.clamp(min=1).double() ** exponent, 0.0)
 
 
 @dataclass(frozen=True)

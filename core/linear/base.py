@@ -1,79 +1,25 @@
 """Defines the interface of linear models that are fitted in closed form, as teachers or as parts of other models."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..config import TeacherConfig
-from ..graph import BipartiteGraph
+from ..errors import InputError
 from ..teacher.base import Teacher
 from .adjacency import Interactions
-from .config import LinearConfig
+from .blocks import Block, NodeBlocks
+from .config import CONTENT, LinearConfig
+from .content_part import ContentPart, added_bytes
 from .factors import FactorCache, Scores, scaled_by_user, width_of
+from .fit import CatalogCounts, LinearFit, LinearInputs
 from .search import Choice, Found, Settings, search
 
 Score = Callable[[Tensor, Tensor], float]
 RANKS = (64, 128, 256, 512)
-
-
-@dataclass(frozen=True)
-class LinearInputs:
-    """Holds what a linear model is fitted on, all of it in memory.
-
-    Attributes:
-        graph: The train graph.
-        features: Standardised features of all items by modality, float32 [num_items, d_m]; a row of zeros is a missing one. Empty for
-            kinds that read no features.
-        seed: Seed of random starts.
-    """
-
-    graph: BipartiteGraph
-    features: Mapping[str, Tensor] = field(default_factory=dict)
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class LinearFit:
-    """Holds a fitted model.
-
-    Attributes:
-        users, items: Vectors, float32 [num_users, r] and [num_items, r]; a score is their dot product, and a user's scores have the
-            standard deviation 1 over all items.
-        settings: The settings that the model was fitted with, the chosen ones among them.
-        chosen: The names of the settings that were chosen on validation.
-        value: The validation metric that chose them; None where nothing was chosen.
-        trials: How many settings were tried.
-    """
-
-    users: Tensor
-    items: Tensor
-    settings: Settings
-    chosen: tuple[str, ...]
-    value: float | None
-    trials: int
-
-    def facts(self) -> dict[str, Any]:
-        """Returns what a manifest says of the fit, JSON-able."""
-        return {"settings": self.settings, "chosen": list(self.chosen), "trials": self.trials}
-
-
-@dataclass(frozen=True)
-class CatalogCounts:
-    """Holds what the memory of fitting depends on.
-
-    Attributes:
-        users, items, interactions: Their numbers in train.
-        dims: d_m by modality that the kind reads.
-    """
-
-    users: int
-    items: int
-    interactions: int
-    dims: Mapping[str, int]
 
 
 class LinearTeacher(Teacher, ABC):
@@ -89,27 +35,46 @@ class LinearTeacher(Teacher, ABC):
     Attributes:
         reads: Names of the settings of `LinearConfig` that decide the vectors.
         limits: Names of further ones that the kind reads, which bound what it may use.
+        over_shards: Names of the settings that have to be given where the model is fitted over sharded rows, which searches nothing; a kind
+            that can be fitted so names both engines, and implements `fit_blocks`.
+        adds_content: Whether `content_weight` may add a content score to the kind's own.
     """
 
     is_fitted: ClassVar[bool] = True
     losses: ClassVar[tuple[str, ...]] = ("bpr", "softmax")  # neither is read; a component of an ensemble takes over what others read
     reads: ClassVar[tuple[str, ...]] = ()
     limits: ClassVar[tuple[str, ...]] = ("trials",)
+    adds_content: ClassVar[bool] = True
+    over_shards: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         self.check_settings(config)
         self.inputs, self.config = inputs, config
         self.interactions = Interactions(inputs.graph)
         self.cache = FactorCache(inputs.seed)
+        self.content = ContentPart(self.interactions, inputs.features, config) if self.adds_content and config.may_add_content else None
 
     @classmethod
     def num_columns(cls, config: LinearConfig, counts: CatalogCounts) -> int:
-        """Returns the largest number of columns that the vectors may have; a rank that is open counts as the largest of the grid."""
+        """Returns the largest number of columns that the kind's own vectors may have; an open rank counts as the largest of the grid."""
         return min(config.rank or RANKS[-1], counts.items)
 
     @classmethod
+    def num_columns_in_all(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        """Returns the largest number of columns that the vectors may have, those of an added content score among them."""
+        return cls.num_columns(config, counts) + (sum(counts.dims.values()) if cls.adds_content and config.may_add_content else 0)
+
+    @classmethod
+    def fitting_bytes_in_all(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        """Returns the bytes that fitting holds at its largest moment beside graph and features, for `plan`."""
+        own = cls.fitting_bytes(config, counts)
+        if not (cls.adds_content and config.may_add_content):
+            return own
+        return own + added_bytes(counts.users, counts.items, cls.num_columns(config, counts), counts.dims)
+
+    @classmethod
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
-        """Returns the bytes that fitting holds at its largest moment beside graph and features, for `plan`: here of power iterations.
+        """Returns the same bytes of the kind's own scores: here of power iterations.
 
         A row of a user or an item is there as float32 and, while the last products are turned, three times as float64.
         """
@@ -121,12 +86,59 @@ class LinearTeacher(Teacher, ABC):
         return 0
 
     @classmethod
+    def why_full(cls, config: TeacherConfig) -> str | None:
+        still_open = [name for name in cls.over_shards if getattr(config.linear, name) is None]
+        if "sampled" in cls.engines and config.linear.may_add_content:
+            return f"teacher.kind={config.kind} with teacher.linear.content_weight other than 0 is trained by the full engine alone"
+        if "sampled" in cls.engines and still_open:
+            names = ", ".join(f"teacher.linear.{name}" for name in still_open)
+            return f"teacher.kind={config.kind}, where {names} are not given but chosen, is trained by the full engine alone"
+        return super().why_full(config)
+
+    @classmethod
+    def given_over_shards(cls, config: LinearConfig) -> Settings:
+        """Returns the settings that `over_shards` names, by name; all of them have a value where `why_full` returns None."""
+        return {name: getattr(config, name) for name in cls.over_shards}
+
+    @classmethod
+    def fit_blocks(cls, blocks: NodeBlocks, config: LinearConfig, seed: int) -> tuple[Block, Block]:
+        """Fits the model over rows that several workers hold; collective. What `why_full` names is not asked for.
+
+        Args:
+            blocks: Makes and changes blocks of rows.
+            config: The settings.
+            seed: Seed of random starts.
+
+        Returns:
+            Blocks of users and of items, whose dot products are the scores that `fit` computes in one process, up to rounding.
+        """
+        raise NotImplementedError(f"{cls.__name__} is fitted by the full engine alone")
+
+    @classmethod
+    def block_columns(cls, config: LinearConfig, counts: CatalogCounts) -> tuple[int, int]:
+        """Returns how many columns of users' and of items' blocks `fit_blocks` makes, for `plan`."""
+        raise NotImplementedError(f"{cls.__name__} is fitted by the full engine alone")
+
+    @classmethod
+    def learns_from_features(cls, config: TeacherConfig) -> bool:
+        return cls.reads_features or (cls.adds_content and config.linear.may_add_content)
+
+    @classmethod
     def linear_settings(cls) -> tuple[str, ...]:
-        return cls.reads + cls.limits
+        return cls.reads + (CONTENT if cls.adds_content else ()) + cls.limits
 
     @classmethod
     def check_settings(cls, config: LinearConfig) -> None:
-        """Raises InputError where settings that the kind reads have no meaning together; settings call it before any work."""
+        """Raises InputError where settings that the kind reads have no meaning together; settings call it before any work.
+
+        A kind with settings of its own to check calls this one too.
+        """
+        lost = [name for name in CONTENT[1:] if getattr(config, name) is not None]
+        if cls.adds_content and lost and not config.may_add_content:
+            raise InputError(
+                f"teacher.linear.{lost[0]}={getattr(config, lost[0])} has no meaning with teacher.linear.content_weight=0, which adds no "
+                "content score; set a weight above 0, or null to have it chosen, or leave it out"
+            )
 
     @abstractmethod
     def choices(self) -> dict[str, Choice]:
@@ -165,20 +177,34 @@ class LinearTeacher(Teacher, ABC):
             InputError: the inputs do not fit the settings, or need more memory than they allow.
         """
         model = cls(inputs, config)
-        given, choices = model.given(), model.choices()
+        content = model.content
+        given = {**model.given(), **(content.given() if content is not None else {})}
+        # The content's first: such a trial costs little, and with the kind's own first the modalities' weights got none of 32 trials.
+        choices = {**(content.choices() if content is not None else {}), **model.choices()}
         choices = {name: choice for name, choice in choices.items() if name not in given}
         if score is None or not choices:
-            found = Found(model.read({**given, **{name: choice.start for name, choice in choices.items()}}), None, 0)
+            found = Found(model._read({**given, **{name: choice.start for name, choice in choices.items()}}), None, 0)
         else:
-            found = search(choices, given, lambda settings: score(*model._finished(settings)), config.trials, model.read)
+            found = search(choices, given, lambda settings: score(*model._finished(settings)), config.trials, model._read)
             model = cls(inputs, config)  # without what the trials left: the result is a function of the settings alone
         users, items = model._finished(found.settings)
-        return LinearFit(
-            users, items, model.settled(found.settings), tuple(choices) if score is not None else (), found.value, found.trials
-        )
+        settled = model.settled(found.settings) if content is None else content.settled(model.settled(found.settings))
+        return LinearFit(users, items, settled, tuple(choices) if score is not None else (), found.value, found.trials)
+
+    def _read(self, settings: Settings) -> Settings:
+        """Returns those of the settings that have a meaning together, of the kind's own and of the content."""
+        if self.content is None:
+            return self.read(settings)
+        own, of_content = self.content.split(settings)
+        return {**self.read(own), **of_content}
 
     @torch.no_grad()
     def _finished(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        if self.content is not None:
+            return self.content.added_to(self._own, settings)
+        return self._own(settings)
+
+    def _own(self, settings: Settings) -> tuple[Tensor, Tensor]:
         users, items = self.vectors(settings)
         return scaled_by_user(users, items), items.float().contiguous()
 

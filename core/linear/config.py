@@ -7,6 +7,8 @@ from typing import Any
 from ..errors import InputError
 from ..settings import check_bounds, setting
 
+CONTENT = ("content_weight", "preparation", "modality_weights")  # what a kind other than content reads of the content that it adds
+
 
 @dataclass(frozen=True)
 class LinearConfig:
@@ -65,10 +67,22 @@ class LinearConfig:
         gt=0,
     )
     preparation: str | None = setting(
-        None, "how features are compared: standardised columns, or whitened ones; read by content", choices=("standardised", "whitened")
+        None,
+        "how features are compared: standardised columns, or whitened ones; read by every linear kind (by others than content where "
+        "content_weight is not 0)",
+        choices=("standardised", "whitened"),
     )
     modality_weights: dict[str, float] | None = setting(
-        None, "weights of the modalities' cosines, {name: weight}; those that are not named are left out; read by content"
+        None,
+        "weights of the modalities' cosines, {name: weight}; those that are not named are left out; read by every linear kind (by others "
+        "than content where content_weight is not 0)",
+    )
+    content_weight: float | None = setting(
+        0.0,
+        "w: the score of kind=content, in units of each user's standard deviation over the items, is added w times to the kind's own in "
+        "the same units; 0: none; null: chosen on validation; above 0 and null need modalities; read by popularity, item_knn, rp3beta, "
+        "ease, spectral, polynomial and ials",
+        ge=0,
     )
     confidence: float | None = setting(
         None, "weight of an interaction, in the mean over interactions, where everything else has the weight 1; read by ials", gt=0
@@ -86,6 +100,11 @@ class LinearConfig:
                 f"teacher.linear.modality_weights={weights}: expected weights of at least 0, of which one is more than 0; leave out "
                 "the modalities that should not count"
             )
+
+    @property
+    def may_add_content(self) -> bool:
+        """Returns whether a kind other than content adds a content score, with a weight that is given or chosen."""
+        return self.content_weight != 0
 
     def changed(self) -> dict[str, Any]:
         """Returns the settings that differ from their defaults, by name."""

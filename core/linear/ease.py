@@ -7,9 +7,10 @@ from torch import Tensor
 
 from ..errors import InputError
 from .adjacency import Interactions
-from .base import CatalogCounts, LinearInputs, LinearTeacher, chained, rank_choice
+from .base import LinearTeacher, chained, rank_choice
 from .config import LinearConfig
 from .factors import Scores
+from .fit import CatalogCounts, LinearInputs
 from .search import Choice, Settings
 
 DOUBLE_ITEMS = 4000  # up to this number of items the inverse is computed in float64, where it takes seconds

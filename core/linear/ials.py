@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .base import CatalogCounts, LinearTeacher, rank_choice
+from .base import LinearTeacher, rank_choice
 from .config import LinearConfig
+from .fit import CatalogCounts
 from .search import Choice, Settings
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from .adjacency import ItemLists, list_bytes
-from .base import CatalogCounts, LinearInputs, LinearTeacher
+from .base import LinearTeacher
 from .config import LinearConfig
+from .fit import CatalogCounts, LinearInputs
 from .search import Choice, Settings
 
 NEIGHBOURS = (20, 50, 100, 200, 400, 800)

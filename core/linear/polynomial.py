@@ -5,11 +5,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..config import TeacherConfig
 from ..errors import InputError
+from ..graph import degree_power
+from ..sides import ITEMS, USERS
 from .adjacency import ItemLists, list_bytes
-from .base import CatalogCounts, LinearInputs, LinearTeacher, chained, rank_choice
+from .base import LinearTeacher, chained, rank_choice
+from .blocks import Block, BlockProducts, NodeBlocks, leading_blocks, standardise_users, weighted, working_blocks
+from .blocks import scaled as scaled_rows
 from .config import LinearConfig
-from .factors import Product, Scores, leading_factors
+from .factors import ITERATIONS as FACTOR_ITERATIONS
+from .factors import Product, Scores, leading_factors, width_of
+from .fit import CatalogCounts, LinearInputs
 from .lists import NEIGHBOURS, neighbour_choice
 from .search import Choice, Settings
 
@@ -25,6 +32,8 @@ class PolynomialTeacher(LinearTeacher):
     `item_exponent`, c `output_exponent`, K `degree`.
     """
 
+    engines: ClassVar[tuple[str, ...]] = ("full", "sampled")
+    over_shards: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "item_exponent", "output_exponent", "degree")
     reads: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "item_exponent", "output_exponent", "degree", "power", "neighbours")
 
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
@@ -38,11 +47,39 @@ class PolynomialTeacher(LinearTeacher):
 
     @classmethod
     def check_settings(cls, config: LinearConfig) -> None:
+        super().check_settings(config)
         if config.power == 1 and config.neighbours is not None:
             raise InputError(
                 f"teacher.linear.neighbours={config.neighbours} has no meaning with teacher.linear.power=1, which never builds the item "
                 "graph; leave it out, or set another power"
             )
+
+    @classmethod
+    def why_full(cls, config: TeacherConfig) -> str | None:
+        if config.linear.power != 1:
+            return f"teacher.kind=polynomial with teacher.linear.power={config.linear.power} is trained by the full engine alone"
+        return super().why_full(config)
+
+    @classmethod
+    def fit_blocks(cls, blocks: NodeBlocks, config: LinearConfig, seed: int) -> tuple[Block, Block]:
+        given = cls.given_over_shards(config)
+        rank = min(given["rank"], blocks.num_items)
+        pair, scratch = working_blocks(blocks, rank)
+        products = filtered_histories(blocks, given, pair, scratch, seed)
+        found = leading_blocks(blocks, products, pair, rank, seed, FACTOR_ITERATIONS)
+        users, items = blocks.block(USERS, rank), blocks.block(ITEMS, rank)
+        root = found.values.sqrt()
+        inverse = torch.where(root > 0, 1 / root.clamp(min=torch.finfo(root.dtype).tiny), 0.0)
+        blocks.write(users, [found.users], lambda ids, degrees, x: x @ (found.rotation * inverse))
+        blocks.write(items, [found.items], lambda ids, degrees, x: x @ (found.rotation * root))
+        standardise_users(blocks, users, items)
+        return users, items
+
+    @classmethod
+    def block_columns(cls, config: LinearConfig, counts: CatalogCounts) -> tuple[int, int]:
+        rank = cls.num_columns(config, counts)
+        width = width_of(rank, counts.items)
+        return width + rank, 3 * width + rank
 
     def choices(self) -> dict[str, Choice]:
         neighbours = {"neighbours": neighbour_choice(self.interactions.num_items, 200)} if self.config.power != 1 else {}
@@ -108,6 +145,47 @@ class PolynomialTeacher(LinearTeacher):
             return of.dense_histories(output), outer.to_items(everything)  # row i is column i of the filter
 
         return self.best_vectors(key, chained(of.histories(output), outer), settings["rank"], exact)
+
+
+def filtered_histories(blocks: NodeBlocks, settings: Settings, pair: tuple[Block, Block], scratch: Block, seed: int) -> BlockProducts:
+    """Returns the scores H D_I^-c (I - (I - P)^K) D_I^c as products with blocks.
+
+    Args:
+        blocks: The blocks.
+        settings: Values by name.
+        pair: Blocks of users and items that are overwritten here, and free afterwards.
+        scratch: A block of items that products overwrite.
+        seed: Seed of the random rows from which the largest singular value is computed.
+    """
+    a, b, c = (settings[f"{name}_exponent"] for name in ("user", "item", "output"))
+    once, rest = weighted(blocks, scratch, a, b), blocks.block(ITEMS, scratch.dim)
+    largest = leading_blocks(blocks, once, pair, 1, seed, 2 * FACTOR_ITERATIONS).values[0].square().clamp(min=1e-30)
+
+    def reduce(users: Block) -> None:
+        """Multiplies `rest` by (I - P)^K; overwrites `users` and `scratch`."""
+        for _ in range(settings["degree"]):
+            once.to_users(rest, users)
+            once.to_items(users, scratch)
+            blocks.write(rest, [rest, scratch], lambda ids, degrees, r, p: r - p / largest)
+
+    def to_users(items: Block, users: Block) -> None:
+        scaled_rows(blocks, items, rest, c)
+        reduce(users)
+        blocks.write(
+            scratch,
+            [items, rest],
+            lambda ids, degrees, x, r: degree_power(degrees, 0.5 - c)[:, None] * (degree_power(degrees, c)[:, None] * x - r),
+        )
+        blocks.propagate(scratch, users)  # H D_I^-c = Ã D_I^(1/2 - c)
+
+    def to_items(users: Block, items: Block) -> None:
+        blocks.propagate(users, scratch)
+        scaled_rows(blocks, scratch, items, 0.5 - c)
+        scaled_rows(blocks, items, rest, 0.0)
+        reduce(users)
+        blocks.write(items, [items, rest], lambda ids, degrees, x, r: degree_power(degrees, c)[:, None] * (x - r))
+
+    return BlockProducts(to_users, to_items)
 
 
 def scaled(products: Scores, factor: Tensor) -> Scores:

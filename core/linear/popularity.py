@@ -5,8 +5,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import CatalogCounts, LinearTeacher
+from .base import LinearTeacher
 from .config import LinearConfig
+from .fit import CatalogCounts
 from .search import Choice, Settings
 
 

@@ -5,10 +5,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..config import TeacherConfig
 from ..errors import InputError
-from .base import LinearInputs, LinearTeacher, rank_choice
+from ..graph import degree_power
+from ..sides import ITEMS, USERS
+from .base import LinearTeacher, rank_choice
+from .blocks import Block, NodeBlocks, leading_blocks, standardise_users, weighted, working_blocks
 from .config import LinearConfig
-from .factors import Factors, Scores, leading_factors
+from .factors import Factors, Scores, leading_factors, width_of
+from .fit import CatalogCounts, LinearInputs
 from .search import Choice, Settings
 
 # The singular vectors are the model here, and those of TikTok lie close together around the 256th: with 8 iterations and 32 columns beside
@@ -26,7 +31,9 @@ class SpectralTeacher(LinearTeacher):
     k is `rank`, a `user_exponent`, b `item_exponent`, c `output_exponent`, α `filter_weight`.
     """
 
+    engines: ClassVar[tuple[str, ...]] = ("full", "sampled")
     reads: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "item_exponent", "output_exponent", "filter", "filter_weight")
+    over_shards: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "item_exponent", "output_exponent", "filter")
 
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         super().__init__(inputs, config)
@@ -34,11 +41,42 @@ class SpectralTeacher(LinearTeacher):
 
     @classmethod
     def check_settings(cls, config: LinearConfig) -> None:
+        super().check_settings(config)
         if config.filter == "ideal" and config.filter_weight is not None:
             raise InputError(
                 f"teacher.linear.filter_weight={config.filter_weight} has no meaning with teacher.linear.filter=ideal, which stands alone; "
                 "leave it out, or set teacher.linear.filter=neighbourhood"
             )
+
+    @classmethod
+    def why_full(cls, config: TeacherConfig) -> str | None:
+        if config.linear.filter == "neighbourhood":
+            return "teacher.kind=spectral with teacher.linear.filter=neighbourhood is trained by the full engine alone"
+        return super().why_full(config)
+
+    @classmethod
+    def fit_blocks(cls, blocks: NodeBlocks, config: LinearConfig, seed: int) -> tuple[Block, Block]:
+        given = cls.given_over_shards(config)
+        rank, c = min(given["rank"], blocks.num_items), given["output_exponent"]
+        pair, scratch = working_blocks(blocks, rank)
+        products = weighted(blocks, scratch, given["user_exponent"], given["item_exponent"])
+        found = leading_blocks(blocks, products, pair, rank, seed, ITERATIONS)
+        users, items = blocks.block(USERS, rank), blocks.block(ITEMS, rank)
+
+        def axes(exponent: float) -> None:  # D_I^exponent V
+            blocks.write(items, [found.items], lambda ids, degrees, x: degree_power(degrees, exponent)[:, None] * (x @ found.rotation))
+
+        axes(0.5 - c)
+        blocks.propagate(items, users)  # H D_I^-c V = Ã D_I^(1/2 - c) V
+        axes(c)
+        standardise_users(blocks, users, items)
+        return users, items
+
+    @classmethod
+    def block_columns(cls, config: LinearConfig, counts: CatalogCounts) -> tuple[int, int]:
+        rank = cls.num_columns(config, counts)
+        width = width_of(rank, counts.items)
+        return width + rank, 2 * width + rank
 
     def choices(self) -> dict[str, Choice]:
         open_filter = self.config.filter in (None, "neighbourhood")

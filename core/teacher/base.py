@@ -36,6 +36,11 @@ class Teacher:
         """Raises InputError where the settings of `teacher` do not fit each other for this kind."""
 
     @classmethod
+    def why_full(cls, config: TeacherConfig) -> str | None:
+        """Returns why the full engine alone trains the teacher with these settings, as a sentence without its end; None where both do."""
+        return None if "sampled" in cls.engines else f"teacher.kind={config.kind} is trained by the full engine alone"
+
+    @classmethod
     def learns_from_features(cls, config: TeacherConfig) -> bool:
         """Returns whether the teacher learns from the modalities with these settings."""
         return cls.reads_features

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...core.config import OptimizerConfig
 from ...core.rows import RowTables, initial_rows
 from ...core.sides import ITEMS, USERS
+from ...core.spectral import NORMALISED
 from ..artifacts.output import Output
 from ..engines.examples import Examples
 from ..engines.learners import Learner
@@ -31,6 +32,7 @@ class Task(ABC, Generic[Batch]):
         user_balance: Exponent of the examples' weights.
         examples: What an epoch visits, as in `teacher.examples`.
         starts_spectrally: Whether the ID vectors start at the leading singular vectors of the train graph, at the scale `init_scale`.
+        start_exponents: The exponents a of users and b of items: a spectral start is that of D_U^-a A D_I^-b.
         learns_rows: Whether the rows that the engine holds are learnt; False where they are frozen, or where the model holds its own.
         num_hops: The number of hops that the vectors reach over the train graph.
         reads_features: Whether `reduce` computes anything from features.
@@ -48,6 +50,7 @@ class Task(ABC, Generic[Batch]):
     num_hops: int
     examples: str = "interactions"
     starts_spectrally: bool = False
+    start_exponents: tuple[float, float] = NORMALISED
     learns_rows: bool = True
     reads_features: bool = False
     whitens: bool = False

@@ -1,18 +1,20 @@
 """Fits a teacher in closed form in place of training it (stage 1): linear models (docs/method.md 7.1).
 
-Rank 0 computes. The other workers have the features of their items, and rank their share of the validation users for every setting that
-the search tries; at the end all of them have rank 0's vectors.
+In the full engine rank 0 computes. The other workers have the features of their items, and rank their share of the validation users for
+every setting that the search tries; at the end all of them have rank 0's vectors. Over sharded rows `engines/sampled/fitted.py` fits.
 """
 
 import time
 from collections.abc import Callable, Generator
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from ...core.linear.base import LinearFit, LinearInputs, LinearTeacher
+from ...core.linear.base import LinearTeacher
+from ...core.linear.fit import LinearFit, LinearInputs
 from ...core.rows import RowTables
+from ...core.sides import USERS
 from ...core.teacher import teacher_kind
 from ..artifacts.output import Output
 from ..artifacts.teacher import write_teacher
@@ -75,8 +77,20 @@ class FittedTeacherTask(Task[TeacherBatch]):
         return {"final": (self.fit.users, self.fit.items)}
 
     def write(self, output: Output, selection: Selection) -> None:
-        num_parameters = self.fit.users.numel() + self.fit.items.numel()
-        write_teacher(self.job, output, selection, {}, num_parameters, {"linear": self.fit.facts()})
+        write_fitted(self.job, output, selection, self.fit.facts())
+
+
+def write_fitted(job: TeacherJob, output: Output, selection: Selection, facts: dict[str, Any]) -> None:
+    """Writes the artifact of a fitted teacher; a collective call.
+
+    Args:
+        job: The teacher's job.
+        output: Its vectors.
+        selection: Their metrics on validation.
+        facts: What the manifest says of the fit.
+    """
+    num_parameters = output.vectors["final"][USERS].dim * sum(output.counts)
+    write_teacher(job, output, selection, {}, num_parameters, {"linear": facts})
 
 
 @torch.no_grad()
@@ -97,7 +111,8 @@ def _fit(job: TeacherJob, worker: Worker, catalog: WholeCatalog, validation: Val
     fit = kind.fit(LinearInputs(catalog.graph, features, job.seed), job.config.linear, score if validation is not None else None)
     facts = {"settings": fit.settings, "chosen": fit.chosen, "value": fit.value, "trials": fit.trials}
     _send(worker, fit.users, fit.items, facts)
-    show(f"[teacher] {job.config.kind} {_summary(fit, metric, time.monotonic() - started)}")
+    how = "" if fit.value is None else f"; chosen on validation in {fit.trials} trials, where {metric} was {fit.value:.4f}"
+    show(f"[teacher] {job.config.kind} {summary(fit.settings, fit.users.shape[1], time.monotonic() - started, how)}")
     return fit
 
 
@@ -111,11 +126,17 @@ def _follow(worker: Worker, catalog: WholeCatalog, validation: Validation | None
         validation(users.__getitem__, items)
 
 
-def _summary(fit: LinearFit, metric: str, seconds: float) -> str:
-    """Returns how a fit went, in words."""
-    settings = ", ".join(f"{name}={value}" for name, value in fit.settings.items())
-    how = "" if fit.value is None else f"; chosen on validation in {fit.trials} trials, where {metric} was {fit.value:.4f}"
-    return f"fitted in {seconds:.1f} s with {settings}{how}; vectors of {fit.users.shape[1]} columns"
+def summary(settings: dict[str, Any], columns: int, seconds: float, how: str = "") -> str:
+    """Returns how a fit went, in words.
+
+    Args:
+        settings: What the model was fitted with.
+        columns: Of its vectors.
+        seconds: That it took.
+        how: How settings were chosen, in words.
+    """
+    named = ", ".join(f"{name}={value}" for name, value in settings.items())
+    return f"fitted in {seconds:.1f} s with {named}{how}; vectors of {columns} columns"
 
 
 def _send(worker: Worker, users: Tensor, items: Tensor, facts: dict | None) -> None:

@@ -95,6 +95,7 @@ class StudentTask(Task[StudentBatch]):
         self.job, self.worker, self.config, self.seed, self.show = job, worker, config, job.seed, show
         self.train, self.dim, self.init_scale, self.user_balance = config.train, config.dim, config.init_scale, config.user_balance
         self.starts_spectrally, self.examples = config.start == "spectral", config.examples
+        self.start_exponents = config.start_user_exponent, config.start_item_exponent
         self.tuner, self._open_labels = tuner, open_labels
         self._source: LabelSource | None = None
         taught = job.distill.use_teacher

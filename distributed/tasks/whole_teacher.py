@@ -45,6 +45,7 @@ class WholeTeacherTask(Task[TeacherBatch]):
         self.job, self.worker, self.config, self.seed = job, worker, config, job.seed
         self.train, self.dim, self.init_scale, self.user_balance = config.train, config.dim, config.init_scale, config.user_balance
         self.starts_spectrally, self.examples = config.start == "spectral", config.examples
+        self.start_exponents = config.start_user_exponent, config.start_item_exponent
         self.kind = teacher_kind(config)
         self.num_hops, self.reads_features = self.kind.num_hops(config), self.kind.reads_features
 

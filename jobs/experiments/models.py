@@ -14,7 +14,10 @@ from .settings import Recipe
 
 READS = {"teacher": ("teacher.",), "student": ("student.", "distill.", "labels.")}
 # Settings that came after the first recorded experiments, with their defaults.
-LATER_SETTINGS: JsonObject = {"options": {}, "losses": {}, "candidates": "mixed", "metrics": [], "linear": as_dict(LinearConfig())}
+LATER_SETTINGS: JsonObject = {
+    "options": {}, "losses": {}, "candidates": "mixed", "metrics": [], "linear": as_dict(LinearConfig()), "start_user_exponent": 0.5,
+    "start_item_exponent": 0.5,
+}  # fmt: skip
 Choices = dict[str, JsonObject]
 
 

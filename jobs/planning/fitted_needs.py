@@ -1,7 +1,10 @@
-"""Memory of a worker that fits a teacher in closed form."""
+"""Memory of a worker that fits a teacher in closed form, in either engine."""
 
+from ...core.linear.factors import width_of
+from ...distributed.engines.sampled.inference import CHUNK_ROWS
 from ..settings import Settings
 from . import kinds
+from .sampled_needs import inference_bytes, mapped_files, validation_bytes
 from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, Need, Sizes
 from .units import DOUBLE, FLOAT, INDEX
 
@@ -30,6 +33,23 @@ def fitted_teacher(settings: Settings, sizes: Sizes) -> Need:
             "validation": {**held, "fitting": kinds.fitting_bytes(config, sizes) / 2, "vectors": 2 * vectors, "score blocks": SCORE_BYTES},
             "order of the epoch": {**held, "vectors": vectors, "order of the epoch": ORDER_ARRAYS * sizes.edges * INDEX},
         },
-        "teacher.kind or teacher.linear.rank",
+        "teacher.kind, teacher.linear.rank or teacher.linear.content_weight",
         mapped=rows * sizes.stored,
+    )
+
+
+def fitted_over_shards(settings: Settings, sizes: Sizes) -> Need:
+    """Memory of a worker that fits over sharded rows: a chunk of them and matrices of columns by columns; it grows with no catalog."""
+    rank = kinds.final_dim(settings.teacher, sizes)
+    width = width_of(rank, sizes.items)
+    chunk = 5 * min(max(sizes.users, sizes.items), CHUNK_ROWS) * width * DOUBLE  # sources, products and the sum of a chunk
+    return Need.of(
+        "teacher worker",
+        "worker",
+        {
+            "fitting": {"a chunk": inference_bytes(sizes, width) + chunk, "Gram matrices": 6 * DOUBLE * width**2},
+            "validation": {"validation": validation_bytes(sizes, rank, settings.cluster.num_workers)},
+        },
+        "teacher.linear.rank",
+        mapped=mapped_files(settings, sizes, rank),
     )

@@ -15,7 +15,7 @@ from .label_needs import evaluator, labeler
 from .server_needs import graph_server
 from .sizes import BASE, Need, Sizes
 from .student_needs import STUDENT_TABLES, student_worker
-from .teacher_needs import full_teacher, teacher_tables, teacher_worker
+from .teacher_needs import full_teacher, teacher_floats, teacher_worker
 from .units import GIB
 
 AROUND = ("driver", "Ray")  # what an embedded run has on its machine beside its roles
@@ -79,19 +79,18 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
     inline, streamed = settings.distill.regime == "inline", settings.labels.mode == "streamed"
     stages: dict[str, list[tuple[Need, int]]] = {}
     if sizes.taught:
-        tables = teacher_tables(settings, sizes) if sampled else 0
         stages["train-teacher"] = [(teacher_worker(settings, sizes, blocks, most), workers)]
-        stages["train-teacher"] += _servers("train-teacher", settings, sizes, tables, settings.teacher.dim)
+        stages["train-teacher"] += _servers("train-teacher", settings, sizes, teacher_floats(settings, sizes) if sampled else 0)
     if sizes.taught and not inline and not streamed:
         stages["label"] = [labelers, *kept]
     stages["distill"] = [(student_worker(settings, sizes, blocks, most), workers)]
     if sampled or sizes.taught:
-        stages["distill"] += _servers("distill", settings, sizes, STUDENT_TABLES if sampled else 0, settings.student.dim)
+        stages["distill"] += _servers("distill", settings, sizes, STUDENT_TABLES * sizes.nodes * settings.student.dim if sampled else 0)
     if sizes.taught and not inline and streamed:
         stages["distill"].append((labelers[0], labelers[1] * workers))
     if sizes.taught and settings.distill.rounds > 1:
         tuner = replace(full_teacher(settings, sizes), role="prompt tuner")
-        stages["tune-prompt"] = [(tuner, workers), *_servers("tune-prompt", settings, sizes, 0, settings.teacher.dim)]
+        stages["tune-prompt"] = [(tuner, workers), *_servers("tune-prompt", settings, sizes, 0)]
     if sizes.taught:
         ranked = evaluator(sizes, kinds.final_dim(settings.teacher, sizes), "teacher")
         stages["evaluate (teacher)"] = [(ranked, workers)]
@@ -107,12 +106,12 @@ def _workers(settings: Settings) -> int:
     return -(-num_workers // settings.graph.num_parts) if settings.cluster.engine == "sampled" else 1
 
 
-def _servers(stage: str, settings: Settings, sizes: Sizes, tables: int, dim: int) -> list[tuple[Need, int]]:
+def _servers(stage: str, settings: Settings, sizes: Sizes, floats: int) -> list[tuple[Need, int]]:
     """The graph server on the host, with tables of a stage where the engine samples; none where the stage does not read from it."""
     if not uses_graph(settings, stage):
         return []
-    need = graph_server(settings, sizes, tables, dim)
-    return [(replace(need, role=f"graph server ({stage})") if tables else need, 1)]
+    need = graph_server(settings, sizes, floats)
+    return [(replace(need, role=f"graph server ({stage})") if floats else need, 1)]
 
 
 def check_fits(stages: list[Stage], available: int | None) -> None:

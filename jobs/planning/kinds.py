@@ -1,7 +1,10 @@
 """What the figures of a plan depend on by the kind of a teacher or student; nowhere else in the plan is a kind asked for."""
 
+from typing import cast
+
 from ...core.config import StudentConfig, TeacherConfig
-from ...core.linear.base import CatalogCounts, LinearTeacher
+from ...core.linear.base import LinearTeacher
+from ...core.linear.fit import CatalogCounts
 from ...core.students import student_kind
 from ...core.teacher import teacher_kind
 from ...core.teacher.ensemble import parts_of
@@ -23,7 +26,7 @@ def final_dim(config: TeacherConfig, sizes: Sizes) -> int:
     """Columns of a teacher's final vectors; of a fitted one the most that it may have."""
     kind = teacher_kind(config)
     if issubclass(kind, LinearTeacher):
-        return kind.num_columns(config.linear, counts_of(sizes))
+        return kind.num_columns_in_all(config.linear, counts_of(sizes))
     return kind.final_dim(config, len(sizes.dims))
 
 
@@ -40,7 +43,12 @@ def is_fitted(config: TeacherConfig) -> bool:
 def fitting_bytes(config: TeacherConfig, sizes: Sizes) -> int:
     """Bytes that fitting holds at its largest moment, beside the graph and the features; 0 for kinds that are trained."""
     kind = teacher_kind(config)
-    return kind.fitting_bytes(config.linear, counts_of(sizes)) if issubclass(kind, LinearTeacher) else 0
+    return kind.fitting_bytes_in_all(config.linear, counts_of(sizes)) if issubclass(kind, LinearTeacher) else 0
+
+
+def block_columns(config: TeacherConfig, sizes: Sizes) -> tuple[int, int]:
+    """Columns of the blocks of users and of items that a fitted teacher computes on where rows are sharded, all of them together."""
+    return cast(type[LinearTeacher], teacher_kind(config)).block_columns(config.linear, counts_of(sizes))
 
 
 def counts_of(sizes: Sizes) -> CatalogCounts:

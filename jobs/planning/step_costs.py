@@ -181,7 +181,7 @@ def steps_of(settings: Settings, sizes: Sizes, blocks: Estimate) -> dict[str, St
     steps = {}
     if settings.cluster.engine == "sampled":
         fan_outs = settings.sampling.fan_outs_of
-        if sizes.taught:
+        if sizes.taught and not kinds.is_fitted(settings.teacher):
             hops = kinds.num_hops(settings.teacher)
             of_teacher = blocks(teacher_seeds(settings, sizes), fan_outs(hops)).times(settings.cluster.micro_batches)
             steps["teacher"] = sampled_teacher_step(settings, sizes, of_teacher)

@@ -7,7 +7,7 @@ from ...distributed.engines.sampled.inference import CHUNK_ROWS
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate, Seeds
-from .fitted_needs import fitted_teacher
+from .fitted_needs import fitted_over_shards, fitted_teacher
 from .reduction import feature_chunk_bytes, reduction_bytes, reduction_floats, standardisation_bytes, whitening_bytes
 from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mapped_files, validation_bytes
 from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, Need, Sizes
@@ -30,7 +30,7 @@ def teacher_worker(settings: Settings, sizes: Sizes, blocks: Estimate, most: Est
         needs = [teacher_worker(component, sizes, blocks, most) for component in each]
         return max([*needs, ensemble(settings, sizes)], key=lambda need: need.total)
     if kinds.is_fitted(settings.teacher):
-        return fitted_teacher(settings, sizes)
+        return fitted_teacher(settings, sizes) if settings.cluster.engine == "full" else fitted_over_shards(settings, sizes)
     if settings.cluster.engine == "full":
         return full_teacher(settings, sizes)
     expected, largest = (sampled_teacher(settings, sizes, estimate) for estimate in (blocks, most))
@@ -181,9 +181,14 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
     }
 
 
-def teacher_tables(settings: Settings, sizes: Sizes) -> int:
-    """Counts the sharded tables of the sampled teacher: IDs, Adam and best, tokens, final vectors, two layers, modalities and prompt."""
+def teacher_floats(settings: Settings, sizes: Sizes) -> int:
+    """Counts the numbers in the sharded tables of the sampled teacher: of one that is fitted its blocks; of another one tables of IDs,
+    Adam and best, tokens, final vectors, two layers, modalities and prompt."""
+    if kinds.is_fitted(settings.teacher):
+        of_users, of_items = kinds.block_columns(settings.teacher, sizes)
+        return sizes.users * of_users + sizes.items * of_items
     wider = (
         kinds.final_dim(settings.teacher, sizes) // settings.teacher.dim - 1
     )  # final vectors beside the collaborative ones, which then have a table
-    return 4 + 1 + 3 + len(sizes.dims) + settings.teacher.prompt + wider + bool(wider)
+    tables = 4 + 1 + 3 + len(sizes.dims) + settings.teacher.prompt + wider + bool(wider)
+    return tables * sizes.nodes * settings.teacher.dim

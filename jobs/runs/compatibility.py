@@ -5,6 +5,7 @@ from ...core.errors import InputError
 from ...core.kinds import LOSSES, TEACHERS
 from ...core.objectives import needs_modalities
 from ...core.storage import join
+from ...core.teacher.ensemble import parts_of
 from ...distributed.artifacts.teacher import teacher_config_of
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
@@ -15,19 +16,37 @@ def has_teacher(settings: Settings, dataset: Dataset) -> bool:
 
     It is where that is asked for (`distill.use_teacher`), and there is what a teacher of `teacher.kind` learns from, or a teacher in the
     run's folder already.
+
+    Raises:
+        InputError: it is asked for with a content score, and the dataset has no modality; without that score it could be.
     """
     can_learn = bool(dataset.modalities) or not settings.teacher.reads_features
+    if settings.distill.use_teacher and not can_learn:
+        check_content(settings, dataset)
     return settings.distill.use_teacher and (can_learn or has_artifact(join(settings.dir, "teacher")))
 
 
 def check_teachable(settings: Settings, dataset: Dataset) -> None:
     """Raises InputError where the dataset has nothing that a teacher of `teacher.kind` learns from, or a package for it is missing."""
     TEACHERS.get(settings.teacher.kind).check_installed()
+    check_content(settings, dataset)
     if settings.teacher.reads_features and not dataset.modalities:
         raise InputError(
             f"{settings.dir}: the dataset has no modality, and teacher.kind={settings.teacher.kind} learns from at least one; name feature "
             "files in source.modalities, set teacher.kind=lightgcn or mf, or train a student alone with distill.use_teacher=false"
         )
+
+
+def check_content(settings: Settings, dataset: Dataset) -> None:
+    """Raises InputError where a linear model is to have a content score added, and the dataset has no modality."""
+    for name, config in parts_of(settings.teacher).items():
+        kind, weight = TEACHERS.get(config.kind), config.linear.content_weight
+        if not dataset.modalities and weight != 0 and kind.learns_from_features(config) and not kind.reads_features:
+            where = "teacher" if name == settings.teacher.kind else f"teacher.components.{name}"
+            raise InputError(
+                f"{settings.dir}: {where}.linear.content_weight={'null' if weight is None else weight} adds a content score, and the "
+                "dataset has no modality; set content_weight=0, or name feature files in source.modalities"
+            )
 
 
 def check_teacher(settings: Settings, kind: str, by_modality: bool, learnt_prompt: bool = True) -> None:

@@ -10,11 +10,11 @@ from promptmm.core.spectral import WholeRows, matrix_power, start_spectrally
 NUM_USERS, NUM_ITEMS, DIM, SCALE = 90, 70, 8, 0.05
 
 
-def start(graph: BipartiteGraph, dim: int = DIM, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def start(graph: BipartiteGraph, dim: int = DIM, seed: int = 0, **exponents) -> tuple[torch.Tensor, torch.Tensor]:
     counts = graph.num_users, graph.num_items
     tables = IdTables.seeded(*counts, dim, 0.1, seed)
     with torch.no_grad():
-        start_spectrally(WholeRows(graph, tables.user, tables.item), counts, SCALE)
+        start_spectrally(WholeRows(graph, tables.user, tables.item), counts, SCALE, **exponents)
     return tables.user.detach(), tables.item.detach()
 
 
@@ -40,6 +40,19 @@ def test_the_scores_are_the_best_approximation_of_a_rank(graph):
     best = (left[:, :4] * values[:4]) @ right[:4]
     scores = users.double() @ items.double().T
     torch.testing.assert_close(scores / scores.norm(), best / best.norm(), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.0, 0.0), (1.0, 0.5), (0.25, 0.8)])
+def test_exponents_of_the_degrees_start_from_another_weighting(graph, a, b):
+    users, items = start(graph, dim=4, exponents=(a, b))
+    likes = (dense(graph) > 0).double()
+    scales = [torch.where(degrees > 0, degrees.clamp(min=1) ** -power, 0.0) for degrees, power in ((likes.sum(1), a), (likes.sum(0), b))]
+    left, values, right = torch.linalg.svd(scales[0][:, None] * likes * scales[1], full_matrices=False)
+    best = (left[:, :4] * values[:4]) @ right[:4]
+    scores = users.double() @ items.double().T
+    torch.testing.assert_close(scores / scores.norm(), best / best.norm(), rtol=0, atol=2e-5)
+    for rows in (users, items):
+        assert float(rows.double().square().mean().sqrt()) == pytest.approx(SCALE, rel=1e-4)
 
 
 def test_both_tables_have_the_scale_and_the_same_gram_matrix_up_to_it(graph):

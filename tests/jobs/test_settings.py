@@ -121,6 +121,8 @@ def test_every_wrong_setting_is_named():
         (["student.start=spectral", "student.warm_start=true"], "student.start=spectral has no meaning for a student that starts from the"),
         (["student.start=spectral", "student.kind=mlp"], "student.start=spectral has no meaning for a student that starts from the"),
         (["teacher.start=svd"], "teacher.start"),
+        (["teacher.start_user_exponent=0.7"], "teacher.start_user_exponent=0.7 has no meaning with teacher.start=random; leave it out"),
+        (["student.start_item_exponent=0"], "student.start_item_exponent=0.0 has no meaning with student.start=random; leave it out"),
         (["student.examples=users", "student.user_balance=0.5"], "student.user_balance=0.5 has no meaning with student.examples=users"),
         (["teacher.examples=users", "teacher.user_balance=1"], "teacher.user_balance=1.0 has no meaning with teacher.examples=users"),
         (["student.examples=users", "distill.user_balance=1"], "distill.user_balance=1.0 has no meaning with student.examples=users"),

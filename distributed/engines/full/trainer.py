@@ -55,7 +55,8 @@ class FullTrainer(EngineTrainer):
         """Computes the spectral start on rank 0, whose rows all workers take: other processors would round otherwise."""
         tables = self.task.id_tables(self.tables)
         if self.worker.is_first:
-            start_spectrally(WholeRows(self.catalog.graph, tables.user, tables.item), self.counts, self.task.init_scale)
+            rows = WholeRows(self.catalog.graph, tables.user, tables.item)
+            start_spectrally(rows, self.counts, self.task.init_scale, self.task.start_exponents)
         else:
             tables.user.zero_()
             tables.item.zero_()

@@ -1,9 +1,7 @@
 """Trains a task in the sampled engine: every worker steps on its blocks, and keeps, saves and restores the rows that it owns."""
 
-import tempfile
 from collections.abc import Generator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,14 +18,14 @@ from ...worker import Worker
 from ..examples import Examples
 from ..learners import restore_weights, whole_weights
 from ..trainer import EngineTrainer
-from ..validation import Validation
 from ..view import ID, PROMPT, REDUCED, View
 from .batches import BatchMaker, SampledBatch
 from .exchange import Traffic
 from .features import ShardedFeatures
 from .inference import ShardedInference, chunks
+from .ranking import ShardedValidation
 from .served import ServedRows, summed_gradients
-from .sharded_rows import ShardedRows
+from .sharded_blocks import ShardedBlocks, ShardedRows
 from .shards import load_shards, save_shards
 from .sparse_adam import AdamTable
 
@@ -60,11 +58,11 @@ class SampledTrainer(EngineTrainer):
         self.inference = ShardedInference(connection, worker, self.ids, self.features, task.stage)
         self._propagate_tokens()
         if task.starts_spectrally:
-            start_spectrally(ShardedRows(self.inference, worker), self.counts, task.init_scale)
+            rows = ShardedRows(ShardedBlocks(connection, worker, task.stage), self.inference.ids)
+            start_spectrally(rows, self.counts, task.init_scale, task.start_exponents)
         self.traffic, self.num_steps_taken = Traffic(), 0
         self.maker = BatchMaker(connection, worker, self.examples, self.sampling, self.traffic, worker.new_group())
-        self.validation = Validation.of(dataset, worker, self.examples.train, job.evaluation) if dataset is not None else None
-        self._ranked_items = self._map_items() if self.validation is not None else None
+        self.validation = ShardedValidation.of(dataset, worker, self.examples.train, job.evaluation, task.vector_dims["final"])
         self.best: dict[str, Tensor] = {}
         self._sent = 0
         self._served: list[tuple[ServedRows, ServedRows]] = []  # for each micro-batch of the step so far
@@ -87,12 +85,6 @@ class SampledTrainer(EngineTrainer):
         """Computes the users' tokens, h_U = Ã h_I."""
         if self.features is not None:
             self.inference.propagate(self.features.tokens, self.features.tokens, USERS)
-
-    def _map_items(self) -> Tensor:
-        """Returns room for the vectors of all items, in a mapped file whose pages count as cache and which the process's end deletes."""
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - the file is needed as long as this object
-        shape = (self.counts[ITEMS], self.task.vector_dims["final"])
-        return torch.from_numpy(np.memmap(self._file, np.float32, "w+", shape=shape))
 
     def start_epoch(self, epoch: int) -> None:
         """Sets the epoch's learning rates, and notes what has been sent before it."""
@@ -164,13 +156,10 @@ class SampledTrainer(EngineTrainer):
     @torch.no_grad()
     def validate(self) -> dict[str, float] | None:
         """Infers all vectors exactly and computes the validation metrics; returns None without a validation split."""
-        if self.validation is None or self._ranked_items is None:
+        if self.validation is None:
             return None
         self.task.infer(self.inference)
-        users, items = self.inference.tables("final", self.task.vector_dims["final"])
-        for places in chunks(len(self._ranked_items)):
-            self._ranked_items[places] = items.pull(places)
-        return self.validation(users.pull, self._ranked_items)
+        return self.validation(*self.inference.tables("final", self.task.vector_dims["final"]))
 
     def keep(self) -> None:
         """Remembers the weights as the best so far."""

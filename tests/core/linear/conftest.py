@@ -6,7 +6,7 @@ import pytest
 import torch
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.kinds import TEACHERS
-from promptmm.core.linear.base import LinearInputs
+from promptmm.core.linear.fit import LinearInputs
 
 NUM_USERS, NUM_ITEMS, GROUPS = 90, 70, 4
 DIMS = {"text": 12, "sound": 9}

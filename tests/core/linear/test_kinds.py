@@ -9,8 +9,9 @@ from promptmm.core.config import TeacherConfig
 from promptmm.core.errors import InputError
 from promptmm.core.graph import BipartiteGraph
 from promptmm.core.kinds import TEACHERS
-from promptmm.core.linear.base import CatalogCounts, LinearTeacher
+from promptmm.core.linear.base import LinearTeacher
 from promptmm.core.linear.config import LinearConfig
+from promptmm.core.linear.fit import CatalogCounts
 
 from .conftest import DIMS, HERE, KINDS, NUM_ITEMS, NUM_USERS
 
@@ -198,13 +199,44 @@ def test_vectors_are_within_what_the_plan_counts(inputs, graph, kind):
     assert of.fitting_bytes(LinearConfig(), counts) > found.users.nbytes + found.items.nbytes
 
 
+@pytest.mark.parametrize("kind", [kind for kind in HERE if kind != "content"])
+def test_an_added_content_score_is_in_units_of_each_users_deviation(inputs, graph, kind):
+    """Together with the kind's own; the plan counts its columns, and with the weight 0 nothing is added."""
+    weights = {"text": 2.0, "sound": 0.5}
+    ranked = {"rank": 8} if "rank" in TEACHERS.get(kind).reads else {}
+    own, content = fit(kind, inputs, **ranked), fit("content", inputs, preparation="whitened", modality_weights=weights)
+    config = LinearConfig(content_weight=0.4, preparation="whitened", modality_weights=weights, **ranked)
+    found = TEACHERS.get(kind).fit(inputs, config)
+    expected = scaled(scores_of(own)) + 0.4 * scaled(scores_of(content))
+    torch.testing.assert_close(scores_of(found)[:-1], scaled(expected)[:-1], atol=1e-4, rtol=0)  # the last user has no interactions
+    assert found.settings == {**own.settings, "content_weight": 0.4, "preparation": "whitened", "modality_weights": weights}
+    counts = CatalogCounts(NUM_USERS, NUM_ITEMS, graph.users.columns.numel(), DIMS)
+    assert found.users.shape[1] == own.users.shape[1] + sum(DIMS.values()) <= TEACHERS.get(kind).num_columns_in_all(config, counts)
+    more = TEACHERS.get(kind).fitting_bytes_in_all(config, counts) - TEACHERS.get(kind).fitting_bytes(config, counts)
+    assert more > found.users.nbytes + found.items.nbytes
+    none = fit(kind, dataclasses.replace(inputs, features={}), content_weight=0.0, **ranked)
+    assert torch.equal(none.users, own.users)
+    assert torch.equal(none.items, own.items)
+
+
+def test_a_content_score_that_cannot_be_added_is_refused(inputs):
+    for weight, said in ((0.3, "0.3"), (None, "null")):
+        with pytest.raises(InputError, match=rf"content_weight={said} adds a content score, and the catalog has no modality"):
+            fit("ease", dataclasses.replace(inputs, features={}), content_weight=weight)
+    for kind in ("ease", "spectral", "polynomial"):  # the last two check more
+        with pytest.raises(InputError, match=r"preparation=whitened has no meaning with teacher\.linear\.content_weight=0"):
+            fit(kind, inputs, preparation="whitened")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_kind_declares(kind):
     found = TEACHERS.get(kind)
     fields = {field.name for field in dataclasses.fields(LinearConfig)}
     assert issubclass(found, LinearTeacher)
     assert fields >= {*found.linear_settings()}
-    assert found.engines == ("full",)
+    assert found.adds_content == (kind != "content")
+    assert found.engines == (("full", "sampled") if kind in ("spectral", "polynomial") else ("full",))
+    assert {*found.over_shards} <= {*found.reads}
     assert not found.has_modality_vectors(TeacherConfig(kind=kind))
     assert found.reads_features == (kind == "content")
     config = TeacherConfig(kind=kind)

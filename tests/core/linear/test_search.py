@@ -3,7 +3,9 @@
 import pytest
 import torch
 from promptmm.core.kinds import TEACHERS
+from promptmm.core.linear.adjacency import Interactions
 from promptmm.core.linear.config import LinearConfig
+from promptmm.core.linear.content_scores import ContentScores
 from promptmm.core.linear.search import Choice, search
 
 from .conftest import HERE, NUM_ITEMS, NUM_USERS
@@ -64,6 +66,27 @@ def test_what_was_chosen_is_the_best_tried_and_fits_again(inputs, kind):
     assert torch.equal(again.users, found.users)
     assert torch.equal(again.items, found.items)
     assert again.settings == found.settings
+
+
+def test_the_weight_of_added_content_is_chosen_with_the_other_settings(inputs, monkeypatch):
+    """It costs no fit of the kind's own; the weight that is chosen fits the same vectors again, and 0 leaves the rest out."""
+    kind, fits = TEACHERS.get("ease"), []
+    monkeypatch.setattr(kind, "vectors", lambda self, settings, real=kind.vectors: fits.append(settings) or real(self, settings))
+    given = {"rank": 6, "ridge": 0.3, "user_exponent": 0.5}
+    likes = ContentScores(Interactions(inputs.graph), inputs.features, LinearConfig(modality_weights={"text": 1.0}))
+    liked = torch.mm(*(x if n == 0 else x.T for n, x in enumerate(likes.vectors({"preparation": "standardised", **likes.given()}))))
+    for sign in (1, -1):  # a metric that likes content, and one that does not
+        fits.clear()
+        found = kind.fit(
+            inputs, LinearConfig(**given, content_weight=None), lambda users, items, s=sign: s * float((users @ items.T * liked).sum())
+        )
+        assert set(found.chosen) == {"content_weight", "preparation", "modality_weights.text", "modality_weights.sound"}
+        assert (found.settings["content_weight"] > 0.2) == (sign == 1)
+        assert len(fits) == 2 < found.trials  # one for all trials, and one for the result
+        again = kind.fit(inputs, LinearConfig(**found.settings))
+        assert torch.equal(again.users, found.users)
+        assert torch.equal(again.items, found.items)
+        assert found.settings == {**again.settings, "content_weight": found.settings["content_weight"]}
 
 
 def test_given_settings_stay(inputs):

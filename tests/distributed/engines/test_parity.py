@@ -4,8 +4,11 @@ The kinds are those of the registries, so that a new one is tested here as soon 
 """
 
 import pytest
-from promptmm.core.config import DistillationConfig
+import torch
+from promptmm.core.config import DistillationConfig, TeacherConfig
 from promptmm.core.kinds import CANDIDATES, LOSSES, STUDENTS, TEACHERS
+from promptmm.core.linear.config import LinearConfig
+from promptmm.core.linear.fit import LinearInputs
 
 
 def of_both(registry):
@@ -17,6 +20,20 @@ def train_some(sampled):
     sampled.start_epoch(0)
     for batch in sampled.batches(0):
         sampled.train_step(batch, 0)
+
+
+WEIGHTED = {"user_exponent": 0.3, "item_exponent": 0.4, "output_exponent": 0.2}
+FITTED = {  # settings of `teacher.linear` by kind: those that have to be given over shards
+    "spectral": [
+        {"rank": 12, "user_exponent": 1.0, "item_exponent": 0.5, "output_exponent": 0.5, "filter": "ideal"},
+        {"rank": 5, **WEIGHTED, "filter": "ideal"},
+    ],
+    "polynomial": [
+        {"rank": 12, "user_exponent": 1.0, "item_exponent": 0.5, "output_exponent": 0.5, "degree": 1},
+        {"rank": 6, **WEIGHTED, "degree": 5},
+        {"rank": 70, **WEIGHTED, "degree": 2},  # as many as items: exact
+    ],
+}
 
 
 def check(parity, sampled, full):
@@ -37,9 +54,27 @@ def check(parity, sampled, full):
     parity.check_vectors(sampled, full, 1e-4, 1e-5)
 
 
-@pytest.mark.parametrize("kind", of_both(TEACHERS))
+@pytest.mark.parametrize("kind", [kind for kind in of_both(TEACHERS) if not TEACHERS.get(kind).is_fitted])
 def test_teachers(parity, teachers, teacher_config, kind):
     check(parity, *teachers(teacher_config(kind=kind), [-1]))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in of_both(TEACHERS) if TEACHERS.get(kind).is_fitted])
+def test_fitted_teachers(parity, dataset, graph_url, worker, kind):
+    """The same scores from vectors that no worker holds whole."""
+    from promptmm.distributed.engines.sampled.sharded_blocks import ShardedBlocks
+    from promptmm.distributed.execution.dataset_graph import train_graph
+    from promptmm.graph_store.dgl.standalone import connect_alone
+
+    for settings in FITTED[kind]:
+        config = LinearConfig(**settings)
+        assert TEACHERS.get(kind).why_full(TeacherConfig(kind=kind, linear=config)) is None
+        full = TEACHERS.get(kind).fit(LinearInputs(train_graph(dataset), {}, 3), config)
+        with torch.no_grad():
+            blocks = TEACHERS.get(kind).fit_blocks(ShardedBlocks(connect_alone(graph_url), worker, "teacher"), config, 3)
+        users, items = (block.pull(everyone) for block, everyone in zip(blocks, parity.EVERYONE))
+        assert users.shape[1] == settings["rank"]
+        parity.close(users.double() @ items.double().T, full.users.double() @ full.items.double().T)
 
 
 @pytest.mark.parametrize("kind", of_both(STUDENTS))
@@ -89,12 +124,14 @@ def test_candidate_policies(parity, students, policy):
     check(parity, *students(f"distill.candidates={policy}", *more))
 
 
+@pytest.mark.parametrize("exponents", [(0.5, 0.5), (0.75, 0.2)], ids=["normalised", "other exponents"])
 @pytest.mark.parametrize("stage", ["teacher", "student"])
-def test_the_spectral_start(parity, teachers, students, teacher_config, stage):
+def test_the_spectral_start(parity, teachers, students, teacher_config, stage, exponents):
+    names = ("start_user_exponent", "start_item_exponent")
     if stage == "teacher":
-        sampled, full = teachers(teacher_config(start="spectral"), [-1])
+        sampled, full = teachers(teacher_config(start="spectral", **dict(zip(names, exponents))), [-1])
     else:
-        sampled, full = students("student.start=spectral")
+        sampled, full = students("student.start=spectral", *(f"student.{name}={value}" for name, value in zip(names, exponents)))
     for ids, table, everyone in zip(sampled.ids, (full.tables.user, full.tables.item), parity.EVERYONE, strict=True):
         parity.close(ids.tables["weight"].pull(everyone), table.detach())
     check(parity, sampled, full)

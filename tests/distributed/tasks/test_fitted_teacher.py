@@ -11,8 +11,8 @@ from promptmm.core.artifact import read_manifest
 from promptmm.core.config import TeacherConfig
 from promptmm.core.errors import InputError
 from promptmm.core.kinds import TEACHERS
-from promptmm.core.linear.base import LinearInputs
 from promptmm.core.linear.config import LinearConfig
+from promptmm.core.linear.fit import LinearInputs
 from promptmm.core.ranking import evaluate
 from promptmm.distributed.artifacts.teacher import read_revision, teacher_config_of
 from promptmm.distributed.execution.dataset_graph import train_graph
@@ -27,6 +27,12 @@ HERE = [
 ]
 BY_SCORES = ("distill.list_weight=0", "distill.embedding_weight=0", "teacher.hidden=[]")
 LOCAL = "cluster.executor=local"
+GIVEN = (
+    "teacher.linear.user_exponent=1",
+    "teacher.linear.item_exponent=0.5",
+    "teacher.linear.rank=12",
+    "teacher.linear.output_exponent=0.5",
+)
 LASTFM = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "lfm2k"
 LASTFM_WORDS = ["source.format=mmrec", f"source.path={LASTFM}", "source.modalities={textual: all-MiniLM-L6-v2.npy}"]
 OWN = """
@@ -113,7 +119,35 @@ def test_given_settings_are_not_searched(fit):
     assert read_revision(str(folder / "teacher"), 0).vectors.user.shape[1] == 7
 
 
-@pytest.mark.parametrize(("kind", "overrides"), [("ease", ()), ("content", ("student.warm_start=true",)), ("polynomial", ())])
+def test_a_content_score_is_added_with_a_weight_that_validation_chooses(fit):
+    folder, dataset = fit("spectral", "teacher.linear.content_weight=null", "teacher.linear.rank=20", "teacher.linear.trials=12")
+    manifest, vectors = read_manifest(str(folder / "teacher"), "teacher"), read_revision(str(folder / "teacher"), 0).vectors
+    linear = manifest["linear"]
+    assert {"content_weight", "preparation"} < {*linear["chosen"]}
+    assert linear["trials"] == 12
+    added = linear["settings"]["content_weight"] > 0
+    assert (vectors.user.shape[1] > 20) == added == ("modality_weights" in linear["settings"])
+    assert [m for m, _ in manifest["modalities"]] == list(dataset.modalities)
+    assert vectors.modal_item == {}
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("teacher", ("teacher.kind=ease", "teacher.linear.content_weight=0.2")),
+        ("teacher.components.ease", ("teacher.kind=ensemble", "teacher.components={ease: {linear: {content_weight: 0.2}}}")),
+    ],
+)
+def test_a_content_score_without_modalities_is_refused(tmp_path, tiny_settings, where, words):
+    with pytest.raises(InputError, match=rf"{where}\.linear\.content_weight=0\.2 adds a content score, and the dataset has no modality"):
+        run_verb("pipeline", tiny_settings(tmp_path / "run", *BY_SCORES, LOCAL, "source.modalities={}", *words))
+    assert not (tmp_path / "run" / "training").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides"),
+    [("ease", ()), ("ease", ("teacher.linear.content_weight=0.2",)), ("content", ("student.warm_start=true",)), ("polynomial", ())],
+)
 def test_a_pipeline_distils_from_it(tmp_path, tiny_settings, kind, overrides):
     """All verbs, with the plan, and the same command again, which has nothing to do."""
     settings = tiny_settings(tmp_path / "run", *BY_SCORES, f"teacher.kind={kind}", LOCAL, "distill.score_weight=1", *overrides)
@@ -128,6 +162,23 @@ def test_a_pipeline_distils_from_it(tmp_path, tiny_settings, kind, overrides):
     assert (tmp_path / "run" / "results.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(("kind", "given"), [("spectral", "teacher.linear.filter=ideal"), ("polynomial", "teacher.linear.degree=3")])
+def test_it_is_fitted_over_sharded_rows(tmp_path, tiny_settings, fit, capsys, kind, given):
+    """A whole pipeline in the sampled engine; the artifact says and has what the full engine's does."""
+    words = (*BY_SCORES, f"teacher.kind={kind}", LOCAL, *GIVEN, given)
+    whole, _ = fit(kind, *GIVEN, given, name="whole")
+    sharded = tmp_path / "sharded"
+    run_verb("pipeline", tiny_settings(sharded, *words, "cluster.engine=sampled", "distill.score_weight=1"))
+    assert f"[teacher] {kind} fitted in " in capsys.readouterr().out
+    one, two = (read_manifest(f"{folder}/teacher", "teacher") for folder in (whole, sharded))
+    assert {name: one[name] for name in ("linear", "num_parameters", "best_epoch")} == {
+        name: two[name] for name in ("linear", "num_parameters", "best_epoch")
+    }
+    one, two = (read_revision(f"{folder}/teacher", 0).vectors for folder in (whole, sharded))
+    scores = one.user @ one.item.T
+    torch.testing.assert_close(two.user @ two.item.T, scores, atol=1e-5 * float(scores.abs().max()), rtol=0)
+
+
 def test_what_it_cannot_do_is_refused_before_work(tmp_path, tiny_settings, monkeypatch):
     def refused(message, *words):
         with pytest.raises(InputError, match=message):
@@ -136,8 +187,19 @@ def test_what_it_cannot_do_is_refused_before_work(tmp_path, tiny_settings, monke
 
     plain = ("teacher.kind=ease", "teacher.hidden=[]")
     refused(r"teacher\.kind=ease is trained by the full engine alone", *plain, "cluster.engine=sampled")
+    refused(r"teacher\.kind=spectral, where teacher\.linear\.rank, teacher\.linear\.output_exponent are not given but chosen, is trained",
+            "teacher.kind=spectral", *BY_SCORES, *GIVEN[:2], "teacher.linear.filter=ideal", "cluster.engine=sampled")  # fmt: skip
+    refused(r"filter=neighbourhood is trained by the full engine alone, and not with cluster\.engine=sampled; set cluster\.engine=full",
+            "teacher.kind=spectral", *BY_SCORES, *GIVEN, "teacher.linear.filter=neighbourhood", "cluster.engine=sampled")  # fmt: skip
+    refused(r"power=0\.7 is trained by the full engine alone", "teacher.kind=polynomial", *BY_SCORES, *GIVEN, "teacher.linear.degree=2",
+            "teacher.linear.power=0.7", "cluster.engine=sampled")  # fmt: skip
+    refused(r"content_weight other than 0 is trained by the full engine alone", "teacher.kind=polynomial", *BY_SCORES, *GIVEN,
+            "teacher.linear.degree=2", "teacher.linear.content_weight=1", "cluster.engine=sampled")  # fmt: skip
+    refused(r"micro_batches=2 has no meaning with teacher\.kind=spectral, which is fitted without steps",
+            "teacher.kind=spectral", *BY_SCORES, *GIVEN, "teacher.linear.filter=ideal", "cluster.micro_batches=2")  # fmt: skip
     refused(r"a ease, which has no vectors by modality for distill\.list_weight=0\.5", *plain)
-    refused(r"teacher\.linear\.shrink=3\.0 is not read by teacher\.kind=ease: it reads rank, user_exponent, ridge, trials, memory_mib",
+    refused(r"teacher\.linear\.shrink=3\.0 is not read by teacher\.kind=ease: it reads rank, user_exponent, ridge, content_weight, "
+            "preparation, modality_weights, trials, memory_mib",
             *plain, "teacher.linear.shrink=3")  # fmt: skip
     refused(r"teacher\.linear\.rank=3 is not read by teacher\.kind=promptmm: it is no linear model", "teacher.linear.rank=3")
     refused(r"teacher\.linear\.ridge=0: ", *plain, "teacher.linear.ridge=0")
@@ -164,12 +226,15 @@ def test_a_linear_model_of_ones_own(fork_run, tiny_settings, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["content", "ease"])
-def test_two_workers_have_what_one_has(ray_cluster, fork_run, tiny_settings, fit, kind):
-    """Rank 0 fits; both rank their share of the validation users for every trial, and both train the student."""
-    alone, _ = fit(kind, name="alone")
+@pytest.mark.parametrize(
+    ("kind", "given", "engine"),
+    [("content", (), "full"), ("ease", (), "full"), ("polynomial", (*GIVEN, "teacher.linear.degree=2"), "sampled")],
+)
+def test_two_workers_have_what_one_has(ray_cluster, fork_run, tiny_settings, fit, kind, given, engine):
+    """Rank 0 fits (or both do, over sharded rows); both rank their share of the validation users, and both train the student."""
+    alone, _ = fit(kind, *given, name="alone")
     together = fork_run("together")
-    words = (*BY_SCORES, f"teacher.kind={kind}", "cluster.num_workers=2")
+    words = (*BY_SCORES, f"teacher.kind={kind}", *given, f"cluster.engine={engine}", "cluster.num_workers=2")
     for verb in ("train-teacher", "label", "distill"):
         run_verb(verb, tiny_settings(together, *words))
     one, two = (read_manifest(f"{folder}/teacher", "teacher") for folder in (alone, together))

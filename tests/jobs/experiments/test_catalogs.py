@@ -182,7 +182,7 @@ def test_catalogs_stay_once_they_are_tested(tmp_path):
 def test_the_shipped_experiment_has_four_catalogs_and_one_student_from_a_random_start():
     recipe = load_experiment("catalogs", [f"catalogs.{name}.source.path=/data" for name in ("tiktok", "lfm2k", "sports")])
     assert [*recipe.recipes] == ["tiktok", "lfm2k", "sports", "dense"]
-    students, of_features = [], {"promptmm", "content"}
+    students, of_features = [], {"promptmm", "content", "spectral + content", "EASE + content"}
     linear = {"spectral", "EASE", "RP3beta", "item kNN", "popularity"}
     for catalog, of_one in recipe.recipes.items():
         models = expand(of_one)

@@ -1,5 +1,6 @@
 """The plan agrees with the models it predicts, and refuses with the number and the setting."""
 
+import dataclasses
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from promptmm.core.students import build_student
 from promptmm.core.teacher.reduction import build_reduction
 from promptmm.jobs.planning.description import describe_plan
 from promptmm.jobs.planning.engine import choose_engine
+from promptmm.jobs.planning.fitted_needs import fitted_over_shards
 from promptmm.jobs.planning.hosts import available_memory
 from promptmm.jobs.planning.plan import make_plan
 from promptmm.jobs.planning.reduction import reduction_bytes, reduction_floats, tower_parameters
@@ -148,6 +150,22 @@ def test_workers_of_a_cluster_do_not_share_a_host(dataset, monkeypatch):
     assert available_memory(settings) is None
     known = load_settings(None, ["cluster.address=10.0.0.1:6379", "cluster.host_memory=2"])
     assert available_memory(known) == 2 * GIB
+
+
+def test_a_teacher_that_is_fitted_over_shards(dataset):
+    """A worker's memory while it fits does not grow with the catalog; the servers' tables do. It has no steps."""
+    given = ("rank=16", "user_exponent=1", "item_exponent=0.5", "output_exponent=0.5", "degree=2")
+    words = ["teacher.kind=polynomial", *(f"teacher.linear.{each}" for each in given), "cluster.engine=sampled"]
+    settings = load_settings(None, [*words, "distill.list_weight=0", "distill.embedding_weight=0"])
+    plan, width = make_plan(settings, large(dataset, 100), None), 16 + 32
+    floats = dataset.num_users * (width + 16) + dataset.num_items * (3 * width + 16)
+    assert plan.roles["graph server (train-teacher)"].parts["tables"] == 100 * floats * 4
+    assert set(plan.steps) == {"student"}
+    sizes = [dataclasses.replace(Sizes.of(settings, large(dataset, factor)), held_out=0) for factor in (10**5, 10**6)]
+    little, much = (fitted_over_shards(settings, each) for each in sizes)
+    assert little.moment == "fitting"
+    assert little.parts == much.parts
+    assert little.total < GIB
 
 
 def test_a_catalog_without_modalities_has_no_teacher(bare, settings):
