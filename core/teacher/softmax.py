@@ -14,8 +14,9 @@ from .triples import Triples
 def compared_items(config: TeacherConfig, num_items: int, seed: int, step: int) -> Tensor | None:
     """Returns the items that all positives of a step are compared with, int64 [n] ascending; None where the teacher's loss compares none.
 
-    An item that is drawn twice is compared once. Every process draws the same items, so neither the number of workers nor that of micro-batches changes them. A catalog that has no
-    more than `teacher.softmax_items` items is taken as a whole, and the softmax is then exact.
+    An item that is drawn twice is compared once. Every process draws the same items, so neither the number of workers nor that of
+    micro-batches changes them. A catalog that has no more than `teacher.softmax_items` items is taken as a whole, and the softmax is then
+    exact.
 
     Args:
         config: The teacher's settings.

@@ -36,7 +36,14 @@ class Examples:
 
     @staticmethod
     def of(
-        worker: Worker, train: Csr, config: OptimizerConfig, seed: int, *, user_balance: float = 0.0, examples: str = "interactions", in_memory: bool
+        worker: Worker,
+        train: Csr,
+        config: OptimizerConfig,
+        seed: int,
+        *,
+        user_balance: float = 0.0,
+        examples: str = "interactions",
+        in_memory: bool,
     ) -> "Examples":
         """Builds the examples of a stage.
 
