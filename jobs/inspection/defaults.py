@@ -10,7 +10,7 @@ from typing import Any
 from .advice import BUSY_SHARE, Advice, Value
 from .facts import CatalogFacts
 
-FEW_ITEMS = 4  # train items of a user in the median, up to which a user has too few for cosines: BPR, which knows popularity, is better
+FEW_ITEMS = 3  # train items of a user in the median, up to which BPR, which knows popularity, is better than cosines (2: TikTok; 4: Sports)
 EASE_ITEMS = 8_000  # from there on the inverses of matrices of items by items that its search takes need minutes
 EXAMPLES = 900_000  # lists that are labelled at least: few lists that come again and again are learnt by heart
 MOST_LABEL_EPOCHS = 30

@@ -117,9 +117,16 @@ def compared_items(settings: Settings, sizes: Sizes) -> int:
 
 
 def softmax_bytes(settings: Settings, sizes: Sizes, batch: int) -> int:
-    """Bytes of the scores of the softmax loss for a worker's share of a batch: scores, masked, joined, probabilities and gradients."""
-    compared = compared_items(settings, sizes)
-    return 6 * batch * compared * FLOAT + 4 * compared * settings.teacher.dim * FLOAT
+    """Bytes of the softmax loss for a worker's share of a batch: scores of its users, their gradients and what is between, and vectors.
+
+    Of whole histories a batch holds few users: their number is counted at twice what the mean history makes it.
+    """
+    compared, dim = compared_items(settings, sizes), settings.teacher.dim
+    users = min(batch, sizes.users)
+    if settings.teacher.examples == "histories":
+        users = min(users, 2 * (batch * sizes.users // max(1, sizes.edges) + 1))
+    further = batch if 0 < compared < sizes.items else 0
+    return 4 * users * compared * FLOAT + 4 * (compared + users + further) * dim * FLOAT if compared else 0
 
 
 def inline_teacher(settings: Settings, sizes: Sizes) -> dict[str, int]:
