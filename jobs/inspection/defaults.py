@@ -21,6 +21,7 @@ SOFTMAX: dict[str, Value] = {"dim": 256, "loss": "softmax", "l2": 0.0, "feature_
 SOFTMAX_TRAIN: dict[str, Value] = {"epochs": 40, "lr_decay": 0.97, "patience": 4, "learning_rate": 0.01}
 SOFTMAX_STEPS, LEAST_BATCH = 20, 2048  # steps in an epoch, about; train interactions in a step at least
 EXACT_ITEMS, DRAWN_ITEMS = 8192, 4096  # a softmax is over all of up to EXACT_ITEMS items, else over DRAWN_ITEMS of them
+TABLE_ROWS = 25_000  # users and items, up to which a table shows in a minute which temperature is right
 TEMPERATURES = {"mf-13": 0.13, "mf-20": 0.2, "mf-30": 0.3}  # the best one differs by catalog: .3, .2 and .13 on three
 FEW: dict[str, Value] = {"dim": 256, "layers": 4, "init_scale": 0.01, "l2": 0.007}  # depth matters most where a user has two items
 FEW_TRAIN: dict[str, Value] = {"epochs": 30, "batch_size": 4096, "learning_rate": 0.015, "lr_decay": 0.97, "patience": 4}
@@ -104,10 +105,11 @@ def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
     """Yields the ensemble of what the catalog has something for."""
     median = _median_items(facts)
     components: dict[str, dict[str, Any]] = {}
-    if median >= GRAPH_ITEMS:
+    tables = median >= GRAPH_ITEMS and facts.num_users + facts.num_items <= TABLE_ROWS
+    if tables:
         components |= {name: {"kind": "mf", "temperature": temperature} for name, temperature in TEMPERATURES.items()}
-    if median <= DENSE_ITEMS:
-        components[trained] = {"temperature": None} if components else {}
+    if median <= DENSE_ITEMS or not tables:
+        components[trained] = {"temperature": None} if tables else {}
     components |= {"polynomial": {}, "spectral": {}}
     if facts.num_items <= EASE_ITEMS:
         components["ease"] = {}
@@ -115,7 +117,7 @@ def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
         components["content"] = {}
     why = "models that differ find other items: their scores are added up, and validation gives each its weight, or none"
     yield Advice("teacher.kind", "ensemble", why)
-    yield Advice("teacher.components", components, _why_components(facts, trained))
+    yield Advice("teacher.components", components, _why_components(facts, trained, tables))
 
 
 def _softmax_batch(interactions: int) -> Advice:
@@ -124,13 +126,13 @@ def _softmax_batch(interactions: int) -> Advice:
     return Advice("teacher.train.batch_size", batch, f"{interactions:,} interactions make {-(-interactions // batch)} steps an epoch")
 
 
-def _why_components(facts: CatalogFacts, trained: str) -> str:
+def _why_components(facts: CatalogFacts, trained: str, tables: bool) -> str:
     median = _median_items(facts)
-    if median > DENSE_ITEMS:
+    if tables and median > DENSE_ITEMS:
         text = f"users have {median} train items in the median: tables of vectors learn from them what a graph would bring, in seconds"
     else:
         text = f"the catalog {'has' if facts.modalities else 'has no'} features, so {trained} is trained"
-    if median >= GRAPH_ITEMS:
+    if tables:
         text += f"; three tables (mf) show which temperature fits{'' if median > DENSE_ITEMS else f', and {trained} takes the best one'}"
     if facts.num_items > EASE_ITEMS:
         text += f"; EASE is left out, since a matrix of {facts.num_items:,} by {facts.num_items:,} items is too large"
