@@ -42,8 +42,8 @@ class TeacherScores:
         lists = torch.cat([labels.candidates[:, :1], items], 1)  # scores are relative to the positive's
         users, user_rows = torch.unique(labels.users, return_inverse=True)
         distinct, item_rows = torch.unique(lists, return_inverse=True)
-        modal = [{m: sides[side][ids] for m, sides in self.modal.items()} for side, ids in ((USERS, users), (ITEMS, distinct))]
-        vectors = TeacherVectors(self.final[USERS][users], self.final[ITEMS][distinct], *modal, None, None, {})
+        of_users, of_items = ({m: sides[side][ids] for m, sides in self.modal.items()} for side, ids in ((USERS, users), (ITEMS, distinct)))
+        vectors = TeacherVectors(self.final[USERS][users], self.final[ITEMS][distinct], of_users, of_items, None, None, {})
         further = label(vectors, user_rows, item_rows)
         assert further.scores is not None
         assert further.modal_scores is not None

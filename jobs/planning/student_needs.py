@@ -38,7 +38,7 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
     config, workers, taught = settings.student, settings.cluster.num_workers, sizes.taught
     row, width = config.dim * FLOAT, candidates_of(settings, sizes)
     batch, tables, count = -(-config.train.batch_size // workers), sizes.nodes * row, len(sizes.dims)
-    held = {"graph": sizes.graph + 2 * sizes.edges * INDEX, "tables, Adam and best": 5 * tables}
+    held: dict[str, float] = {"graph": sizes.graph + 2 * sizes.edges * INDEX, "tables, Adam and best": 5 * tables}
     mapped = 0.0
     if taught:
         vectors = vectors_bytes(settings, sizes)
