@@ -11,7 +11,8 @@ class TeacherVectors:
 
     Attributes:
         user, item: Final vectors, [num_users, final_dim] and [num_items, final_dim].
-        modal_user, modal_item: M_m^U [num_users, d] and M_m^I [num_items, d] by modality.
+        modal_user, modal_item: M_m^U [num_users, d] and M_m^I [num_items, d] by modality; in an artifact, and where labels are made, those
+            whose dot products are the scores that the teacher compares (docs/method.md 3).
         prompt_user, prompt_item: Soft prompts p_U [num_users, d] and p_I [num_items, d]; None without a prompt.
         reduced: z_m by modality, [num_items, d].
         path_user, path_item: The collaborative vectors e_U and e_I, which BPR trains with `teacher.fusion=concat`; None where BPR trains

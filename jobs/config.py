@@ -101,8 +101,8 @@ class Settings:
         if needs_full is not None and (self.cluster.engine == "sampled" or needs_sampled is not None):
             back = "" if needs_sampled is None else f" (without {needs_sampled})"
             raise InputError(
-                f"{needs_full}: set cluster.engine=full{back}, or distill.regime=rounds, distill.rounds=1 and a student.kind that both "
-                "engines train: lightgcn, mf, gcn, or your own subclass of core.students.LayeredStudent"
+                f"{needs_full}: set cluster.engine=full{back}, or distill.regime=rounds, distill.rounds=1, distill.num_student=0 and a "
+                "student.kind that both engines train: lightgcn, mf, gcn, or your own subclass of core.students.LayeredStudent"
             )
         if self.cluster.engine == "full" and needs_sampled is not None:
             raise InputError(
@@ -234,6 +234,8 @@ class Settings:
             return f"teacher.kind={self.teacher.kind}"
         if distill.use_teacher and distill.tunes_prompt:
             return f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student"
+        if distill.use_teacher and distill.num_student:
+            return f"distill.num_student={distill.num_student}"
         if "sampled" not in student_kind(student).engines:
             return f"student.kind={student.kind}"
         return None
@@ -247,6 +249,8 @@ class Settings:
         teacher = teacher_kind(self.teacher)
         if needed == f"teacher.kind={self.teacher.kind}" and "sampled" in teacher.engines:
             return teacher.why_full(self.teacher)
+        if needed.startswith("distill.num_student"):
+            return f"{needed} ranks all items for every user anew in every epoch, from whole tables"
         of_student = needed == f"student.kind={self.student.kind}" and student_kind(self.student).learns_rows
         return f"{needed} is trained by the full engine alone" if of_student else f"{needed} keeps the teacher whole in every worker"
 

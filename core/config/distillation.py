@@ -19,6 +19,13 @@ class DistillationConfig:
     num_uniform: int = setting(20, "uniformly drawn unseen candidates in a list; the first is BPR's negative", ge=1)
     num_top: int = setting(0, "candidates in a list that are drawn from the teacher's top-ranked unseen items", ge=0)
     top_depth: int = setting(100, "depth of the teacher's ranking that distill.num_top draws from, items", ge=1)
+    num_student: int = setting(
+        0,
+        "candidates in a list that are drawn from the student's own top-ranked unseen items, ranked anew at the start of every epoch; the "
+        "teacher scores them in the student's worker; needs cluster.engine=full",
+        ge=0,
+    )
+    student_depth: int = setting(100, "depth of the student's ranking that distill.num_student draws from, items", ge=1)
     temperature: float = setting(1.0, "τ of the pair and list losses", gt=0)
     reweight_temperature: float = setting(0.5, "τ_ω of the modality re-weighting", gt=0)
     reweight: bool = setting(True, "modality-aware re-weighting ω; false gives all modalities the same weight")
@@ -60,6 +67,16 @@ class DistillationConfig:
             raise InputError(
                 f"distill.num_top={self.num_top} is more than distill.top_depth={self.top_depth}; "
                 "draw fewer or deepen the teacher's ranking"
+            )
+        if self.num_student and self.num_student > self.student_depth:
+            raise InputError(
+                f"distill.num_student={self.num_student} is more than distill.student_depth={self.student_depth}; "
+                "draw fewer or deepen the student's ranking"
+            )
+        if self.num_student and not self.use_teacher:
+            raise InputError(
+                f"distill.num_student={self.num_student} are candidates for a teacher to score, and distill.use_teacher=false trains "
+                "without one; set distill.num_student=0, or distill.use_teacher=true"
             )
         if self.regime == "inline" and self.rounds != 1:
             raise InputError(f"distill.rounds={self.rounds} has no meaning with distill.regime=inline; set rounds=1 or regime=rounds")

@@ -1,6 +1,6 @@
 """Defines what a student learns: the teacher's labels of candidate lists, and the losses on them (docs/method.md 3)."""
 
-from .candidates import CandidatePolicy, CandidateRequest, candidate_identity, candidate_lists, candidate_policy, plain_lists
+from .candidates import CandidatePolicy, CandidateRequest, candidate_identity, candidate_lists, candidate_policy, draw_ranked, plain_lists
 from .labels import Labels, label
 from .terms import (
     Decoders,
@@ -23,6 +23,7 @@ __all__ = [
     "candidate_lists",
     "candidate_policy",
     "distillation_terms",
+    "draw_ranked",
     "label",
     "learns_by_modality",
     "needs_modalities",

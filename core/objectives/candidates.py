@@ -86,11 +86,24 @@ class MixedCandidates(CandidatePolicy):
         if not self.config.num_top:
             return uniform
         assert request.ranking is not None, "a policy with a depth comes with the teacher's ranking"
-        slots = torch.arange(self.config.num_top, device=request.users.device)
-        depth = request.ranking.shape[1]
-        at = random_below(depth, STREAM_TOP, request.seed, request.epoch, request.examples[:, None], slots)
         rows = request.users if request.ranking_rows is None else request.ranking_rows
-        return torch.cat([uniform, request.ranking[rows[:, None], at]], 1)
+        count, keys = self.config.num_top, (request.seed, request.epoch, STREAM_TOP)
+        return torch.cat([uniform, draw_ranked(request.ranking, rows, request.examples, count, *keys)], 1)
+
+
+def draw_ranked(ranking: Tensor, rows: Tensor, examples: Tensor, count: int, seed: int, epoch: int, stream: int) -> Tensor:
+    """Draws items from rankings, independently and uniformly, int64 [n, count].
+
+    Args:
+        ranking: int64 [num_rows, depth], a ranking in each row.
+        rows: int64 [n], the row of each example.
+        examples: int64 [n], global example indices.
+        count: The number of draws for each example.
+        seed, epoch, stream: Further keys of the draws.
+    """
+    slots = torch.arange(count, device=rows.device)
+    at = random_below(ranking.shape[1], stream, seed, epoch, examples[:, None], slots)
+    return ranking[rows[:, None], at]
 
 
 def candidate_policy(config: DistillationConfig) -> CandidatePolicy:

@@ -1,6 +1,7 @@
 """Defines PromptMM's own teacher: propagation, fusion and loss (docs/method.md 1.3 to 1.6), on the whole graph or on sampled blocks."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -91,6 +92,31 @@ def teacher_vectors(
     return TeacherVectors(users, items, modal_user, modal_item, p_user, p_item, reduced, *path)
 
 
+def as_compared(rows: Tensor, config: TeacherConfig, of_users: bool) -> Tensor:
+    """Returns vectors of one modality whose dot products are the scores that BPR on the modality compares (docs/method.md 1.6).
+
+    These are the scores by modality that students learn from (docs/method.md 3).
+
+    Args:
+        rows: M_m^U (or M_m^I), [..., d].
+        config: The teacher's settings.
+        of_users: Whether the rows are users'.
+
+    Returns:
+        [..., d]. With `config.feature_temperature` τ_f, users' rows have the length 1 / τ_f and items' rows the length 1, so that a dot
+        product is a cosine divided by τ_f; without, the rows are as they came.
+    """
+    if config.feature_temperature is None:
+        return rows
+    return rownorm(rows) / config.feature_temperature if of_users else rownorm(rows)
+
+
+def with_compared_modalities(vectors: TeacherVectors, config: TeacherConfig) -> TeacherVectors:
+    """Returns the vectors with those by modality `as_compared`: what an artifact holds and labels are made from, while the loss reads M."""
+    users = {m: as_compared(rows, config, of_users=True) for m, rows in vectors.modal_user.items()}
+    return replace(vectors, modal_user=users, modal_item={m: as_compared(x, config, of_users=False) for m, x in vectors.modal_item.items()})
+
+
 def fuse(collaborative: Tensor, modal: list[Tensor], config: TeacherConfig, of_users: bool) -> Tensor:
     """Computes the final vectors of some users (or items) from their vectors by path (docs/method.md 1.5).
 
@@ -133,8 +159,7 @@ def teacher_loss(vectors: TeacherVectors, user_ids: Tensor, item_ids: Tensor, ba
         if config.leave_one_out:
             assert batch.entries is not None
             queries = queries - batch.entries[:, None] * compared[:, 0]
-        if config.feature_temperature is not None:
-            queries, compared = rownorm(queries) / config.feature_temperature, rownorm(compared)
+        queries, compared = as_compared(queries, config, of_users=True), as_compared(compared, config, of_users=False)
         scores = (queries[:, None] * compared).sum(-1)
         return bpr_loss(scores[:, 0], scores[:, 1], num_examples, weights)
 

@@ -102,6 +102,14 @@ class Task(ABC, Generic[Batch]):
     def close(self) -> None:
         """Closes the source that `open` prepared."""
 
+    def start_epoch(self, examples: Examples, vectors: Callable[[], dict[str, Pair]]) -> None:
+        """Prepares what an epoch's batches draw from beside their source; collective. The full engine alone calls it.
+
+        Args:
+            examples: The train interactions.
+            vectors: Returns all vectors that `vector_dims` names, of all users and items, from the current weights; collective.
+        """
+
     @abstractmethod
     def batches(self, examples: Examples, epoch: int, num_parts: int) -> Generator[Batch, None, None]:
         """Yields this worker's share of every micro-batch of an epoch; each step consists of `num_parts` micro-batches."""

@@ -25,6 +25,7 @@ from ..messages import StudentJob
 from ..worker import Worker
 from .base import Pair, RowsOf, Task
 from .layers import LayerByLayer
+from .own_candidates import OwnCandidates, TeacherScores
 from .tuning import PromptTuner
 
 WARM_START_ROWS = 16_384
@@ -98,6 +99,8 @@ class StudentTask(Task[StudentBatch]):
         self.start_exponents = config.start_user_exponent, config.start_item_exponent
         self.tuner, self._open_labels = tuner, open_labels
         self._source: LabelSource | None = None
+        self.own: OwnCandidates | None = None
+        self._scores: TeacherScores | None = None
         taught = job.distill.use_teacher
         self.targets = modal_item_rows(job.teacher_url, job.revision, cache_dir) if taught else {}
         if job.engine == "full":  # which has room for whole tables: a GPU then has the targets at hand
@@ -149,10 +152,21 @@ class StudentTask(Task[StudentBatch]):
     def open(self, epochs: range) -> None:
         if self.job.distill.use_teacher and self.tuner is None:
             self._source = self._open_labels(list(self.targets), epochs)
+            self._scores = TeacherScores(self.job, self.worker.device) if self.job.distill.num_student else None
 
     def close(self) -> None:
         if self._source is not None:
             self._source.close()
+
+    def start_epoch(self, examples: Examples, vectors: Callable[[], dict[str, Pair]]) -> None:
+        if self.job.distill.num_student:
+            self.rank_own(examples, vectors()["final"])
+
+    def rank_own(self, examples: Examples, vectors: Pair) -> None:
+        """Ranks all items by the student's final vectors of users and items, for candidates of its own; collective."""
+        if self.own is None:
+            self.own = OwnCandidates(self.job.distill, self.worker, examples.train, self.seed, self._scores)
+        self.own.rank(*vectors)
 
     def batches(self, examples: Examples, epoch: int, num_parts: int) -> Generator[StudentBatch, None, None]:
         assert num_parts == 1, "a student's step is one batch"
@@ -160,6 +174,9 @@ class StudentTask(Task[StudentBatch]):
         order_epoch = epoch if self._source is None else self._source.order_epoch(epoch)
         for step, labels in self._labels(examples, epoch):
             labels = labels.to(examples.train.pointers.device)
+            if self.own is not None:
+                indices, _, _ = examples.of_step(order_epoch, step, examples.share_of(step))
+                labels = self.own.extend(labels, indices, epoch)
             weights, taught = examples.weights(labels.users), balance(labels.users) if balance else None
             yield StudentBatch(step, examples.size_of(step), order_epoch, labels, weights, taught)
 

@@ -13,7 +13,7 @@ from ...core.rows import RowTables, rownorm
 from ...core.sampling import STREAM_DECAY, share_of_part
 from ...core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
 from ...core.teacher import Triples, teacher_kind
-from ...core.teacher.model import fuse, teacher_loss, teacher_vectors
+from ...core.teacher.model import as_compared, fuse, teacher_loss, teacher_vectors, with_compared_modalities
 from ...core.teacher.reduction import build_reduction
 from ...core.teacher.softmax import compared_items
 from ...core.vectors import TeacherVectors
@@ -27,7 +27,7 @@ from ..loop.selection import Selection
 from ..messages import TeacherJob
 from ..worker import Worker
 from .base import Pair, Task
-from .layers import LayerByLayer
+from .layers import LayerByLayer, Tables
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class PromptTeacherTask(Task[TeacherBatch]):
         return teacher_vectors(view.graph, view.users[ID], view.items[ID], prompt, view.reduced(), self.config, final)
 
     def vectors(self, view: View) -> dict[str, Pair]:
-        return vectors_by_name(self.all_vectors(view))
+        return vectors_by_name(with_compared_modalities(self.all_vectors(view), self.config))
 
     def infer(self, layers: LayerByLayer) -> None:
         """Computes the equations of docs/method.md 1.3 to 1.5, layer by layer."""
@@ -213,6 +213,13 @@ class PromptTeacherTask(Task[TeacherBatch]):
             return fuse(path[side].read(places), parts, config, of_users=side == USERS)
 
         layers.fill(final, fused)
+        if config.feature_temperature is not None:
+            for tables in modal.values():
+                self._infer_compared(layers, tables)
+
+    def _infer_compared(self, layers: LayerByLayer, tables: Tables) -> None:
+        """Replaces M_m^U and M_m^I by the vectors whose dot products are the scores by modality."""
+        layers.fill(tables, lambda side, places, ids: as_compared(tables[side].read(places), self.config, of_users=side == USERS))
 
     def _infer_start(self, layers: LayerByLayer, start: tuple) -> None:
         """Writes layer 0, the prompts, and z_m as the items' first vectors by modality."""

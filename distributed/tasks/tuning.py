@@ -16,7 +16,7 @@ from ...core.ranking import top_unseen
 from ...core.sampling import UserWeights
 from ...core.sides import SIDE_NAMES
 from ...core.teacher import Triples
-from ...core.teacher.model import teacher_loss, teacher_vectors
+from ...core.teacher.model import teacher_loss, teacher_vectors, with_compared_modalities
 from ...core.teacher.reduction import FeatureReduction
 from ...core.teacher.softmax import compared_items
 from ...core.vectors import TeacherVectors
@@ -99,11 +99,12 @@ class PromptTuner:
             unique_items: int64, the dataset indices of `student.unique_items`.
         """
         vectors = self.vectors()
+        taught = with_compared_modalities(vectors, self.teacher)
 
         def targets() -> list[Tensor]:
-            return [rows[unique_items] for rows in vectors.modal_item.values()]
+            return [rows[unique_items] for rows in taught.modal_item.values()]
 
-        terms = distillation_terms(LossInputs.of(student, label(vectors, users, candidates), targets, self.config))
+        terms = distillation_terms(LossInputs.of(student, label(taught, users, candidates), targets, self.config))
         if self.config.anchor_weight:
             positives, weights = candidates[:, 0], self.weights(users) if self.weights else None
             entries = self.graph.entries(users, positives) if self.teacher.leave_one_out else None
@@ -131,6 +132,6 @@ class PromptTuner:
     def write(self, worker: Worker, teacher_url: str, revision: int, metadata: dict) -> None:
         """Writes the current prompt and the vectors that it gives as a revision of the teacher; a collective call."""
         with torch.no_grad():
-            vectors = self.vectors()
+            vectors = with_compared_modalities(self.vectors(), self.teacher)
         prompt = {name: p.detach().cpu().clone() for name, p in self.reduction.prompt.state_dict().items()}
         write_revision(teacher_url, revision, output_of_vectors(worker, vectors), prompt, metadata)

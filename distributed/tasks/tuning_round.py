@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...core.artifact import read_manifest
 from ...core.config import TeacherConfig
-from ...core.objectives import CandidateRequest, StudentSide
+from ...core.objectives import CandidateRequest, Labels, StudentSide
 from ...core.sampling import UserWeights
 from ...core.scoring import candidate_scores
 from ..artifacts.teacher import teacher_config_of
@@ -43,11 +43,15 @@ def tune_prompt(
     examples = Examples.of(worker, tuner.graph.users, job.train, job.seed, examples=job.config.examples, in_memory=True)
     balance = UserWeights.of(examples.train.pointers, job.distill.user_balance)
     learner = tuner.learner(worker)
+    if job.distill.num_student:
+        student.rank_own(examples, (user_vectors, item_vectors))
     for number in range(job.distill.tuning_steps):
         epoch, step = epochs + number // examples.num_steps, number % examples.num_steps
         indices, users, positives = examples.of_step(epoch, step, examples.share_of(step))
         rows, unseen = examples.unseen_of(users)
         candidates = tuner.candidates(CandidateRequest(rows, positives, indices, unseen, job.seed, epoch))
+        if student.own is not None:
+            candidates = student.own.extend(Labels(users, candidates), indices, epoch).candidates
         unique, count = worker.share_of_distinct(positives)
         scores = candidate_scores(user_vectors, item_vectors, users, candidates)
         share = examples.size_of(step) / worker.world_size

@@ -11,7 +11,7 @@ from .units import FLOAT, INDEX
 
 def candidates_of(settings: Settings, sizes: Sizes) -> int:
     """Counts the items of a student's list, the positive included."""
-    return 1 + (candidate_policy(settings.distill).num_candidates if sizes.taught else 1)
+    return 1 + (candidate_policy(settings.distill).num_candidates + settings.distill.num_student if sizes.taught else 1)
 
 
 def vectors_bytes(settings: Settings, sizes: Sizes) -> int:

@@ -38,7 +38,7 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
     config, workers, taught = settings.student, settings.cluster.num_workers, sizes.taught
     row, width = config.dim * FLOAT, candidates_of(settings, sizes)
     batch, tables, count = -(-config.train.batch_size // workers), sizes.nodes * row, len(sizes.dims)
-    held = {"graph": sizes.graph + 2 * sizes.edges * INDEX, "tables, Adam and best": 5 * tables}
+    held: dict[str, float] = {"graph": sizes.graph + 2 * sizes.edges * INDEX, "tables, Adam and best": 5 * tables}
     mapped = 0.0
     if taught:
         vectors = vectors_bytes(settings, sizes)
@@ -47,11 +47,18 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
         else:
             mapped = vectors
         held["labels"] = 2 * label_block(settings, sizes)
+    own = _own_candidates(settings, sizes) if taught and settings.distill.num_student else {}
+    held.update(own)
     return Need.of(
         "student worker",
         "worker",
         {
             "loading": {"graph": sizes.graph + LOADING_ARRAYS * sizes.edges * INDEX},
+            **(
+                {"ranking": {**held, "vectors": 6 * tables, "ranking anew": own["student's ranking"], "score blocks": SCORE_BYTES}}
+                if own
+                else {}
+            ),
             "training": {
                 **held,
                 "activations": 11 * tables,
@@ -64,6 +71,17 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
         "student.dim, student.train.batch_size or cluster.engine",
         mapped,
     )
+
+
+def _own_candidates(settings: Settings, sizes: Sizes) -> dict[str, float]:
+    """Bytes of candidates that the student draws from its own ranking: the ranking, and the teacher's rows that score a batch's."""
+    batch, distill = -(-settings.student.train.batch_size // settings.cluster.num_workers), settings.distill
+    columns = kinds.final_dim(settings.teacher, sizes) + len(sizes.dims) * settings.teacher.dim
+    lists = batch * (1 + distill.num_student)
+    rows = min(sizes.users, batch) + min(sizes.items, lists)
+    scores = lists * (2 + 3 * len(sizes.dims)) * FLOAT + 3 * lists * INDEX
+    ranking = sizes.users * min(distill.student_depth, sizes.items) * INDEX
+    return {"student's ranking": ranking, "teacher's scores of the student's candidates": rows * columns * FLOAT + scores}
 
 
 def student_seeds(settings: Settings, sizes: Sizes) -> Seeds:

@@ -28,6 +28,11 @@ def distill(settings: Settings, executor: Executor | None = None) -> None:
             f"distill.losses={settings.distill.losses} learn from a teacher's labels, and the dataset has no modality to train one from; "
             "leave distill.losses out, or set teacher.kind=lightgcn or mf"
         )
+    if settings.distill.num_student and not taught:
+        raise InputError(
+            f"distill.num_student={settings.distill.num_student} are candidates for a teacher to score, and the dataset has no modality to "
+            "train one from; set distill.num_student=0, or teacher.kind=lightgcn or mf"
+        )
     if settings.distill.use_teacher and not taught:
         print("[distill] the dataset has no modality, so there is no teacher: the student trains alone", flush=True)
     settings = settle_engine(settings, dataset, "distill")

@@ -133,6 +133,8 @@ def test_every_wrong_setting_is_named():
         (["distill.regime=inline", "distill.rounds=2"], "distill.rounds=2 has no meaning with distill.regime=inline; set rounds=1"),
         (["distill.regime=inline", "distill.use_teacher=false"], "distill.regime=inline needs distill.use_teacher=true"),
         (["distill.num_top=9", "distill.top_depth=5"], "distill.num_top=9 is more than distill.top_depth=5"),
+        (["distill.num_student=9", "distill.student_depth=5"], "distill.num_student=9 is more than distill.student_depth=5"),
+        (["distill.num_student=2", "distill.use_teacher=false"], "distill.num_student=2 are candidates for a teacher to score"),
         (["evaluation.cutoffs=[10]"], "evaluation.select_by='recall@20': expected METRIC@K"),
         (["source.format=mmrec"], "source.path is not set: source.format=mmrec needs the folder of the raw catalog"),
         (["student.kind=mlp", "student.layers=0"], "student.layers=0: the mlp student needs at least one layer"),

@@ -62,6 +62,12 @@ class FullTrainer(EngineTrainer):
             tables.item.zero_()
         self.worker.sum_([tables.user, tables.item])
 
+    @torch.no_grad()
+    def start_epoch(self, epoch: int) -> None:
+        """Sets the epoch's learning rates, and hands the task the vectors that the epoch starts with."""
+        super().start_epoch(epoch)
+        self.task.start_epoch(self.examples, lambda: self.task.vectors(self.view()))
+
     def batches(self, epoch: int) -> Generator[TaskBatch, None, None]:
         """Returns a generator of this worker's share of every step; it makes each share when it is asked for."""
         return self.task.batches(self.examples, epoch, 1)

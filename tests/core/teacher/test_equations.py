@@ -9,9 +9,10 @@ from promptmm.core.config import TeacherConfig
 from promptmm.core.errors import InputError
 from promptmm.core.features import LazyRows
 from promptmm.core.graph import BipartiteGraph
+from promptmm.core.objectives import label
 from promptmm.core.rows import IdTables, rownorm
 from promptmm.core.teacher import Triples
-from promptmm.core.teacher.model import teacher_loss, teacher_vectors
+from promptmm.core.teacher.model import teacher_loss, teacher_vectors, with_compared_modalities
 from promptmm.core.teacher.reduction import FeatureReduction, PromptConstants, PromptModule, build_reduction
 from torch.autograd import gradcheck
 from torch.func import functional_call
@@ -321,6 +322,27 @@ def test_loss_of_modalities_set_beside_the_collaborative_part(dims, leave_one_ou
     scores = [vectors.path_user[u] @ (vectors.path_item[i] - vectors.path_item[j]) for u, i, j in pairs]
     assert float(terms["feature_bpr"]) == pytest.approx(modal, rel=1e-6)
     assert float(terms["bpr"]) == pytest.approx(np.mean([np.log1p(np.exp(-float(s))) for s in scores]), rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.3, None])
+@pytest.mark.parametrize("fusion", ["sum", "concat"])
+def test_scores_by_modality_are_those_that_bpr_on_the_modality_compares(dims, temperature, fusion):
+    """Labels, and their gradients, are of cosines over the temperature where the teacher's loss is, else of dot products."""
+    config = TeacherConfig(dim=DIM, prompt=False, feature_temperature=temperature, feature_loss_weight=1, fusion=fusion)
+    user_ids, item_ids = draw(1, NUM_USERS, DIM), draw(2, NUM_ITEMS, DIM)
+    reduced = {m: draw(5 + n, NUM_ITEMS, DIM).requires_grad_() for n, m in enumerate(dims)}
+    vectors = teacher_vectors(make_graph(), user_ids, item_ids, {}, reduced, config)
+    labels = label(with_compared_modalities(vectors, config), BATCH[0], torch.stack(BATCH[1:], 1))
+    for scores, of_users, of_items in zip(labels.modal_scores, vectors.modal_user.values(), vectors.modal_item.values()):
+        users, items = of_users.detach().numpy(), of_items.detach().numpy()
+        if temperature:
+            users, items = normalised(users) / temperature, normalised(items)
+        close(scores[:, 1].detach(), np.array([users[u] @ (items[j] - items[i]) for u, i, j in zip(*(x.tolist() for x in BATCH))]))
+    of_labels = torch.nn.functional.softplus(labels.modal_scores[:, :, 1]).sum() / 4
+    of_loss = teacher_loss(vectors, user_ids, item_ids, Triples(*BATCH, 4), config)["feature_bpr"]
+    assert float(of_labels) == pytest.approx(float(of_loss), rel=1e-6)
+    for ours, theirs in zip(*(torch.autograd.grad(x, list(reduced.values()), retain_graph=True) for x in (of_labels, of_loss))):
+        close(ours, theirs.numpy())
 
 
 def test_leaving_one_out_needs_vectors_without_propagation():

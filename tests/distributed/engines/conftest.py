@@ -158,11 +158,13 @@ def students(dataset, graph_url, worker, student_settings):
     def stream(job, epochs):
         return stream_here(job, dataset, epochs)
 
-    def make(*overrides):
+    def make(*overrides, engines=("sampled", "full")):
         settings = student_settings("labels.mode=streamed", *overrides)
         job = student_job(settings, dataset, 0)
         around = Surroundings(dataset, DatasetGraph(dataset), stream)
-        sampled = SampledTrainer(student_task(job, worker, around), job, connect_alone(graph_url), worker, None)
+        sampled = None
+        if "sampled" in engines:
+            sampled = SampledTrainer(student_task(job, worker, around), job, connect_alone(graph_url), worker, None)
         of_full = dataclasses.replace(job, cluster=dataclasses.replace(job.cluster, engine="full"))
         catalog = build_catalog(worker, None, train_graph(dataset), lambda: None)
         return sampled, FullTrainer(student_task(of_full, worker, around), catalog, None)

@@ -51,9 +51,9 @@ class Student:
         return self.model.regularised(self.ids.user[users], [self.ids.item[each] for each in items])
 
 
-@pytest.fixture
-def setting():
-    config = TeacherConfig(dim=6, layers=1)
+@pytest.fixture(params=[None, 0.2], ids=["dot products by modality", "cosines by modality"])
+def setting(request):
+    config = TeacherConfig(dim=6, layers=1, feature_temperature=request.param)
     catalog = whole_catalog(config)
     graph = catalog.graph
     distill = DistillationConfig(num_uniform=5, regime="inline", decoder=True)

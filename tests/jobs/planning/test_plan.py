@@ -194,6 +194,20 @@ def test_baselines_are_planned_for_the_full_engine(dataset, bare, kind):
     assert (labels < 1) == (kind in ("mf", "lightgcn"))  # no scores by modality
 
 
+def test_candidates_of_the_students_own_are_planned(dataset, settings):
+    """The ranking of every user, longer lists, and the full engine, since it ranks from whole tables."""
+    own = load_settings(None, ["teacher.dim=8", "student.dim=8", "distill.num_student=5", "distill.student_depth=30"])
+    catalog = large(dataset, 10**4)
+    with_own, without = (make_plan(each, catalog, None) for each in (own, fixed(settings, "full")))
+    assert with_own.engine == "full"
+    assert with_own.reason.startswith("distill.num_student=5 ranks all items for every user anew in every epoch")
+    parts = with_own.roles["student worker"].parts
+    assert parts["student's ranking"] == 8 * 30 * catalog.num_users
+    assert parts["teacher's scores of the student's candidates"] > 4 * 8 * 2048  # a batch's users at least
+    assert with_own.roles["student worker"].bytes > without.roles["student worker"].bytes
+    assert with_own.label_bytes_an_epoch == without.label_bytes_an_epoch  # labels do not have them
+
+
 def test_a_student_alone_needs_no_teacher(dataset):
     plan = make_plan(load_settings(None, ["distill.use_teacher=false"]), dataset, None)
     assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND
