@@ -70,7 +70,7 @@ def test_another_dataset_has_other_facts(command, tmp_path):
     where = f"run.dir={tmp_path}"
     assert command("pipeline", *SMALL, *QUICK, where).code == 0
     before = facts_of(tmp_path)
-    sparser = [word for word in SMALL if "interactions" not in word] + ["source.synthetic_interactions_per_user=2"]
+    sparser = [word for word in SMALL if "interactions" not in word] + ["source.synthetic_interactions_per_user=1"]
     ended = command("pipeline", *sparser, *QUICK, where, "run.redo=prepare")
     assert ended.code == 0, ended.err
     assert facts_of(tmp_path) != before
