@@ -183,11 +183,17 @@ def test_the_shipped_experiment_has_four_catalogs_and_one_student_from_a_random_
     recipe = load_experiment("catalogs", [f"catalogs.{name}.source.path=/data" for name in ("tiktok", "lfm2k", "sports")])
     assert [*recipe.recipes] == ["tiktok", "lfm2k", "sports", "dense"]
     students, of_features = [], {"promptmm", "content", "spectral + content", "EASE + content"}
-    linear = {"spectral", "EASE", "RP3beta", "item kNN", "popularity"}
+    linear, losses = {"spectral", "EASE", "RP3beta", "item kNN", "popularity"}, ("pair", "list", "embedding", "score")
+    by_modality = {"list alone", "embedding alone", "all losses", *(f"all without {loss}" for loss in losses)}
     for catalog, of_one in recipe.recipes.items():
         models = expand(of_one)
         expected = {"ensemble", "student", "undistilled", "LightGCN", *linear}
-        assert {*models.by_name} == (expected if catalog == "sports" else expected | of_features)
+        expected |= set() if catalog == "sports" else of_features
+        expected |= {"pair alone"} | (by_modality if catalog in ("tiktok", "lfm2k") else set())
+        assert {*models.by_name} == expected
+        for loss in losses if catalog == "lfm2k" else ():
+            assert loss == "score" or {*models.settings(f"{loss} alone", 0, {}).distill.loss_weights()} == {loss}
+            assert {*models.settings(f"all without {loss}", 0, {}).distill.loss_weights()} == {*losses} - {loss}
         taught, alone = (models.settings(name, 0, {}) for name in ("student", "undistilled"))
         assert models["student"].teacher == "ensemble"
         assert taught.teacher.kind == "ensemble"
