@@ -14,7 +14,7 @@ FEW_ITEMS = 3  # train items of a user in the median, up to which BPR, which kno
 EASE_ITEMS = 8_000  # from there on the inverses of matrices of items by items that its search takes need minutes
 EXAMPLES = 900_000  # lists that are labelled at least: few lists that come again and again are learnt by heart
 MOST_LABEL_EPOCHS = 30
-STEPS = 1_200  # of the student, about, where patience does not end it before
+STEPS, PATIENT_STEPS = 1_200, 200  # of the student, about: in all, and without a better validation before patience ends it
 
 GRAPH_ITEMS, DENSE_ITEMS = 12, 60  # train items of a user in the median: below, tables without a graph fall behind; above, it adds nothing
 SOFTMAX: dict[str, Value] = {"dim": 256, "loss": "softmax", "l2": 0.0, "feature_decay": 0.0, "init_scale": 0.1}
@@ -166,8 +166,15 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
     fresh = f"{interactions:,} examples an epoch: {epochs} epochs of fresh lists are as many as the student needs"
     yield Advice("labels.epochs", epochs, fresh)
     steps = -(-interactions // batch)
-    for name, value in {"epochs": max(10, STEPS // steps), "batch_size": batch, "learning_rate": 0.02, "lr_decay": _decay(steps)}.items():
-        yield Advice(f"student.train.{name}", value, f"{steps} steps an epoch; about {STEPS} in all")
+    training: dict[str, Value] = {
+        "epochs": max(10, STEPS // steps),
+        "patience": max(3, min(10, PATIENT_STEPS // steps)),
+        "batch_size": batch,
+        "learning_rate": 0.02,
+        "lr_decay": _decay(steps),
+    }
+    for name, value in training.items():
+        yield Advice(f"student.train.{name}", value, f"{steps} steps an epoch; about {STEPS} in all, {PATIENT_STEPS} without a gain")
 
 
 def _temperature(facts: CatalogFacts) -> tuple[float, str]:
