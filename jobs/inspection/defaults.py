@@ -22,6 +22,7 @@ SOFTMAX_TRAIN: dict[str, Value] = {"epochs": 40, "lr_decay": 0.97, "patience": 4
 SOFTMAX_STEPS, LEAST_BATCH = 20, 2048  # steps in an epoch, about; train interactions in a step at least
 EXACT_ITEMS, DRAWN_ITEMS = 8192, 4096  # a softmax is over all of up to EXACT_ITEMS items, else over DRAWN_ITEMS of them
 TABLE_ROWS = 25_000  # users and items, up to which a table shows in a minute which temperature is right
+FEW_TRIALS = 10  # of a filter's settings on larger catalogs, where each takes many seconds
 TEMPERATURES = {"mf-20": 0.2, "mf-13": 0.13, "mf-30": 0.3}  # the best one differs by catalog: .3, .2 and .13 on three
 FEW: dict[str, Value] = {"dim": 256, "layers": 4, "init_scale": 0.01, "l2": 0.007}  # depth matters most where a user has two items
 FEW_TRAIN: dict[str, Value] = {"epochs": 30, "batch_size": 4096, "learning_rate": 0.015, "lr_decay": 0.97, "patience": 4}
@@ -110,7 +111,8 @@ def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
         components |= {name: {"kind": "mf", "temperature": temperature} for name, temperature in TEMPERATURES.items()}
     if median <= DENSE_ITEMS or not tables:
         components[trained] = {"temperature": None} if tables else {}
-    components |= {"polynomial": {}, "spectral": {}}
+    filters: dict[str, Any] = {} if facts.num_users + facts.num_items <= TABLE_ROWS else {"linear": {"trials": FEW_TRIALS}}
+    components |= {"polynomial": dict(filters), "spectral": dict(filters)}
     if facts.num_items <= EASE_ITEMS:
         components["ease"] = {}
     if facts.modalities:
