@@ -41,6 +41,17 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """What the bundle holds beside the trained student; section `export`."""
+
+    map_untouched: bool = setting(
+        True,
+        "items of the catalog without train interactions get the vectors that the map of new items gives their features, in place of the "
+        "student's own; evaluate then ranks by the bundle's vectors too",
+    )
+
+
+@dataclass(frozen=True)
 class RecommendConfig:
     """The lists that `recommend` makes; section `recommend`."""
 
@@ -81,6 +92,7 @@ class Settings:
     student: StudentConfig = StudentConfig()
     distill: DistillationConfig = DistillationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    export: ExportConfig = ExportConfig()
     recommend: RecommendConfig = RecommendConfig()
     graph: GraphConfig = GraphConfig()
     cluster: ClusterConfig = ClusterConfig()

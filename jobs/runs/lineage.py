@@ -16,6 +16,7 @@ from .worker_jobs import samples, student_job
 Inputs = JsonObject
 LABELS_MADE = "labels_made"  # of a student's inputs: the checksum of labels that are written
 PLANNED = ("teacher", "student", "distill", "labels", "sampling", "graph", "cluster")
+UNMAPPED = {"map_untouched": False}  # the export settings of a bundle whose item vectors are all the student's own
 NOT_PLANNED = ("address", "cache_dir", "start_timeout", "max_failures", "threads")  # settings of cluster that no figure of a plan reads
 
 
@@ -101,25 +102,30 @@ def student_inputs(settings: Settings, dataset: Dataset, taught: bool, lineage: 
 def up_to_date(made_with: Inputs, now: Inputs) -> Inputs:
     """The inputs of a record as this version would have written them, to compare them with those of now.
 
-    Records of a student had the checksum of written labels in the place of the labels' settings, of which they said nothing.
+    Records of a student had the checksum of written labels in the place of the labels' settings, of which they said nothing. Before
+    `export.map_untouched` the bundle had the student's own vectors of all items.
 
     Args:
         made_with: Of a record, of this or an earlier version.
         now: Of the same stage now.
     """
+    if "export" in now and "export" not in made_with:
+        return {**made_with, "export": UNMAPPED}
     if not isinstance(made_with.get("labels"), str):
         return made_with
     return {**made_with, "labels": now.get("labels"), LABELS_MADE: made_with["labels"]}
 
 
 def evaluation_inputs(settings: Settings, dataset: Dataset, student: JsonObject) -> Inputs:
-    """Inputs of evaluate; `student` is the trained student's manifest."""
-    return {"evaluation": as_dict(settings.evaluation), "student": manifest_digest(student), "dataset": dataset.digest}
+    """Inputs of evaluate, which ranks by the bundle's vectors too; `student` is the trained student's manifest."""
+    return {"evaluation": as_dict(settings.evaluation), **bundle_inputs(settings, dataset, student)}
 
 
-def bundle_inputs(dataset: Dataset, student: JsonObject) -> Inputs:
-    """Inputs of export; `student` is the trained student's manifest."""
-    return {"student": manifest_digest(student), "dataset": dataset.digest}
+def bundle_inputs(settings: Settings, dataset: Dataset, student: JsonObject) -> Inputs:
+    """Inputs of export, its settings where they change something; `student` is the trained student's manifest."""
+    maps = bool(dataset.modalities) and dataset.manifest["items_without_train"] > 0
+    exported = {"export": as_dict(settings.export)} if maps else {}
+    return {**exported, "student": manifest_digest(student), "dataset": dataset.digest}
 
 
 def _engine(settings: Settings) -> Inputs:

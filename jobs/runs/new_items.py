@@ -1,5 +1,7 @@
 """Items that nobody has touched: the map that the bundle ships, and how it ranks the cold items of a dataset that holds some out."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from ...graph_store.catalog import COLD
 from ...graph_store.dataset import Dataset
 from .models import TrainedModel
 
-FIT_BYTES = 512 * 2**20  # of feature rows that a map is fitted on, as float32
+FIT_BYTES = 512 * 2**20  # of feature rows that a map is fitted on, or applied to at a time, as float32
 
 
 def fit_new_items(dataset: Dataset, student: TrainedModel, seed: int) -> ItemMap | None:
@@ -38,11 +40,52 @@ def fit_new_items(dataset: Dataset, student: TrainedModel, seed: int) -> ItemMap
         has_features |= _present(dataset, modality)
     degrees = torch.bincount(train.columns, minlength=dataset.num_items)
     rows = ((degrees > 0) & torch.from_numpy(has_features)).nonzero().flatten()
-    most = FIT_BYTES // (4 * sum(info.dim for info in dataset.modalities.values()))
+    most = _most_rows(dataset)
     if rows.numel() > most:
         rows = order_by_draw(STREAM_FITTED, seed, rows)[:most].sort().values
     features = {modality: features_of(dataset, modality, rows) for modality in dataset.modalities}
     return fit_item_map(student.users, student.items, train, features, rows, seed)
+
+
+@dataclass(frozen=True)
+class BundleItems:
+    """Holds the item vectors that the bundle ships.
+
+    Attributes:
+        vectors: float32 [num_items, d].
+        num_untouched: Items of the catalog without train interactions.
+        num_mapped: Those of them that have the map's vectors in place of the student's own.
+    """
+
+    vectors: Tensor
+    num_untouched: int
+    num_mapped: int
+
+
+def bundle_items(dataset: Dataset, student: TrainedModel, item_map: ItemMap | None) -> BundleItems:
+    """Gives items without train interactions the map's vectors, where they have features; the rows of all others keep every bit.
+
+    Args:
+        dataset: The run's.
+        student: The trained student.
+        item_map: Its map; None: all items keep the student's own vectors.
+    """
+    degrees = torch.bincount(dataset.csr("train").columns, minlength=dataset.num_items)
+    untouched = (degrees == 0).nonzero().flatten()
+    vectors, num_mapped = student.items, 0
+    if item_map is not None and untouched.numel():
+        vectors = student.items.clone()
+        for items in untouched.split(_most_rows(dataset)):
+            features = {modality: features_of(dataset, modality, items) for modality in item_map.encodings}
+            has_features = torch.stack([present for _, present in features.values()], 1).any(1)
+            vectors[items[has_features]] = item_map.vectors(features)[has_features]
+            num_mapped += int(has_features.sum())
+    return BundleItems(vectors, untouched.numel(), num_mapped)
+
+
+def _most_rows(dataset: Dataset) -> int:
+    """Returns the number of items whose feature rows are `FIT_BYTES`."""
+    return max(1, FIT_BYTES // (4 * sum(info.dim for info in dataset.modalities.values())))
 
 
 def _present(dataset: Dataset, modality: str) -> np.ndarray:
@@ -62,16 +105,16 @@ def features_of(dataset: Dataset, modality: str, items: Tensor) -> RawRows:
 
 
 def cold_results(
-    dataset: Dataset, config: EvaluationConfig, student: TrainedModel, teacher: TrainedModel | None, seed: int
+    dataset: Dataset, config: EvaluationConfig, student: TrainedModel, teacher: TrainedModel | None, item_map: ItemMap | None
 ) -> JsonObject | None:
     """Measures how cold items are ranked among themselves; None where the dataset holds none out.
 
     Args:
         dataset: The run's.
         config: Cut-offs and metrics.
-        student: The trained student, whose map is fitted as for its bundle.
+        student: The trained student.
         teacher: Its teacher, or None.
-        seed: Of the map.
+        item_map: The map that is fitted for the student's bundle, or None.
 
     Returns:
         `num_items`, `num_users` and by row name the metrics in `rows`: `map`, `teacher` where its features reach cold items,
@@ -81,7 +124,6 @@ def cold_results(
         return None
     split = ColdSplit.of(dataset.csr(COLD), dataset.csr("train"))
     rows, cutoffs, further = {}, config.cutoffs, config.metrics
-    item_map = fit_new_items(dataset, student, seed)
     if item_map is not None:
         mapped = item_map.vectors({m: features_of(dataset, m, split.items) for m in item_map.encodings})
         rows["map"] = vector_metrics(split, student.users, mapped, cutoffs, further)

@@ -20,13 +20,13 @@ def read_history(run_dir: str, stage: str) -> list[dict[str, float]]:
 
 
 def table(results: JsonObject, cutoffs: list[int]) -> str:
-    """Sets teacher and student side by side, as Markdown: validation and test metrics, sizes and ratios.
+    """Sets teacher, student and, where its item vectors are others, the bundle side by side, as Markdown: metrics, sizes and ratios.
 
     Args:
         results: What results.json holds.
         cutoffs: Lengths of the lists.
     """
-    models = [name for name in ("teacher", "student") if results[name] is not None]
+    models = [name for name in ("teacher", "student", "bundle") if results.get(name) is not None]
     lines = ["| | " + " | ".join(models) + " |", "|---|" + "---:|" * len(models)]
     for split in ("validation", "test"):
         if not results[models[0]].get(split):
@@ -35,12 +35,21 @@ def table(results: JsonObject, cutoffs: list[int]) -> str:
             for metric in ("recall", "ndcg"):
                 values = [f"{results[m][split][f'{metric}@{k}']:.4f}" for m in models]
                 lines.append(f"| {split} {metric}@{k} | " + " | ".join(values) + " |")
-    lines.append("| trained parameters | " + " | ".join(f"{results[m]['num_parameters']:,}" for m in models) + " |")
-    lines.append("| bytes to serve | " + " | ".join(f"{results[m]['serving_bytes']:,}" for m in models) + " |")
+    bundle = results.get("bundle")
+    for name, key in (("trained parameters", "num_parameters"), ("bytes to serve", "serving_bytes")):
+        values = [f"{results[m][key]:,}" if m != "bundle" else "" for m in models]
+        lines.append(f"| {name} | " + " | ".join(values) + " |")
     student = results["student"]
     if student.get("parameter_ratio") is not None:
-        lines.append(f"| parameters, student / teacher | | {student['parameter_ratio']:.1%} |")
-        lines.append(f"| bytes to serve, student / teacher | | {student['serving_ratio']:.1%} |")
+        rest = " |" if bundle is not None else ""
+        lines.append(f"| parameters, student / teacher | | {student['parameter_ratio']:.1%} |{rest}")
+        lines.append(f"| bytes to serve, student / teacher | | {student['serving_ratio']:.1%} |{rest}")
+    if bundle is not None:
+        lines += [
+            "",
+            f"The bundle ranks {bundle['num_mapped']:,} of the {bundle['num_untouched']:,} items without train interactions by "
+            "the map's vectors of their features, and all other items as the student does.",
+        ]
     return "\n".join(lines)
 
 

@@ -27,8 +27,8 @@ def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -
     Args:
         settings: Of the run.
         dataset: The run's.
-        evaluated: The result of evaluate: metrics and facts of `student`, and of `teacher` or None, and `cold` where the dataset
-            holds items out.
+        evaluated: The result of evaluate: metrics and facts of `student`, and of `teacher` or None, `bundle` where the bundle's item
+            vectors are not all the student's own, and `cold` where the dataset holds items out.
     """
     teacher, student = evaluated["teacher"], dict(evaluated["student"])
     student["parameter_ratio"] = student["num_parameters"] / teacher["num_parameters"] if teacher else None
@@ -40,7 +40,7 @@ def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -
         "timings": {verb: round(record.seconds, 2) for verb, record in records.items() if record and record.done},
         "dataset": {key: dataset.manifest[key] for key in DATASET_FACTS},
         "seed": read_student_manifest(settings)["seed"],
-        **({"cold": evaluated["cold"]} if "cold" in evaluated else {}),
+        **{name: evaluated[name] for name in ("bundle", "cold") if name in evaluated},
     }
     write_json(join(settings.dir, "results.json"), results)
     return results

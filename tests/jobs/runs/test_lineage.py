@@ -1,5 +1,6 @@
 """What stages are made with, and when a student is taught: one answer for the plan, the records and the artifacts."""
 
+import dataclasses
 import re
 import sys
 import types
@@ -19,9 +20,9 @@ from promptmm.distributed.labels.source import MaterialisedLabels
 from promptmm.graph_store.dataset import Dataset, open_dataset
 from promptmm.jobs.planning.sizes import Sizes
 from promptmm.jobs.runs.compatibility import check_teachable, check_teacher, check_trained_teacher, has_teacher
-from promptmm.jobs.runs.lineage import Inputs, label_inputs, student_inputs
+from promptmm.jobs.runs.lineage import Inputs, bundle_inputs, label_inputs, student_inputs, up_to_date
 from promptmm.jobs.runs.preparation import prepare_dataset
-from promptmm.jobs.runs.stages import differences, run_stage
+from promptmm.jobs.runs.stages import differences, run_stage, setting_defaults
 from promptmm.jobs.runs.worker_jobs import student_job
 from promptmm.jobs.settings import Settings, load_settings
 from promptmm.jobs.verbs import run_verb
@@ -194,3 +195,16 @@ def test_a_record_that_has_the_labels_checksum_alone_is_understood(tmp_path):
     assert run_stage(settings, "distill", now, lambda: pytest.fail("done again")).done
     with pytest.raises(InputError, match=re.escape("distill was started here with labels_made=sum of labels (now another). Use")):
         run_stage(settings, "distill", {**now, "labels_made": "another"}, dict)
+
+
+def test_a_bundle_of_an_earlier_version_had_the_vectors_of_the_student(tmp_path):
+    """Its record has no export settings: it fits `export.map_untouched=false`, and where no item is untouched it fits either value."""
+    settings, dataset = prepared(tmp_path)
+    student = {"files": {}}
+    for without, expected in ((0, []), (3, ["export.map_untouched=False (now True)"])):
+        changed = dataclasses.replace(dataset, manifest={**dataset.manifest, "items_without_train": without})
+        now = bundle_inputs(settings, changed, student)
+        earlier = {name: value for name, value in now.items() if name != "export"}
+        assert differences(up_to_date(earlier, now), now, setting_defaults()) == expected
+        off = bundle_inputs(load_settings(None, ["export.map_untouched=false"]), changed, student)
+        assert not differences(up_to_date(earlier, off), off, setting_defaults())

@@ -1,13 +1,18 @@
 """Cold items through the command line: they are held out, ranked by the map that ships, and said in every record."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 from promptmm.core import load_student
 from promptmm.core.artifact import read_manifest
+from promptmm.core.ranking import evaluate
 from promptmm.core.storage import read_bytes, read_json
-from promptmm.graph_store.dataset import open_dataset
+from promptmm.graph_store.dataset import masks, open_dataset
+from promptmm.jobs.runs.models import trained_student
+from promptmm.jobs.runs.new_items import features_of
 
 LOCAL = ("cluster.executor=local", "cluster.threads=1")
 COLD = (*LOCAL, "source.cold_items=0.3", "source.synthetic_num_items=200", "source.synthetic_noise=0.3", "evaluation.cutoffs=[5, 20]")
@@ -66,6 +71,43 @@ def test_the_bundle_maps_new_items_as_they_were_measured(run):
     assert np.mean(hits) == pytest.approx(read_json(f"{run}/results.json")["cold"]["rows"]["map"]["recall@20"], abs=1e-6)
     everything = known.recommend(student.user_ids, k=len(known.item_ids))
     assert all(set(ids) <= set(found.items) for found in everything)
+
+
+def test_untouched_items_of_the_bundle_have_the_vectors_of_the_map(run):
+    """And evaluate ranked by these, while all other items and the student's own metrics stay as they are."""
+    dataset, bundle, own = open_dataset(f"{run}/dataset"), load_student(f"{run}/student"), trained_student(run, None)
+    untouched = torch.bincount(dataset.csr("train").columns, minlength=dataset.num_items) == 0
+    features = {m: features_of(dataset, m, torch.arange(dataset.num_items)) for m in dataset.modalities}
+    has_features = torch.stack([present for _, present in features.values()]).any(0)
+    mapped = untouched & has_features
+    assert torch.equal(bundle.items[~mapped], own.items[~mapped])
+    assert torch.equal(bundle.items[mapped], bundle.item_map.vectors(features)[mapped])
+    assert (bundle.manifest["num_untouched"], bundle.manifest["num_mapped"]) == (int(untouched.sum()), int(mapped.sum()))
+    results = read_json(f"{run}/results.json")
+    assert results["bundle"]["num_mapped"] == int(mapped.sum()) >= dataset.manifest["num_cold_items"]
+    for name, items in (("student", own.items), ("bundle", bundle.items)):
+        expected = evaluate(own.users, items, *masks(dataset, "test"), [5, 20])
+        assert results[name]["test"] == pytest.approx(expected)
+    assert bundle.manifest["metrics"]["test"] == results["bundle"]["test"] != results["student"]["test"]
+    assert f"The bundle ranks {int(mapped.sum())} of the {int(untouched.sum())} items" in read_bytes(f"{run}/report.md").decode()
+
+
+def test_the_bundle_can_keep_the_vectors_of_the_student(run, command, tiny, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    words = (tiny, *COLD, "export.map_untouched=false", f"run.dir={folder}")
+    refused = command("export", *words, "run.redo=export")
+    assert refused.code == 2
+    assert "export.map_untouched=false: evaluate ranked with export.map_untouched=true" in refused.err
+    assert command("evaluate", *words, "run.redo=evaluate").code == 0
+    assert command("export", *words).code == 0
+    bundle, results = load_student(str(folder / "student")), read_json(str(folder / "results.json"))
+    assert torch.equal(bundle.items, trained_student(str(folder), None).items)
+    assert bundle.manifest["num_mapped"] == 0
+    assert "bundle" not in results
+    before = read_json(f"{run}/results.json")
+    assert results["student"] == before["student"]
+    assert results["cold"] == before["cold"]
+    assert bundle.manifest["metrics"]["test"] == results["student"]["test"]
 
 
 def test_the_export_says_how_the_map_was_chosen(run):
