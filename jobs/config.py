@@ -3,77 +3,19 @@
 The sections themselves lie beside the code that reads them. `jobs/settings.py` fills the tree from recipes and the command line.
 """
 
-import typing
 from dataclasses import dataclass
 
 from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig, check_balance
 from ..core.errors import InputError
 from ..core.linear.base import LinearTeacher
 from ..core.objectives import candidate_policy
-from ..core.settings import check_bounds, setting
 from ..core.students import LayeredStudent, student_kind
 from ..core.teacher import WholeTeacher, teacher_kind
 from ..core.teacher.ensemble import EnsembleTeacher, component_configs
 from ..core.teacher.model import PromptTeacher
 from ..distributed.config import ClusterConfig, LabelConfig
-from ..distributed.loop.trackers import TRACKERS
 from ..graph_store.config import GraphConfig, SourceConfig
-
-# The stages of a run in their order: what run.redo may name. `jobs/verbs/table.py` asserts that its verbs agree.
-STAGES = ("prepare", "partition", "plan", "train-teacher", "label", "distill", "evaluate", "export", "recommend")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One run; section `run`."""
-
-    dir: str | None = setting(None, "folder or URL that holds everything the run makes; not set: runs/<recipe>")
-    seed: int = setting(0, "seed of initial weights, order, negatives, candidates and dropout", ge=0)
-    trackers: list[str] = setting(
-        ["tensorboard"], "where each epoch's numbers go beside metrics.jsonl: tensorboard, or your own as module:Class; [] for nowhere"
-    )
-    redo: str | None = setting(None, "verb to do again, with all after it; their results are removed first", choices=STAGES)
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "run")
-        for name in self.trackers:
-            TRACKERS.check(name)
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """What the bundle holds beside the trained student; section `export`."""
-
-    map_untouched: bool = setting(
-        True,
-        "items of the catalog without train interactions get the vectors that the map of new items gives their features, in place of the "
-        "student's own; evaluate then ranks by the bundle's vectors too",
-    )
-
-
-@dataclass(frozen=True)
-class RecommendConfig:
-    """The lists that `recommend` makes; section `recommend`."""
-
-    __pydantic_config__: typing.ClassVar[dict] = {"coerce_numbers_to_str": True}  # YAML reads the ids of recommend.users=[0, 17] as numbers
-
-    users: list[str] | None = setting(None, "raw user ids; not set: all with recommend.output, else the first user with train items")
-    k: int = setting(10, "items a list", ge=1)
-    exclude_seen: bool = setting(True, "leave out the user's train items")
-    output: str | None = setting(None, "URL of a Parquet file for the lists; not set: they are printed")
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "recommend")
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """Settings of the search for a catalog's settings; section `tune`."""
-
-    budget: str = setting("10m", "time of all trials together, such as 90s, 10m or 2h; the command again, with more, goes on")
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "tune")
+from .sections import ExportConfig, RecommendConfig, RunConfig, TuneConfig
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from ...core.artifact import read_manifest
 from ...core.storage import JsonObject, join, write_bytes, write_json
 from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
-from ..config import STAGES
+from ..sections import STAGES
 from ..settings import Settings
 from .report import cold_table, component_table, table, write_plots
 from .stages import read_record
@@ -34,7 +34,7 @@ def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -
     student["parameter_ratio"] = student["num_parameters"] / teacher["num_parameters"] if teacher else None
     student["serving_ratio"] = student["serving_bytes"] / teacher["serving_bytes"] if teacher else None
     records = {verb: read_record(settings.dir, verb) for verb in STAGES}
-    results = {
+    results: JsonObject = {
         "teacher": teacher,
         "student": student,
         "timings": {verb: round(record.seconds, 2) for verb, record in records.items() if record and record.done},

@@ -19,7 +19,7 @@ from ...distributed.artifacts.teacher import revision_url
 from ...distributed.labels.blocks import labels_url
 from ...graph_store.sources.folder import check_folder
 from ...graph_store.sources.kinds import source_of
-from ..config import STAGES
+from ..sections import STAGES
 from ..settings import Settings
 from .lineage import up_to_date
 

@@ -2,7 +2,7 @@
 
 from ...core.serving import Recommendation, Recommender, load_student
 from ...core.storage import join, write_bytes
-from ..config import RecommendConfig
+from ..sections import RecommendConfig
 from ..settings import Settings
 from .verb import Verb
 

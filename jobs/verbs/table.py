@@ -6,13 +6,13 @@ from typing import Any
 from ...core.errors import InputError
 from ...core.registry import Registry
 from ...core.storage import exists, join
-from ..config import STAGES
 from ..inspection.defaults import defaults_for
 from ..inspection.derivation import write_derived
 from ..inspection.facts import CatalogFacts
 from ..planning.engine import engine_of
 from ..runs.folder import open_run_dataset
 from ..runs.stages import forget_from, read_record
+from ..sections import STAGES
 from ..settings import DERIVED, Settings
 from .distill import DISTILL
 from .evaluate import EVALUATE

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 from ...core.errors import InputError
 from ...core.storage import exists, join, remove
 from ...distributed.execution.base import Executor
-from ..config import STAGES, Settings
+from ..config import Settings
 from ..runs.folder import (
     need_shared_storage,
     read_configuration,
@@ -16,6 +16,7 @@ from ..runs.folder import (
     write_configuration,
 )
 from ..runs.stages import read_record, record_url, require_done
+from ..sections import STAGES
 from ..settings import load_settings
 
 Config = TypeVar("Config")

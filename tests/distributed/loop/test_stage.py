@@ -322,7 +322,7 @@ def test_tensorboard_has_every_row(make_stage, make_trainer):
     ],
 )
 def test_names_of_no_tracker(own_tracker, name, message):
-    from promptmm.jobs.config import RunConfig
+    from promptmm.jobs.sections import RunConfig
 
     for call in (
         TRACKERS.check,

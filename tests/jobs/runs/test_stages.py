@@ -8,8 +8,8 @@ import pytest
 from promptmm.core.config import as_dict
 from promptmm.core.errors import InputError
 from promptmm.core.storage import exists, join, read_json, write_bytes, write_json
-from promptmm.jobs.config import STAGES
 from promptmm.jobs.runs.stages import differences, forget_from, read_record, require_done, run_stage, setting_defaults
+from promptmm.jobs.sections import STAGES
 from promptmm.jobs.settings import Settings, load_settings
 from promptmm.jobs.verbs.table import PRODUCTS
 

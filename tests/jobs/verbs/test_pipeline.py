@@ -14,7 +14,7 @@ import pytest
 from promptmm.core import load_student
 from promptmm.core.artifact import read_manifest
 from promptmm.core.storage import filesystem, join, read_bytes, read_json
-from promptmm.jobs.config import STAGES
+from promptmm.jobs.sections import STAGES
 from promptmm.jobs.settings import load_settings
 
 from ..conftest import Ended
@@ -210,7 +210,7 @@ import sys
 from promptmm.distributed.config import ClusterConfig
 from promptmm.distributed.execution.session import ray_session
 from promptmm.jobs.cli import main
-from promptmm.jobs.config import STAGES
+from promptmm.jobs.sections import STAGES
 with ray_session(ClusterConfig()):
     for verb in STAGES:
         code = main([verb, *sys.argv[1:]])

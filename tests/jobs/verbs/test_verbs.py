@@ -6,8 +6,9 @@ import re
 import pytest
 from promptmm.core.errors import InputError
 from promptmm.core.storage import read_json, write_bytes
-from promptmm.jobs.config import STAGES, Settings
+from promptmm.jobs.config import Settings
 from promptmm.jobs.runs.stages import read_record, run_stage
+from promptmm.jobs.sections import STAGES
 from promptmm.jobs.settings import load_settings
 from promptmm.jobs.verbs import VERBS, Verb, find_verb, run_verb
 from promptmm.jobs.verbs.table import OWN_VERBS, PRODUCTS
