@@ -152,8 +152,7 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
     table = "two tables of vectors are all that serves, and they can hold what the teacher ranks"
     yield Advice("student.kind", "mf", table)
     yield Advice("student.dim", 128, table)
-    if has_few_items(facts):
-        yield Advice("student.warm_start", True, "tables that start at the closest scores of their size have less to learn from few lists")
+    yield Advice("student.warm_start", True, "tables that start at the closest scores of their size have less to learn from lists")
     lists = "the student learns the teacher's ranking alone, from lists: every user alike, as metrics count users"
     of_lists: dict[str, Value] = {"student.examples": "users", "student.bpr_weight": 0.0, "student.l2": 0.0, "distill.score_weight": 1.0}
     for name, value in of_lists.items():
@@ -172,7 +171,7 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
         "epochs": max(10, STEPS // steps),
         "patience": max(3, min(10, PATIENT_STEPS // steps)),
         "batch_size": batch,
-        "learning_rate": 0.02,
+        "learning_rate": 0.003,
         "lr_decay": _decay(steps),
     }
     for name, value in training.items():
