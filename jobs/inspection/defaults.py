@@ -20,6 +20,7 @@ GRAPH_ITEMS, DENSE_ITEMS = 12, 60  # train items of a user in the median: below,
 SOFTMAX: dict[str, Value] = {"dim": 256, "loss": "softmax", "l2": 0.0, "feature_decay": 0.0, "init_scale": 0.1}
 SOFTMAX_TRAIN: dict[str, Value] = {"epochs": 40, "lr_decay": 0.97, "patience": 4, "learning_rate": 0.01}
 SOFTMAX_STEPS, LEAST_BATCH = 20, 2048  # steps in an epoch, about; train interactions in a step at least
+MOST_BATCH, MOST_SAMPLED_BATCH = 1 << 16, 1 << 14  # in a step at most; blocks of the sampled engine grow with it
 EXACT_ITEMS, DRAWN_ITEMS = 8192, 4096  # a softmax is over all of up to EXACT_ITEMS items, else over DRAWN_ITEMS of them
 TABLE_ROWS = 25_000  # users and items, up to which a table shows in a minute which temperature is right
 FEW_TRIALS = 10  # of a filter's settings on larger catalogs, where each takes many seconds
@@ -88,7 +89,7 @@ def _teacher(facts: CatalogFacts, fits: bool) -> Iterator[Advice]:
     for name, value in (FEW_TRAIN if few else SOFTMAX_TRAIN).items():
         yield Advice(f"teacher.train.{name}", value, why)
     if not few:
-        yield _softmax_batch(facts.num_interactions["train"])
+        yield _softmax_batch(facts.num_interactions["train"], MOST_BATCH if fits else MOST_SAMPLED_BATCH)
 
 
 def _softmax(facts: CatalogFacts, fits: bool) -> Iterator[Advice]:
@@ -106,12 +107,13 @@ def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
     """Yields the ensemble of what the catalog has something for."""
     median = _median_items(facts)
     components: dict[str, dict[str, Any]] = {}
-    tables = median >= GRAPH_ITEMS and facts.num_users + facts.num_items <= TABLE_ROWS
+    small = facts.num_users + facts.num_items <= TABLE_ROWS
+    tables = median >= GRAPH_ITEMS and small
     if tables:
         components |= {name: {"kind": "mf", "temperature": temperature} for name, temperature in TEMPERATURES.items()}
     if median <= DENSE_ITEMS or not tables:
         components[trained] = {"temperature": None} if tables else {}
-    filters: dict[str, Any] = {} if facts.num_users + facts.num_items <= TABLE_ROWS else {"linear": {"trials": FEW_TRIALS}}
+    filters: dict[str, Any] = {} if small else {"linear": {"trials": FEW_TRIALS}}
     components |= {"polynomial": dict(filters), "spectral": dict(filters)}
     if facts.num_items <= EASE_ITEMS:
         components["ease"] = {}
@@ -122,9 +124,9 @@ def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
     yield Advice("teacher.components", components, _why_components(facts, trained, tables))
 
 
-def _softmax_batch(interactions: int) -> Advice:
-    """Returns the batch size that makes about as many steps in an epoch on every catalog."""
-    batch = max(LEAST_BATCH, -(-interactions // SOFTMAX_STEPS // 1024) * 1024)
+def _softmax_batch(interactions: int, most: int) -> Advice:
+    """Returns the batch size that makes about as many steps in an epoch on every catalog, within what a step's memory allows."""
+    batch = min(most, max(LEAST_BATCH, -(-interactions // SOFTMAX_STEPS // 1024) * 1024))
     return Advice("teacher.train.batch_size", batch, f"{interactions:,} interactions make {-(-interactions // batch)} steps an epoch")
 
 
