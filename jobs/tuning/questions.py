@@ -16,10 +16,12 @@ from ..settings import Settings
 Changes = dict[str, Any]  # dotted settings
 
 SOFTMAX: Changes = {
-    "teacher.loss": "softmax", "teacher.l2": 0.0, "teacher.init_scale": 0.1, "teacher.layers": 2, "teacher.train.learning_rate": 0.005,
+    "teacher.loss": "softmax", "teacher.examples": "histories", "teacher.softmax_items": 4096, "teacher.l2": 0.0, "teacher.init_scale": 0.1,
+    "teacher.layers": 2, "teacher.train.learning_rate": 0.01,
 }  # fmt: skip
 BPR: Changes = {
-    "teacher.loss": "bpr", "teacher.l2": 0.007, "teacher.init_scale": 0.01, "teacher.layers": 4, "teacher.train.learning_rate": 0.015,
+    "teacher.loss": "bpr", "teacher.examples": "interactions", "teacher.l2": 0.007, "teacher.init_scale": 0.01, "teacher.layers": 4,
+    "teacher.train.learning_rate": 0.015,
 }  # fmt: skip
 BESIDE: Changes = {
     "teacher.fusion": "concat", "teacher.modality_layers": 0, "teacher.whiten": True, "teacher.leave_one_out": True,
@@ -45,8 +47,12 @@ class Question:
 
 
 def trained_part(teacher: TeacherConfig) -> tuple[str, TeacherConfig] | None:
-    """Returns name and settings of the first part of a teacher that is trained in steps; None where all of it is fitted or taken."""
-    return next(((name, config) for name, config in parts_of(teacher).items() if not teacher_kind(config).is_fitted), None)
+    """Returns name and settings of the part of a teacher that the search is about; None where all of it is fitted or taken.
+
+    It is the first multi-modal one, or else the last that is trained in steps: plain tables before it are there for their temperature.
+    """
+    trained = [(name, config) for name, config in parts_of(teacher).items() if not teacher_kind(config).is_fitted]
+    return next((part for part in trained if teacher_kind(part[1]).has_towers), trained[-1] if trained else None)
 
 
 def teacher_questions(settings: Settings) -> Iterator[Question]:
@@ -60,12 +66,13 @@ def teacher_questions(settings: Settings) -> Iterator[Question]:
         yield Question("the loss", (BPR if trained.loss == "softmax" else SOFTMAX,))
     if has_towers:
         yield Question("how features enter", (ADDED if trained.fusion == "concat" else BESIDE,))
-    yield Question("what an epoch visits", ({"teacher.examples": "users", "teacher.user_balance": 0.0}, {"teacher.user_balance": 0.5}))
+    of_users: Changes = {"teacher.examples": "users", "teacher.user_balance": 0.0}
+    yield Question("what an epoch visits", (of_users, {"teacher.examples": "histories"}, {"teacher.user_balance": 0.5}))
     yield Question("depth", tuple({"teacher.layers": layers} for layers in (1, 2, 3, 4)))
     yield Question("size", tuple({"teacher.dim": dim} for dim in (128, 256, 512)))
     yield Question("the start", ({"teacher.start": "spectral"},))
     if trained.loss == "softmax":
-        yield Question("τ_s, the temperature of the softmax", tuple({"teacher.temperature": t} for t in (0.15, 0.2, 0.3)))
+        yield Question("τ_s, the temperature of the softmax", tuple({"teacher.temperature": t} for t in (0.1, 0.15, 0.2, 0.25, 0.3)))
     if has_towers:
         yield Question("whitening", ({"teacher.whiten": True}, {"teacher.whiten": False}))
         yield Question("η, the features' share", tuple({"teacher.fusion_weight": w} for w in (0.2, 0.5, 1.0, 2.5)))
@@ -77,7 +84,7 @@ def teacher_questions(settings: Settings) -> Iterator[Question]:
 def student_questions(settings: Settings) -> Iterator[Question]:
     """Yields the questions about the student and its lists."""
     yield Question("size", tuple({"student.dim": dim} for dim in (64, 128, 256)))
-    yield Question("τ, the temperature of the lists", tuple({"distill.temperature": t} for t in (0.3, 0.5, 1.0, 2.0)))
+    yield Question("τ, the temperature of the lists", tuple({"distill.temperature": t} for t in (1.0, 2.0, 4.0, 8.0)))
     rate = settings.student.train.learning_rate
     yield Question("learning rate", ({"student.train.learning_rate": rate / 2}, {"student.train.learning_rate": rate * 2}))
     yield Question("the list", ({"distill.num_top": 20}, {"distill.num_top": 5}, {"distill.num_uniform": 20}))

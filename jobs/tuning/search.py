@@ -61,20 +61,19 @@ def search_settings(trials: Trials, budget: float) -> tuple[Found, Found]:
 
 
 def _tune_teacher(trials: Trials, limit: float) -> Found:
-    """Searches the teacher's settings: components that are fitted without steps are fitted once, and read by all other trials."""
+    """Searches the teacher's settings: all components but the one that the search is about are made once, and read by all other trials."""
     first = trials.run("teacher", "teacher", trials.settings)
     if first.value is None:
         raise InputError("tune: the teacher of the first trial could not be trained with these settings; see the message above")
-    found = Found(trials.settings, first)
-    fitted = _fitted(trials, first)
+    found, made = _with_own_temperature(trials, first), _made(trials, first)
 
     def run(settings: Settings, name: str) -> Trial:
-        trial = trials.run(name, "teacher", _with_components(settings, fitted))
+        trial = trials.run(name, "teacher", _with_components(settings, made))
         return replace(trial, settings=settings)
 
     for question in _asked(teacher_questions, lambda: found.settings):
         _answer(trials, found, question, "teacher", limit, run)
-    return _together(trials, found, fitted)
+    return _together(trials, found, made)
 
 
 def _asked(questions: Callable[[Settings], Iterator[Question]], settings: Callable[[], Settings]) -> Iterator[Question]:
@@ -108,24 +107,38 @@ def _answer(trials: Trials, found: Found, question: Question, stage: str, limit:
             found.advice = [*kept, *(Advice(setting, value, because) for setting, value in changes.items())]
 
 
-def _fitted(trials: Trials, first: Trial) -> dict[str, dict[str, Any]]:
-    """Returns the components of the first trial that later ones read as artifacts: those that are fitted without steps."""
-    teacher = first.settings.teacher
+def _with_own_temperature(trials: Trials, first: Trial) -> Found:
+    """Gives the component that the search is about the temperature that it took from another one, as a setting that can be searched."""
+    teacher, part = first.settings.teacher, trained_part(first.settings.teacher)
+    own = {} if part is None else teacher.components.get(part[0], {})
+    if part is None or not teacher_kind(teacher).is_ensemble or own.get("temperature", 0.0) is not None:
+        return Found(first.settings, first)
+    manifest = read_manifest(join(trials.url(first.name), "components", part[0], "teacher"), "teacher")
+    components = {**teacher.components, part[0]: {key: value for key, value in own.items() if key != "temperature"}}
+    changes: JsonObject = {"teacher.components": components, "teacher.temperature": manifest["config"]["temperature"]}
+    because = "the temperature of the best component before it, on validation"
+    advice = [Advice(setting, value, because) for setting, value in changes.items()]
+    return Found(changed(first.settings, changes), first, advice)
+
+
+def _made(trials: Trials, first: Trial) -> dict[str, dict[str, Any]]:
+    """Returns the components of the first trial that later ones read as artifacts: all but the one that the search is about."""
+    teacher, part = first.settings.teacher, trained_part(first.settings.teacher)
     if not teacher_kind(teacher).is_ensemble:
         return {}
     folder = join(trials.url(first.name), "components")
-    fitted = {name for name, config in component_configs(teacher).items() if teacher_kind(config).is_fitted}
+    made = [name for name in component_configs(teacher) if part is None or name != part[0]]
     taken = {name: own for name, own in teacher.components.items() if artifact_of(own) is not None}
-    return {**{name: {"artifact": join(folder, name, "teacher")} for name in fitted}, **taken}
+    return {**{name: {"artifact": join(folder, name, "teacher")} for name in made}, **taken}
 
 
-def _with_components(settings: Settings, fitted: dict[str, dict[str, Any]], further: dict[str, dict[str, Any]] | None = None) -> Settings:
-    """Returns settings whose fitted components are read and not fitted again, with further components."""
-    components = {name: fitted.get(name, own) for name, own in settings.teacher.components.items()}
+def _with_components(settings: Settings, made: dict[str, dict[str, Any]], further: dict[str, dict[str, Any]] | None = None) -> Settings:
+    """Returns settings whose other components are read and not made again, with further components."""
+    components = {name: made.get(name, own) for name, own in settings.teacher.components.items()}
     return replace(settings, teacher=replace(settings.teacher, components={**components, **(further or {})}))
 
 
-def _together(trials: Trials, found: Found, fitted: dict[str, dict[str, Any]]) -> Found:
+def _together(trials: Trials, found: Found, made: dict[str, dict[str, Any]]) -> Found:
     """Adds up the trained components of several trials, which costs no training, and keeps those that get a weight."""
     if not teacher_kind(found.settings.teacher).is_ensemble:
         return found
@@ -137,7 +150,7 @@ def _together(trials: Trials, found: Found, fitted: dict[str, dict[str, Any]]) -
     own = part[0]
     best = {"artifact": join(trials.url(found.trial.name), "components", own, "teacher")}
     further = {f"{own}-{n + 2}": {"artifact": join(trials.url(t.name), "components", own, "teacher")} for n, t in enumerate(others)}
-    trial = trials.run("together", "teacher", _with_components(found.settings, {**fitted, own: best}, further))
+    trial = trials.run("together", "teacher", _with_components(found.settings, {**made, own: best}, further))
     if trial.value is None or trial.value <= found.value:
         return found
     weights = read_manifest(join(trials.url(trial.name), "teacher"), "teacher")["components"]

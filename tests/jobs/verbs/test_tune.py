@@ -1,5 +1,6 @@
 """Settings from a catalog's facts, and the search from there on, through the command line."""
 
+import dataclasses
 import json
 
 import pytest
@@ -91,6 +92,17 @@ def test_derived_settings_are_allowed_together(command, tmp_path, dims, validati
     assert all(one.because in " ".join(text.replace("\n#", " ").split()) for one in advice[:3])
 
 
+@pytest.mark.parametrize(("fits", "most"), [(True, 1 << 16), (False, 1 << 14)])
+def test_a_batch_does_not_grow_with_the_catalog_without_end(command, tmp_path, fits, most):
+    busier = [word.replace("per_user=12", "per_user=25") for word in SMALL]
+    assert command("inspect", *busier, f"run.dir={tmp_path}").code == 0
+    facts = facts_of(tmp_path)
+    huge = dataclasses.replace(facts, num_interactions={**facts.num_interactions, "train": 10**9})
+    batch = next(one for one in defaults_for(huge, fits) if one.setting == "teacher.train.batch_size")
+    assert batch.value == most
+    assert f"{-(-(10**9) // most)} steps" in batch.because
+
+
 @pytest.mark.parametrize("dims", ["null", "{}"], ids=["features", "no features"])
 def test_what_fits_no_worker_is_trained_on_parts_of_the_graph(command, tmp_path, dims):
     """The sampled engine has no ensembles: the multi-modal teacher alone, or without features none."""
@@ -113,13 +125,27 @@ def test_tune_writes_a_recipe_and_goes_on_where_it_was(command, tmp_path):
     values = yaml.safe_load(recipe.read_text())
     assert values["teacher"]["dim"] == 8
     assert values["source"]["synthetic_num_users"] == 120
-    again = command("tune", *SMALL, *QUICK, where, "budget=10s")
+    again = command("tune", *SMALL, *QUICK, where, "budget=30s")
     assert again.code == 0, again.err
     assert "component spectral" not in again.out  # trials of the first command are not trained again, nor fitted components
     assert again.out.count("[tune] teacher") > 1
     assert "Searched on validation in" in recipe.read_text()
     ended = command("pipeline", str(recipe), f"run.dir={tmp_path}/tuned", "cluster.executor=local", "cluster.threads=1")
     assert ended.code == 0, ended.err
+
+
+def test_tune_asks_about_the_multi_modal_component_and_makes_the_others_once(command, tmp_path):
+    """Users with some twenty items have tables in the ensemble, whose best temperature the multi-modal component begins with."""
+    busier = [word.replace("per_user=12", "per_user=25") for word in SMALL]
+    ended = command("tune", *busier, *QUICK, f"run.dir={tmp_path}", "budget=20s")
+    assert ended.code == 0, ended.err
+    for once in ("mf-20", "mf-13", "mf-30", "polynomial", "spectral", "ease", "content"):
+        assert ended.out.count(f"component {once}, ") == 1
+    assert ended.out.count("component promptmm, ") == ended.out.count("[tune] teacher") > 1
+    assert "[tune] teacher-loss-bpr" in ended.out
+    teacher = yaml.safe_load((tmp_path / "tuned.yaml").read_text())["teacher"]
+    assert "temperature" not in teacher["components"]["promptmm"]
+    assert teacher["temperature"] in (0.1, 0.13, 0.15, 0.2, 0.25, 0.3)
 
 
 def test_tune_never_reads_the_test_split(command, tmp_path, monkeypatch):
