@@ -15,6 +15,17 @@ SHRINKAGE = 0.1  # the shrinkage of whitening, as a share of the mean eigenvalue
 PRODUCT_BYTES = 2**20  # rows that a CPU reads, multiplies and forgets at a time: as many bytes stay in its caches
 
 
+def zca(values: Tensor, vectors: Tensor) -> Tensor:
+    """Returns the whitening V diag((λ + s mean(λ))^-½) V^T with the shrinkage s = 0.1, float64 [d, d] (docs/method.md, notation).
+
+    Args:
+        values: λ, the eigenvalues of a covariance, float64 [d]; those below 0 count as 0.
+        vectors: V, its eigenvectors in columns, float64 [d, d].
+    """
+    values = values.clamp(min=0)
+    return (vectors * (values + SHRINKAGE * values.mean().clamp(min=1e-30)).rsqrt()) @ vectors.T
+
+
 def chunk_rows(dim: int) -> int:
     """Returns how many rows of `dim` columns are worked on at a time in float64: 64 MiB of them, and at most 16,384."""
     return max(1, min(16_384, CHUNK_BYTES // (8 * max(dim, 1))))
@@ -117,10 +128,7 @@ class Standardisation:
         V diag(λ) V^T is the covariance of the scaled columns. The shrinkage s = 0.1 keeps directions of hardly any variance from becoming
         as loud as the others. The matrix is symmetric, so no sign has to be chosen.
         """
-        values, vectors = torch.linalg.eigh(moments.upper_covariance(self.scale), UPLO="U")
-        values = values.clamp(min=0)
-        inverse = (values + SHRINKAGE * values.mean().clamp(min=1e-30)).rsqrt()
-        return replace(self, whitening=(vectors * inverse) @ vectors.T)
+        return replace(self, whitening=zca(*torch.linalg.eigh(moments.upper_covariance(self.scale), UPLO="U")))
 
     def apply(self, rows: Tensor, present: Tensor) -> Tensor:
         """Standardises raw rows [n, dim] with their presence, bool [n]; returns float32 [n, dim].

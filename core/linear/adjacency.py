@@ -54,6 +54,10 @@ class Interactions:
             lambda y: columns * self._sum(rows * y, self.graph.items),
         )
 
+    def weighted(self, user_exponent: float, item_exponent: float) -> Scores:
+        """Returns N = D_U^-a/2 A D_I^-b as products, with a = `user_exponent` and b = `item_exponent`."""
+        return self.scaled(self.user_scale(-user_exponent / 2), self.item_scale(-item_exponent))
+
     def histories(self, item_exponent: float = 0.0) -> Scores:
         """Returns the users' histories D_U^-1/2 A D_I^-c as products: rows of unit length with c = 0."""
         return self.scaled(self.user_scale(-0.5), self.item_scale(-item_exponent))

@@ -228,6 +228,12 @@ def rank_choice(num_items: int, start: int = 128) -> Choice:
     return Choice(min(start, values[-1]), values)
 
 
+def exponent_choices() -> dict[str, Choice]:
+    """Returns the exponents of a filter of the item graph: of items and users in the graph, and of items in the scores."""
+    of_items = Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65))
+    return {"item_exponent": of_items, "user_exponent": Choice(0.5, (0.0, 0.25, 0.5, 1.0)), "output_exponent": of_items}
+
+
 def chained(first: Scores, second: Scores) -> Scores:
     """Returns the product of two matrices, of which the second is one of items by items."""
     return Scores(second.num_items, lambda x: first.to_users(second.to_users(x)), lambda y: second.to_items(first.to_items(y)))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..features import SHRINKAGE
+from ..features import zca
 from .adjacency import Interactions
 from .config import LinearConfig
 from .search import Choice, Settings
@@ -97,8 +97,6 @@ def content_bytes(num_users: int, num_items: int, dims: Mapping[str, int]) -> in
 
 
 def whitening(rows: Tensor) -> Tensor:
-    """Returns V diag((λ + s mean(λ))^-1/2) V^T with the shrinkage s, float64 [d, d], of standardised rows; rows of zeros are missing."""
+    """Returns the whitening (`zca`), float64 [d, d], of standardised rows; rows of zeros are missing."""
     present = rows[rows.any(1)]
-    values, vectors = torch.linalg.eigh(present.T @ present / max(1, present.shape[0]))
-    values = values.clamp(min=0)
-    return (vectors * (values + SHRINKAGE * values.mean().clamp(min=1e-30)).rsqrt()) @ vectors.T
+    return zca(*torch.linalg.eigh(present.T @ present / max(1, present.shape[0])))

@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..graph import degree_power
 from ..sides import ITEMS, USERS
 from .adjacency import ItemLists, list_bytes
-from .base import LinearTeacher, chained, rank_choice
+from .base import LinearTeacher, chained, exponent_choices, rank_choice
 from .blocks import Block, BlockProducts, NodeBlocks, leading_blocks, standardise_users, weighted, working_blocks
 from .blocks import scaled as scaled_rows
 from .config import LinearConfig
@@ -86,9 +86,7 @@ class PolynomialTeacher(LinearTeacher):
         return {
             "rank": rank_choice(self.interactions.num_items),
             "degree": Choice(2, (1, 2, 3, 5, 8, 13)),
-            "item_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
-            "user_exponent": Choice(0.5, (0.0, 0.25, 0.5, 1.0)),
-            "output_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
+            **exponent_choices(),
             **neighbours,
         }
 
@@ -105,13 +103,12 @@ class PolynomialTeacher(LinearTeacher):
         return self._graph[1]
 
     def _by_propagation(self, settings: Settings) -> Scores:
-        of = self.interactions
-        weighted = of.scaled(of.user_scale(-settings["user_exponent"] / 2), of.item_scale(-settings["item_exponent"]))
+        once = self.interactions.weighted(settings["user_exponent"], settings["item_exponent"])
 
         def both_ways(x: Tensor) -> Tensor:
-            return weighted.to_items(weighted.to_users(x))
+            return once.to_items(once.to_users(x))
 
-        return Scores(of.num_items, both_ways, both_ways)
+        return Scores(once.num_items, both_ways, both_ways)
 
     def _by_entries(self, settings: Settings) -> Scores:
         of, power = self.interactions, settings["power"]

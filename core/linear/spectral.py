@@ -9,7 +9,7 @@ from ..config import TeacherConfig
 from ..errors import InputError
 from ..graph import degree_power
 from ..sides import ITEMS, USERS
-from .base import LinearTeacher, rank_choice
+from .base import LinearTeacher, exponent_choices, rank_choice
 from .blocks import Block, NodeBlocks, leading_blocks, standardise_users, weighted, working_blocks
 from .config import LinearConfig
 from .factors import Factors, Scores, leading_factors, width_of
@@ -83,9 +83,7 @@ class SpectralTeacher(LinearTeacher):
         return {
             # The rank first: on TikTok it has to grow from 128 to 256 before the normalised graph ranks well at all (.038, then .090).
             "rank": rank_choice(self.interactions.num_items),
-            "item_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
-            "user_exponent": Choice(0.5, (0.0, 0.25, 0.5, 1.0)),
-            "output_exponent": Choice(0.5, (0.0, 0.25, 0.4, 0.5, 0.65)),
+            **exponent_choices(),
             **({"filter": Choice("ideal", ("ideal", "neighbourhood"))} if open_filter else {}),
             **({"filter_weight": Choice(1.0, (0.1, 0.3, 1.0, 3.0))} if open_filter else {}),
         }
@@ -104,8 +102,7 @@ class SpectralTeacher(LinearTeacher):
         return self._spectra[key]
 
     def _weighted(self, settings: Settings) -> Scores:
-        of = self.interactions
-        return of.scaled(of.user_scale(-settings["user_exponent"] / 2), of.item_scale(-settings["item_exponent"]))
+        return self.interactions.weighted(settings["user_exponent"], settings["item_exponent"])
 
     def vectors(self, settings: Settings) -> tuple[Tensor, Tensor]:
         of, rank, output = self.interactions, settings["rank"], settings["output_exponent"]
