@@ -7,7 +7,7 @@ from ..errors import InputError
 from ..kinds import STUDENTS
 from ..settings import check_bounds, setting
 from .checks import check_balance, check_start
-from .training import OptimizerConfig, examples_setting, start_exponent_setting, user_balance_setting
+from .training import OptimizerConfig, examples_setting, start_exponent_setting, start_setting, user_balance_setting
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,7 @@ class StudentConfig:
     user_balance: float = user_balance_setting()
     examples: str = examples_setting()
     bpr_weight: float = setting(1.0, "weight of BPR on the train pairs; 0 leaves it to the teacher what is learnt", ge=0)
-    start: str = setting(
-        "random",
-        "what the ID tables begin with: random, normal values; spectral, the leading singular vectors of the normalised train graph, which "
-        "rank well before the first step; with warm_start it has no meaning",
-        choices=("random", "spectral"),
-    )
+    start: str = start_setting("; with warm_start it has no meaning")
     start_user_exponent: float = start_exponent_setting("user")
     start_item_exponent: float = start_exponent_setting("item")
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)

@@ -10,7 +10,7 @@ from ..kinds import TEACHERS
 from ..linear.config import LinearConfig
 from ..settings import check_bounds, setting
 from .checks import check_balance, check_start
-from .training import OptimizerConfig, examples_setting, start_exponent_setting, user_balance_setting
+from .training import OptimizerConfig, examples_setting, start_exponent_setting, start_setting, user_balance_setting
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,7 @@ class TeacherConfig:
     reduction_learning_rate: float = setting(
         0.001, "Adam's step size for reduction layers and prompt, and for the weights that vbpr and lattice apply to features", gt=0
     )
-    start: str = setting(
-        "random",
-        "what the ID tables begin with: random, normal values; spectral, the leading singular vectors of the normalised train graph, which "
-        "rank well before the first step",
-        choices=("random", "spectral"),
-    )
+    start: str = start_setting()
     start_user_exponent: float = start_exponent_setting("user")
     start_item_exponent: float = start_exponent_setting("item")
     init_scale: float = setting(0.1, "standard deviation of the ID tables at the start", gt=0)

@@ -18,6 +18,21 @@ def user_balance_setting() -> float:
     return field
 
 
+def start_setting(further: str = "") -> str:
+    """Returns the field `start` of a section whose ID tables are learnt.
+
+    Args:
+        further: Ends the help.
+    """
+    field: str = setting(
+        "random",
+        "what the ID tables begin with: random, normal values; spectral, the leading singular vectors of the normalised train graph, which "
+        f"rank well before the first step{further}",
+        choices=("random", "spectral"),
+    )
+    return field
+
+
 def start_exponent_setting(side: str) -> float:
     """Returns the field `start_user_exponent` or `start_item_exponent` of a section whose ID tables may start spectrally.
 
