@@ -9,15 +9,11 @@ import pytest
 import yaml
 from promptmm.core.statistics import holm
 from promptmm.core.storage import read_json, write_json
-from promptmm.distributed.config import ClusterConfig
-from promptmm.distributed.execution.session import ray_session
 from promptmm.graph_store.dataset import open_dataset
 from promptmm.jobs.experiments.records import CellRecord, CellResult, read_cell, write_cell
 from promptmm.jobs.runs.models import trained_teacher
 
-from ..conftest import TINY
-
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("ray_cluster")]
 EXPERIMENT = {
     "seeds": [0, 1],
     "models": {
@@ -38,27 +34,6 @@ EXPERIMENT = {
 }
 WORDS = ["catalogs.bare.source.synthetic_num_items=70", "teacher.train.learning_rate=0.02", "student.train.learning_rate=0.02"]
 CELLS = {"rich": ("teacher", "student", "VBPR", "slow"), "bare": ("teacher", "student", "slow")}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster():
-    """One embedded cluster for the experiments of this module."""
-    with ray_session(ClusterConfig(), num_cpus=2):
-        yield
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    """Writes the experiment with some keys changed, and its base recipe; returns its path."""
-    folder = tmp_path_factory.mktemp("recipes")
-    (folder / "base.yaml").write_text(TINY)
-
-    def write(name: str = "experiment", **keys) -> Path:
-        path = folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({"recipe": "base.yaml", **EXPERIMENT, **keys}, sort_keys=False))
-        return path
-
-    return write
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,10 @@ import matplotlib.image
 import numpy as np
 import psutil
 import pytest
-import yaml
 from promptmm.core.errors import InputError, RunError
 from promptmm.core.ranking import evaluate
 from promptmm.core.storage import read_json
-from promptmm.distributed.config import ClusterConfig
 from promptmm.distributed.execution.local import LocalExecutor
-from promptmm.distributed.execution.session import ray_session
 from promptmm.graph_store.dataset import masks, open_dataset
 from promptmm.jobs.experiments import cells as experiment_cells
 from promptmm.jobs.experiments.grid import Grid
@@ -27,9 +24,9 @@ from promptmm.jobs.experiments.settings import load_experiment
 from promptmm.jobs.experiments.testing import rank_test_items
 from scipy.stats import ttest_rel
 
-from ..conftest import PROMPTMM, TINY, marked
+from ..conftest import PROMPTMM, marked
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("ray_cluster")]
 SPACE = {"teacher.train.learning_rate": [1e30, 0.01, 0.03]}  # the first diverges
 EXPERIMENT = {
     "seeds": [0, 1],
@@ -39,27 +36,6 @@ EXPERIMENT = {
     "compare": {"transferability": {"student": "student", "teacher": "teacher", "undistilled": "without pair"}},
 }
 FAST = "student.train.learning_rate=0.02"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster():
-    """One embedded cluster for the experiments of this module."""
-    with ray_session(ClusterConfig(), num_cpus=2):
-        yield
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    """Writes an experiment with some keys changed, and its base recipe; returns its path."""
-    folder = tmp_path_factory.mktemp("recipes")
-    (folder / "base.yaml").write_text(TINY)
-
-    def write(name: str = "experiment", **keys) -> Path:
-        path = folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({"recipe": str(folder / "base.yaml"), **EXPERIMENT, **keys}, sort_keys=False))
-        return path
-
-    return write
 
 
 @pytest.fixture(scope="module")
