@@ -20,6 +20,7 @@ BASE = {
 SCORE_BYTES = 64 * MIB  # a block of scores with its sorts, and the metrics' own arrays
 # Temporaries over all interactions while an epoch's order is computed, and while the graph is built: int64 arrays that live at once.
 ORDER_ARRAYS, LOADING_ARRAYS = 12, 12
+VISITED_ARRAYS = {"interactions": 0, "histories": ORDER_ARRAYS, "users": 1}  # int64 over users, by what an epoch visits
 BLOCKS_IN_HAND = 2  # one that is trained on, one that is being made
 
 

@@ -8,7 +8,7 @@ from . import kinds
 from .block_sizes import Estimate, Seeds
 from .label_needs import candidates_of, label_block, vectors_bytes
 from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mapped_files, validation_bytes
-from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, Need, Sizes
+from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, VISITED_ARRAYS, Need, Sizes
 from .teacher_needs import inline_teacher
 from .units import FLOAT, INDEX
 
@@ -102,6 +102,7 @@ def sampled_student(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
             "rows with gradients": (17 if workers == 1 else 20) * rows,
             "scores of the batch": batch * (2 * (width + 1) * row + 3 * row + width * (2 + 8 * (1 + count)) * FLOAT),
             "labels": 2 * label_block(settings, sizes) if sizes.taught else 0,
+            "order of the users": VISITED_ARRAYS[config.examples] * sizes.users * INDEX,
         },
         "inference": {"a chunk": inference_bytes(sizes, config.dim), "validation": validation_bytes(sizes, config.dim, workers)},
     }

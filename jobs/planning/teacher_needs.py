@@ -10,7 +10,7 @@ from .block_sizes import Estimate, Seeds
 from .fitted_needs import fitted_over_shards, fitted_teacher
 from .reduction import feature_chunk_bytes, reduction_bytes, reduction_floats, standardisation_bytes, whitening_bytes
 from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mapped_files, validation_bytes
-from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, Need, Sizes
+from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, VISITED_ARRAYS, Need, Sizes
 from .units import DOUBLE, FLOAT, INDEX
 
 ALL_ITEMS = 10**9  # so many uniform draws hit every item of any catalog
@@ -179,6 +179,7 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
             "reduction": served * reduction_floats(settings, count) * FLOAT,
             "scores of the batch": (3 * (2 + count) + 6) * batch * row,
             "softmax": softmax_bytes(settings, sizes, batch),
+            "order of the users": VISITED_ARRAYS[config.examples] * sizes.users * INDEX,
         },
         "inference": {
             **held,

@@ -9,6 +9,7 @@ from promptmm.core.errors import InputError
 from promptmm.core.rows import IdTables
 from promptmm.core.students import build_student
 from promptmm.core.teacher.reduction import build_reduction
+from promptmm.jobs.planning.block_sizes import BlockSizes
 from promptmm.jobs.planning.description import describe_plan
 from promptmm.jobs.planning.engine import choose_engine
 from promptmm.jobs.planning.fitted_needs import fitted_over_shards
@@ -16,7 +17,8 @@ from promptmm.jobs.planning.hosts import available_memory
 from promptmm.jobs.planning.plan import make_plan
 from promptmm.jobs.planning.reduction import reduction_bytes, reduction_floats, tower_parameters
 from promptmm.jobs.planning.sizes import Sizes
-from promptmm.jobs.planning.teacher_needs import teacher_seeds
+from promptmm.jobs.planning.student_needs import sampled_student
+from promptmm.jobs.planning.teacher_needs import sampled_teacher, teacher_seeds
 from promptmm.jobs.planning.units import GIB
 from promptmm.jobs.settings import load_settings
 
@@ -206,6 +208,14 @@ def test_candidates_of_the_students_own_are_planned(dataset, settings):
     assert parts["teacher's scores of the student's candidates"] > 4 * 8 * 2048  # a batch's users at least
     assert with_own.roles["student worker"].bytes > without.roles["student worker"].bytes
     assert with_own.label_bytes_an_epoch == without.label_bytes_an_epoch  # labels do not have them
+
+
+@pytest.mark.parametrize(("visited", "arrays"), [("interactions", 0), ("users", 1), ("histories", 12)])
+def test_orders_by_user_are_planned_in_the_sampled_engine(dataset, visited, arrays):
+    settings = load_settings(None, [f"teacher.examples={visited}", f"student.examples={visited}", "cluster.engine=sampled"])
+    sizes, blocks = Sizes.of(settings, dataset), BlockSizes(10, 10, 10, 10, 10, 10)
+    for moments in (sampled_teacher, sampled_student):
+        assert moments(settings, sizes, lambda seeds, fan_outs: blocks)["training"]["order of the users"] == arrays * 8 * dataset.num_users
 
 
 def test_a_student_alone_needs_no_teacher(dataset):
