@@ -52,8 +52,18 @@ class SourceConfig:
         ge=0,
         lt=1,
     )
+    validation_from_train: float = setting(
+        0.0,
+        "share of a user's train interactions, drawn at random, that validates where the source has a test split but no validation split: "
+        "without one no epoch, no setting and no weight can be chosen; refit trains on all of them in the end",
+        ge=0,
+        lt=1,
+    )
+    join_validation: bool = setting(
+        False, "the validation interactions train, too, and none are left to choose by; refit sets it when every choice is made"
+    )
     memory_mib: int = setting(1024, "memory of prepare for interactions that it indexes and sorts, MiB, beside the raw ids", ge=16)
-    seed: int = setting(0, "seed of the random split, of the cold items and of the synthetic catalog", ge=0)
+    seed: int = setting(0, "seed of the random split, of the validation_from_train, of the cold items and of the synthetic catalog", ge=0)
     synthetic_num_users: int = setting(3000, "users in the synthetic catalog", ge=10)
     synthetic_num_items: int = setting(2000, "items in the synthetic catalog", ge=20)
     synthetic_dims: dict[str, int] | None = setting(

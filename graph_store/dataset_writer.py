@@ -14,16 +14,15 @@ from ..core.sides import ITEMS, SIDE_NAMES, USERS
 from .catalog import COLD, SPLITS, Catalog, Unsplit, check_catalog, check_finite, feature_chunk_rows, pair_keys, stored_dtype
 from .cold_items import choose_cold_items
 from .external import grouped
-from .splits import split_labels
+from .splits import HoldOut, split_labels
 
 FILE_ROWS = 65_536  # feature rows in a file
 PAIR_BYTES = 160  # of memory for an interaction while it is sorted and split
 GROUP_PAIRS = 1 << 20  # interactions in a row group
+NOTHING = HoldOut()
 
 
-def write_dataset(
-    url: str, catalog: Catalog, source_info: dict, memory_mib: int = 1024, cold_items: float = 0.0, cold_seed: int = 0
-) -> dict:
+def write_dataset(url: str, catalog: Catalog, source_info: dict, memory_mib: int = 1024, hold_out: HoldOut = NOTHING) -> dict:
     """Checks a catalog and writes it as a dataset artifact. The same input gives the same manifest, byte for byte.
 
     Args:
@@ -31,26 +30,32 @@ def write_dataset(
         catalog: What to write.
         source_info: JSON-able facts about the source, kept in the manifest.
         memory_mib: For interactions that are sorted, MiB; more of them go through files.
-        cold_items: Share of the items that are held out whole, with their interactions in the split `cold`; 0: there is no such split.
-        cold_seed: Of the draw of these items.
+        hold_out: What is held out beside the source's own splits.
 
     Returns:
         The manifest.
 
     Raises:
-        InputError: the catalog is not valid (the message names the split and row, or the modality and row), or items cannot be held out.
+        InputError: the catalog is not valid (the message names the split and row, or the modality and row), or what is to be held out
+            cannot be.
     """
     check_catalog(catalog)
-    is_cold = choose_cold_items(catalog, cold_items, cold_seed)
+    _check_hold_out(catalog, hold_out)
+    is_cold = choose_cold_items(catalog, hold_out.cold_items, hold_out.seed)
     metadata: dict = {"num_users": catalog.num_users, "num_items": catalog.num_items, "source": source_info}
     with write_artifact(url, "dataset", metadata) as folder:
         _write_ids(folder / "users.parquet", catalog.user_ids)
         _write_ids(folder / "items.parquet", catalog.item_ids)
-        metadata |= _write_interactions(folder / "interactions", catalog, is_cold, memory_mib * 2**20 // PAIR_BYTES)
+        metadata |= _write_interactions(folder / "interactions", catalog, is_cold, hold_out, memory_mib * 2**20 // PAIR_BYTES)
         if is_cold.any():
             metadata["num_cold_items"] = int(is_cold.sum())
             if not metadata["num_interactions"]["train"]:
-                raise InputError(f"source.cold_items={cold_items} leaves no train interaction; hold out fewer items")
+                raise InputError(f"source.cold_items={hold_out.cold_items} leaves no train interaction; hold out fewer items")
+        if hold_out.validation_from_train and not (hold_out.join_validation or metadata["num_interactions"]["validation"]):
+            raise InputError(
+                f"source.validation_from_train={hold_out.validation_from_train} is less than half an interaction of every user, and none "
+                "is held out; raise it"
+            )
         metadata["modalities"] = {
             modality: _write_features(folder / "features" / modality, modality, rows, present)
             for modality, (rows, present) in catalog.features.items()
@@ -58,18 +63,30 @@ def write_dataset(
     return read_manifest(url, "dataset")
 
 
+def _check_hold_out(catalog: Catalog, hold_out: HoldOut) -> None:
+    """Raises InputError where validation interactions cannot come from train."""
+    share = f"source.validation_from_train={hold_out.validation_from_train}"
+    if not hold_out.validation_from_train:
+        return
+    if isinstance(catalog.interactions, Unsplit):
+        raise InputError(f"{share}: the source has no split of its own; source.train_ratio and source.validation_ratio say how it is split")
+    if "validation" in catalog.interactions:
+        raise InputError(f"{share}: the source has a validation split of its own; leave the setting out")
+
+
 def _write_ids(path: Path, ids: pa.Array) -> None:
     index = pa.array(np.arange(len(ids)), pa.int64())
     pq.write_table(pa.table({"index": index, "id": ids}), path)
 
 
-def _write_interactions(folder: Path, catalog: Catalog, is_cold: np.ndarray, most: int) -> dict:
+def _write_interactions(folder: Path, catalog: Catalog, is_cold: np.ndarray, hold_out: HoldOut, most: int) -> dict:
     """Writes every split there is, a run of users at a time; returns the manifest's counts.
 
     Args:
         folder: Where the splits go.
         catalog: What to write.
         is_cold: bool [num_items], the items whose interactions are all of the split `cold`.
+        hold_out: What moves between train and validation.
         most: Interactions in memory at a time.
     """
     folder.mkdir()
@@ -79,7 +96,7 @@ def _write_interactions(folder: Path, catalog: Catalog, is_cold: np.ndarray, mos
     for chunk in catalog.rows():
         degrees += np.bincount(chunk["user"], minlength=catalog.num_users)
     unsplit = catalog.interactions if isinstance(catalog.interactions, Unsplit) else None
-    rng = np.random.default_rng(unsplit.config.seed if unsplit else 0)
+    rng = np.random.default_rng(unsplit.config.seed if unsplit else hold_out.seed)
     schema, twice = pa.schema({"user": pa.int32(), "item": pa.int32()}), _InTwoSplits(catalog)
     with contextlib.ExitStack() as stack:
         files: dict[str, pq.ParquetWriter] = {}
@@ -91,6 +108,7 @@ def _write_interactions(folder: Path, catalog: Catalog, is_cold: np.ndarray, mos
             else:
                 labels = np.full(len(records), len(SPLITS), np.int8)
                 labels[~cold] = _split(records[~cold], unsplit, rng)
+            labels = hold_out.changed(records, labels, rng)
             by_split = [_distinct(keys[labels == label]) for label in range(len(splits))]
             for label, (split, distinct) in enumerate(zip(splits, by_split)):
                 if not len(distinct):

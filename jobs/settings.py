@@ -13,10 +13,11 @@ from ..core.errors import InputError
 from ..core.storage import exists, is_local, join, local_path, read_bytes
 from .config import Settings
 
-__all__ = ["Settings", "build", "describe", "load_settings", "parse_override", "read_recipe", "walk"]
+__all__ = ["Settings", "build", "describe", "load_saved", "load_settings", "parse_override", "read_recipe", "walk"]
 
 T = TypeVar("T")
 DEFAULT_DIR = "runs/default"
+CONFIGURATION = "config.yaml"  # in a run's folder: the settings that its verbs were run with
 DERIVED = "derived.yaml"  # in a run's folder: the recipe of a pipeline that named none
 
 
@@ -54,6 +55,35 @@ def load_settings(recipe: str | None, overrides: list[str]) -> Settings:
         url = values.get(section, {}).get(name)
         if isinstance(url, str) and is_local(url):
             values[section][name] = str(local_path(url))
+    return build(Settings, values)
+
+
+def load_saved(sections: Collection[str], overrides: list[str], also: Collection[str] = ()) -> Settings:
+    """Reads the settings that a run's folder has saved, with `key=value` overrides over some of them.
+
+    Args:
+        sections: Names of the sections whose settings may be overridden.
+        overrides: `a.b=value`, the value in YAML; `run.dir` names the folder, else it is the default one.
+        also: Dotted names of further settings that may be.
+
+    Raises:
+        InputError: the folder has no saved settings, or an override is of another section.
+    """
+    import yaml
+
+    given = dict(parse_override(override) for override in overrides)
+    folder = str(given.get("run.dir") or DEFAULT_DIR)
+    folder = str(local_path(folder)) if is_local(folder) else folder
+    if not exists(join(folder, CONFIGURATION)):
+        raise InputError(f"{folder}: no run has saved its settings here ({CONFIGURATION}); name the run's folder: run.dir=DIR")
+    values = yaml.safe_load(read_bytes(join(folder, CONFIGURATION)))
+    for name, value in {**given, "run.dir": folder}.items():
+        if name not in ("run.dir", *also) and name.split(".")[0] not in sections:
+            raise InputError(
+                f"{name}: the setting of the run in {folder} stands; what can be set here is {', '.join(('run.dir', *also))} and the "
+                f"sections {', '.join(sections)}"
+            )
+        _set(values, name, value)
     return build(Settings, values)
 
 

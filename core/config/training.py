@@ -68,7 +68,9 @@ def examples_setting() -> str:
 class OptimizerConfig:
     """Settings of one training stage: epochs, batches and learning rate; sections `teacher.train` and `student.train`."""
 
-    epochs: int = setting(100, "largest number of epochs; the exact number where there is no validation split", ge=1)
+    epochs: int = setting(
+        100, "largest number of epochs; the exact number where there is no validation split; 0: what it would start with", ge=0
+    )
     batch_size: int = setting(2048, "train interactions in a step, over all workers", ge=1)
     learning_rate: float = setting(0.001, "Adam's step size for the ID tables, and for a student's other weights", gt=0)
     patience: int = setting(10, "evaluations without a better validation metric before training stops", ge=1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from ..kinds import TEACHERS
 from ..linear.config import LinearConfig
 from .base import Teacher
 
-ARTIFACT, TEMPERATURE = "artifact", "temperature"
+ARTIFACT, TEMPERATURE, WEIGHT = "artifact", "temperature", "weight"
 SECTIONS = ("train", "linear")
 
 
@@ -45,6 +46,30 @@ def artifact_of(component: dict[str, Any]) -> str | None:
     return None if url is None else str(url)
 
 
+def given_weights(config: TeacherConfig) -> dict[str, float] | None:
+    """Returns the weights that the settings give the components, by name, which add up to 1; None where validation chooses them.
+
+    Raises:
+        InputError: some components have a weight and others have none, a weight is no number of at least 0, or all are 0.
+    """
+    given = {name: own[WEIGHT] for name, own in config.components.items() if WEIGHT in own}
+    if not given:
+        return None
+    for name in config.components:
+        if name not in given:
+            raise InputError(
+                f"teacher.components.{name} has no weight, and {next(iter(given))} has one; give every component a weight, or none for "
+                "validation to choose them"
+            )
+        value = given[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise InputError(f"teacher.components.{name}.weight={value!r}: expected a number of at least 0")
+    total = sum(given.values())
+    if not total:
+        raise InputError("teacher.components: every weight is 0; give at least one component a weight above 0")
+    return {name: value / total for name, value in given.items()}
+
+
 def component_configs(config: TeacherConfig) -> dict[str, TeacherConfig]:
     """Returns the settings of the components that the run trains, by name.
 
@@ -57,6 +82,7 @@ def component_configs(config: TeacherConfig) -> dict[str, TeacherConfig]:
     configs: dict[str, TeacherConfig] = {}
     for name, own in config.components.items():
         if artifact_of(own) is None:
+            own = {key: value for key, value in own.items() if key != WEIGHT}
             if TEMPERATURE in own and own[TEMPERATURE] is None:
                 sources = temperature_sources(config, name, configs)
                 own = {**own, TEMPERATURE: configs[sources[0]].temperature}
@@ -103,11 +129,12 @@ def check_components(config: TeacherConfig) -> None:
     for name, own in config.components.items():
         if not name.replace("-", "").replace("_", "").isalnum():
             raise InputError(f"teacher.components: {name!r} also names a folder; use letters, digits, - and _ alone")
-        if artifact_of(own) is not None and len(own) > 1:
-            raise InputError(f"teacher.components.{name}={own}: a teacher that is taken as an artifact has no further settings")
+        if artifact_of(own) is not None and own.keys() > {ARTIFACT, WEIGHT}:
+            raise InputError(f"teacher.components.{name}={own}: a teacher that is taken as an artifact has no settings but its weight")
         if own.get("kind", name) == config.kind:
             raise InputError(f"teacher.components.{name}: a component cannot be an ensemble; name its components here")
     component_configs(config)
+    given_weights(config)
 
 
 def _config(config: TeacherConfig, name: str, own: dict[str, Any]) -> TeacherConfig:

@@ -265,5 +265,19 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None) -> Teac
 def teacher_config_of(manifest: dict) -> TeacherConfig:
     """Returns the settings that a teacher was trained with, from its manifest."""
     values = dict(manifest["config"])
-    sections = {"train": OptimizerConfig(**values.get("train", {})), "linear": LinearConfig(**values.get("linear", {}))}
+    sections: dict = {"train": OptimizerConfig(**values.get("train", {})), "linear": LinearConfig(**values.get("linear", {}))}
+    if "components" in values:
+        sections["components"] = _in_order(values["components"], manifest.get("component_order"))
     return TeacherConfig(**{**values, **sections})
+
+
+def _in_order(components: dict[str, dict], order: list[str] | None) -> dict[str, dict]:
+    """Returns an ensemble's components in the order of its settings, which a manifest's sorted keys do not have.
+
+    Args:
+        components: Of the manifest.
+        order: Their names; None in manifests of earlier versions, where a component that takes the temperature of an earlier one goes last.
+    """
+    if order is None:
+        order = sorted(components, key=lambda name: components[name].get("temperature", 1.0) is None)
+    return {name: components[name] for name in (*order, *(name for name in components if name not in order))}

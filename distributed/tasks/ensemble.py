@@ -18,7 +18,7 @@ from ...core.sides import ITEMS, USERS
 from ...core.standard_scores import moments_of, score_deviation
 from ...core.storage import JsonObject, join
 from ...core.students.warm_start import warm_start_maps
-from ...core.teacher.ensemble import artifact_of, component_configs, temperature_sources
+from ...core.teacher.ensemble import artifact_of, component_configs, given_weights, temperature_sources
 from ...graph_store.dataset import Dataset, masks
 from ..artifacts.output import Output, Rows
 from ..artifacts.teacher import RowShards, final_rows, modal_rows, revision_digest, revision_url, write_teacher
@@ -149,7 +149,8 @@ def _chunks(count: int) -> Iterator[Tensor]:
 def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> None:
     """Chooses the components' weights on validation and writes the ensemble's artifact; a collective call.
 
-    Without a validation split all components have the same weight. Rank 0 chooses, and every worker writes its share of the vectors.
+    Weights that the settings give are taken, and without them and without a validation split all components have the same. Rank 0 chooses,
+    and every worker writes its share of the vectors.
 
     Args:
         job: The ensemble's job; the components that the run trains are finished.
@@ -164,8 +165,9 @@ def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> Non
     urls = {name: trained.get(name) or artifact_of(own) for name, own in job.config.components.items()}
     components = {name: _Component.read(str(url), dataset, job.cluster.cache_dir) for name, url in urls.items()}
     metric = job.evaluation.select_by if dataset.has_split("validation") else None
-    chosen = worker.share(_choose(components, dataset, job.evaluation.select_by) if worker.is_first and metric else None)
-    weights = chosen[0] if chosen is not None else Weights({name: 1 / len(components) for name in components}, 0.0, 0)
+    given = given_weights(job.config)
+    chosen = worker.share(_choose(components, dataset, job.evaluation.select_by, given) if worker.is_first and metric else None)
+    weights = chosen[0] if chosen is not None else Weights(given or {name: 1 / len(components) for name in components}, 0.0, 0)
     selection = Selection(metric, job.train.patience)
     selection.observe(START, None if metric is None else {metric: weights.value})
     rows = _summed(components, weights, dataset, job.config)
@@ -177,6 +179,7 @@ def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> Non
     used = {name: each for name, each in components.items() if weights.by_name[name]}
     facts: JsonObject = {
         "components": chosen[1] if chosen is not None else {name: {"weight": weights.by_name[name]} for name in components},
+        "component_order": list(job.config.components),  # a manifest's keys are sorted, and a temperature may be that of one before it
         "component_digests": {name: each.digest for name, each in components.items()},
         "trials": weights.trials,
     }
@@ -184,11 +187,11 @@ def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> Non
     output = Output(worker, dataset.num_users, dataset.num_items, {}, None, vectors, {}, dims)
     write_teacher(job, output, selection, {}, parameters, facts)
     if worker.is_first:
-        show(f"[teacher] ensemble: {_in_words(facts['components'], metric, weights)}")
+        show(f"[teacher] ensemble: {_in_words(facts['components'], metric, weights, given is not None)}")
 
 
-def _choose(components: dict[str, _Component], dataset: Dataset, metric: str) -> tuple[Weights, JsonObject]:
-    """Chooses the weights; returns them and what each component brings."""
+def _choose(components: dict[str, _Component], dataset: Dataset, metric: str, given: dict[str, float] | None) -> tuple[Weights, JsonObject]:
+    """Chooses the weights, or measures those that are given; returns them and what each component brings."""
     held_out, exclude = masks(dataset, "validation")
     users = sample_users(held_out, dataset.num_items, len(components))
     scores = {}
@@ -196,7 +199,7 @@ def _choose(components: dict[str, _Component], dataset: Dataset, metric: str) ->
         items = each.items(torch.arange(dataset.num_items)).T.contiguous()
         scores[name] = torch.cat([each.users(ids) @ items for ids in users.split(CHUNK_ROWS)])
     mixture = Mixture(scores, held_out.select(users), exclude.select(users), metric)
-    weights = choose_weights(mixture)
+    weights = choose_weights(mixture) if given is None else Weights(given, float(mixture.values(mixture.lists(given)).mean()), 1)
     return weights, contributions(mixture, weights.by_name, exclude, users)
 
 
@@ -213,8 +216,10 @@ def _summed(components: dict[str, _Component], weights: Weights, dataset: Datase
     return first, second
 
 
-def _in_words(components: JsonObject, metric: str | None, weights: Weights) -> str:
+def _in_words(components: JsonObject, metric: str | None, weights: Weights, are_given: bool) -> str:
     """Returns the weights and what each component does, in words."""
+    if metric is None and are_given:
+        return f"the given weights {', '.join(f'{name} {weight:.2f}' for name, weight in weights.by_name.items())}"
     if metric is None:
         return f"no validation split, so the scores of {', '.join(components)} have the same weight"
     parts = [f"{name} {facts['weight']:.2f} (alone {facts['alone']:.4f})" for name, facts in components.items()]

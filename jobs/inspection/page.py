@@ -110,8 +110,7 @@ def _validation(facts: CatalogFacts) -> list[str]:
     if validation is None:
         return [
             "The catalog has no validation split, so nothing here can be ranked, no epoch can be selected and no setting chosen. Hold some "
-            "train interactions out: give the source a validation split, or one interactions file without a split "
-            "(`source.validation_ratio`)."
+            "train interactions out (`source.validation_from_train=0.1`); `promptmm refit` trains on them, too, once all is chosen."
         ]
     who = f"all {validation.num_users:,} users that have validation items"
     if validation.num_ranked < validation.num_users:

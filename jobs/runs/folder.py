@@ -7,7 +7,7 @@ from ...core.config import as_dict
 from ...core.errors import InputError
 from ...core.storage import exists, join, read_bytes, write_bytes
 from ...graph_store.dataset import Dataset, open_dataset
-from ..settings import Settings, build
+from ..settings import CONFIGURATION, Settings, build
 
 
 def open_run_dataset(settings: Settings) -> Dataset:
@@ -88,4 +88,4 @@ def saved_sections(settings: Settings, sections: Collection[str]) -> dict[str, A
 
 
 def _configuration_url(settings: Settings) -> str:
-    return join(settings.dir, "config.yaml")
+    return join(settings.dir, CONFIGURATION)

@@ -4,6 +4,7 @@ from ...core.storage import JsonObject, join
 from ...graph_store.catalog import COLD
 from ...graph_store.dataset_writer import write_dataset
 from ...graph_store.sources.formats import load_catalog, memory_bound
+from ...graph_store.splits import HoldOut
 from ..settings import Settings
 from .lineage import dataset_inputs
 from .stages import run_stage
@@ -20,9 +21,7 @@ def prepare_dataset(settings: Settings) -> None:
     def make() -> JsonObject:
         print(f"[prepare] {memory_bound(settings.source)}", flush=True)
         url, catalog = join(settings.dir, "dataset"), load_catalog(settings.source)
-        manifest = write_dataset(
-            url, catalog, inputs["source"], settings.source.memory_mib, settings.source.cold_items, settings.source.seed
-        )
+        manifest = write_dataset(url, catalog, inputs["source"], settings.source.memory_mib, HoldOut.of(settings.source))
         settings.evaluation.check_catalog(manifest["num_items"])
         return {key: value for key, value in manifest.items() if key not in ("files", "source")}
 

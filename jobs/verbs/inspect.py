@@ -62,7 +62,7 @@ def _show(settings: Settings, facts: CatalogFacts, advice: list[Advice]) -> None
     )
     validation = facts.validation
     if validation is None:
-        print("no validation split: nothing can be ranked or chosen")
+        print("no validation split: nothing can be ranked or chosen; source.validation_from_train=0.1 holds some of train out")
     else:
         best = validation.rankings[validation.best]
         print(

@@ -26,13 +26,14 @@ from .pipeline import PIPELINE
 from .plan import PLAN
 from .prepare import PREPARE
 from .recommend import RECOMMEND
+from .refit import REFIT
 from .train_teacher import TRAIN_TEACHER
 from .tune import TUNE
 from .verb import AnyVerb, Verb, run_in_folder
 
 TABLE: tuple[AnyVerb, ...] = (
     GENERATE, PREPARE, PARTITION, PLAN, TRAIN_TEACHER, LABEL, DISTILL, EVALUATE, EXPORT, RECOMMEND, PIPELINE, INSPECT, TUNE,
-    EXPERIMENT,
+    REFIT, EXPERIMENT,
 )  # fmt: skip
 VERBS: dict[str, AnyVerb] = {verb.name: verb for verb in TABLE}
 PRODUCTS: dict[str, tuple[str, ...]] = {verb.name: verb.products for verb in TABLE if verb.is_stage}

@@ -42,7 +42,7 @@ def tune(settings: Settings) -> None:
     run_checked(PREPARE, settings)
     dataset = open_run_dataset(settings).without("test")
     if not dataset.has_split("validation"):
-        raise InputError(f"{settings.dir}: the dataset has no validation split to choose on; give the source one")
+        raise InputError(f"{settings.dir}: the dataset has no validation split to choose on; set source.validation_from_train=0.1")
     _check_engine(settings, dataset)
     trials = Trials(settings, dataset)
     teacher, student = search_settings(trials, budget)

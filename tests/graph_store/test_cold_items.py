@@ -10,6 +10,7 @@ from promptmm.graph_store.catalog import Catalog, Unsplit, ids_of
 from promptmm.graph_store.config import SourceConfig
 from promptmm.graph_store.dataset import Dataset, open_dataset
 from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.splits import HoldOut
 
 NUM_USERS, NUM_ITEMS = 40, 60
 SPLITS = ("train", "validation", "test")
@@ -30,7 +31,7 @@ def make_catalog(is_split: bool, kind: str = "random") -> Catalog:
 
 
 def written(folder, catalog: Catalog, share: float = 0.2, seed: int = 0, memory_mib: int = 1024) -> Dataset:
-    write_dataset(str(folder), catalog, {}, memory_mib, share, seed)
+    write_dataset(str(folder), catalog, {}, memory_mib, HoldOut(cold_items=share, seed=seed))
     return open_dataset(str(folder))
 
 

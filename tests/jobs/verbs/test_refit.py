@@ -1,0 +1,122 @@
+"""`promptmm refit`: what a run has chosen, trained on its validation interactions too."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from promptmm.distributed.artifacts.teacher import teacher_config_of
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.jobs.cli import main
+
+SMALL = (
+    "source.format=synthetic", "source.synthetic_num_users=120", "source.synthetic_num_items=80",
+    "source.synthetic_interactions_per_user=12", "source.synthetic_dims={visual: 16, text: 8}", "cluster.executor=local",
+    "cluster.threads=1",
+)  # fmt: skip
+COMPONENTS = (
+    "teacher.components={mf-1: {kind: mf, temperature: 0.1, loss: softmax, l2: 0.0}, mf-3: {kind: mf, temperature: 0.3, loss: softmax,"
+    " l2: 0.0}, lightgcn: {temperature: null, loss: softmax, l2: 0.0}, content: {linear: {trials: 3}}, promptmm: {train: {epochs: 1}}}"
+)
+QUICK = (
+    "teacher.kind=ensemble", COMPONENTS, "teacher.train.epochs=6", "teacher.train.learning_rate=0.05",
+    "teacher.dim=8", "student.dim=8", "student.train.epochs=4",
+    "student.train.learning_rate=0.05", "labels.epochs=2", "distill.top_depth=20", "student.warm_start=true",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory):
+    """Returns the folder of a finished run, trained once."""
+    folder = tmp_path_factory.mktemp("chosen") / "run"
+    assert main(["pipeline", "lists", *SMALL, *QUICK, f"run.dir={folder}"]) == 0
+    return folder
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_choices_are_kept_and_the_validation_interactions_train(command, chosen):
+    ended = command("refit", f"run.dir={chosen}")
+    assert ended.code == 0, ended.err
+    first, second = open_dataset(str(chosen / "dataset")), open_dataset(str(chosen / "refit" / "dataset"))
+    pairs = [
+        {split: set(zip(*map(np.ndarray.tolist, each.interactions(split)))) for split in ("train", "test")} for each in (first, second)
+    ]
+    validation = set(zip(*map(np.ndarray.tolist, first.interactions("validation"))))
+    assert not second.has_split("validation")
+    assert pairs[1]["train"] == pairs[0]["train"] | validation
+    assert pairs[1]["test"] == pairs[0]["test"]
+
+    teacher = read(chosen / "teacher" / "manifest.json")
+    weights = {name: facts["weight"] for name, facts in teacher["components"].items() if facts["weight"]}
+    config = yaml.safe_load((chosen / "refit" / "config.yaml").read_text())
+    components = config["teacher"]["components"]
+    assert len(weights) > 1
+    assert {name: own["weight"] for name, own in components.items()} == weights
+    again = read(chosen / "refit" / "teacher" / "manifest.json")
+    assert list(teacher_config_of(again).components) == list(components)  # lightgcn after the tables whose temperature it may have
+    assert {name: facts["weight"] for name, facts in again["components"].items()} == pytest.approx(weights)
+    for name in components:
+        before, after = (read(where / "components" / name / "teacher" / "manifest.json") for where in (chosen, chosen / "refit"))
+        if "linear" in before:
+            assert after["linear"]["settings"] == before["linear"]["settings"]
+            assert after["linear"]["trials"] == 0
+        else:
+            assert after["best_epoch"] == before["best_epoch"]
+            assert after["config"]["temperature"] == before["config"]["temperature"]
+    student = read(chosen / "training" / "student" / "model" / "manifest.json")
+    refitted = read(chosen / "refit" / "training" / "student" / "model" / "manifest.json")
+    assert refitted["best_epoch"] == student["best_epoch"]
+    assert refitted["config"]["train"]["epochs"] == student["best_epoch"] + 1
+    assert read(chosen / "refit" / "results.json")["student"]["test"]["recall@20"] > 0
+    assert (chosen / "refit" / "student" / "manifest.json").exists()
+    assert "[distill] already done" in command("refit", f"run.dir={chosen}").out
+
+
+def test_a_student_whose_start_was_the_best_is_its_start(command, chosen, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(chosen, folder, ignore=shutil.ignore_patterns("refit"))
+    high = ("student.train.learning_rate=3.0", "student.train.patience=1", "run.redo=distill")  # every step makes it worse
+    assert command("distill", "lists", *SMALL, *QUICK, *high, f"run.dir={folder}").code == 0
+    assert read(folder / "training" / "student" / "model" / "manifest.json")["best_epoch"] == -1
+    ended = command("refit", f"run.dir={folder}")
+    assert ended.code == 0, ended.err
+    assert "student of 0 epochs" in ended.out
+    assert read(folder / "refit" / "results.json")["student"]["test"]["recall@20"] > 0
+
+
+@pytest.mark.parametrize("teacher", ["spectral", "mf", None])
+def test_single_teachers_and_none(command, tmp_path, teacher):
+    own = (f"teacher.kind={teacher}", "teacher.linear.trials=4") if teacher == "spectral" else (f"teacher.kind={teacher}",)
+    if teacher is None:
+        own = ("distill.use_teacher=false", "student.bpr_weight=1")
+    words = (*SMALL, "teacher.train.epochs=2", "teacher.dim=8", "student.dim=8", "student.train.epochs=2", "labels.epochs=1",
+             "distill.top_depth=20", *own)  # fmt: skip
+    ended = command("pipeline", "lists", *words, f"run.dir={tmp_path}")
+    assert ended.code == 0, ended.err
+    assert command("refit", f"run.dir={tmp_path}").code == 0
+    assert read(tmp_path / "refit" / "results.json")["student"]["test"]["recall@20"] > 0
+    if teacher == "spectral":
+        before, after = (read(where / "teacher" / "manifest.json")["linear"] for where in (tmp_path, tmp_path / "refit"))
+        assert (after["settings"], after["trials"]) == (before["settings"], 0)
+
+
+def test_what_cannot_be_refitted_is_refused(command, chosen, tmp_path):
+    for words, message in (
+        ((f"run.dir={chosen}", "teacher.dim=16"), "teacher.dim: the setting of the run"),
+        (("lists", f"run.dir={chosen}"), "takes the settings of a finished run and no recipe"),
+        ((f"run.dir={tmp_path}",), "no run has saved its settings here"),
+        ((f"run.dir={chosen}/refit",), "no run has saved its settings here" if not (chosen / "refit").exists() else "no validation split"),
+    ):
+        ended = command("refit", *words)
+        assert ended.code == 2
+        assert message in ended.err
+    words = ("pipeline", "lists", *SMALL, "teacher.kind=ensemble", "student.dim=8", "student.train.epochs=1", "labels.epochs=1")
+    artifact = f"teacher.components={{spectral: {{}}, earlier: {{artifact: {chosen}/teacher}}}}"
+    assert command(*words, artifact, "distill.top_depth=20", f"run.dir={tmp_path}/run").code == 0
+    ended = command("refit", f"run.dir={tmp_path}/run")
+    assert ended.code == 2
+    assert "teacher.components.earlier is a teacher of another run" in ended.err
