@@ -12,7 +12,8 @@ from ..kinds import TEACHERS
 from ..linear.config import LinearConfig
 from .base import Teacher
 
-ARTIFACT, TEMPERATURE, WEIGHT = "artifact", "temperature", "weight"
+ARTIFACT, TEMPERATURE, WEIGHT, SEED = "artifact", "temperature", "weight", "seed"
+SEED_STRIDE = 1_000  # between the seeds of components, so that runs of neighbouring seeds share none of them
 SECTIONS = ("train", "linear")
 
 
@@ -70,6 +71,18 @@ def given_weights(config: TeacherConfig) -> dict[str, float] | None:
     return {name: value / total for name, value in given.items()}
 
 
+def component_seed(config: TeacherConfig, name: str, seed: int) -> int:
+    """Returns the seed of a component in a run of a seed: components of the same kind and settings differ by nothing else.
+
+    Raises:
+        InputError: the component's own `seed` is no whole number of at least 0.
+    """
+    own = config.components[name].get(SEED, 0)
+    if isinstance(own, bool) or not isinstance(own, int) or own < 0:
+        raise InputError(f"teacher.components.{name}.seed={own!r}: expected a whole number of at least 0, which run.seed is added to")
+    return seed + SEED_STRIDE * own
+
+
 def component_configs(config: TeacherConfig) -> dict[str, TeacherConfig]:
     """Returns the settings of the components that the run trains, by name.
 
@@ -82,7 +95,7 @@ def component_configs(config: TeacherConfig) -> dict[str, TeacherConfig]:
     configs: dict[str, TeacherConfig] = {}
     for name, own in config.components.items():
         if artifact_of(own) is None:
-            own = {key: value for key, value in own.items() if key != WEIGHT}
+            own = {key: value for key, value in own.items() if key not in (WEIGHT, SEED)}
             if TEMPERATURE in own and own[TEMPERATURE] is None:
                 sources = temperature_sources(config, name, configs)
                 own = {**own, TEMPERATURE: configs[sources[0]].temperature}
@@ -129,8 +142,9 @@ def check_components(config: TeacherConfig) -> None:
     for name, own in config.components.items():
         if not name.replace("-", "").replace("_", "").isalnum():
             raise InputError(f"teacher.components: {name!r} also names a folder; use letters, digits, - and _ alone")
-        if artifact_of(own) is not None and own.keys() > {ARTIFACT, WEIGHT}:
+        if artifact_of(own) is not None and own.keys() - {ARTIFACT, WEIGHT}:
             raise InputError(f"teacher.components.{name}={own}: a teacher that is taken as an artifact has no settings but its weight")
+        component_seed(config, name, 0)
         if own.get("kind", name) == config.kind:
             raise InputError(f"teacher.components.{name}: a component cannot be an ensemble; name its components here")
     component_configs(config)

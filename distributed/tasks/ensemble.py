@@ -18,7 +18,7 @@ from ...core.sides import ITEMS, USERS
 from ...core.standard_scores import moments_of, score_deviation
 from ...core.storage import JsonObject, join
 from ...core.students.warm_start import warm_start_maps
-from ...core.teacher.ensemble import artifact_of, component_configs, given_weights, temperature_sources
+from ...core.teacher.ensemble import artifact_of, component_configs, component_seed, given_weights, temperature_sources
 from ...graph_store.dataset import Dataset, masks
 from ..artifacts.output import Output, Rows
 from ..artifacts.teacher import RowShards, final_rows, modal_rows, revision_digest, revision_url, write_teacher
@@ -33,7 +33,10 @@ Show = Callable[[str], None]
 def component_jobs(job: TeacherJob) -> dict[str, TeacherJob]:
     """Returns the jobs of the components that the run trains, by name; each has a folder of its own in the run's."""
     configs = component_configs(job.config)
-    return {name: replace(job, config=config, run_url=join(job.run_url, "components", name)) for name, config in configs.items()}
+    return {
+        name: replace(job, config=config, seed=component_seed(job.config, name, job.seed), run_url=join(job.run_url, "components", name))
+        for name, config in configs.items()
+    }
 
 
 def with_temperature(job: TeacherJob, name: str, jobs: Mapping[str, TeacherJob]) -> TeacherJob:

@@ -9,7 +9,7 @@ from ...core.config import as_dict
 from ...core.errors import InputError
 from ...core.storage import JsonObject, join
 from ...core.teacher import teacher_kind
-from ...core.teacher.ensemble import artifact_of, component_configs
+from ...core.teacher.ensemble import SEED, artifact_of, component_configs
 from ..inspection.advice import Advice
 from ..settings import Settings
 from .questions import Question, differs, student_questions, teacher_questions, trained_part
@@ -173,7 +173,8 @@ def _difference(settings: Settings, base: Settings, name: str) -> JsonObject:
             differing |= {"train": train} if train else {}
         elif key not in ("kind", "components", "linear") and value != of_base[key]:
             differing[key] = value
-    return differing
+    seed = base.teacher.components[name].get(SEED)
+    return differing | ({} if seed is None else {SEED: seed})
 
 
 def _name_of(stage: str, question: Question, changes: JsonObject) -> str:

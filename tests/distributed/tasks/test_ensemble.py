@@ -84,6 +84,33 @@ def test_a_temperature_can_be_that_of_the_best_component_before(fork_run, tiny_s
     assert manifests[best]["best_value"] == max(row["validation/recall@20"] for row in history)
 
 
+def test_a_seed_sets_components_of_the_same_settings_apart(fork_run, tiny_settings):
+    folder = fork_run("run")
+    twins = "teacher.components={one: {kind: mf}, again: {kind: mf}, two: {kind: mf, seed: 2}}"
+    run_verb("train-teacher", tiny_settings(folder, *WORDS, "teacher.train.epochs=1", "run.seed=4", twins))
+    seeds = {name: read_manifest(f"{folder}/components/{name}/teacher", "teacher")["seed"] for name in ("one", "again", "two")}
+    assert seeds == {"one": 4, "again": 4, "two": 2004}
+    digests = read_manifest(f"{folder}/teacher", "teacher")["component_digests"]
+    assert digests["one"] == digests["again"] != digests["two"]
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_weights_may_be_given(fork_run, tiny_settings, capfd, validated):
+    from promptmm.distributed.execution.local import LocalExecutor
+    from promptmm.jobs.runs.worker_jobs import teacher_job
+
+    folder = fork_run("run")
+    given = "teacher.components={spectral: {weight: 3, linear: {rank: 8, trials: 1}}, mf: {weight: 1, train: {epochs: 1}}, ease: {weight: 0}}"
+    settings, dataset = tiny_settings(folder, *WORDS, given), open_dataset(f"{folder}/dataset")
+    dataset = dataset if validated else dataset.without("validation")
+    LocalExecutor(settings.cluster, settings.dir, dataset).run(teacher_job(settings, dataset))
+    manifest = read_manifest(str(folder / "teacher"), "teacher")
+    assert {name: facts["weight"] for name, facts in manifest["components"].items()} == {"spectral": 0.75, "mf": 0.25, "ease": 0.0}
+    assert ("without" in manifest["components"]["mf"]) == validated
+    assert (manifest["best_value"] is not None) == validated
+    assert "spectral 0.75" in capfd.readouterr().out
+
+
 def test_teachers_of_other_runs_and_vectors_by_modality(fork_run, tiny_settings):
     """The first component with vectors by modality gives the ensemble its own; a student learns from all of it."""
     other, folder = fork_run("other"), fork_run("run")
@@ -125,7 +152,13 @@ def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, cap
         (["teacher.components={nobody: {}}"], r"teacher\.components\.nobody: teacher\.kind='nobody': no such teacher"),
         (["teacher.components={mf: {linear: {rank: 3}}}"], r"teacher\.components\.mf\.linear\.rank=3 is not read"),
         (["teacher.components={one: {kind: ensemble}}"], "a component cannot be an ensemble"),
-        (["teacher.components={one: {artifact: x, dim: 3}}"], "has no further settings"),
+        (["teacher.components={one: {artifact: x, dim: 3}}"], "has no settings but its weight"),
+        (["teacher.components={ease: {weight: 1}, mf: {}}"], r"teacher\.components\.mf has no weight, and ease has one"),
+        (["teacher.components={ease: {weight: heavy}}"], r"ease\.weight='heavy': expected a number of at least 0"),
+        (["teacher.components={ease: {weight: -1}}"], r"ease\.weight=-1: expected a number of at least 0"),
+        (["teacher.components={ease: {weight: 0}}"], "every weight is 0"),
+        (["teacher.components={mf: {seed: 1.5}}"], r"mf\.seed=1\.5: expected a whole number of at least 0"),
+        (["teacher.components={one: {artifact: x, seed: 1}}"], "has no settings but its weight"),
         (["teacher.components={../x: {kind: mf}}"], "names a folder"),
         (["teacher.components={spectral: {}, mf: {temperature: null}}"], r"components\.mf\.temperature: null takes .* there is none"),
         (["cluster.engine=sampled"], "teacher.kind=ensemble is trained by the full engine alone"),
