@@ -28,6 +28,12 @@ def prepare_dataset(settings: Settings) -> None:
     facts = run_stage(settings, "prepare", inputs, make).result
     counts = ", ".join(f"{split} {n:,}" for split, n in facts["num_interactions"].items())
     print(f"[prepare] {facts['num_users']:,} users, {facts['num_items']:,} items, interactions: {counts}", flush=True)
+    if not facts["num_interactions"]["validation"] and not settings.source.join_validation:
+        print(
+            "[prepare] no validation split: no epoch, no setting and no weight of an ensemble can be chosen; source.validation_from_train=0.1 "
+            "holds a tenth of every user's train interactions out for that",
+            flush=True,
+        )
     if "num_cold_items" in facts:
         count, held_out = facts["num_cold_items"], facts["num_interactions"][COLD]
         print(f"[prepare] {count:,} cold items are held out whole, with {held_out:,} interactions: the split {COLD}", flush=True)

@@ -329,6 +329,7 @@ def test_without_validation_the_epochs_are_fixed(bare):
     assert "validation" not in student
     assert set(student["test"]) == METRICS
     assert "student: no validation split, so no selection: epoch 2, the last one" in bare.ended.out
+    assert "[prepare] no validation split: no epoch, no setting" in bare.ended.out
     history = (Path(bare.dir) / "training" / "student" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["epoch"] for row in history] == [0, 1, 2]
 
