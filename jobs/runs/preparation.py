@@ -30,8 +30,8 @@ def prepare_dataset(settings: Settings) -> None:
     print(f"[prepare] {facts['num_users']:,} users, {facts['num_items']:,} items, interactions: {counts}", flush=True)
     if not facts["num_interactions"]["validation"] and not settings.source.join_validation:
         print(
-            "[prepare] no validation split: no epoch, no setting and no weight of an ensemble can be chosen; source.validation_from_train=0.1 "
-            "holds a tenth of every user's train interactions out for that",
+            "[prepare] no validation split: no epoch, no setting and no weight of an ensemble can be chosen; "
+            "source.validation_from_train=0.1 holds a tenth of every user's train interactions out for that",
             flush=True,
         )
     if "num_cold_items" in facts:

@@ -100,7 +100,8 @@ def test_weights_may_be_given(fork_run, tiny_settings, capfd, validated):
     from promptmm.jobs.runs.worker_jobs import teacher_job
 
     folder = fork_run("run")
-    given = "teacher.components={spectral: {weight: 3, linear: {rank: 8, trials: 1}}, mf: {weight: 1, train: {epochs: 1}}, ease: {weight: 0}}"
+    components = "spectral: {weight: 3, linear: {rank: 8, trials: 1}}, mf: {weight: 1, train: {epochs: 1}}, ease: {weight: 0}"
+    given = f"teacher.components={{{components}}}"
     settings, dataset = tiny_settings(folder, *WORDS, given), open_dataset(f"{folder}/dataset")
     dataset = dataset if validated else dataset.without("validation")
     LocalExecutor(settings.cluster, settings.dir, dataset).run(teacher_job(settings, dataset))
