@@ -4,6 +4,7 @@ A component's scores are divided by their standard deviation over all items, use
 component and every user. What a user's scores have in common does not change a ranking and is left in.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,11 +16,9 @@ from .metrics import of_each_user
 from .ranking import top_k_of_scores
 from .sampling import epoch_order
 
-STEPS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)  # weights that are tried for a component, beside the weight 1 of the best one
-ROUNDS = 3
+PLACES = 12  # that a half of the users gives to components, one after the other; a component may have several
 SPLITS = 3  # of the users into halves, each of which chooses weights
 LEAST_WEIGHT = 0.02  # a component of less is not worth its place in the sum
-CERTAINTY = 0.5  # a weight changes where the mean gain over users is more than so many of its standard errors
 CACHE_BYTES = 1 << 30  # of the components' scores for the users that the weights are chosen on
 BLOCK_SCORES = 1 << 22  # weighted sums that are ranked at a time
 NUM_GROUPS = 3
@@ -104,17 +103,12 @@ class Weights:
     trials: int
 
 
-def is_better(new: Tensor, old: Tensor) -> bool:
-    """Returns whether the mean over users is larger by more than `CERTAINTY` standard errors of the paired difference."""
-    gain = new - old
-    return float(gain.mean()) > CERTAINTY * float(gain.std(correction=0)) / gain.numel() ** 0.5
-
-
 def choose_weights(mixture: Mixture) -> Weights:
-    """Chooses weights on halves of the users, `SPLITS` times, and returns the mean of what the halves choose.
+    """Chooses weights by bagged ensemble selection, and returns the mean of what halves of the users choose, `SPLITS` times.
 
-    One ascent on all users follows what is luck in their few held-out items; a component is in the mean as often as a half finds it useful.
-    A mean weight below `LEAST_WEIGHT` is 0, and where the mean ranks worse than the best single component, that one stands alone.
+    Source: Caruana, Niculescu-Mizil, Crew, Ksikes, "Ensemble selection from libraries of models" (ICML 2004). One choice on all users
+    follows what is luck in their few held-out items; a component is in the mean as often as a half finds it useful. A mean weight below
+    `LEAST_WEIGHT` is 0, and where the mean ranks worse than the best single component, that one stands alone.
     """
     names, num_users = list(mixture.scores), mixture.held_out.num_rows
     singles = {name: float(mixture.values(mixture.lists({name: 1.0})).mean()) for name in names}
@@ -123,7 +117,7 @@ def choose_weights(mixture: Mixture) -> Weights:
         order = epoch_order(num_users, 0, split)
         for half in (order[: num_users // 2], order[num_users // 2 :]):
             if half.numel():
-                chosen, tried = _ascend(mixture.of_users(half.sort().values))
+                chosen, tried = _select(mixture.of_users(half.sort().values))
                 found.append(chosen)
                 trials += tried
     mean = {name: sum(chosen[name] for chosen in found) / len(found) for name in names}
@@ -135,38 +129,24 @@ def choose_weights(mixture: Mixture) -> Weights:
     return Weights(weights, value, trials + 1)
 
 
-def _ascend(mixture: Mixture) -> tuple[dict[str, float], int]:
-    """Chooses weights by ascent, one component after the other, from the best single component on.
+def _select(mixture: Mixture) -> tuple[dict[str, float], int]:
+    """Gives `PLACES` to components, one after the other, each to the one with which the sum ranks best, and keeps the best sum on the way.
 
-    A weight is changed only where that is better for certain enough (`is_better`), and a component that adds nothing has the weight 0.
+    The first place is the best single component's. A component's weight is its share of the places.
 
     Returns:
         The weights, which add up to 1, and the number of weighted sums that were ranked.
     """
-    tried: dict[tuple[float, ...], Tensor] = {}
     names = list(mixture.scores)
-
-    def values(weights: Mapping[str, float]) -> Tensor:
-        key = tuple(weights[name] for name in names)
-        if key not in tried:
-            tried[key] = mixture.values(mixture.lists(weights))
-        return tried[key]
-
-    singles = {name: {other: float(other == name) for other in names} for name in names}
-    first = max(names, key=lambda name: float(values(singles[name]).mean()))
-    best = singles[first]
-    for _ in range(ROUNDS):
-        before = dict(best)
-        for name in names:
-            candidates = [{**best, name: step} for step in STEPS if step != best[name]]
-            candidates = [weights for weights in candidates if any(weights.values())]
-            found = max(candidates, key=lambda weights: float(values(weights).mean()))
-            if is_better(values(found), values(best)):
-                best = found
-        if best == before:
-            break
-    total = sum(best.values())
-    return {name: weight / total for name, weight in best.items()}, len(tried)
+    places = dict.fromkeys(names, 0)
+    best, best_value = dict(places), -math.inf
+    for _ in range(PLACES):
+        values = {name: float(mixture.values(mixture.lists({**places, name: places[name] + 1})).mean()) for name in names}
+        chosen = max(names, key=lambda name: values[name])
+        places[chosen] += 1
+        if values[chosen] > best_value:
+            best, best_value = dict(places), values[chosen]
+    return {name: count / sum(best.values()) for name, count in best.items()}, PLACES * len(names)
 
 
 def contributions(mixture: Mixture, weights: Mapping[str, float], train: Csr, users: Tensor) -> dict[str, dict[str, object]]:
