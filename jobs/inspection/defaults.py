@@ -23,7 +23,7 @@ SOFTMAX_STEPS, LEAST_BATCH = 20, 2048  # steps in an epoch, about; train interac
 MOST_BATCH, MOST_SAMPLED_BATCH = 1 << 16, 1 << 14  # in a step at most; blocks of the sampled engine grow with it
 EXACT_ITEMS, DRAWN_ITEMS = 8192, 4096  # a softmax is over all of up to EXACT_ITEMS items, else over DRAWN_ITEMS of them
 TABLE_ROWS = 25_000  # users and items, up to which a table shows in a minute which temperature is right
-FEW_TRIALS = 10  # of a filter's settings on larger catalogs, where each takes many seconds
+FEW_TRIALS = 10  # of a filter's settings on larger catalogs, where each takes many seconds, and where users have few items
 TEMPERATURES = {"mf-20": 0.2, "mf-13": 0.13, "mf-30": 0.3}  # the best one differs by catalog: .3, .2 and .13 on three
 FEW: dict[str, Value] = {"dim": 256, "layers": 4, "init_scale": 0.01, "l2": 0.007}  # depth matters most where a user has two items
 FEW_TRAIN: dict[str, Value] = {
@@ -112,7 +112,7 @@ def _softmax(facts: CatalogFacts, fits: bool) -> Iterator[Advice]:
 
 def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
     """Yields the ensemble of what the catalog has something for."""
-    median = _median_items(facts)
+    median, few = _median_items(facts), has_few_items(facts)
     components: dict[str, dict[str, Any]] = {}
     small = facts.num_users + facts.num_items <= TABLE_ROWS
     tables = median >= GRAPH_ITEMS and small
@@ -120,9 +120,11 @@ def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
         components |= {name: {"kind": "mf", "temperature": temperature} for name, temperature in TEMPERATURES.items()}
     if median <= DENSE_ITEMS or not tables:
         components[trained] = {"temperature": None} if tables else {}
-    filters: dict[str, Any] = {} if small else {"linear": {"trials": FEW_TRIALS}}
+    if few:
+        components[f"{trained}-2"] = {"kind": trained, "seed": 1}
+    filters: dict[str, Any] = {"linear": {"trials": FEW_TRIALS}} if few or not small else {}
     components |= {"polynomial": dict(filters), "spectral": dict(filters)}
-    if facts.num_items <= EASE_ITEMS:
+    if facts.num_items <= EASE_ITEMS and not few:
         components["ease"] = {}
     if facts.modalities:
         components["content"] = {}
@@ -145,6 +147,8 @@ def _why_components(facts: CatalogFacts, trained: str, tables: bool) -> str:
         text = f"the catalog {'has' if facts.modalities else 'has no'} features, so {trained} is trained"
     if tables:
         text += f"; three tables (mf) show which temperature fits{'' if median > DENSE_ITEMS else f', and {trained} takes the best one'}"
+    if has_few_items(facts):
+        text += f"; {trained} is trained twice, since with few items a user two trainings find other items"
     if facts.num_items > EASE_ITEMS:
         text += f"; EASE is left out, since a matrix of {facts.num_items:,} by {facts.num_items:,} items is too large"
     return text

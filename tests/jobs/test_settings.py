@@ -96,7 +96,7 @@ def test_a_wrong_type_names_setting_and_value(override, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("teacher.train.epochs=0", "teacher.train.epochs=0: "),
+        ("teacher.train.epochs=-1", "teacher.train.epochs=-1: "),
         ("student.train.lr_decay=1.5", "student.train.lr_decay=1.5: "),
         ("recommend.k=0", "recommend.k=0: "),
         ("run.seed=-1", "run.seed=-1: "),

@@ -76,7 +76,9 @@ def test_another_dataset_has_other_facts(command, tmp_path):
     assert ended.code == 0, ended.err
     assert facts_of(tmp_path) != before
     assert has_few_items(facts_of(tmp_path))
-    assert "loss" not in yaml.safe_load((tmp_path / "derived.yaml").read_text())["teacher"]  # BPR
+    teacher = yaml.safe_load((tmp_path / "derived.yaml").read_text())["teacher"]
+    assert "loss" not in teacher  # BPR
+    assert teacher["components"]["promptmm-2"] == {"kind": "promptmm", "seed": 1}
 
 
 @pytest.mark.parametrize("dims", ["null", "{}"], ids=["features", "no features"])
