@@ -108,10 +108,10 @@ def choose_weights(mixture: Mixture) -> Weights:
 
     Source: Caruana, Niculescu-Mizil, Crew, Ksikes, "Ensemble selection from libraries of models" (ICML 2004). One choice on all users
     follows what is luck in their few held-out items; a component is in the mean as often as a half finds it useful. A mean weight below
-    `LEAST_WEIGHT` is 0, and where the mean ranks worse than the best single component, that one stands alone.
+    `LEAST_WEIGHT` is 0. Where the best single component ranks better than the mean by more than a standard error, it stands alone.
     """
     names, num_users = list(mixture.scores), mixture.held_out.num_rows
-    singles = {name: float(mixture.values(mixture.lists({name: 1.0})).mean()) for name in names}
+    singles = {name: mixture.values(mixture.lists({name: 1.0})) for name in names}
     trials, found = len(names), []
     for split in range(SPLITS):
         order = epoch_order(num_users, 0, split)
@@ -123,10 +123,11 @@ def choose_weights(mixture: Mixture) -> Weights:
     mean = {name: sum(chosen[name] for chosen in found) / len(found) for name in names}
     kept = {name: weight if weight >= LEAST_WEIGHT else 0.0 for name, weight in mean.items()}
     weights = {name: weight / sum(kept.values()) for name, weight in kept.items()}
-    value, best = float(mixture.values(mixture.lists(weights)).mean()), max(names, key=lambda name: singles[name])
-    if value < singles[best]:
-        weights, value = {name: float(name == best) for name in names}, singles[best]
-    return Weights(weights, value, trials + 1)
+    values, best = mixture.values(mixture.lists(weights)), max(names, key=lambda name: float(singles[name].mean()))
+    gain = singles[best] - values
+    if float(gain.mean()) > float(gain.std(correction=0)) / gain.numel() ** 0.5:
+        weights, values = {name: float(name == best) for name in names}, singles[best]
+    return Weights(weights, float(values.mean()), trials + 1)
 
 
 def _select(mixture: Mixture) -> tuple[dict[str, float], int]:
