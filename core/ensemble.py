@@ -121,7 +121,8 @@ def choose_weights(mixture: Mixture) -> Weights:
                 found.append(chosen)
                 trials += tried
     mean = {name: sum(chosen[name] for chosen in found) / len(found) for name in names}
-    kept = {name: weight if weight >= LEAST_WEIGHT else 0.0 for name, weight in mean.items()}
+    least = min(LEAST_WEIGHT, max(mean.values()))
+    kept = {name: weight if weight >= least else 0.0 for name, weight in mean.items()}
     weights = {name: weight / sum(kept.values()) for name, weight in kept.items()}
     values, best = mixture.values(mixture.lists(weights)), max(names, key=lambda name: float(singles[name].mean()))
     gain = singles[best] - values

@@ -59,8 +59,10 @@ class SourceConfig:
         ge=0,
         lt=1,
     )
-    join_validation: bool = setting(
-        False, "the validation interactions train, too, and none are left to choose by; refit sets it when every choice is made"
+    joined: str | None = setting(
+        None,
+        "dataset/ of another run, which this run takes in place of a source, with its validation interactions among train and none left to "
+        "choose by; refit sets it when every choice is made",
     )
     memory_mib: int = setting(1024, "memory of prepare for interactions that it indexes and sorts, MiB, beside the raw ids", ge=16)
     seed: int = setting(0, "seed of the random split, of the validation_from_train, of the cold items and of the synthetic catalog", ge=0)

@@ -51,7 +51,7 @@ def write_dataset(url: str, catalog: Catalog, source_info: dict, memory_mib: int
             metadata["num_cold_items"] = int(is_cold.sum())
             if not metadata["num_interactions"]["train"]:
                 raise InputError(f"source.cold_items={hold_out.cold_items} leaves no train interaction; hold out fewer items")
-        if hold_out.validation_from_train and not (hold_out.join_validation or metadata["num_interactions"]["validation"]):
+        if hold_out.validation_from_train and not metadata["num_interactions"]["validation"]:
             raise InputError(
                 f"source.validation_from_train={hold_out.validation_from_train} is less than half an interaction of every user, and none "
                 "is held out; raise it"
@@ -86,7 +86,7 @@ def _write_interactions(folder: Path, catalog: Catalog, is_cold: np.ndarray, hol
         folder: Where the splits go.
         catalog: What to write.
         is_cold: bool [num_items], the items whose interactions are all of the split `cold`.
-        hold_out: What moves between train and validation.
+        hold_out: What moves from train to validation.
         most: Interactions in memory at a time.
     """
     folder.mkdir()

@@ -7,7 +7,7 @@ import numpy as np
 from .catalog import pair_keys
 from .config import SourceConfig
 
-TRAIN, VALIDATION = 0, 1  # labels: positions in `catalog.SPLITS`
+TRAIN = 0  # a label: the position in `catalog.SPLITS`
 
 
 @dataclass(frozen=True)
@@ -17,22 +17,20 @@ class HoldOut:
     Attributes:
         cold_items: Share of the items that are held out whole, with their interactions in the split `cold`; 0: there is no such split.
         validation_from_train: Share of every user's train interactions that validates; 0: none.
-        join_validation: Whether the interactions that would validate train.
         seed: Of the draws.
     """
 
     cold_items: float = 0.0
     validation_from_train: float = 0.0
-    join_validation: bool = False
     seed: int = 0
 
     @staticmethod
     def of(config: SourceConfig) -> "HoldOut":
         """Returns what a source's settings say."""
-        return HoldOut(config.cold_items, config.validation_from_train, config.join_validation, config.seed)
+        return HoldOut(config.cold_items, config.validation_from_train, config.seed)
 
     def changed(self, records: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Moves some users' interactions between train and validation; the test and the cold ones stay where they are.
+        """Moves some of the users' train interactions to validation; the others stay where they are.
 
         Args:
             records: Users and items, structured [n]; all rows of the users among them.
@@ -42,8 +40,6 @@ class HoldOut:
         Returns:
             The labels, [n].
         """
-        if self.join_validation:
-            return np.where(labels == VALIDATION, TRAIN, labels)
         train = labels == TRAIN
         if not self.validation_from_train or not train.any():
             return labels

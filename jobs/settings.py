@@ -51,11 +51,16 @@ def load_settings(recipe: str | None, overrides: list[str]) -> Settings:
     run = values.setdefault("run", {})
     if run.get("dir") is None:
         run["dir"] = f"runs/{Path(recipe).stem}" if recipe else DEFAULT_DIR
-    for section, name in (("run", "dir"), ("cluster", "cache_dir")):  # workers have working directories of their own
+    return build(Settings, _with_absolute_folders(values))
+
+
+def _with_absolute_folders(values: dict) -> dict:
+    """Makes the folders that every worker opens absolute: workers have working directories of their own."""
+    for section, name in (("run", "dir"), ("cluster", "cache_dir")):
         url = values.get(section, {}).get(name)
         if isinstance(url, str) and is_local(url):
             values[section][name] = str(local_path(url))
-    return build(Settings, values)
+    return values
 
 
 def load_saved(sections: Collection[str], overrides: list[str], also: Collection[str] = ()) -> Settings:
@@ -84,7 +89,7 @@ def load_saved(sections: Collection[str], overrides: list[str], also: Collection
                 f"sections {', '.join(sections)}"
             )
         _set(values, name, value)
-    return build(Settings, values)
+    return build(Settings, _with_absolute_folders(values))
 
 
 def _derived(overrides: list[str]) -> dict:

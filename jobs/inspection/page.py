@@ -109,8 +109,9 @@ def _validation(facts: CatalogFacts) -> list[str]:
     validation = facts.validation
     if validation is None:
         return [
-            "The catalog has no validation split, so nothing here can be ranked, no epoch can be selected and no setting chosen. Hold some "
-            "train interactions out (`source.validation_from_train=0.1`); `promptmm refit` trains on them, too, once all is chosen."
+            "The catalog has no validation split, so nothing here can be ranked, no epoch can be selected and no setting chosen. Hold "
+            "some train interactions out (`source.validation_from_train=0.1` where the source has splits, else a `source.validation_ratio` "
+            "above 0); `promptmm refit` trains on them, too, once all is chosen."
         ]
     who = f"all {validation.num_users:,} users that have validation items"
     if validation.num_ranked < validation.num_users:

@@ -21,7 +21,9 @@ NOT_PLANNED = ("address", "cache_dir", "start_timeout", "max_failures", "threads
 
 
 def dataset_inputs(settings: Settings) -> Inputs:
-    """Inputs of prepare: the source, but for the memory that reading it may take."""
+    """Inputs of prepare: the source, but for the memory that reading it may take; or the dataset that is joined, by its checksum."""
+    if settings.source.joined is not None:
+        return {"joined": manifest_digest(read_manifest(settings.source.joined, "dataset"))}
     return {"source": {name: value for name, value in as_dict(settings.source).items() if name != "memory_mib"}}
 
 

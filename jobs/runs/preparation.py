@@ -2,12 +2,18 @@
 
 from ...core.storage import JsonObject, join
 from ...graph_store.catalog import COLD
+from ...graph_store.dataset import open_dataset
 from ...graph_store.dataset_writer import write_dataset
+from ...graph_store.joined import write_joined
 from ...graph_store.sources.formats import load_catalog, memory_bound
 from ...graph_store.splits import HoldOut
 from ..settings import Settings
 from .lineage import dataset_inputs
 from .stages import run_stage
+
+VALIDATE = (
+    "hold some train interactions out: source.validation_from_train=0.1 where the source has splits, else a source.validation_ratio above 0"
+)
 
 
 def prepare_dataset(settings: Settings) -> None:
@@ -19,21 +25,21 @@ def prepare_dataset(settings: Settings) -> None:
     inputs = dataset_inputs(settings)
 
     def make() -> JsonObject:
-        print(f"[prepare] {memory_bound(settings.source)}", flush=True)
-        url, catalog = join(settings.dir, "dataset"), load_catalog(settings.source)
-        manifest = write_dataset(url, catalog, inputs["source"], settings.source.memory_mib, HoldOut.of(settings.source))
+        url = join(settings.dir, "dataset")
+        if settings.source.joined is not None:
+            manifest = write_joined(url, open_dataset(settings.source.joined, settings.cluster.cache_dir))
+        else:
+            print(f"[prepare] {memory_bound(settings.source)}", flush=True)
+            catalog = load_catalog(settings.source)
+            manifest = write_dataset(url, catalog, inputs["source"], settings.source.memory_mib, HoldOut.of(settings.source))
         settings.evaluation.check_catalog(manifest["num_items"])
         return {key: value for key, value in manifest.items() if key not in ("files", "source")}
 
     facts = run_stage(settings, "prepare", inputs, make).result
     counts = ", ".join(f"{split} {n:,}" for split, n in facts["num_interactions"].items())
     print(f"[prepare] {facts['num_users']:,} users, {facts['num_items']:,} items, interactions: {counts}", flush=True)
-    if not facts["num_interactions"]["validation"] and not settings.source.join_validation:
-        print(
-            "[prepare] no validation split: no epoch, no setting and no weight of an ensemble can be chosen; "
-            "source.validation_from_train=0.1 holds a tenth of every user's train interactions out for that",
-            flush=True,
-        )
+    if not facts["num_interactions"]["validation"] and settings.source.joined is None:
+        print(f"[prepare] no validation split: no epoch, no setting and no weight of an ensemble can be chosen; {VALIDATE}", flush=True)
     if "num_cold_items" in facts:
         count, held_out = facts["num_cold_items"], facts["num_interactions"][COLD]
         print(f"[prepare] {count:,} cold items are held out whole, with {held_out:,} interactions: the split {COLD}", flush=True)

@@ -148,7 +148,7 @@ def forget_from(settings: Settings, products: Mapping[str, Sequence[str]]) -> No
     """
     if settings.run.redo is None:
         return
-    if settings.run.redo == "prepare" and source_of(settings.source.format).needs_path:
+    if settings.run.redo == "prepare" and settings.source.joined is None and source_of(settings.source.format).needs_path:
         check_folder(settings.source)  # before anything is removed
     for verb in STAGES[STAGES.index(settings.run.redo) :]:
         for product in products[verb]:

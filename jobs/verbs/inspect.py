@@ -15,6 +15,7 @@ from ..inspection.page import page
 from ..inspection.plots import FOLDER, write_plots
 from ..inspection.record import read_facts, write_inspection
 from ..runs.folder import open_run_dataset, saved_sections
+from ..runs.preparation import VALIDATE
 from ..settings import Settings, load_settings
 from .prepare import PREPARE
 from .verb import Verb, run_checked
@@ -62,7 +63,7 @@ def _show(settings: Settings, facts: CatalogFacts, advice: list[Advice]) -> None
     )
     validation = facts.validation
     if validation is None:
-        print("no validation split: nothing can be ranked or chosen; source.validation_from_train=0.1 holds some of train out")
+        print(f"no validation split: nothing can be ranked or chosen; {VALIDATE}")
     else:
         best = validation.rankings[validation.best]
         print(

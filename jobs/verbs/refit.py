@@ -2,10 +2,8 @@
 
 from ...core.errors import InputError
 from ...core.kinds import TEACHERS
-from ..runs.compatibility import has_teacher
 from ..runs.folder import open_run_dataset
-from ..runs.refitting import refit_settings
-from ..runs.stages import require_done
+from ..runs.refitting import refit_settings, was_taught
 from ..settings import Settings, load_saved
 from .verb import Verb
 
@@ -22,9 +20,7 @@ def refit(settings: Settings) -> None:
             f"{settings.dir}: the run's dataset has no validation split, so every interaction that is not of the test trained already, and "
             "nothing was chosen that refit could keep"
         )
-    taught = has_teacher(settings, dataset)
-    for stage in (*(("train-teacher",) if taught else ()), "distill"):
-        require_done(settings.dir, stage, "refit")
+    taught = was_taught(settings)
     final = refit_settings(settings, taught)
     print(f"[refit] with the validation interactions, in {final.dir}: {_in_words(final, taught)}", flush=True)
     run_verb("pipeline", final)

@@ -1,10 +1,12 @@
 """`promptmm tune`: searches settings for a catalog within a budget of time, on validation, and writes a recipe that says why."""
 
+import dataclasses
 import re
 
 from ...core.config import as_dict
 from ...core.errors import InputError
 from ...core.storage import exists, join, write_bytes
+from ...core.teacher.ensemble import WEIGHT
 from ...graph_store.dataset import Dataset
 from ..inspection.advice import Advice
 from ..inspection.defaults import defaults_for
@@ -12,6 +14,7 @@ from ..inspection.derivation import recipe_of
 from ..inspection.record import read_facts
 from ..planning.engine import engine_of
 from ..runs.folder import open_run_dataset
+from ..runs.preparation import VALIDATE
 from ..runs.stages import setting_defaults
 from ..settings import DERIVED, Settings, load_settings
 from ..tuning.search import Found, search_settings
@@ -42,8 +45,9 @@ def tune(settings: Settings) -> None:
     run_checked(PREPARE, settings)
     dataset = open_run_dataset(settings).without("test")
     if not dataset.has_split("validation"):
-        raise InputError(f"{settings.dir}: the dataset has no validation split to choose on; set source.validation_from_train=0.1")
+        raise InputError(f"{settings.dir}: the dataset has no validation split to choose on; {VALIDATE}")
     _check_engine(settings, dataset)
+    settings = without_weights(settings)
     trials = Trials(settings, dataset)
     teacher, student = search_settings(trials, budget)
     url = join(settings.dir, TUNED)
@@ -51,6 +55,16 @@ def tune(settings: Settings) -> None:
     write_bytes(url, recipe_of(chosen, _title(settings, trials, student)).encode())
     print(f"[tune] validation {trials.metric}: teacher {teacher.value:.4f}, student {student.value:.4f}; recipe: {url}", flush=True)
     print(f"[tune] go on with: promptmm pipeline {url}", flush=True)
+
+
+def without_weights(settings: Settings) -> Settings:
+    """Returns the settings without given weights of an ensemble's components: trials are compared by what validation makes of each."""
+    components = settings.teacher.components
+    if not any(WEIGHT in own for own in components.values()):
+        return settings
+    print("[tune] the weights of teacher.components are left out: validation chooses them for every trial", flush=True)
+    free = {name: {key: value for key, value in own.items() if key != WEIGHT} for name, own in components.items()}
+    return dataclasses.replace(settings, teacher=dataclasses.replace(settings.teacher, components=free))
 
 
 def _check_engine(settings: Settings, dataset: Dataset) -> None:

@@ -9,6 +9,8 @@ from promptmm.graph_store.catalog import Catalog, Unsplit, ids_of
 from promptmm.graph_store.config import SourceConfig
 from promptmm.graph_store.dataset import Dataset, open_dataset
 from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.joined import write_joined
+from promptmm.graph_store.sources.formats import load_catalog
 from promptmm.graph_store.splits import HoldOut
 
 NUM_USERS, NUM_ITEMS = 400, 90
@@ -55,25 +57,32 @@ def test_the_draw_is_a_function_of_the_seed_and_of_no_memory(tmp_path, catalog):
     assert first != other
 
 
-def test_validation_interactions_join_train(tmp_path, catalog):
-    whole = written(tmp_path / "whole", catalog)
-    joined = written(tmp_path / "joined", catalog, validation_from_train=0.25, join_validation=True)
+@pytest.mark.parametrize("rows", [1 << 20, 7])
+def test_validation_interactions_join_train(tmp_path, catalog, monkeypatch, rows):
+    monkeypatch.setattr("promptmm.graph_store.joined.GROUP_PAIRS", rows)
+    whole, held = written(tmp_path / "whole", catalog), written(tmp_path / "held", catalog, validation_from_train=0.25)
+    write_joined(str(tmp_path / "joined"), held)
+    joined = open_dataset(str(tmp_path / "joined"))
     assert not joined.has_split("validation")
-    assert all(pairs_of(joined, split) == pairs_of(whole, split) for split in ("train", "test"))
-    users, items = catalog.interactions["train"]
-    own = (users + items) % 4 == 0
-    given = {**catalog.interactions, "train": (users[~own], items[~own]), "validation": (users[own], items[own])}
-    of_source = written(tmp_path / "of-source", dataclasses.replace(catalog, interactions=given), join_validation=True)
-    assert not of_source.has_split("validation")
-    assert pairs_of(of_source, "train") == pairs_of(whole, "train")
+    for split in ("train", "test"):
+        assert [column.tolist() for column in joined.interactions(split)] == [column.tolist() for column in whole.interactions(split)]
+    counted = ("num_users", "num_items", "users_without_train", "items_without_train", "num_interactions", "duplicates_merged")
+    assert {name: joined.manifest[name] for name in counted} == {name: whole.manifest[name] for name in counted}
+    assert joined.manifest["joined"] == held.digest
 
 
-def test_a_source_that_is_split_here_keeps_its_test_split_when_validation_joins(tmp_path, catalog):
-    unsplit = dataclasses.replace(catalog, interactions=Unsplit(catalog.interactions["train"], SourceConfig(seed=2)))
-    held, joined = written(tmp_path / "held", unsplit), written(tmp_path / "joined", unsplit, join_validation=True)
-    assert pairs_of(held, "validation")
-    assert pairs_of(joined, "test") == pairs_of(held, "test")
-    assert pairs_of(joined, "train") == pairs_of(held, "train") | pairs_of(held, "validation")
+def test_the_other_splits_and_the_features_of_a_joined_dataset_stay(tmp_path):
+    source = SourceConfig(synthetic_num_users=60, synthetic_num_items=50, synthetic_missing=0.2)
+    write_dataset(str(tmp_path / "first"), load_catalog(source), {}, 1024, HoldOut(cold_items=0.1))
+    first = open_dataset(str(tmp_path / "first"))
+    manifest = write_joined(str(tmp_path / "second"), first)
+    second = open_dataset(str(tmp_path / "second"))
+    train = [set(zip(*(column.tolist() for column in each.interactions("train")))) for each in (first, second)]
+    assert train[1] == train[0] | pairs_of(first, "validation")
+    unchanged = {name for name in first.manifest["files"] if "train" not in name and "validation" not in name}
+    assert {"interactions/cold.parquet", "interactions/test.parquet"} < unchanged
+    assert {name: manifest["files"][name] for name in unchanged} == {name: first.manifest["files"][name] for name in unchanged}
+    assert manifest["num_cold_items"] == first.manifest["num_cold_items"]
 
 
 @pytest.mark.parametrize(

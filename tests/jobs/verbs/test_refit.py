@@ -120,3 +120,46 @@ def test_what_cannot_be_refitted_is_refused(command, chosen, tmp_path):
     ended = command("refit", f"run.dir={tmp_path}/run")
     assert ended.code == 2
     assert "teacher.components.earlier is a teacher of another run" in ended.err
+
+
+def test_what_other_commands_have_saved_since_changes_nothing(command, tmp_path):
+    small = (*SMALL, "teacher.kind=mf", "teacher.dim=8", "student.dim=8", "teacher.train.epochs=1", "student.train.epochs=1",
+             "labels.epochs=1")  # fmt: skip
+    assert command("pipeline", "lists", *small, "distill.top_depth=20", "run.seed=3", f"run.dir={tmp_path}").code == 0
+    assert command("plan", "lists", *small, "teacher.dim=16", "student.dim=24", f"run.dir={tmp_path}").code == 0
+    assert command("recommend", "lists", "recommend.k=5", f"run.dir={tmp_path}").code == 0
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["student"]["dim"] == 24
+    ended = command("refit", f"run.dir={tmp_path}", "cluster.executor=local", "cluster.threads=1")
+    assert ended.code == 0, ended.err
+    config = yaml.safe_load((tmp_path / "refit" / "config.yaml").read_text())
+    assert (config["teacher"]["dim"], config["student"]["dim"], config["run"]["seed"]) == (8, 8, 3)
+
+
+def test_the_dataset_is_the_runs_and_no_source_is_read(command, chosen, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(chosen, folder, ignore=shutil.ignore_patterns("refit"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["source"] |= {"format": "parquet", "path": "no/such/folder"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert command("refit", f"run.dir={folder}").code == 0
+    manifest = read(folder / "refit" / "dataset" / "manifest.json")
+    assert manifest["joined"] == open_dataset(str(folder / "dataset")).digest
+    other = ("source.seed=5", "run.redo=prepare")
+    assert command("pipeline", "lists", *SMALL, *QUICK, *other, f"run.dir={folder}").code == 0  # another dataset in the same folder
+    ended = command("refit", f"run.dir={folder}")
+    assert ended.code == 2
+    assert "run.redo=prepare" in ended.err
+    assert command("refit", f"run.dir={folder}", "run.redo=prepare").code == 0
+    assert read(folder / "refit" / "dataset" / "manifest.json")["joined"] == open_dataset(str(folder / "dataset")).digest
+
+
+def test_settings_that_had_no_meaning_with_what_was_chosen_are_left_out(command, tmp_path):
+    linear = ("teacher.kind=spectral", "teacher.linear.content_weight=null", "teacher.linear.preparation=whitened")
+    words = (*SMALL, *linear, "source.synthetic_noise=60", "source.seed=0", "student.dim=8", "student.train.epochs=1", "labels.epochs=1")
+    assert command("pipeline", "lists", *words, "distill.top_depth=20", f"run.dir={tmp_path}").code == 0
+    chosen = read(tmp_path / "teacher" / "manifest.json")["linear"]["settings"]
+    assert chosen["content_weight"] == 0  # features that tell nothing
+    ended = command("refit", f"run.dir={tmp_path}")
+    assert ended.code == 0, ended.err
+    again = read(tmp_path / "refit" / "teacher" / "manifest.json")["linear"]["settings"]
+    assert {**again, "content_weight": 0} == chosen

@@ -12,7 +12,7 @@ from promptmm.jobs.inspection.derivation import recipe_of
 from promptmm.jobs.inspection.facts import CatalogFacts
 from promptmm.jobs.settings import Settings, build, load_settings
 from promptmm.jobs.tuning.questions import teacher_questions
-from promptmm.jobs.verbs.tune import seconds_of
+from promptmm.jobs.verbs.tune import seconds_of, without_weights
 
 SMALL = (
     "source.format=synthetic", "source.synthetic_num_users=120", "source.synthetic_num_items=80",
@@ -92,6 +92,16 @@ def test_derived_settings_are_allowed_together(command, tmp_path, dims, validati
     components = next(one.value for one in advice if one.setting == "teacher.components")
     assert ("promptmm" in components) == ("content" in components) == (dims != "{}")
     assert all(one.because in " ".join(text.replace("\n#", " ").split()) for one in advice[:3])
+
+
+def test_given_weights_are_left_to_validation(capsys):
+    weighted = "teacher.components={mf: {weight: 1, dim: 8}, spectral: {weight: 2}}"
+    settings = load_settings("lists", [*SMALL, "teacher.kind=ensemble", weighted])
+    assert without_weights(settings).teacher.components == {"mf": {"dim": 8}, "spectral": {}}
+    assert "the weights of teacher.components are left out" in capsys.readouterr().out
+    free = load_settings("lists", [*SMALL, "teacher.kind=ensemble", "teacher.components={mf: {dim: 8}}"])
+    assert without_weights(free) == free
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("fits", "most"), [(True, 1 << 16), (False, 1 << 14)])
