@@ -5,15 +5,15 @@ from ...core.kinds import TEACHERS
 from ..runs.folder import open_run_dataset
 from ..runs.refitting import refit_settings, was_taught
 from ..settings import Settings, load_saved
-from .verb import Verb
+from .pipeline import PIPELINE
+from .products import forget
+from .verb import Verb, run_in_folder
 
 MAY_CHANGE = ("cluster", "graph", "recommend", "export")  # sections that decide where it runs and what is made of the student
 
 
 def refit(settings: Settings) -> None:
     """A finished run -> the same choices trained on train and validation together, in the folder refit/ of the run."""
-    from .table import run_verb  # the table names this verb, too
-
     dataset = open_run_dataset(settings)
     if not dataset.has_split("validation"):
         raise InputError(
@@ -23,7 +23,7 @@ def refit(settings: Settings) -> None:
     taught = was_taught(settings)
     final = refit_settings(settings, taught)
     print(f"[refit] with the validation interactions, in {final.dir}: {_in_words(final, taught)}", flush=True)
-    run_verb("pipeline", final)
+    run_in_folder(PIPELINE, final, forget)
 
 
 def _in_words(final: Settings, taught: bool) -> str:

@@ -11,8 +11,7 @@ from ..inspection.derivation import write_derived
 from ..inspection.facts import CatalogFacts
 from ..planning.engine import engine_of
 from ..runs.folder import open_run_dataset
-from ..runs.stages import forget_from, read_record
-from ..sections import STAGES
+from ..runs.stages import read_record
 from ..settings import DERIVED, Settings
 from .distill import DISTILL
 from .evaluate import EVALUATE
@@ -25,6 +24,7 @@ from .partition import PARTITION
 from .pipeline import PIPELINE
 from .plan import PLAN
 from .prepare import PREPARE
+from .products import STAGE_VERBS, forget
 from .recommend import RECOMMEND
 from .refit import REFIT
 from .train_teacher import TRAIN_TEACHER
@@ -36,9 +36,7 @@ TABLE: tuple[AnyVerb, ...] = (
     REFIT, EXPERIMENT,
 )  # fmt: skip
 VERBS: dict[str, AnyVerb] = {verb.name: verb for verb in TABLE}
-PRODUCTS: dict[str, tuple[str, ...]] = {verb.name: verb.products for verb in TABLE if verb.is_stage}
-PRODUCTS[PREPARE.name] += INSPECT.products  # what is said about a dataset goes with it
-assert tuple(PRODUCTS) == STAGES, "the stages of the table, in their order, are those of jobs/config.py"
+assert {verb for verb in TABLE if verb.is_stage} == {*STAGE_VERBS}, "products.py has every stage of the table"
 
 OWN_VERBS: Registry[AnyVerb] = Registry(
     "verb",
@@ -84,7 +82,7 @@ def load(verb: AnyVerb, recipe: str | None, overrides: list[str]) -> Any:
     if not verb.derives or recipe is not None or _began_without(config):
         return config
     if config.run.redo == "prepare":
-        forget_from(config, PRODUCTS)
+        forget(config)
         overrides = [word for word in overrides if not word.startswith("run.redo=")]
     run_in_folder(PREPARE, dataclasses.replace(config, run=dataclasses.replace(config.run, redo=None)), lambda settings: None)
     facts = facts_of(config)
@@ -130,6 +128,6 @@ def start(verb: AnyVerb, config: Any) -> None:
         InputError: `run.redo` names another verb, or the verb refuses its configuration.
     """
     if verb.is_part_of_run:
-        run_in_folder(verb, config, lambda settings: forget_from(settings, PRODUCTS))
+        run_in_folder(verb, config, forget)
     else:
         verb.run(config)

@@ -11,7 +11,7 @@ from promptmm.core.storage import exists, join, read_json, write_bytes, write_js
 from promptmm.jobs.runs.stages import differences, forget_from, read_record, require_done, run_stage, setting_defaults
 from promptmm.jobs.sections import STAGES
 from promptmm.jobs.settings import Settings, load_settings
-from promptmm.jobs.verbs.table import PRODUCTS
+from promptmm.jobs.verbs.products import PRODUCTS
 
 INPUTS = {"teacher": {"dim": 8, "train": {"epochs": 2}}, "dataset": "abc"}
 

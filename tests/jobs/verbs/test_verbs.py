@@ -11,7 +11,8 @@ from promptmm.jobs.runs.stages import read_record, run_stage
 from promptmm.jobs.sections import STAGES
 from promptmm.jobs.settings import load_settings
 from promptmm.jobs.verbs import VERBS, Verb, find_verb, run_verb
-from promptmm.jobs.verbs.table import OWN_VERBS, PRODUCTS
+from promptmm.jobs.verbs.products import PRODUCTS
+from promptmm.jobs.verbs.table import OWN_VERBS
 from promptmm.jobs.verbs.train_teacher import TRAIN_TEACHER
 from promptmm.jobs.verbs.verb import run_checked
 
