@@ -7,7 +7,8 @@ from ...core.artifact import read_manifest
 from ...core.config import DistillationConfig, StudentConfig, TeacherConfig
 from ...core.errors import InputError
 from ...core.linear.base import LinearTeacher
-from ...core.linear.config import CONTENT
+from ...core.linear.config import CONTENT, LinearConfig
+from ...core.objectives import needs_modalities
 from ...core.storage import JsonObject, join
 from ...core.teacher import teacher_kind
 from ...core.teacher.ensemble import TEMPERATURE, WEIGHT, artifact_of, component_configs
@@ -91,7 +92,7 @@ def _teacher(settings: Settings) -> TeacherConfig:
         return dataclasses.replace(config, components=_components(settings, manifest))
     if "linear" not in manifest:
         return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=manifest["best_epoch"] + 1))
-    undecided = {name: type(config.linear)().__dict__[name] for name in _decided(config) if name not in manifest["linear"]["settings"]}
+    undecided = {name: getattr(LinearConfig(), name) for name in _decided(config) if name not in manifest["linear"]["settings"]}
     return dataclasses.replace(config, linear=dataclasses.replace(config.linear, **{**undecided, **manifest["linear"]["settings"]}))
 
 
@@ -130,4 +131,4 @@ def _chosen(own: dict[str, Any], config: TeacherConfig, trained: JsonObject) -> 
 
 def _reads_modalities(settings: Settings) -> bool:
     """Whether a loss of the student reads the teacher's vectors by modality."""
-    return bool(settings.distill.list_weight or settings.distill.embedding_weight or settings.distill.losses)
+    return any(needs_modalities(name) for name in settings.distill.loss_weights())

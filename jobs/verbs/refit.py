@@ -4,7 +4,7 @@ from ...core.errors import InputError
 from ...core.kinds import TEACHERS
 from ..runs.folder import open_run_dataset
 from ..runs.refitting import refit_settings, was_taught
-from ..settings import Settings, load_saved
+from ..settings import Settings, load_saved, parse_override
 from .pipeline import PIPELINE
 from .products import forget
 from .verb import Verb, run_in_folder
@@ -51,7 +51,11 @@ def load_refit(recipe: str | None, overrides: list[str]) -> Settings:
     """
     if recipe is not None:
         raise InputError(f"refit {recipe}: refit takes the settings of a finished run and no recipe; name its folder: run.dir=DIR")
+    if any(parse_override(word)[0] == "cluster.engine" for word in overrides):
+        raise InputError("cluster.engine: refit trains with the engine that the run was trained with; leave it out")
     return load_saved(MAY_CHANGE, overrides, ("run.redo", "run.trackers"))
 
 
-REFIT: Verb[Settings] = Verb("refit", refit, ("run", *MAY_CHANGE), is_part_of_run=False, excluded=("run.seed",), load=load_refit)
+REFIT: Verb[Settings] = Verb(
+    "refit", refit, ("run", *MAY_CHANGE), is_part_of_run=False, excluded=("run.seed", "cluster.engine"), load=load_refit
+)

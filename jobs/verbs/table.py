@@ -13,27 +13,18 @@ from ..planning.engine import engine_of
 from ..runs.folder import open_run_dataset
 from ..runs.stages import read_record
 from ..settings import DERIVED, Settings
-from .distill import DISTILL
-from .evaluate import EVALUATE
 from .experiment import EXPERIMENT
-from .export import EXPORT
 from .generate import GENERATE
 from .inspect import INSPECT, facts_of
-from .label import LABEL
-from .partition import PARTITION
 from .pipeline import PIPELINE
-from .plan import PLAN
 from .prepare import PREPARE
 from .products import STAGE_VERBS, forget
-from .recommend import RECOMMEND
 from .refit import REFIT
-from .train_teacher import TRAIN_TEACHER
 from .tune import TUNE
 from .verb import AnyVerb, Verb, run_in_folder
 
 TABLE: tuple[AnyVerb, ...] = (
-    GENERATE, PREPARE, PARTITION, PLAN, TRAIN_TEACHER, LABEL, DISTILL, EVALUATE, EXPORT, RECOMMEND, PIPELINE, INSPECT, TUNE,
-    REFIT, EXPERIMENT,
+    GENERATE, *STAGE_VERBS, PIPELINE, INSPECT, TUNE, REFIT, EXPERIMENT,
 )  # fmt: skip
 VERBS: dict[str, AnyVerb] = {verb.name: verb for verb in TABLE}
 assert {verb for verb in TABLE if verb.is_stage} == {*STAGE_VERBS}, "products.py has every stage of the table"

@@ -105,11 +105,13 @@ def test_single_teachers_and_none(command, tmp_path, teacher):
 
 
 def test_what_cannot_be_refitted_is_refused(command, chosen, tmp_path):
+    assert command("refit", f"run.dir={chosen}").code == 0
     for words, message in (
         ((f"run.dir={chosen}", "teacher.dim=16"), "teacher.dim: the setting of the run"),
         (("lists", f"run.dir={chosen}"), "takes the settings of a finished run and no recipe"),
         ((f"run.dir={tmp_path}",), "no run has saved its settings here"),
-        ((f"run.dir={chosen}/refit",), "no run has saved its settings here" if not (chosen / "refit").exists() else "no validation split"),
+        ((f"run.dir={chosen}/refit",), "no validation split"),
+        ((f"run.dir={chosen}", "cluster.engine=sampled"), "cluster.engine: refit trains with the engine"),
     ):
         ended = command("refit", *words)
         assert ended.code == 2
