@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .graph import Csr
+from .histories import HistoryScores, history_rows
 from .metrics import RankingMetrics
 
 CACHED_SCORES = 1 << 22  # the largest number of scores in a block: 16 MiB stay near a CPU's caches
@@ -36,7 +37,12 @@ def top_k_of_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def top_k(
-    users: Tensor, items: Tensor, k: int, exclude: Csr | None = None, memory_mib: int = 256
+    users: Tensor,
+    items: Tensor,
+    k: int,
+    exclude: Csr | None = None,
+    memory_mib: int = 256,
+    histories: Sequence[HistoryScores] = (),
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Ranks the whole catalog by dot product, block by block.
 
@@ -46,6 +52,7 @@ def top_k(
         k: List length, at most num_items.
         exclude: For every user the items that may not be recommended.
         memory_mib: Bound on one block of scores.
+        histories: Scores from the same users' histories, which are added to the dot products.
 
     Yields:
         The block's users as a slice, their scores [rows, k], and item indices, int64 [rows, k], best first. Where fewer than k items are
@@ -64,12 +71,16 @@ def top_k(
     buffer = users.new_empty(min(user_block, users.shape[0]) * item_block)  # reused: fresh pages would cost as much time as the product
     for start in range(0, users.shape[0], user_block):
         rows = slice(start, min(start + user_block, users.shape[0]))
-        excluded = exclude.select(torch.arange(rows.start, rows.stop, device=users.device)) if exclude is not None else None
+        here = torch.arange(rows.start, rows.stop, device=users.device)
+        excluded = exclude.select(here) if exclude is not None else None
+        of_histories = history_rows(histories, here)
         best: tuple[Tensor, Tensor] | None = None
         for first in range(0, num_items, item_block):
             block = transposed[:, first : first + item_block]
             size = (rows.stop - rows.start, block.shape[1])
             scores = torch.mm(users[rows], block, out=buffer[: size[0] * size[1]].view(size))
+            if of_histories is not None:
+                scores += of_histories[:, first : first + size[1]]
             if excluded is not None:
                 _exclude(scores, excluded, first)
             values, columns = top_k_of_scores(scores, min(k, scores.shape[1]))
@@ -89,7 +100,7 @@ def _exclude(scores: Tensor, excluded: Csr, first: int) -> None:
     scores[excluded.rows[inside], columns[inside]] = -torch.inf
 
 
-def top_unseen(users: Tensor, items: Tensor, seen: Csr, train: Csr, depth: int) -> Tensor:
+def top_unseen(users: Tensor, items: Tensor, seen: Csr, train: Csr, depth: int, histories: Sequence[HistoryScores] = ()) -> Tensor:
     """Ranks the best unseen items of some users, int64 [rows, depth], best first.
 
     Args:
@@ -98,11 +109,12 @@ def top_unseen(users: Tensor, items: Tensor, seen: Csr, train: Csr, depth: int) 
         seen: Train items of those users, a row for each.
         train: Train items of all users; the number of items that the busiest user has not seen bounds the depth.
         depth: Length of the ranking.
+        histories: Scores from those users' histories, which are added to the dot products.
     """
     depth = min(depth, train.num_columns - int(train.degrees.max()))
     if not users.shape[0]:  # a worker without a share of a small last batch
         return torch.zeros(0, depth, dtype=torch.int64, device=users.device)
-    return torch.cat([ranked for _, _, ranked in top_k(users, items, depth, seen)])
+    return torch.cat([ranked for _, _, ranked in top_k(users, items, depth, seen, histories=histories)])
 
 
 def rank_users(
@@ -115,6 +127,7 @@ def rank_users(
     rank: int = 0,
     world_size: int = 1,
     further: Sequence[str] = (),
+    histories: Sequence[HistoryScores] = (),
 ) -> RankingMetrics:
     """Computes the full-ranking metrics of one worker's share of the users with at least one held-out item.
 
@@ -126,15 +139,24 @@ def rank_users(
         memory_mib: Bound on one block of scores, MiB.
         rank, world_size: The worker, and the number of workers that share the users.
         further: Names of metrics beside those that ship, as `evaluation.metrics` lists them.
+        histories: Scores from all users' histories, which are added to the dot products.
     """
     share = held_out.degrees.nonzero().squeeze(1)[rank::world_size]
-    return rank_rows(users[share], items, held_out.select(share), exclude.select(share), cutoffs, memory_mib, further)
+    own = [part.select(share) for part in histories]
+    return rank_rows(users[share], items, held_out.select(share), exclude.select(share), cutoffs, memory_mib, further, own)
 
 
 def rank_rows(
-    users: Tensor, items: Tensor, held_out: Csr, exclude: Csr, cutoffs: list[int], memory_mib: int = 256, further: Sequence[str] = ()
+    users: Tensor,
+    items: Tensor,
+    held_out: Csr,
+    exclude: Csr,
+    cutoffs: list[int],
+    memory_mib: int = 256,
+    further: Sequence[str] = (),
+    histories: Sequence[HistoryScores] = (),
 ) -> RankingMetrics:
-    """Computes the full-ranking metrics of some users, each of whom has a row in `users`, `held_out` and `exclude`.
+    """Computes the full-ranking metrics of some users, each of whom has a row in `users`, `held_out`, `exclude` and `histories`.
 
     Args:
         users: float [n, d].
@@ -142,9 +164,10 @@ def rank_rows(
         held_out: n rows, each with at least one item.
         exclude: n rows of masked items.
         cutoffs, memory_mib, further: As in `rank_users`.
+        histories: Scores from these users' histories, which are added to the dot products.
     """
     metrics = RankingMetrics(cutoffs, items.shape[0], further)
-    for rows, scores, ranked in top_k(users, items, max(cutoffs), exclude, memory_mib):
+    for rows, scores, ranked in top_k(users, items, max(cutoffs), exclude, memory_mib, histories):
         ranked = torch.where(scores == -torch.inf, items.shape[0], ranked)
         metrics.update(ranked, held_out.select(torch.arange(rows.start, rows.stop, device=users.device)))
     return metrics
@@ -161,6 +184,7 @@ def evaluate(
     world_size: int = 1,
     all_reduce: Callable[[list[Tensor]], None] | None = None,
     further: Sequence[str] = (),
+    histories: Sequence[HistoryScores] = (),
 ) -> dict[str, float]:
     """Computes the metrics of `rank_users` over all workers, as {"recall@20": ..., ...}, the same on every worker.
 
@@ -169,7 +193,7 @@ def evaluate(
 
     All other arguments are those of `rank_users`.
     """
-    metrics = rank_users(users, items, held_out, exclude, cutoffs, memory_mib, rank, world_size, further)
+    metrics = rank_users(users, items, held_out, exclude, cutoffs, memory_mib, rank, world_size, further, histories)
     if all_reduce is not None:
         all_reduce(metrics.states())
     return metrics.compute()
@@ -183,7 +207,15 @@ def merge_rows(first: Csr, second: Csr) -> Csr:
     return Csr.from_pairs(keys // first.num_columns, keys % first.num_columns, first.num_rows, first.num_columns)
 
 
-def held_out_places(users: Tensor, items: Tensor, held_out: Csr, exclude: Csr, depth: int, memory_mib: int = 256) -> Tensor:
+def held_out_places(
+    users: Tensor,
+    items: Tensor,
+    held_out: Csr,
+    exclude: Csr,
+    depth: int,
+    memory_mib: int = 256,
+    histories: Sequence[HistoryScores] = (),
+) -> Tensor:
     """Finds the place of every held-out item in its user's full ranking; metrics of lists of up to `depth` items follow from it.
 
     Args:
@@ -191,13 +223,14 @@ def held_out_places(users: Tensor, items: Tensor, held_out: Csr, exclude: Csr, d
         held_out, exclude: As in `rank_users`.
         depth: Length of the lists.
         memory_mib: Bound on one block of scores, MiB.
+        histories: Scores from all users' histories, which are added to the dot products.
 
     Returns:
         int64 [num_pairs], in the order of `held_out`: 0 for the first place, `depth` where the item is not in the list.
     """
     with_items = held_out.degrees.nonzero().squeeze(1)
-    wanted, places = held_out.select(with_items), []
-    for rows, scores, ranked in top_k(users[with_items], items, depth, exclude.select(with_items), memory_mib):
+    wanted, places, own = held_out.select(with_items), [], [part.select(with_items) for part in histories]
+    for rows, scores, ranked in top_k(users[with_items], items, depth, exclude.select(with_items), memory_mib, own):
         ranked = torch.where(scores == -torch.inf, -1, ranked)
         block = wanted.select(torch.arange(rows.start, rows.stop))
         is_hit = ranked[block.rows] == block.columns[:, None]  # [pairs of the block, depth]

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from .histories import HistoryScores
+
 
 @dataclass(frozen=True)
 class TeacherVectors:
@@ -17,6 +19,7 @@ class TeacherVectors:
         reduced: z_m by modality, [num_items, d].
         path_user, path_item: The collaborative vectors e_U and e_I, which BPR trains with `teacher.fusion=concat`; None where BPR trains
             the final vectors.
+        histories: Scores from the users' histories, which are added to the final vectors' dot products.
     """
 
     user: Tensor
@@ -28,6 +31,7 @@ class TeacherVectors:
     reduced: dict[str, Tensor]
     path_user: Tensor | None = None
     path_item: Tensor | None = None
+    histories: tuple[HistoryScores, ...] = ()
 
     def with_reduced(self, reduced: dict[str, Tensor]) -> "TeacherVectors":
         """Returns these vectors with `reduced` in place of z_m: rows [n, d] by modality."""
@@ -37,4 +41,5 @@ class TeacherVectors:
         """Returns the vectors without their graph of gradients, and without `path_user` and `path_item`, which only a loss reads."""
         prompts = [None if p is None else p.detach() for p in (self.prompt_user, self.prompt_item)]
         modal = [{m: x.detach() for m, x in side.items()} for side in (self.modal_user, self.modal_item, self.reduced)]
-        return TeacherVectors(self.user.detach(), self.item.detach(), modal[0], modal[1], prompts[0], prompts[1], modal[2])
+        final = self.user.detach(), self.item.detach()
+        return TeacherVectors(*final, modal[0], modal[1], prompts[0], prompts[1], modal[2], histories=self.histories)

@@ -21,7 +21,7 @@ from .messages import Job, StudentJob, TeacherJob, TuneJob
 from .surroundings import Surroundings
 from .tasks.base import Task
 from .tasks.ensemble import add_up, component_jobs, is_finished, with_temperature
-from .tasks.fitted_teacher import FittedTeacherTask, summary, write_fitted
+from .tasks.fitted_teacher import FittedTeacherTask, columns_in_words, summary, write_fitted
 from .tasks.student import StudentTask
 from .tasks.teacher import PromptTeacherTask
 from .tasks.tuning import PromptTuner
@@ -74,7 +74,7 @@ def student_task(job: StudentJob, worker: Worker, around: Surroundings, tuner: P
         what = f"a block of labels from {around.labelers} (cluster.start_timeout)"
         return StreamedLabels(labels, modalities, around.stream_labels(labels, epochs), job.cluster.start_timeout, what)
 
-    return StudentTask(job, worker, open_labels, tuner, around.show)
+    return StudentTask(job, worker, open_labels, tuner, lambda: around.dataset.csr("train"), around.show)
 
 
 def _resident(job: StudentJob, worker: Worker, around: Surroundings) -> WholeCatalog:
@@ -132,7 +132,7 @@ def _fit_over_shards(job: TeacherJob, worker: Worker, around: Surroundings) -> N
         trainer = FittedTrainer(job, connection, worker, around.dataset)
         fit = {"settings": given, "chosen": [], "trials": 0}
         if worker.is_first:
-            said = summary(given, trainer.vectors[0].dim, time.monotonic() - started)
+            said = summary(given, columns_in_words(trainer.vectors[0].dim), time.monotonic() - started)
             around.show(f"[teacher] {job.config.kind} {said}")
         _train_with(job, partial(write_fitted, job, facts=fit), trainer, around)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..graph import BipartiteGraph, Csr, degree_power, weighted_sum
+from ..histories import Similarities
 from .factors import Scores
 
 BLOCK_BYTES = 64 * 2**20
@@ -98,6 +99,11 @@ def list_bytes(num_items: int, k: int) -> int:
     return 2 * BLOCK_BYTES + num_items * min(k, num_items) * (12 + 2 * 12 + 5 * 8)
 
 
+def entry_bytes(num_items: int, k: int) -> int:
+    """Returns the bytes of `Similarities` with k entries a row."""
+    return num_items * (8 + min(k, num_items) * 8)
+
+
 @dataclass(frozen=True)
 class ItemLists:
     """Holds a sparse matrix of items by items: for each row the columns with the largest values.
@@ -120,14 +126,33 @@ class ItemLists:
         """Returns the k largest values of every row."""
         return ItemLists(self.columns[:, :k], self.values[:, :k])
 
-    def products(self) -> Scores:
-        """Returns the matrix M [num_items, num_items] as products: `to_users` is M x, and `to_items` M^T x."""
+    def entries(self) -> tuple[Csr, Tensor]:
+        """Returns the matrix M [num_items, num_items] by its entries other than 0: the columns of every row, and their values."""
         count, kept = self.columns.shape[0], self.values != 0
         rows = torch.arange(count, device=kept.device)[:, None].expand_as(self.columns)[kept]
         columns, values = self.columns[kept], self.values[kept]
         order = torch.argsort(rows * count + columns)
-        matrix = Csr.from_pairs(rows, columns, count, count)
-        values = values[order]
+        return Csr.from_pairs(rows, columns, count, count), values[order]
+
+    def similarities(self, rows: Tensor | None = None, columns: Tensor | None = None, turned: bool = False) -> Similarities:
+        """Returns diag(rows) M diag(columns), or that of M^T, as a sparse matrix with which histories are scored.
+
+        Args:
+            rows, columns: float64 [num_items]; None stands for ones.
+            turned: Whether M is transposed first.
+        """
+        matrix, values = self.entries()
+        if turned:
+            matrix, places = matrix.transpose()
+            values = values[places]
+        wide = values.double()
+        for scale, at in ((rows, matrix.rows), (columns, matrix.columns)):
+            wide = wide if scale is None else wide * scale[at]
+        return Similarities(Csr(matrix.pointers, matrix.columns.int(), matrix.num_columns), wide.float())
+
+    def products(self) -> Scores:
+        """Returns the matrix M [num_items, num_items] as products: `to_users` is M x, and `to_items` M^T x."""
+        count, (matrix, values) = self.columns.shape[0], self.entries()
         turned, places = matrix.transpose()
         turned_values = values[places]
         return Scores(

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..config import TeacherConfig
 from ..errors import InputError
+from ..histories import HistoryScores, Similarities, deviations
 from ..teacher.base import Teacher
 from .adjacency import Interactions
 from .blocks import Block, NodeBlocks
@@ -18,7 +20,9 @@ from .factors import FactorCache, Scores, scaled_by_user, width_of
 from .fit import CatalogCounts, LinearFit, LinearInputs
 from .search import Choice, Found, Settings, search
 
-Score = Callable[[Tensor, Tensor], float]
+Histories = tuple[HistoryScores, ...]
+Fitted = tuple[Tensor, Tensor, Histories]  # vectors of users and items, and scores from histories that are added to their products
+Score = Callable[[Tensor, Tensor, Histories], float]
 RANKS = (64, 128, 256, 512)
 
 
@@ -38,6 +42,7 @@ class LinearTeacher(Teacher, ABC):
         over_shards: Names of the settings that have to be given where the model is fitted over sharded rows, which searches nothing; a kind
             that can be fitted so names both engines, and implements `fit_blocks`.
         adds_content: Whether `content_weight` may add a content score to the kind's own.
+        keeps_similarities: Whether the rank may be 0: the scores are then those of `similarities`, without vectors.
     """
 
     is_fitted: ClassVar[bool] = True
@@ -46,6 +51,7 @@ class LinearTeacher(Teacher, ABC):
     limits: ClassVar[tuple[str, ...]] = ("trials",)
     adds_content: ClassVar[bool] = True
     over_shards: ClassVar[tuple[str, ...]] = ()
+    keeps_similarities: ClassVar[bool] = False
 
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         self.check_settings(config)
@@ -57,7 +63,7 @@ class LinearTeacher(Teacher, ABC):
     @classmethod
     def num_columns(cls, config: LinearConfig, counts: CatalogCounts) -> int:
         """Returns the largest number of columns that the kind's own vectors may have; an open rank counts as the largest of the grid."""
-        return min(config.rank or RANKS[-1], counts.items)
+        return min(RANKS[-1] if config.rank is None else config.rank, counts.items)
 
     @classmethod
     def num_columns_in_all(cls, config: LinearConfig, counts: CatalogCounts) -> int:
@@ -73,11 +79,18 @@ class LinearTeacher(Teacher, ABC):
         return own + added_bytes(counts.users, counts.items, cls.num_columns(config, counts), counts.dims)
 
     @classmethod
+    def similarity_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        """Returns the largest number of bytes of the item similarities that a teacher of rank 0 has, for `plan`; 0 with another rank."""
+        return 0
+
+    @classmethod
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
         """Returns the same bytes of the kind's own scores: here of power iterations.
 
         A row of a user or an item is there as float32 and, while the last products are turned, three times as float64.
         """
+        if config.rank == 0:
+            return 4 * cls.similarity_bytes(config, counts)
         width = width_of(cls.num_columns(config, counts), counts.items)
         return (counts.users + counts.items) * width * (2 * 4 + 3 * 8)
 
@@ -87,6 +100,8 @@ class LinearTeacher(Teacher, ABC):
 
     @classmethod
     def why_full(cls, config: TeacherConfig) -> str | None:
+        if "sampled" in cls.engines and config.linear.rank == 0:
+            return f"teacher.kind={config.kind} with teacher.linear.rank=0 is trained by the full engine alone"
         still_open = [name for name in cls.over_shards if getattr(config.linear, name) is None]
         if "sampled" in cls.engines and config.linear.may_add_content:
             return f"teacher.kind={config.kind} with teacher.linear.content_weight other than 0 is trained by the full engine alone"
@@ -133,6 +148,16 @@ class LinearTeacher(Teacher, ABC):
 
         A kind with settings of its own to check calls this one too.
         """
+        if config.rank == 0 and not cls.keeps_similarities:
+            raise InputError(
+                "teacher.linear.rank=0 keeps scores as sparse similarities of items, which item_knn, rp3beta and polynomial can; set a "
+                "rank of at least 1, or another teacher.kind"
+            )
+        if config.rank == 0 and cls.adds_content and config.may_add_content:
+            raise InputError(
+                "teacher.linear.rank=0 has no vectors to which a content score could be added; set teacher.linear.content_weight=0, and "
+                "name the kind content among the components of teacher.kind=ensemble beside this one"
+            )
         lost = [name for name in CONTENT[1:] if getattr(config, name) is not None]
         if cls.adds_content and lost and not config.may_add_content:
             raise InputError(
@@ -147,6 +172,10 @@ class LinearTeacher(Teacher, ABC):
     @abstractmethod
     def vectors(self, settings: Settings) -> tuple[Tensor, Tensor]:
         """Computes vectors of users [num_users, r] and items [num_items, r], up to a factor for each user, from all settings by name."""
+
+    def similarities(self, settings: Settings) -> Similarities:
+        """Computes the matrix of items by items with which the kind scores histories, from all settings by name; the rank is 0."""
+        raise NotImplementedError(f"{type(self).__name__} has vectors alone")
 
     def given(self) -> Settings:
         """Returns the settings that have a value, by name, as `choices` names them."""
@@ -170,8 +199,8 @@ class LinearTeacher(Teacher, ABC):
         Args:
             inputs: What the model is fitted on.
             config: The settings; those that are None are open.
-            score: Returns the validation metric of vectors of users and items, higher is better; None where there is no validation split,
-                and the open settings have their start values then.
+            score: Returns the validation metric of vectors of users and items and of scores from histories, higher is better; None where
+                there is no validation split, and the open settings have their start values then.
 
         Raises:
             InputError: the inputs do not fit the settings, or need more memory than they allow.
@@ -185,11 +214,11 @@ class LinearTeacher(Teacher, ABC):
         if score is None or not choices:
             found = Found(model._read({**given, **{name: choice.start for name, choice in choices.items()}}), None, 0)
         else:
-            found = search(choices, given, lambda settings: score(*model._finished(settings)), config.trials, model._read)
+            found = search(choices, given, lambda settings: score(*model._ranking(settings)), config.trials, model._read)
             model = cls(inputs, config)  # without what the trials left: the result is a function of the settings alone
-        users, items = model._finished(found.settings)
+        users, items, histories = model._finished(found.settings)
         settled = model.settled(found.settings) if content is None else content.settled(model.settled(found.settings))
-        return LinearFit(users, items, settled, tuple(choices) if score is not None else (), found.value, found.trials)
+        return LinearFit(users, items, settled, tuple(choices) if score is not None else (), found.value, found.trials, histories)
 
     def _read(self, settings: Settings) -> Settings:
         """Returns those of the settings that have a meaning together, of the kind's own and of the content."""
@@ -199,10 +228,26 @@ class LinearTeacher(Teacher, ABC):
         return {**self.read(own), **of_content}
 
     @torch.no_grad()
-    def _finished(self, settings: Settings) -> tuple[Tensor, Tensor]:
+    def _finished(self, settings: Settings) -> Fitted:
+        """Returns what the model scores with, where a user's scores have the standard deviation 1."""
+        users, items, histories = self._ranking(settings)
+        if not histories:  # vectors have it already
+            return users, items, histories
+        spread = deviations(users, items, histories)
+        factors = torch.where(spread > 0, 1 / spread, 1.0)
+        return users, items, tuple(replace(part, weights=(factors * part.weights).float()) for part in histories)
+
+    @torch.no_grad()
+    def _ranking(self, settings: Settings) -> Fitted:
+        """Returns the same up to a factor for each user where scores come from histories: enough to rank."""
+        if self.config.rank == 0:
+            graph = self.inputs.graph
+            ones = torch.ones(graph.num_users, device=graph.user_weights.device)
+            nothing = [torch.zeros(count, 0, device=ones.device) for count in (graph.num_users, graph.num_items)]
+            return nothing[0], nothing[1], (HistoryScores(ones, graph.users, self.similarities(settings)),)
         if self.content is not None:
-            return self.content.added_to(self._own, settings)
-        return self._own(settings)
+            return *self.content.added_to(self._own, settings), ()
+        return *self._own(settings), ()
 
     def _own(self, settings: Settings) -> tuple[Tensor, Tensor]:
         users, items = self.vectors(settings)

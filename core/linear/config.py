@@ -21,8 +21,10 @@ class LinearConfig:
     rank: int | None = setting(
         None,
         "columns of the vectors: singular vectors of spectral, else the rank of the best approximation of the scores, which is exact from "
-        "the number of items on; read by item_knn, rp3beta, ease, spectral, polynomial and ials (its factors)",
-        ge=1,
+        "the number of items on; 0: no vectors, the scores stay sums of sparse similarities of items over a user's history, exact and as "
+        "large as the catalog asks for (item_knn, rp3beta and polynomial, full engine); read by item_knn, rp3beta, ease, spectral, "
+        "polynomial and ials (its factors)",
+        ge=0,
     )
     user_exponent: float | None = setting(
         None,
@@ -48,7 +50,9 @@ class LinearConfig:
     ridge: float | None = setting(None, "λ of EASE, in units of the mean diagonal entry of the items' Gram matrix; read by ease", gt=0)
     shrink: float | None = setting(None, "shrinkage that is added to the denominator of the cosine of two items; read by item_knn", ge=0)
     neighbours: int | None = setting(
-        None, "similar items that are kept for an item; read by item_knn and rp3beta, and by polynomial with power other than 1", ge=1
+        None,
+        "similar items that are kept for an item; read by item_knn and rp3beta, and by polynomial with power other than 1 or rank=0",
+        ge=1,
     )
     alpha: float | None = setting(None, "α, the power of the random walk's transition probabilities; read by rp3beta", ge=0)
     beta: float | None = setting(None, "β: a score is divided by the item's degree^β; read by rp3beta", ge=0)

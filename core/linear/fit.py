@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..graph import BipartiteGraph
+from ..histories import HistoryScores
 from .search import Settings
 
 
@@ -31,12 +32,13 @@ class LinearFit:
     """Holds a fitted model.
 
     Attributes:
-        users, items: Vectors, float32 [num_users, r] and [num_items, r]; a score is their dot product, and a user's scores have the
-            standard deviation 1 over all items.
+        users, items: Vectors, float32 [num_users, r] and [num_items, r]; a score is their dot product plus those of the histories, and a
+            user's scores have the standard deviation 1 over all items.
         settings: The settings that the model was fitted with, the chosen ones among them.
         chosen: The names of the settings that were chosen on validation.
         value: The validation metric that chose them; None where nothing was chosen.
         trials: How many settings were tried.
+        histories: Scores from all users' histories; one where the rank is 0, when r is 0, else none.
     """
 
     users: Tensor
@@ -45,6 +47,7 @@ class LinearFit:
     chosen: tuple[str, ...]
     value: float | None
     trials: int
+    histories: tuple[HistoryScores, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """Returns what a manifest says of the fit, JSON-able."""

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..histories import Similarities
 from .base import chained, rank_choice
 from .factors import Scores
 from .lists import ListTeacher, neighbour_choice
@@ -37,6 +38,9 @@ class ItemKnnTeacher(ListTeacher):
         norms = of.scaled(weights, of.item_scale(0.0)).to_items(of.like.new_ones(self.inputs.graph.num_users, 1)).sqrt().squeeze(1)
         for block, rows in of.shared_users(weights):
             yield block, rows / (norms[block, None] * norms + shrink).clamp(min=1e-30)
+
+    def similarities(self, settings: Settings) -> Similarities:
+        return self.lists(settings).similarities(turned=True)
 
     def vectors(self, settings: Settings) -> tuple[Tensor, Tensor]:
         of, lists = self.interactions, self.lists(settings)

@@ -2,10 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor
 
-from .adjacency import ItemLists, list_bytes
+from .adjacency import ItemLists, entry_bytes, list_bytes
 from .base import LinearTeacher
 from .config import LinearConfig
 from .fit import CatalogCounts, LinearInputs
@@ -20,6 +21,8 @@ class ListTeacher(LinearTeacher):
     Trials that differ in other settings than those of the matrix, or that ask for fewer neighbours, share the lists.
     """
 
+    keeps_similarities: ClassVar[bool] = True
+
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         super().__init__(inputs, config)
         self._lists: tuple[tuple[float, float], ItemLists] | None = None
@@ -27,6 +30,10 @@ class ListTeacher(LinearTeacher):
     @classmethod
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
         return list_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) + super().fitting_bytes(config, counts)
+
+    @classmethod
+    def similarity_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        return entry_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if config.rank == 0 else 0
 
     @abstractmethod
     def key(self, settings: Settings) -> tuple[float, float]:

@@ -8,8 +8,9 @@ from torch import Tensor
 from ..config import TeacherConfig
 from ..errors import InputError
 from ..graph import degree_power
+from ..histories import Similarities
 from ..sides import ITEMS, USERS
-from .adjacency import ItemLists, list_bytes
+from .adjacency import ItemLists, entry_bytes, list_bytes
 from .base import LinearTeacher, chained, exponent_choices, rank_choice
 from .blocks import Block, BlockProducts, NodeBlocks, leading_blocks, standardise_users, weighted, working_blocks
 from .blocks import scaled as scaled_rows
@@ -30,7 +31,11 @@ class PolynomialTeacher(LinearTeacher):
     With `power` s = 1 products with P are two propagations, so that P is never built. Otherwise its entries are raised to the power s,
     every row keeps its `neighbours` largest, and P is divided by its largest singular value then. a is `user_exponent`, b
     `item_exponent`, c `output_exponent`, K `degree`.
+
+    With the rank 0 the filter is linear, K = 1, and P is built with `neighbours` entries a row whatever the power is.
     """
+
+    keeps_similarities: ClassVar[bool] = True
 
     engines: ClassVar[tuple[str, ...]] = ("full", "sampled")
     over_shards: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "item_exponent", "output_exponent", "degree")
@@ -39,19 +44,29 @@ class PolynomialTeacher(LinearTeacher):
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         super().__init__(inputs, config)
         self._graph: tuple[tuple, Scores] | None = None
+        self._lists: tuple[tuple, ItemLists] | None = None
 
     @classmethod
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
-        entries = list_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if config.power != 1 else 0
+        entries = list_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if _has_entries(config) else 0
         return entries + super().fitting_bytes(config, counts)
+
+    @classmethod
+    def similarity_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        return entry_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if config.rank == 0 else 0
 
     @classmethod
     def check_settings(cls, config: LinearConfig) -> None:
         super().check_settings(config)
-        if config.power == 1 and config.neighbours is not None:
+        if config.rank == 0 and config.degree not in (None, 1):
+            raise InputError(
+                f"teacher.linear.degree={config.degree} has no meaning with teacher.linear.rank=0, which keeps a linear filter of the item "
+                "graph; leave it out, or set a rank of at least 1"
+            )
+        if not _has_entries(config) and config.neighbours is not None:
             raise InputError(
                 f"teacher.linear.neighbours={config.neighbours} has no meaning with teacher.linear.power=1, which never builds the item "
-                "graph; leave it out, or set another power"
+                "graph; leave it out, or set another power, or teacher.linear.rank=0"
             )
 
     @classmethod
@@ -82,16 +97,16 @@ class PolynomialTeacher(LinearTeacher):
         return width + rank, 3 * width + rank
 
     def choices(self) -> dict[str, Choice]:
-        neighbours = {"neighbours": neighbour_choice(self.interactions.num_items, 200)} if self.config.power != 1 else {}
+        neighbours = {"neighbours": neighbour_choice(self.interactions.num_items, 200)} if _has_entries(self.config) else {}
         return {
             "rank": rank_choice(self.interactions.num_items),
-            "degree": Choice(2, (1, 2, 3, 5, 8, 13)),
+            "degree": Choice(1, (1,)) if self.config.rank == 0 else Choice(2, (1, 2, 3, 5, 8, 13)),
             **exponent_choices(),
             **neighbours,
         }
 
     def read(self, settings: Settings) -> Settings:
-        return {name: value for name, value in settings.items() if name != "neighbours" or settings["power"] != 1}
+        return {name: value for name, value in settings.items() if name != "neighbours" or _has_entries(self.config)}
 
     def item_graph(self, settings: Settings) -> Scores:
         """Returns P as products, with the largest singular value 1."""
@@ -111,12 +126,23 @@ class PolynomialTeacher(LinearTeacher):
         return Scores(once.num_items, both_ways, both_ways)
 
     def _by_entries(self, settings: Settings) -> Scores:
-        of, power = self.interactions, settings["power"]
-        scale = of.item_scale(-settings["item_exponent"]).to(of.dtype)
-        blocks = of.shared_users(of.user_scale(-settings["user_exponent"]))
-        return ItemLists.largest(
-            ((block, (scale[block, None] * rows * scale) ** power) for block, rows in blocks), settings["neighbours"]
-        ).products()
+        return self._entries(settings).products()
+
+    def _entries(self, settings: Settings) -> ItemLists:
+        """Returns the largest entries of every row of P, up to its largest singular value."""
+        of, power, k = self.interactions, settings["power"], settings["neighbours"]
+        key = settings["user_exponent"], settings["item_exponent"], power
+        if self._lists is None or self._lists[0] != key or self._lists[1].columns.shape[1] < min(k, of.num_items):
+            self._lists = None  # its memory is free while the next one is made
+            scale = of.item_scale(-settings["item_exponent"]).to(of.dtype)
+            blocks = of.shared_users(of.user_scale(-settings["user_exponent"]))
+            scaled_blocks = ((block, (scale[block, None] * rows * scale) ** power) for block, rows in blocks)
+            self._lists = key, ItemLists.largest(scaled_blocks, k)
+        return self._lists[1].first(k)
+
+    def similarities(self, settings: Settings) -> Similarities:
+        of, output = self.interactions, settings["output_exponent"]
+        return self._entries(settings).similarities(of.item_scale(-output), of.item_scale(output))
 
     def vectors(self, settings: Settings) -> tuple[Tensor, Tensor]:
         of, output, degree, graph = self.interactions, settings["output_exponent"], settings["degree"], self.item_graph(settings)
@@ -183,6 +209,11 @@ def filtered_histories(blocks: NodeBlocks, settings: Settings, pair: tuple[Block
         blocks.write(items, [items, rest], lambda ids, degrees, x, r: degree_power(degrees, c)[:, None] * (x - r))
 
     return BlockProducts(to_users, to_items)
+
+
+def _has_entries(config: LinearConfig) -> bool:
+    """Whether the entries of the item graph are computed."""
+    return config.power != 1 or config.rank == 0
 
 
 def scaled(products: Scores, factor: Tensor) -> Scores:

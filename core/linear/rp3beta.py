@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..histories import Similarities
 from .base import chained, rank_choice
 from .lists import ListTeacher, neighbour_choice
 from .search import Choice, Settings
@@ -34,6 +35,9 @@ class Rp3betaTeacher(ListTeacher):
         sources, targets = (of.item_scale(-power).to(of.dtype) for power in (alpha, beta))
         for block, rows in of.shared_users(of.user_scale(-alpha)):
             yield block, sources[block, None] * rows * targets
+
+    def similarities(self, settings: Settings) -> Similarities:
+        return self.lists(settings).similarities()
 
     def vectors(self, settings: Settings) -> tuple[Tensor, Tensor]:
         of, lists = self.interactions, self.lists(settings)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..histories import add_list_scores
 from ..scoring import candidate_scores
 from ..vectors import TeacherVectors
 
@@ -54,6 +55,7 @@ def label(vectors: TeacherVectors, users: Tensor, candidates: Tensor) -> Labels:
         candidates: int64 [batch, 1 + K], the positive first.
     """
     scores = candidate_scores(vectors.user, vectors.item, users, candidates)
+    scores = add_list_scores(scores, vectors.histories, users, candidates)
     by_modality = [candidate_scores(vectors.modal_user[m], vectors.modal_item[m], users, candidates) for m in vectors.modal_user]
     modal = torch.stack(by_modality) if by_modality else scores.new_zeros(0, *scores.shape)
     return Labels(users, candidates, scores - scores[:, :1], modal - modal[:, :, :1])

@@ -8,9 +8,9 @@ from ..random import derive_seed
 from ..sampling import STREAM_INITIAL
 from .base import Student
 from .layered import LayeredStudent
-from .warm_start import project, warm_start_maps
+from .warm_start import closest_tables, project, warm_start_maps
 
-__all__ = ["LayeredStudent", "Student", "build_student", "project", "student_kind", "warm_start_maps"]
+__all__ = ["LayeredStudent", "Student", "build_student", "closest_tables", "project", "student_kind", "warm_start_maps"]
 
 
 def student_kind(config: StudentConfig) -> type[Student]:

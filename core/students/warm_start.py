@@ -1,9 +1,12 @@
 """Computes a student's initial rows from the teacher's final vectors, at the student's size (docs/method.md 2, warm start)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+from ..histories import HistoryScores
+from ..linear.factors import Scores, leading_factors
 
 
 def project(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -45,6 +48,32 @@ def warm_start_maps(
         grams.append(gram)
     sum_(grams)
     return projection_maps(grams[0], grams[1], dim)
+
+
+def closest_tables(users: Tensor, items: Tensor, histories: Sequence[HistoryScores], dim: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Computes tables of size `dim` whose dot products come closest to scores that no vectors hold, by block power iterations.
+
+    Args:
+        users, items: float32 [num_users, d] and [num_items, d], whose dot products are one part of the scores; d may be 0.
+        histories: The other parts, of all users.
+        dim: Columns of the tables.
+        seed: Seed of the random rows that the iterations begin with.
+
+    Returns:
+        float32 [num_users, dim] and [num_items, dim]; the largest entry of a column of the users is positive.
+    """
+    parts = [part.products() for part in histories]
+
+    def to_users(x: Tensor) -> Tensor:
+        return sum((part[0](x) for part in parts), users @ (items.T @ x))
+
+    def to_items(y: Tensor) -> Tensor:
+        return sum((part[1](y) for part in parts), items @ (users.T @ y))
+
+    found = leading_factors(Scores(items.shape[0], to_users, to_items), dim, seed, users)
+    tables = [torch.nn.functional.pad(rows, (0, dim - rows.shape[1])) for rows in found.vectors(dim)]  # a tiny catalog has fewer
+    signs = tables[0].gather(0, tables[0].abs().argmax(0, keepdim=True)).sign()
+    return tables[0] * signs, tables[1] * signs
 
 
 def projection_maps(users: Tensor, items: Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...core.histories import HistoryScores, Similarities
 from ..worker import Worker
 
 
@@ -37,6 +38,24 @@ class TensorRows:
 
 
 @dataclass(frozen=True)
+class HistoryPart:
+    """Holds scores from histories for an artifact; the histories themselves are the train interactions.
+
+    Attributes:
+        weights: Weights of all users, in one column.
+        similarities: The similarities of items.
+    """
+
+    weights: Rows
+    similarities: Similarities
+
+    @staticmethod
+    def of(scores: HistoryScores) -> "HistoryPart":
+        """Returns the part of scores of all users from their train interactions."""
+        return HistoryPart(TensorRows(scores.weights[:, None]), scores.similarities.to("cpu"))
+
+
+@dataclass(frozen=True)
 class Output:
     """Holds trained rows and weights for an artifact.
 
@@ -48,6 +67,7 @@ class Output:
         vectors: Vectors of users and of items by name: `final`, and a teacher's `modal.<modality>` and `prompt`.
         feature_tensors: Tensors of the features' standardisation by name.
         dims: d_m by modality.
+        histories: A teacher's scores from histories, which are added to the dot products of `final`.
     """
 
     worker: Worker
@@ -58,6 +78,7 @@ class Output:
     vectors: dict[str, tuple[Rows, Rows]]
     feature_tensors: dict[str, Tensor]
     dims: dict[str, int]
+    histories: tuple[HistoryPart, ...] = ()
 
     @property
     def counts(self) -> tuple[int, int]:

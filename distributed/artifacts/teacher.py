@@ -2,11 +2,12 @@
 
 `weights.safetensors` holds reduction layers, prompt and standardisation, or the whole module and the standardisation for a baseline.
 `ids-user-<s>.safetensors` and `ids-item-<s>.safetensors` hold the ID tables. `rev-<r>/` holds `user-<s>.safetensors` and
-`item-<s>.safetensors`, each a range of rows with the tensors `final`, `modal.<modality>` and `prompt`, and `prompt.safetensors`. Every
-worker writes its share of the shards, and rank 0 writes the manifests last.
+`item-<s>.safetensors`, each a range of rows with the tensors `final`, `modal.<modality>` and `prompt`, and `prompt.safetensors`. Scores
+from histories, which a linear teacher of rank 0 and an ensemble with such a component have, are a weight for each user, `history.<n>` in
+the users' shards, and `similar-<n>.safetensors`. Every worker writes its share of the shards, and rank 0 writes the manifests last.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from torch import Tensor
 from ...core.artifact import ShardWriter, manifest_digest, open_artifact, publish_manifest, read_manifest
 from ...core.config import OptimizerConfig, TeacherConfig, as_dict
 from ...core.errors import InputError
+from ...core.graph import Csr
+from ...core.histories import HistoryScores, Similarities
 from ...core.linear.config import LinearConfig
-from ...core.sides import ITEMS, SIDE_NAMES, SIDES
+from ...core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
 from ...core.storage import join
 from ...core.vectors import TeacherVectors
 from ..loop.selection import Selection
@@ -26,7 +29,9 @@ from ..worker import Worker
 from .output import Output, Rows, TensorRows
 
 ROWS_A_SHARD = 1 << 18
+SIMILAR = "similar"
 Pair = tuple[Tensor, Tensor]
+Histories = tuple[HistoryScores, ...]
 
 
 def vectors_by_name(vectors: TeacherVectors) -> dict[str, Pair]:
@@ -104,13 +109,21 @@ def write_revision(url: str, revision: int, output: Output, prompt: dict[str, Te
     worker.barrier()
     for side in SIDES:
         rows = {name: pair[side] for name, pair in output.vectors.items()}
+        if side == USERS:
+            rows |= {f"history.{number}": part.weights for number, part in enumerate(output.histories)}
         _add_shards(writer, SIDE_NAMES[side], rows, output.counts[side], worker)
     if worker.is_first:
+        for number, part in enumerate(output.histories):
+            entries, values = part.similarities.entries, part.similarities.values
+            tensors = {"pointers": entries.pointers, "columns": entries.columns.int(), "values": values}
+            writer.add(f"{SIMILAR}-{number:05d}.safetensors", save({name: t.contiguous() for name, t in tensors.items()}))
         writer.add("prompt.safetensors", save({name: t.detach().cpu().contiguous() for name, t in prompt.items()}))
     files = worker.gather(writer.files)
     if worker.is_first:
         modalities = [name.removeprefix("modal.") for name in output.vectors if name.startswith("modal.")]
         facts = {"revision": revision, "modalities": modalities, "rows_a_shard": ROWS_A_SHARD, **metadata}
+        if output.histories:
+            facts["histories"] = len(output.histories)
         publish_manifest(revision_url(url, revision), "teacher-vectors", facts, files)
     worker.barrier()
 
@@ -219,10 +232,52 @@ def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> di
     return {m: RowShards([shard[f"modal.{m}"] for shard in shards]) for m in manifest["modalities"]}
 
 
-def final_rows(url: str, revision: int, cache_dir: str | None = None) -> list[RowShards]:
-    """Verifies and opens a revision's final vectors of users and of items, memory-mapped; a warm start reads them."""
-    folder, manifest = _open_revision(url, revision, cache_dir, tuple(f"{name}-" for name in SIDE_NAMES))
-    return [RowShards([shard["final"] for shard in _shards(folder, manifest, name)]) for name in SIDE_NAMES]
+@dataclass(frozen=True)
+class FinalScores:
+    """Holds what a teacher's final scores are computed from.
+
+    Attributes:
+        rows: Final vectors of users and of items, memory-mapped.
+        histories: Scores from all users' train interactions, which are added to the vectors' dot products.
+    """
+
+    rows: list[RowShards]
+    histories: Histories
+
+    def to(self, device: torch.device) -> "FinalScores":
+        """Returns the same on a device; on the CPU the vectors stay memory-mapped."""
+        return FinalScores([rows.to(device) for rows in self.rows], tuple(part.to(device) for part in self.histories))
+
+
+def final_scores(url: str, revision: int, train: Callable[[], Csr], cache_dir: str | None = None) -> FinalScores:
+    """Verifies and opens a revision's final scores.
+
+    Args:
+        url: The teacher's artifact.
+        revision: The prompt's revision.
+        train: Returns the train items of all users; called where scores come from histories.
+        cache_dir: Folder for local copies of remote artifacts.
+    """
+    folder, manifest = _open_revision(url, revision, cache_dir, (*(f"{name}-" for name in SIDE_NAMES), f"{SIMILAR}-"))
+    sides = [_shards(folder, manifest, name) for name in SIDE_NAMES]
+    rows = [RowShards([shard["final"] for shard in shards]) for shards in sides]
+    return FinalScores(rows, _histories(folder, manifest, sides[USERS], train))
+
+
+def _histories(folder: Path, manifest: dict, user_shards: list[dict[str, Tensor]], train: Callable[[], Csr] | None) -> Histories:
+    """Reads the scores from histories of all users that a revision has."""
+    from safetensors.torch import load_file
+
+    found: list[HistoryScores] = []
+    for number in range(manifest.get("histories", 0)):
+        assert train is not None, "a teacher that scores histories is read with the train items"
+        arrays = load_file(str(folder / f"{SIMILAR}-{number:05d}.safetensors"))
+        items = arrays["pointers"].numel() - 1
+        similarities = Similarities(Csr(arrays["pointers"], arrays["columns"], items), arrays["values"])
+        weights = torch.cat([shard[f"history.{number}"] for shard in user_shards]).squeeze(1)
+        histories = found[0].histories if found else train()
+        found.append(HistoryScores(weights, histories, similarities))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -234,8 +289,10 @@ class TeacherRevision:
     prompt: dict[str, Tensor]
 
 
-def read_revision(url: str, revision: int, cache_dir: str | None = None) -> TeacherRevision:
-    """Verifies and opens teacher/rev-<r>/.
+def read_revision(url: str, revision: int, cache_dir: str | None = None, train: Callable[[], Csr] | None = None) -> TeacherRevision:
+    """Verifies and opens teacher/rev-<r>/; the arguments are those of `final_scores`.
+
+    Without `train` it is for teachers whose scores are the dot products of vectors.
 
     Raises:
         InputError: the revision is missing or damaged, or its manifest names another revision than its folder.
@@ -244,11 +301,12 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None) -> Teac
 
     folder, manifest = _open_revision(url, revision, cache_dir, ("",))
 
-    def side(name: str) -> dict[str, Tensor]:
-        shards = _shards(folder, manifest, name)
+    shards_of = [_shards(folder, manifest, name) for name in SIDE_NAMES]
+
+    def joined(shards: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {k: shards[0][k] if len(shards) == 1 else torch.cat([s[k] for s in shards]) for k in shards[0]}
 
-    user, item = (side(name) for name in SIDE_NAMES)
+    user, item = (joined(shards) for shards in shards_of)
     modalities = manifest["modalities"]
     vectors = TeacherVectors(
         user["final"],
@@ -258,6 +316,7 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None) -> Teac
         user.get("prompt"),
         item.get("prompt"),
         {},
+        histories=_histories(folder, manifest, shards_of[USERS], train),
     )
     return TeacherRevision(revision, vectors, load_file(str(folder / "prompt.safetensors")))
 

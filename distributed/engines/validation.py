@@ -1,6 +1,6 @@
 """Ranks the validation users exactly: each worker ranks all items for its share of the users."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...core.config import EvaluationConfig
 from ...core.graph import Csr
+from ...core.histories import HistoryScores
 from ...core.ranking import rank_rows
 from ...graph_store.dataset import Dataset
 from ..worker import Worker
@@ -50,16 +51,18 @@ class Validation:
         rows = torch.arange(0, self.users.numel(), step, device=self.users.device)
         return replace(self, users=self.users[rows], held_out=self.held_out.select(rows))
 
-    def __call__(self, user_rows: Callable[[Tensor], Tensor], items: Tensor) -> dict[str, float]:
-        """Computes the metrics of final vectors; a collective call.
+    def __call__(self, user_rows: Callable[[Tensor], Tensor], items: Tensor, histories: Sequence[HistoryScores] = ()) -> dict[str, float]:
+        """Computes the metrics of final scores; a collective call.
 
         Args:
             user_rows: Returns users' final vectors [n, d] from their dataset indices, int64 [n].
             items: Final vectors of all items [num_items, d]; may be memory-mapped.
+            histories: Scores from all users' histories, which are added to the vectors' dot products.
         """
         users = torch.cat([user_rows(ids) for ids in self.users.split(USER_ROWS)])
         exclude, config = self.train.select(self.users), self.config
-        metrics = rank_rows(users, items, self.held_out, exclude, config.cutoffs, config.memory_mib, config.metrics)
+        own = [part.select(self.users) for part in histories]
+        metrics = rank_rows(users, items, self.held_out, exclude, config.cutoffs, config.memory_mib, config.metrics, own)
         self.worker.sum_(metrics.states())
         self.worker.barrier()  # the vectors may change only when all workers have read them
         return metrics.compute()

@@ -5,6 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ...core.config import EvaluationConfig
+from ...core.histories import HistoryScores
 from ..messages import LabelJob, StudentJob, TeacherJob, TuneJob
 
 
@@ -30,6 +31,15 @@ class Executor(Protocol):
         """
         ...
 
-    def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig) -> dict[str, float]:
-        """Full-ranking metrics of a split, from final vectors float32 [num_users, d] and [num_items, d]."""
+    def evaluate(
+        self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: tuple[HistoryScores, ...] = ()
+    ) -> dict[str, float]:
+        """Full-ranking metrics of a split.
+
+        Args:
+            users, items: Final vectors, float32 [num_users, d] and [num_items, d].
+            split: "validation" or "test".
+            config: Cutoffs and metrics.
+            histories: Scores from all users' histories, which are added to the vectors' dot products.
+        """
         ...

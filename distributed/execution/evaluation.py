@@ -8,6 +8,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
+from ...core.histories import HistoryScores
 from ...core.metrics import RankingMetrics
 from ...core.ranking import rank_users
 from ...graph_store.dataset import masks, open_dataset
@@ -15,7 +16,7 @@ from ..config import ClusterConfig
 from ..messages import EvaluationJob
 from .lines import start_progress, watching
 
-Vectors = tuple[np.ndarray, np.ndarray]
+Vectors = tuple[np.ndarray, np.ndarray, tuple[HistoryScores, ...]]
 
 
 def rank_share(job: EvaluationJob, vectors: Vectors, rank: int, world_size: int) -> list[np.ndarray]:
@@ -23,14 +24,16 @@ def rank_share(job: EvaluationJob, vectors: Vectors, rank: int, world_size: int)
 
     Args:
         job: What to rank.
-        vectors: Final vectors of users and items, float32 [num_users, d] and [num_items, d].
+        vectors: Final vectors of users and items, float32 [num_users, d] and [num_items, d], and scores from all users' histories, which
+            are added to their dot products.
         rank, world_size: The share, and the number of shares.
     """
     torch.set_num_threads(job.threads)
     held_out, exclude = masks(open_dataset(job.dataset_url, job.cache_dir), job.split)
-    users, items = (torch.from_numpy(array.copy()) for array in vectors)
+    users, items = (torch.from_numpy(array.copy()) for array in vectors[:2])
     config = job.config
-    metrics = rank_users(users, items, held_out, exclude, config.cutoffs, config.memory_mib, rank, world_size, config.metrics)
+    cutoffs, memory_mib, further = config.cutoffs, config.memory_mib, config.metrics
+    metrics = rank_users(users, items, held_out, exclude, cutoffs, memory_mib, rank, world_size, further, vectors[2])
     return [state.numpy() for state in metrics.states()]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.config import EvaluationConfig
+from ...core.histories import HistoryScores
 from ...core.ranking import evaluate
 from ...core.storage import exists, join
 from ...graph_store.dataset import Dataset, masks
@@ -64,11 +65,14 @@ class LocalExecutor:
             written = [labeler.write_block(url, epoch, block) for epoch in range(epochs) for block in range(job.num_blocks)]
         return publish_labels(job, url, epochs, written, metadata)
 
-    def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig) -> dict[str, float]:
+    def evaluate(
+        self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: tuple[HistoryScores, ...] = ()
+    ) -> dict[str, float]:
         """See `Executor`."""
         held_out, exclude = masks(self.dataset, split)
         with _threads(self.cluster.worker_threads):
-            return evaluate(users, items, held_out, exclude, config.cutoffs, config.memory_mib, further=config.metrics)
+            further = config.metrics
+            return evaluate(users, items, held_out, exclude, config.cutoffs, config.memory_mib, further=further, histories=histories)
 
 
 def _locally(job: TeacherJob | StudentJob | TuneJob) -> TeacherJob | StudentJob | TuneJob:

@@ -32,10 +32,10 @@ class Labeler:
         self.job = job
         self.train = dataset.csr("train")
         self.pairs = TrainPairs.of(self.train, job.seed, job.examples)
-        self.vectors = read_revision(job.teacher_url, job.revision, job.cache_dir).vectors
+        self.vectors = vectors = read_revision(job.teacher_url, job.revision, job.cache_dir, lambda: self.train).vectors
         self.unseen = UnseenItems(self.train)
         depth = candidate_policy(job.config).depth
-        self.ranking = top_unseen(self.vectors.user, self.vectors.item, self.train, self.train, depth) if depth else None
+        self.ranking = top_unseen(vectors.user, vectors.item, self.train, self.train, depth, vectors.histories) if depth else None
 
     def labels(self, epoch: int, block: int) -> Labels:
         """Computes the labels of a block, for the job's share of its steps; scores are float32."""

@@ -7,6 +7,7 @@ from typing import ClassVar, Generic
 from torch import Tensor
 
 from ...core.config import OptimizerConfig
+from ...core.histories import HistoryScores
 from ...core.rows import RowTables, initial_rows
 from ...core.sides import ITEMS, USERS
 from ...core.spectral import NORMALISED
@@ -39,6 +40,7 @@ class Task(ABC, Generic[Batch]):
         whitens: Whether standardised features are decorrelated.
         sends_prompt: Whether a step reads prompts, so that owners send them together with reduced features.
         reduction: The reduction layers' learner, which then backpropagates the loss; None for plain autograd.
+        histories: Scores from all users' histories, which are added to the final vectors' dot products; the full engine alone has them.
     """
 
     stage: ClassVar[str]
@@ -56,6 +58,7 @@ class Task(ABC, Generic[Batch]):
     whitens: bool = False
     sends_prompt: bool = False
     reduction: Reduction | None = None
+    histories: tuple[HistoryScores, ...] = ()
 
     @property
     @abstractmethod

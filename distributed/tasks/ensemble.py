@@ -4,6 +4,7 @@ A component that the run trains is a teacher artifact of its own below `componen
 it, so that an interrupted run goes on with the component that was in work.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,14 +15,16 @@ from ...core.artifact import has_artifact, read_manifest
 from ...core.config import TeacherConfig, as_dict
 from ...core.ensemble import Mixture, Weights, choose_weights, contributions, sample_users
 from ...core.errors import InputError
+from ...core.graph import Csr
+from ...core.histories import HistoryScores, deviations, history_rows
 from ...core.sides import ITEMS, USERS
 from ...core.standard_scores import moments_of, score_deviation
 from ...core.storage import JsonObject, join
 from ...core.students.warm_start import warm_start_maps
 from ...core.teacher.ensemble import artifact_of, component_configs, component_seed, given_weights, temperature_sources
 from ...graph_store.dataset import Dataset, masks
-from ..artifacts.output import Output, Rows
-from ..artifacts.teacher import RowShards, final_rows, modal_rows, revision_digest, revision_url, write_teacher
+from ..artifacts.output import HistoryPart, Output, Rows
+from ..artifacts.teacher import FinalScores, RowShards, final_scores, modal_rows, revision_digest, revision_url, write_teacher
 from ..loop.selection import START, Selection
 from ..messages import TeacherJob
 from ..worker import Worker
@@ -72,7 +75,7 @@ class _Component:
     Attributes:
         manifest: The manifest of its artifact.
         digest: Checksum of its vectors.
-        rows: Final vectors of users and items.
+        final: Final vectors of users and items, and scores from histories.
         modal: Vectors by modality, of users and items.
         mean: Mean of the final item vectors, float64 [d], which is taken from them: it adds the same to all scores of a user.
         covariance: Their covariance, float64 [d, d].
@@ -80,13 +83,13 @@ class _Component:
 
     manifest: JsonObject
     digest: str
-    rows: list[RowShards]
+    final: FinalScores
     modal: dict[str, list[RowShards]]
     mean: Tensor
     covariance: Tensor
 
     @staticmethod
-    def read(url: str, dataset: Dataset, cache_dir: str | None) -> "_Component":
+    def read(url: str, dataset: Dataset, train: Callable[[], Csr], cache_dir: str | None) -> "_Component":
         """Verifies and opens a component.
 
         Raises:
@@ -95,19 +98,48 @@ class _Component:
         manifest = read_manifest(url, "teacher")
         if manifest["lineage"].get("dataset") != dataset.digest:
             raise InputError(f"{url}: this teacher was trained on another dataset than the run's; name one of the same dataset/")
-        rows = final_rows(url, 0, cache_dir)
-        moments = moments_of((rows[ITEMS][ids] for ids in _chunks(dataset.num_items)), rows[ITEMS].dim)
-        return _Component(manifest, revision_digest(url, 0), rows, modal_rows(url, 0, cache_dir), *moments)
+        final = final_scores(url, 0, train, cache_dir)
+        items = final.rows[ITEMS]
+        moments = moments_of((items[ids] for ids in _chunks(dataset.num_items)), items.dim)
+        return _Component(manifest, revision_digest(url, 0), final, modal_rows(url, 0, cache_dir), *moments)
 
     def users(self, ids: Tensor) -> Tensor:
         """Returns users' vectors whose scores have the standard deviation 1 over all items, float32 [n, d]; 0 where all are equal."""
-        rows = self.rows[USERS][ids]
-        deviation = score_deviation(rows, self.covariance)[:, None]
-        return torch.where(deviation > 0, 1 / deviation, 0.0).float() * rows
+        rows = self.final.rows[USERS][ids]
+        return self._factors(ids, rows)[:, None] * rows if rows.shape[1] else rows
 
     def items(self, ids: Tensor) -> Tensor:
         """Returns items' vectors without their mean, float32 [n, d]."""
-        return (self.rows[ITEMS][ids].double() - self.mean).float()
+        return (self.final.rows[ITEMS][ids].double() - self.mean).float()
+
+    def histories(self, ids: Tensor) -> list[HistoryScores]:
+        """Returns users' scores from histories in the same units as `users`."""
+        if not self.final.histories:
+            return []
+        factors = self._factors(ids, self.final.rows[USERS][ids])
+        own = [part.select(ids) for part in self.final.histories]
+        return [replace(part, weights=factors * part.weights) for part in own]
+
+    def scores(self, ids: Tensor, num_items: int) -> Tensor:
+        """Returns users' scores of all items in these units, float32 [n, num_items]."""
+        items = self.items(torch.arange(num_items)).T.contiguous()
+        rows = torch.cat([self.users(some) @ items for some in ids.split(CHUNK_ROWS)])
+        parts = self.histories(ids)
+        for some in parts[0].blocks() if parts else ():
+            of_histories = history_rows(parts, some)
+            assert of_histories is not None
+            rows[some] += of_histories
+        return rows
+
+    def _factors(self, ids: Tensor, rows: Tensor) -> Tensor:
+        """Returns 1 / the standard deviation over all items of users' scores, float32 [n]; 0 where all are equal."""
+        parts = [part.select(ids) for part in self.final.histories]
+        if parts:
+            all_items = self.final.rows[ITEMS]
+            deviation = deviations(rows, all_items[torch.arange(parts[0].num_items)], parts)
+        else:
+            deviation = score_deviation(rows, self.covariance)
+        return torch.where(deviation > 0, 1 / deviation, 0.0).float()
 
 
 @dataclass(frozen=True)
@@ -128,6 +160,20 @@ class _Sum:
         """See `Rows`."""
         joined = torch.cat([factor * rows(ids) for rows, factor in self.parts], 1)
         return joined if self.map is None else (joined.double() @ self.map).float()
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Holds the weights of one of a component's scores from histories, times the component's own; a `Rows` of one column."""
+
+    component: _Component
+    number: int
+    weight: float
+    dim: int = 1
+
+    def pull(self, ids: Tensor) -> Tensor:
+        """See `Rows`."""
+        return self.weight * self.component.histories(ids)[self.number].weights[:, None]
 
 
 @dataclass(frozen=True)
@@ -166,7 +212,8 @@ def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> Non
     """
     trained = {name: each.teacher_url for name, each in component_jobs(job).items()}
     urls = {name: trained.get(name) or artifact_of(own) for name, own in job.config.components.items()}
-    components = {name: _Component.read(str(url), dataset, job.cluster.cache_dir) for name, url in urls.items()}
+    train = functools.cache(lambda: dataset.csr("train"))
+    components = {name: _Component.read(str(url), dataset, train, job.cluster.cache_dir) for name, url in urls.items()}
     metric = job.evaluation.select_by if dataset.has_split("validation") else None
     given = given_weights(job.config)
     chosen = worker.share(_choose(components, dataset, job.evaluation.select_by, given) if worker.is_first and metric else None)
@@ -186,8 +233,13 @@ def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> Non
         "component_digests": {name: each.digest for name, each in components.items()},
         "trials": weights.trials,
     }
+    histories = tuple(
+        HistoryPart(_Weights(each, number, weights.by_name[name]), part.similarities)
+        for name, each in used.items()
+        for number, part in enumerate(each.final.histories)
+    )
     parameters = sum(each.manifest["num_parameters"] for each in used.values())
-    output = Output(worker, dataset.num_users, dataset.num_items, {}, None, vectors, {}, dims)
+    output = Output(worker, dataset.num_users, dataset.num_items, {}, None, vectors, {}, dims, histories)
     write_teacher(job, output, selection, {}, parameters, facts)
     if worker.is_first:
         show(f"[teacher] ensemble: {_in_words(facts['components'], metric, weights, given is not None)}")
@@ -197,10 +249,7 @@ def _choose(components: dict[str, _Component], dataset: Dataset, metric: str, gi
     """Chooses the weights, or measures those that are given; returns them and what each component brings."""
     held_out, exclude = masks(dataset, "validation")
     users = sample_users(held_out, dataset.num_items, len(components))
-    scores = {}
-    for name, each in components.items():
-        items = each.items(torch.arange(dataset.num_items)).T.contiguous()
-        scores[name] = torch.cat([each.users(ids) @ items for ids in users.split(CHUNK_ROWS)])
+    scores = {name: each.scores(users, dataset.num_items) for name, each in components.items()}
     mixture = Mixture(scores, held_out.select(users), exclude.select(users), metric)
     weights = choose_weights(mixture) if given is None else Weights(given, float(mixture.values(mixture.lists(given)).mean()), 1)
     return weights, contributions(mixture, weights.by_name, exclude, users)

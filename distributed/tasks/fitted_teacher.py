@@ -11,7 +11,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from ...core.linear.base import LinearTeacher
+from ...core.histories import HistoryScores, Similarities
+from ...core.linear.base import Histories, LinearTeacher
 from ...core.linear.fit import LinearFit, LinearInputs
 from ...core.rows import RowTables
 from ...core.sides import USERS
@@ -53,6 +54,7 @@ class FittedTeacherTask(Task[TeacherBatch]):
         self.dim, self.init_scale, self.user_balance = 0, 0.0, 0.0
         trials = None if validation is None else validation.sampled(TRIAL_USERS)
         self.fit = _fit(job, worker, catalog, trials, show)
+        self.histories = self.fit.histories
 
     @property
     def vector_dims(self) -> dict[str, int]:
@@ -90,6 +92,7 @@ def write_fitted(job: TeacherJob, output: Output, selection: Selection, facts: d
         facts: What the manifest says of the fit.
     """
     num_parameters = output.vectors["final"][USERS].dim * sum(output.counts)
+    num_parameters += sum(part.similarities.values.numel() for part in output.histories)
     write_teacher(job, output, selection, {}, num_parameters, {"linear": facts})
 
 
@@ -102,53 +105,68 @@ def _fit(job: TeacherJob, worker: Worker, catalog: WholeCatalog, validation: Val
     if not worker.is_first:
         return _follow(worker, catalog, validation)
 
-    def score(users: Tensor, items: Tensor) -> float:
+    def score(users: Tensor, items: Tensor, histories: Histories) -> float:
         assert validation is not None
-        _send(worker, users, items, None)
-        return validation(users.__getitem__, items)[metric]
+        _send(worker, users, items, histories, None)
+        return validation(users.__getitem__, items, histories)[metric]
 
     started = time.monotonic()
     fit = kind.fit(LinearInputs(catalog.graph, features, job.seed), job.config.linear, score if validation is not None else None)
     facts = {"settings": fit.settings, "chosen": fit.chosen, "value": fit.value, "trials": fit.trials}
-    _send(worker, fit.users, fit.items, facts)
+    _send(worker, fit.users, fit.items, fit.histories, facts)
     how = "" if fit.value is None else f"; chosen on validation in {fit.trials} trials, where {metric} was {fit.value:.4f}"
-    show(f"[teacher] {job.config.kind} {summary(fit.settings, fit.users.shape[1], time.monotonic() - started, how)}")
+    show(f"[teacher] {job.config.kind} {summary(fit.settings, _size(fit), time.monotonic() - started, how)}")
     return fit
 
 
 def _follow(worker: Worker, catalog: WholeCatalog, validation: Validation | None) -> LinearFit:
     """Ranks this worker's share of the validation users for every trial of rank 0, until that sends what it has fitted."""
     while True:
-        users, items, facts = _receive(worker, catalog)
+        users, items, histories, facts = _receive(worker, catalog)
         if facts is not None:
-            return LinearFit(users, items, **facts)
+            return LinearFit(users, items, **facts, histories=histories)
         assert validation is not None, "rank 0 has a validation split"
-        validation(users.__getitem__, items)
+        validation(users.__getitem__, items, histories)
 
 
-def summary(settings: dict[str, Any], columns: int, seconds: float, how: str = "") -> str:
+def _size(fit: LinearFit) -> str:
+    """Returns how large a fitted model is, in words."""
+    if fit.histories:
+        return f"{sum(part.similarities.values.numel() for part in fit.histories):,} similarities of items"
+    return columns_in_words(fit.users.shape[1])
+
+
+def columns_in_words(columns: int) -> str:
+    """Returns the number of a model's columns, in words."""
+    return f"vectors of {columns} columns"
+
+
+def summary(settings: dict[str, Any], size: str, seconds: float, how: str = "") -> str:
     """Returns how a fit went, in words.
 
     Args:
         settings: What the model was fitted with.
-        columns: Of its vectors.
+        size: How large it is, in words.
         seconds: That it took.
         how: How settings were chosen, in words.
     """
     named = ", ".join(f"{name}={value}" for name, value in settings.items())
-    return f"fitted in {seconds:.1f} s with {named}{how}; vectors of {columns} columns"
+    return f"fitted in {seconds:.1f} s with {named}{how}; {size}"
 
 
-def _send(worker: Worker, users: Tensor, items: Tensor, facts: dict | None) -> None:
-    """Sends vectors from rank 0 to all workers, with the facts of the finished fit or None."""
+def _send(worker: Worker, users: Tensor, items: Tensor, histories: Histories, facts: dict | None) -> None:
+    """Sends what a model scores with from rank 0 to all workers, with the facts of the finished fit or None."""
     if worker.world_size > 1:
-        worker.share((users.shape[1], facts))
+        parts = [(part.weights.cpu(), part.similarities.to("cpu")) for part in histories]
+        worker.share((users.shape[1], parts, facts))
         worker.sum_([users, items])
 
 
-def _receive(worker: Worker, catalog: WholeCatalog) -> tuple[Tensor, Tensor, dict | None]:
-    """Receives what `_send` sends."""
-    columns, facts = cast(tuple[int, dict | None], worker.share(None))
+def _receive(worker: Worker, catalog: WholeCatalog) -> tuple[Tensor, Tensor, Histories, dict | None]:
+    """Receives what `_send` sends; the histories are those of the train graph."""
+    columns, parts, facts = cast(tuple[int, list[tuple[Tensor, Similarities]], dict | None], worker.share(None))
     users, items = (torch.zeros(n, columns, device=worker.device) for n in (catalog.graph.num_users, catalog.graph.num_items))
     worker.sum_([users, items])
-    return users, items, facts
+    device, train = worker.device, catalog.graph.users
+    histories = tuple(HistoryScores(weights.to(device), train, similar.to(device)) for weights, similar in parts)
+    return users, items, histories, facts

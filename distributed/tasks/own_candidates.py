@@ -1,16 +1,19 @@
 """Draws candidates that the student itself ranks high, and scores them with the teacher (docs/method.md 3.6), in the full engine."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ...core.config import DistillationConfig
 from ...core.graph import Csr
+from ...core.histories import add_list_scores
 from ...core.objectives import Labels, draw_ranked, label, needs_modalities
 from ...core.ranking import top_unseen
 from ...core.sampling import STREAM_STUDENT, rank_slice
 from ...core.sides import ITEMS, USERS
 from ...core.vectors import TeacherVectors
-from ..artifacts.teacher import final_rows, modal_rows
+from ..artifacts.teacher import final_scores, modal_rows
 from ..messages import StudentJob
 from ..worker import Worker
 
@@ -21,12 +24,13 @@ class TeacherScores:
     Args:
         job: The student's job, which names the teacher and the revision.
         device: The worker's device.
+        train: Returns the train items of all users, on the CPU; called where the teacher scores histories.
     """
 
-    def __init__(self, job: StudentJob, device: torch.device) -> None:
+    def __init__(self, job: StudentJob, device: torch.device, train: Callable[[], Csr]) -> None:
         url, revision, cache_dir = job.teacher_url, job.revision, job.cluster.cache_dir
         by_modality = any(needs_modalities(name) for name in job.distill.loss_weights())
-        self.final = [rows.to(device) for rows in final_rows(url, revision, cache_dir)]
+        self.final = final_scores(url, revision, train, cache_dir).to(device)
         modal = modal_rows(url, revision, cache_dir) if by_modality else {}
         self.modal = {modality: [rows.to(device) for rows in sides] for modality, sides in modal.items()}
 
@@ -43,14 +47,16 @@ class TeacherScores:
         users, user_rows = torch.unique(labels.users, return_inverse=True)
         distinct, item_rows = torch.unique(lists, return_inverse=True)
         of_users, of_items = ({m: sides[side][ids] for m, sides in self.modal.items()} for side, ids in ((USERS, users), (ITEMS, distinct)))
-        vectors = TeacherVectors(self.final[USERS][users], self.final[ITEMS][distinct], of_users, of_items, None, None, {})
-        further = label(vectors, user_rows, item_rows)
+        final = self.final.rows[USERS][users], self.final.rows[ITEMS][distinct]
+        further = label(TeacherVectors(*final, of_users, of_items, None, None, {}), user_rows, item_rows)
         assert further.scores is not None
         assert further.modal_scores is not None
+        of_histories = add_list_scores(torch.zeros_like(further.scores), self.final.histories, labels.users, lists)
+        scores = further.scores + of_histories - of_histories[:, :1]
         return Labels(
             labels.users,
             torch.cat([labels.candidates, items], 1),
-            torch.cat([labels.scores, further.scores[:, 1:]], 1),
+            torch.cat([labels.scores, scores[:, 1:]], 1),
             torch.cat([labels.modal_scores[: len(self.modal)], further.modal_scores[:, :, 1:]], 2),
         )
 

@@ -7,15 +7,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...core.errors import InputError
+from ...core.graph import Csr
 from ...core.objectives import CandidateRequest, Decoders, Labels, LossInputs, StudentSide, distillation_terms, plain_lists, student_terms
 from ...core.rows import RowTables
 from ...core.sampling import UserWeights
 from ...core.scoring import candidate_scores
 from ...core.sides import ITEMS, SIDES, USERS
-from ...core.students import LayeredStudent, build_student, warm_start_maps
+from ...core.students import LayeredStudent, build_student, closest_tables, warm_start_maps
 from ..artifacts.output import Output
 from ..artifacts.student import write_student
-from ..artifacts.teacher import final_rows, modal_item_rows
+from ..artifacts.teacher import FinalScores, final_scores, modal_item_rows
 from ..engines.examples import Examples
 from ..engines.learners import AdamLearner, Learner, take_prefix
 from ..engines.view import ID, FeatureInputs, View
@@ -79,7 +81,11 @@ class StudentTask(Task[StudentBatch]):
         open_labels: Opens the labels of some epochs, from the modalities' names and the epochs; called only where the student learns from
             labels.
         tuner: The resident teacher whose prompt is tuned beside the student; None where labels are made elsewhere or there is no teacher.
+        train: Returns the train items of all users, on the CPU; called where the teacher scores histories.
         show: Shows a line to the person who started the run.
+
+    Raises:
+        InputError: the teacher has no vectors that the student could start from.
     """
 
     stage: ClassVar[str] = "student"
@@ -90,6 +96,7 @@ class StudentTask(Task[StudentBatch]):
         worker: Worker,
         open_labels: Callable[[list[str], range], LabelSource],
         tuner: PromptTuner | None,
+        train: Callable[[], Csr],
         show: Callable[[str], None],
     ) -> None:
         config, cache_dir = job.config, job.cluster.cache_dir
@@ -97,7 +104,7 @@ class StudentTask(Task[StudentBatch]):
         self.train, self.dim, self.init_scale, self.user_balance = config.train, config.dim, config.init_scale, config.user_balance
         self.starts_spectrally, self.examples = config.start == "spectral", config.examples
         self.start_exponents = config.start_user_exponent, config.start_item_exponent
-        self.tuner, self._open_labels = tuner, open_labels
+        self.tuner, self._open_labels, self._train_items = tuner, open_labels, train
         self._source: LabelSource | None = None
         self.own: OwnCandidates | None = None
         self._scores: TeacherScores | None = None
@@ -105,11 +112,28 @@ class StudentTask(Task[StudentBatch]):
         self.targets = modal_item_rows(job.teacher_url, job.revision, cache_dir) if taught else {}
         if job.engine == "full":  # which has room for whole tables: a GPU then has the targets at hand
             self.targets = {modality: rows.to(worker.device) for modality, rows in self.targets.items()}
-        self.frozen = final_rows(job.teacher_url, job.revision, cache_dir) if taught and config.starts_from_teacher else None
-        self.model = build_student(config, job.seed, (self.frozen[0].dim, self.frozen[1].dim) if self.frozen else None)
+        starts_from_teacher = taught and config.starts_from_teacher
+        self.frozen = final_scores(job.teacher_url, job.revision, train, cache_dir) if starts_from_teacher else None
+        dims = (self.frozen.rows[USERS].dim, self.frozen.rows[ITEMS].dim) if self.frozen is not None else None
+        self.model = build_student(config, job.seed, dims)
+        if self.frozen is not None and self.frozen.histories:
+            self._check_start()
         self.model.to(worker.device)
         self.learns_rows, self.num_hops = self.model.learns_rows, self.model.num_hops(config)
         self.decoders = self._build_decoders().to(worker.device)
+
+    def _check_start(self) -> None:
+        """Raises InputError where the student cannot start from scores that no vectors hold."""
+        if not self.model.learns_rows:
+            raise InputError(
+                f"student.kind={self.config.kind} reads the teacher's vectors, and this teacher scores histories with similarities of "
+                "items (teacher.linear.rank=0); set student.kind=mf, or train a teacher without such a component"
+            )
+        if self.job.engine != "full":
+            raise InputError(
+                "student.warm_start=true with a teacher that scores histories (teacher.linear.rank=0) is computed by the full engine "
+                "alone; set student.warm_start=false, or cluster.engine=full"
+            )
 
     def _build_decoders(self) -> Decoders:
         # The targets' size, since final vectors may be longer
@@ -129,18 +153,33 @@ class StudentTask(Task[StudentBatch]):
         frozen, config = self.frozen, self.config
         if frozen is None:
             return super().initial_rows(own_ids)
+        rows = frozen.rows
         if not self.model.learns_rows:
-            return frozen[0].__getitem__, frozen[1].__getitem__
+            return rows[USERS].__getitem__, rows[ITEMS].__getitem__
+        if frozen.histories:
+            users, items = self._closest_tables(frozen)
+            return users.__getitem__, items.__getitem__
 
         def chunks(side: int) -> Iterator[Tensor]:
-            return (frozen[side][ids] for ids in own_ids[side].split(WARM_START_ROWS))
+            return (rows[side][ids] for ids in own_ids[side].split(WARM_START_ROWS))
 
         maps = warm_start_maps([chunks(side) for side in SIDES], config.dim, self.worker.sum_)
 
         def projected(side: int) -> RowsOf:
-            return lambda ids: (frozen[side][ids].double() @ maps[side]).float()
+            return lambda ids: (rows[side][ids].double() @ maps[side]).float()
 
         return projected(USERS), projected(ITEMS)
+
+    def _closest_tables(self, frozen: FinalScores) -> tuple[Tensor, Tensor]:
+        """Computes the tables to start from on rank 0, whose rows all workers take: other processors would round otherwise; collective."""
+        counts = self._train_items().num_rows, self._train_items().num_columns
+        if self.worker.is_first:
+            users, items = (rows[torch.arange(count)] for rows, count in zip(frozen.rows, counts))
+            tables = closest_tables(users, items, frozen.histories, self.config.dim, self.seed)
+        else:
+            tables = torch.zeros(counts[USERS], self.config.dim), torch.zeros(counts[ITEMS], self.config.dim)
+        self.worker.sum_(tables)
+        return tables
 
     def learners(self, tables: RowTables | None) -> list[Learner]:
         if tables is not None and self.model.learns_rows:
@@ -152,7 +191,8 @@ class StudentTask(Task[StudentBatch]):
     def open(self, epochs: range) -> None:
         if self.job.distill.use_teacher and self.tuner is None:
             self._source = self._open_labels(list(self.targets), epochs)
-            self._scores = TeacherScores(self.job, self.worker.device) if self.job.distill.num_student else None
+            has_own = self.job.distill.num_student > 0
+            self._scores = TeacherScores(self.job, self.worker.device, self._train_items) if has_own else None
 
     def close(self) -> None:
         if self._source is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...core.artifact import copy_artifact, has_artifact
 from ...core.errors import InputError
+from ...core.histories import HistoryScores
 from ...core.ranking import evaluate, top_k
 from ...core.storage import JsonObject, join, remove
 from ...distributed.artifacts.teacher import revision_url
@@ -160,17 +161,18 @@ def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
     evaluation, model = cell.settings.evaluation, trained_model(cell.stage, cell.url, dataset, cell.settings.cluster.cache_dir)
     held_out, train = masks(dataset, "validation")
 
-    def validate(users: Tensor, items: Tensor) -> dict[str, float]:
-        return evaluate(users, items, held_out, train, evaluation.cutoffs, evaluation.memory_mib, further=evaluation.metrics)
+    def validate(users: Tensor, items: Tensor, histories: tuple[HistoryScores, ...] = ()) -> dict[str, float]:
+        cutoffs, further = evaluation.cutoffs, evaluation.metrics
+        return evaluate(users, items, held_out, train, cutoffs, evaluation.memory_mib, further=further, histories=histories)
 
     history, rankings = read_history(cell.url, cell.stage), []
     for _ in range(RANKINGS):
         started = time.monotonic()
-        for _ranked in top_k(model.users, model.items, max(evaluation.cutoffs), train, evaluation.memory_mib):
+        for _ranked in top_k(model.users, model.items, max(evaluation.cutoffs), train, evaluation.memory_mib, model.histories):
             pass
         rankings.append(time.monotonic() - started)
     return CellResult(
-        validation=validate(model.users, model.items),
+        validation=validate(model.users, model.items, model.histories),
         modalities={modality: validate(*vectors) for modality, vectors in model.modal.items()},
         **asdict(model.facts),
         epochs=len(history),

@@ -156,7 +156,7 @@ def rank_test_items(cell: Cell, run_dir: str, lines: ActorHandle | None = None) 
     model = trained_model(cell.stage, cell.url, dataset, settings.cluster.cache_dir)
     held_out, exclude = masks(dataset, TEST)
     depth = min(max(*CURVE, *settings.evaluation.cutoffs), dataset.num_items)
-    places = held_out_places(model.users, model.items, held_out, exclude, depth, settings.evaluation.memory_mib)
+    places = held_out_places(model.users, model.items, held_out, exclude, depth, settings.evaluation.memory_mib, model.histories)
     arrays = {"user": held_out.rows.int(), "item": held_out.columns.int(), "place": places.int()}
     write_bytes(join(cell.url, "test.safetensors"), save(arrays))
     _, rows, degrees = held_out.rows.unique(return_inverse=True, return_counts=True)

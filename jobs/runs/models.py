@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ...core.artifact import open_artifact, read_manifest
+from ...core.histories import HistoryScores
 from ...core.kinds import TEACHERS
 from ...core.storage import JsonObject, join
 from ...core.teacher.base import Teacher
@@ -43,6 +44,7 @@ class TrainedModel:
         facts: Costs and choice.
         modal: Of a teacher, the final vectors of users and items by modality, float32 in the same shapes.
         trials: Settings that a teacher's own fit tried on validation, where its manifest says so.
+        histories: Of a teacher, scores from all users' train interactions, which are added to the final vectors' dot products.
         untouched: Of a teacher, the vectors that its features alone give to items without train interactions, float32 [n, d] for their
             indices, int64 [n]; None where features do not reach them.
     """
@@ -52,6 +54,7 @@ class TrainedModel:
     facts: ModelFacts
     modal: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     trials: int | None = None
+    histories: tuple[HistoryScores, ...] = ()
     untouched: Callable[[Tensor], Tensor | None] = lambda rows: None
 
 
@@ -62,7 +65,7 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
         InputError: it is missing or damaged.
     """
     url = join(run_url, "teacher")
-    manifest, vectors = read_manifest(url, "teacher"), read_revision(url, 0, cache_dir).vectors
+    manifest, vectors = read_manifest(url, "teacher"), read_revision(url, 0, cache_dir, lambda: dataset.csr("train")).vectors
     features = sum(dataset.num_items * dim * FLOAT_BYTES for _, dim in manifest["modalities"])  # of those that it reads
     # Weights, prompt and raw features (as float32): what must be held to produce the vectors that serve.
     facts = _facts(manifest, manifest["num_parameters"] * FLOAT_BYTES + features)
@@ -73,7 +76,7 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
         kind: type[Teacher] = TEACHERS.get(config.kind)
         return kind.untouched_items(config, vectors, weights, rows)
 
-    return TrainedModel(vectors.user, vectors.item, facts, modal, _trials(manifest), untouched)
+    return TrainedModel(vectors.user, vectors.item, facts, modal, _trials(manifest), vectors.histories, untouched)
 
 
 def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:

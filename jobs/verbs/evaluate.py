@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
+from ...core.histories import HistoryScores
 from ...core.storage import JsonObject
 from ...distributed.execution.base import Executor
 from ...graph_store.catalog import COLD
@@ -49,13 +50,15 @@ def evaluate(settings: Settings, executor: Executor | None = None) -> None:
 
 def _of_model(settings: Settings, dataset: Dataset, executor: Executor, model: TrainedModel) -> JsonObject:
     """The metrics of a model and its facts, as results.json has them."""
-    return {**_metrics(settings, dataset, executor, model.users, model.items), **asdict(model.facts)}
+    return {**_metrics(settings, dataset, executor, model.users, model.items, model.histories), **asdict(model.facts)}
 
 
-def _metrics(settings: Settings, dataset: Dataset, executor: Executor, users: Tensor, items: Tensor) -> JsonObject:
-    """The metrics of rankings by dot product, on every split that there is."""
+def _metrics(
+    settings: Settings, dataset: Dataset, executor: Executor, users: Tensor, items: Tensor, histories: tuple[HistoryScores, ...] = ()
+) -> JsonObject:
+    """The metrics of rankings by dot product and scores from histories, on every split that there is."""
     splits = [split for split in ("validation", "test") if dataset.has_split(split)]
-    return {split: executor.evaluate(users, items, split, settings.evaluation) for split in splits}
+    return {split: executor.evaluate(users, items, split, settings.evaluation, histories) for split in splits}
 
 
 EVALUATE: Verb[Settings] = Verb(

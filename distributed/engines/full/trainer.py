@@ -8,7 +8,7 @@ from torch import Tensor
 from ....core.rows import FrozenTables, IdTables, RowTables
 from ....core.sampling import rank_slice
 from ....core.spectral import WholeRows, start_spectrally
-from ...artifacts.output import Output, Rows, TensorRows
+from ...artifacts.output import HistoryPart, Output, Rows, TensorRows
 from ...loop.checkpoints import Checkpoints, LoopFacts
 from ...tasks.base import Task
 from ..examples import Examples
@@ -108,7 +108,7 @@ class FullTrainer(EngineTrainer):
         if self.validation is None:
             return None
         users, items = self.task.vectors(self.view())["final"]
-        return self.validation(lambda ids: users[ids], items)
+        return self.validation(lambda ids: users[ids], items, self.task.histories)
 
     def keep(self) -> None:
         """Remembers the weights as the best so far."""
@@ -147,4 +147,5 @@ class FullTrainer(EngineTrainer):
         }
         ids = (TensorRows(self.tables.user.detach()), TensorRows(self.tables.item.detach())) if self.task.learns_rows else None
         features = self.catalog.feature_constants.tensors()
-        return Output(self.worker, *self.counts, self.best, ids, vectors, features, self.catalog.dims)
+        histories = tuple(HistoryPart.of(part) for part in self.task.histories)
+        return Output(self.worker, *self.counts, self.best, ids, vectors, features, self.catalog.dims, histories)

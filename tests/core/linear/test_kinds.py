@@ -37,7 +37,8 @@ def fit(kind, inputs, **settings):
 
 
 def scores_of(found):
-    return found.users.double() @ found.items.double().T
+    vectors = found.users.double() @ found.items.double().T
+    return sum((part.rows(torch.arange(NUM_USERS)).double() for part in found.histories), vectors)
 
 
 def cosines(dense, a=A, shrink=1.0, k=7):
@@ -110,6 +111,49 @@ def test_scores_of_a_full_rank_are_those_of_the_formula(inputs, dense, case):
     found = fit(case.split()[0], inputs, rank=NUM_ITEMS, **settings)
     torch.testing.assert_close(scores_of(found), scaled(dense @ formula(dense)), atol=2e-4, rtol=0)
     assert found.settings == {"rank": NUM_ITEMS, **({"power": 1.0} if case == "polynomial" else {}), **settings}
+
+
+@pytest.mark.parametrize("case", ["item_knn", "rp3beta", "polynomial of the graph", "polynomial by entries"])
+def test_rank_zero_keeps_the_scores_of_the_formula_without_vectors(inputs, dense, case):
+    own = {
+        "polynomial of the graph": ({**GRAPH, "neighbours": NUM_ITEMS}, lambda dense: polynomial(dense, 1)),
+        "polynomial by entries": ({**GRAPH, "power": 0.7, "neighbours": 9}, lambda dense: polynomial(dense, 1, s=0.7, k=9)),
+    }
+    settings, formula = own.get(case) or FORMULAS[case]
+    found = fit(case.split()[0], inputs, rank=0, **settings)
+    assert (found.users.shape, found.items.shape, len(found.histories)) == ((NUM_USERS, 0), (NUM_ITEMS, 0), 1)
+    torch.testing.assert_close(scores_of(found), scaled(dense @ formula(dense)), atol=2e-4, rtol=0)
+    again = fit(case.split()[0], inputs, **found.settings)
+    assert torch.equal(scores_of(again), scores_of(found))
+
+
+def test_rank_zero_is_searched_as_other_ranks_are(inputs, dense):
+    """The score sees the exact ranking; the result is scaled, has the settings that were chosen, and depends on them alone."""
+    wanted = scaled(dense @ walks(dense, 0.5, 0.25, 20))
+
+    def score(users, items, histories):
+        assert (users.shape[1], items.shape[1]) == (0, 0)
+        return -float((scaled(histories[0].rows(torch.arange(NUM_USERS)).double()) - wanted).square().mean())
+
+    found = TEACHERS.get("rp3beta").fit(inputs, LinearConfig(rank=0), score)
+    assert found.settings == {"rank": 0, "alpha": 0.5, "beta": 0.25, "neighbours": 20}
+    torch.testing.assert_close(scores_of(found), wanted, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("spectral", {}, "item_knn, rp3beta and polynomial can"),
+        ("ease", {}, "item_knn, rp3beta and polynomial can"),
+        ("polynomial", {"degree": 2}, "degree=2 has no meaning with teacher.linear.rank=0"),
+        ("item_knn", {"content_weight": None}, "no vectors to which a content score could be added"),
+    ],
+)
+def test_rank_zero_is_refused_where_it_has_no_meaning(inputs, kind, settings, said):
+    with pytest.raises(InputError, match=said):
+        fit(kind, inputs, rank=0, **settings)
+    config = TeacherConfig(kind="polynomial", linear=LinearConfig(rank=0))
+    assert "full engine alone" in str(TEACHERS.get("polynomial").why_full(config))
 
 
 @pytest.mark.parametrize("case", [case for case in FORMULAS if case != "spectral"])  # whose rank is also that of the filter

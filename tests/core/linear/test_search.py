@@ -53,7 +53,7 @@ def test_what_was_chosen_is_the_best_tried_and_fits_again(inputs, kind):
     liked = torch.rand(NUM_USERS, NUM_ITEMS, generator=generator)
     values = []
 
-    def score(users, items):
+    def score(users, items, histories):
         values.append(float((users @ items.T * liked).mean()))
         return values[-1]
 
@@ -78,7 +78,7 @@ def test_the_weight_of_added_content_is_chosen_with_the_other_settings(inputs, m
     for sign in (1, -1):  # a metric that likes content, and one that does not
         fits.clear()
         found = kind.fit(
-            inputs, LinearConfig(**given, content_weight=None), lambda users, items, s=sign: s * float((users @ items.T * liked).sum())
+            inputs, LinearConfig(**given, content_weight=None), lambda users, items, _, s=sign: s * float((users @ items.T * liked).sum())
         )
         assert set(found.chosen) == {"content_weight", "preparation", "modality_weights.text", "modality_weights.sound"}
         assert (found.settings["content_weight"] > 0.2) == (sign == 1)
@@ -90,7 +90,7 @@ def test_the_weight_of_added_content_is_chosen_with_the_other_settings(inputs, m
 
 
 def test_given_settings_stay(inputs):
-    found = TEACHERS.get("spectral").fit(inputs, LinearConfig(rank=5, item_exponent=0.3), lambda users, items: float(users.sum()))
+    found = TEACHERS.get("spectral").fit(inputs, LinearConfig(rank=5, item_exponent=0.3), lambda users, items, _: float(users.sum()))
     assert found.settings["rank"] == 5
     assert found.settings["item_exponent"] == 0.3
     assert "rank" not in found.chosen

@@ -39,7 +39,7 @@ def sigint(request):
 
 def test_evaluation_and_labels(ray_cluster, full_cluster, tiny_run, sigint):
     cluster = ClusterConfig(start_timeout=2.0)
-    vectors = ray_cluster.put((np.zeros((150, 4), np.float32), np.zeros((90, 4), np.float32)))
+    vectors = ray_cluster.put((np.zeros((150, 4), np.float32), np.zeros((90, 4), np.float32), ()))
     with pytest.raises(RunError, match=r"start_timeout=2 seconds: the cluster has no room for an evaluation task of 1 CPU"):
         evaluate_vectors(EvaluationJob(f"{tiny_run}/dataset", "test", EvaluationConfig(), 1), vectors, cluster)
     job = LabelJob(f"{tiny_run}/dataset", f"{tiny_run}/teacher", 0, None, 256, 2, 1000, 0)  # type: ignore[arg-type]

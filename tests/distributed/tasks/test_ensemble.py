@@ -148,7 +148,7 @@ def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, cap
     [
         (["teacher.components={}"], "names no component"),
         (["teacher.components={ease: {rank: 3}}"], r"teacher\.components\.ease: unknown setting rank"),
-        (["teacher.components={ease: {linear: {rank: 0}}}"], r"teacher\.linear\.rank=0: expected at least 1"),
+        (["teacher.components={ease: {linear: {rank: -1}}}"], r"teacher\.linear\.rank=-1: expected at least 0"),
         (["teacher.components={ease: {linear: {trails: 3}}}"], r"teacher\.components\.ease\.linear=.*trials"),
         (["teacher.components={nobody: {}}"], r"teacher\.components\.nobody: teacher\.kind='nobody': no such teacher"),
         (["teacher.components={mf: {linear: {rank: 3}}}"], r"teacher\.components\.mf\.linear\.rank=3 is not read"),

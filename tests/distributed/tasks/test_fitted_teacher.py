@@ -228,7 +228,12 @@ def test_a_linear_model_of_ones_own(fork_run, tiny_settings, tmp_path, monkeypat
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "given", "engine"),
-    [("content", (), "full"), ("ease", (), "full"), ("polynomial", (*GIVEN, "teacher.linear.degree=2"), "sampled")],
+    [
+        ("content", (), "full"),
+        ("ease", (), "full"),
+        ("rp3beta", ("teacher.linear.rank=0",), "full"),
+        ("polynomial", (*GIVEN, "teacher.linear.degree=2"), "sampled"),
+    ],
 )
 def test_two_workers_have_what_one_has(ray_cluster, fork_run, tiny_settings, fit, kind, given, engine):
     """Rank 0 fits (or both do, over sharded rows); both rank their share of the validation users, and both train the student."""
@@ -239,8 +244,11 @@ def test_two_workers_have_what_one_has(ray_cluster, fork_run, tiny_settings, fit
         run_verb(verb, tiny_settings(together, *words))
     one, two = (read_manifest(f"{folder}/teacher", "teacher") for folder in (alone, together))
     assert one["linear"] == two["linear"]
-    one, two = (read_revision(f"{folder}/teacher", 0).vectors for folder in (alone, together))
+    train = open_dataset(f"{alone}/dataset").csr("train")
+    one, two = (read_revision(f"{folder}/teacher", 0, None, lambda: train).vectors for folder in (alone, together))
     torch.testing.assert_close(one.user @ one.item.T, two.user @ two.item.T, atol=1e-3, rtol=0)
+    for mine, theirs in zip(one.histories, two.histories, strict=True):
+        torch.testing.assert_close(mine.rows(torch.arange(train.num_rows)), theirs.rows(torch.arange(train.num_rows)), atol=1e-5, rtol=0)
 
 
 @pytest.mark.skipif(not LASTFM.exists(), reason=f"no data at {LASTFM}")
