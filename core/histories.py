@@ -10,6 +10,8 @@ from .graph import Csr, weighted_sum
 
 Product = Callable[[Tensor], Tensor]
 BLOCK_SCORES = 1 << 22  # scores that are computed at a time: 16 MiB
+BLOCK_ENTRIES = 1 << 22  # similarities that are added up at a time
+ENTRY_BYTES = 4 * 8 + 4  # of one of them on its way: four indices and the value
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,18 @@ class HistoryScores:
         histories, entries = self.histories.select(users), self.similarities.entries
         first = entries.pointers.index_select(0, histories.columns)
         counts = entries.pointers.index_select(0, histories.columns + 1) - first
-        ends = counts.cumsum(0)
-        total = int(ends[-1]) if ends.numel() else 0
-        places = torch.arange(total, device=users.device) + torch.repeat_interleave(first - (ends - counts), counts)
-        starts = torch.repeat_interleave(histories.rows * self.num_items, counts)
-        values = self.similarities.values.index_select(0, places)
-        flat = torch.zeros(users.numel() * self.num_items, dtype=values.dtype, device=values.device)
-        flat.scatter_add_(0, starts + entries.columns.index_select(0, places), values)
+        flat = torch.zeros(users.numel() * self.num_items, dtype=self.similarities.values.dtype, device=users.device)
+        starts, ends = histories.rows * self.num_items, counts.cumsum(0)
+        begin, total = 0, int(ends[-1]) if ends.numel() else 0
+        for last in range(BLOCK_ENTRIES, total + BLOCK_ENTRIES, BLOCK_ENTRIES):
+            stop = int(torch.searchsorted(ends, last, right=True)) if last < total else ends.numel()
+            run = slice(begin, max(stop, begin + 1))  # of the histories' items; one of them has at most num_items entries
+            begin = run.stop
+            own = counts[run]
+            offsets = first[run] - (own.cumsum(0) - own)
+            places = torch.arange(int(own.sum()), device=users.device) + torch.repeat_interleave(offsets, own)
+            targets = torch.repeat_interleave(starts[run], own) + entries.columns.index_select(0, places)
+            flat.scatter_add_(0, targets, self.similarities.values.index_select(0, places))
         return flat.view(users.numel(), self.num_items).mul_(self.weights.index_select(0, users)[:, None])
 
     def products(self) -> tuple[Product, Product]:

@@ -13,7 +13,7 @@ def fitted_teacher(settings: Settings, sizes: Sizes) -> Need:
     """Memory of the first worker, which fits: graph, features of all items, and what the kind says of itself; others need less."""
     config, rows = settings.teacher, -(-sizes.items // settings.cluster.num_workers)
     width, largest = sum(sizes.read.values()), max(sizes.read.values(), default=0)
-    vectors = sizes.nodes * kinds.final_dim(config, sizes) * FLOAT
+    vectors = sizes.nodes * kinds.final_dim(config, sizes) * FLOAT + kinds.similarity_bytes(config, sizes)
     held = {
         "graph": sizes.graph + 3 * sizes.edges * INDEX,
         "features of its shard": rows * width * FLOAT,

@@ -11,7 +11,7 @@ from ..runs.worker_jobs import uses_graph
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate
-from .label_needs import evaluator, labeler
+from .label_needs import evaluator, histories, labeler
 from .server_needs import graph_server
 from .sizes import BASE, Need, Sizes
 from .student_needs import STUDENT_TABLES, student_worker
@@ -92,7 +92,7 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
         tuner = replace(full_teacher(settings, sizes), role="prompt tuner")
         stages["tune-prompt"] = [(tuner, workers), *_servers("tune-prompt", settings, sizes, 0)]
     if sizes.taught:
-        ranked = evaluator(sizes, kinds.final_dim(settings.teacher, sizes), "teacher")
+        ranked = evaluator(sizes, kinds.final_dim(settings.teacher, sizes), "teacher", histories(settings, sizes))
         stages["evaluate (teacher)"] = [(ranked, workers)]
     stages["evaluate (student)"] = [(evaluator(sizes, settings.student.dim, "student"), workers)]
     return [Stage(name, (*roles, *around)) for name, roles in stages.items()]

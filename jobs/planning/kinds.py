@@ -46,6 +46,12 @@ def fitting_bytes(config: TeacherConfig, sizes: Sizes) -> int:
     return kind.fitting_bytes_in_all(config.linear, counts_of(sizes)) if issubclass(kind, LinearTeacher) else 0
 
 
+def similarity_bytes(config: TeacherConfig, sizes: Sizes) -> int:
+    """Bytes of the item similarities with which a teacher scores histories, those of all components of an ensemble; mostly 0."""
+    parts = [(teacher_kind(each), each.linear) for each in components(config)]
+    return sum(kind.similarity_bytes(linear, counts_of(sizes)) for kind, linear in parts if issubclass(kind, LinearTeacher))
+
+
 def block_columns(config: TeacherConfig, sizes: Sizes) -> tuple[int, int]:
     """Columns of the blocks of users and of items that a fitted teacher computes on where rows are sharded, all of them together."""
     return cast(type[LinearTeacher], teacher_kind(config)).block_columns(config.linear, counts_of(sizes))

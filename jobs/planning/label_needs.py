@@ -1,5 +1,6 @@
 """Memory of labelers and evaluators, and the sizes of labels."""
 
+from ...core.histories import BLOCK_ENTRIES, BLOCK_SCORES, ENTRY_BYTES
 from ...core.objectives import candidate_policy
 from ...core.scoring import CHUNK_BYTES
 from ...distributed.artifacts.teacher import ROWS_A_SHARD
@@ -7,6 +8,8 @@ from ..settings import Settings
 from . import kinds
 from .sizes import SCORE_BYTES, Need, Sizes
 from .units import FLOAT, INDEX
+
+HISTORY_BYTES = BLOCK_SCORES * 3 * FLOAT + BLOCK_ENTRIES * ENTRY_BYTES
 
 
 def candidates_of(settings: Settings, sizes: Sizes) -> int:
@@ -19,6 +22,12 @@ def vectors_bytes(settings: Settings, sizes: Sizes) -> int:
     config = settings.teacher
     count = len(sizes.dims)
     return sizes.nodes * (kinds.final_dim(config, sizes) + (count + kinds.has_prompt(config)) * config.dim) * FLOAT
+
+
+def histories(settings: Settings, sizes: Sizes) -> dict[str, int]:
+    """Bytes of what a teacher scores histories with, by purpose; nothing for most teachers."""
+    similarities = kinds.similarity_bytes(settings.teacher, sizes)
+    return {"item similarities": similarities, "sums over histories": HISTORY_BYTES} if similarities else {}
 
 
 def block_rows(settings: Settings) -> int:
@@ -45,6 +54,7 @@ def labeler(settings: Settings, sizes: Sizes) -> Need:
     held = {
         "train interactions": 3 * sizes.edges * INDEX + sizes.nodes * INDEX,
         "teacher vectors": vectors if joined else 0,
+        **histories(settings, sizes),
         "top-ranked items": sizes.users * candidate_policy(settings.distill).depth * INDEX,
     }
     scored = rows * width * ((2 + 3 * count) * FLOAT + 4 * INDEX) + CHUNK_BYTES  # candidate vectors are gathered a chunk at a time
@@ -55,14 +65,16 @@ def labeler(settings: Settings, sizes: Sizes) -> Need:
     return Need.of("labeler", "labeler", moments, "labels.block_rows or distill.num_uniform", 0 if joined else vectors)
 
 
-def evaluator(sizes: Sizes, dim: int, model: str) -> Need:
+def evaluator(sizes: Sizes, dim: int, model: str, of_histories: dict[str, int] | None = None) -> Need:
     """Memory of a worker or a task that evaluates: all vectors, in Ray's object store and copied, and the interactions that it masks.
 
     Args:
         sizes: Of the catalog.
         dim: Columns of the vectors.
         model: "teacher" or "student".
+        of_histories: What a teacher scores histories with, by purpose.
     """
     vectors = sizes.nodes * dim * FLOAT
     parts = {"vectors": vectors, "object store": vectors, "masks": 8 * sizes.edges * INDEX, "score blocks": SCORE_BYTES}
+    parts |= {name: 2 * size if name == "item similarities" else size for name, size in (of_histories or {}).items()}
     return Need.of(f"evaluator ({model})", "evaluator", {"ranking": parts}, f"{model}.dim")

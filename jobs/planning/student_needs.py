@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 
+from ...core.linear.factors import width_of
 from ...distributed.artifacts.teacher import ROWS_A_SHARD
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate, Seeds
-from .label_needs import candidates_of, label_block, vectors_bytes
+from .label_needs import candidates_of, histories, label_block, vectors_bytes
 from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mapped_files, validation_bytes
 from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, VISITED_ARRAYS, Need, Sizes
 from .teacher_needs import inline_teacher
-from .units import FLOAT, INDEX
+from .units import DOUBLE, FLOAT, INDEX
 
 STUDENT_TABLES = 4 + 3  # sharded tables of the sampled student: IDs with Adam and best, final vectors, two layers
 
@@ -47,6 +48,12 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
         else:
             mapped = vectors
         held["labels"] = 2 * label_block(settings, sizes)
+        if settings.distill.num_student:
+            held.update(histories(settings, sizes))
+    factors = 0
+    if taught and settings.student.warm_start and kinds.similarity_bytes(settings.teacher, sizes):
+        factors = sizes.nodes * width_of(config.dim, sizes.items) * (2 * FLOAT + 3 * DOUBLE)
+        factors += 3 * kinds.similarity_bytes(settings.teacher, sizes) + 4 * sizes.edges * INDEX  # with the turned matrices
     own = _own_candidates(settings, sizes) if taught and settings.distill.num_student else {}
     held.update(own)
     return Need.of(
@@ -54,6 +61,7 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
         "worker",
         {
             "loading": {"graph": sizes.graph + LOADING_ARRAYS * sizes.edges * INDEX},
+            **({"warm start": {"graph": held["graph"], "closest tables": factors}} if factors else {}),
             **(
                 {"ranking": {**held, "vectors": 6 * tables, "ranking anew": own["student's ranking"], "score blocks": SCORE_BYTES}}
                 if own

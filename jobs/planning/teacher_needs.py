@@ -8,6 +8,7 @@ from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate, Seeds
 from .fitted_needs import fitted_over_shards, fitted_teacher
+from .label_needs import histories
 from .reduction import feature_chunk_bytes, reduction_bytes, reduction_floats, standardisation_bytes, whitening_bytes
 from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mapped_files, validation_bytes
 from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, VISITED_ARRAYS, Need, Sizes
@@ -46,6 +47,7 @@ def ensemble(settings: Settings, sizes: Sizes) -> Need:
     parts = {
         "scores of the components": count * users * sizes.items * FLOAT,
         "vectors of a component": 2 * sizes.items * columns * FLOAT,
+        **histories(settings, sizes),
         "masks": 8 * sizes.edges * INDEX,
         "score blocks": SCORE_BYTES,
     }

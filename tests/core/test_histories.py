@@ -57,6 +57,14 @@ def test_rows_are_those_of_the_matrix_whatever_users_are_asked_for():
     assert history_rows([], some) is None
 
 
+@pytest.mark.parametrize("entries", [1, 7, 50])
+def test_rows_are_the_same_bits_however_many_entries_are_added_at_a_time(entries, monkeypatch):
+    scores, everyone = part(3)[0], torch.arange(NUM_USERS)
+    expected = scores.rows(everyone)
+    monkeypatch.setattr(module, "BLOCK_ENTRIES", entries)
+    assert torch.equal(scores.rows(everyone), expected)
+
+
 def test_products_are_those_of_the_matrix():
     scores, dense = part(3)
     to_users, to_items = scores.products()
