@@ -119,8 +119,15 @@ class ItemLists:
     @staticmethod
     def largest(blocks: Iterator[tuple[slice, Tensor]], k: int) -> "ItemLists":
         """Keeps the k largest values of every row; the rows come in blocks, each with a slice, as `Interactions.shared_users` yields."""
-        found = [torch.topk(rows, min(k, rows.shape[1]), dim=1) for _, rows in blocks]
-        return ItemLists(torch.cat([top.indices for top in found]), torch.cat([top.values for top in found]))
+        found: ItemLists | None = None
+        for block, rows in blocks:
+            top = torch.topk(rows, min(k, rows.shape[1]), dim=1)
+            if found is None:  # whole from the start: many small pieces between large blocks would tear the memory apart
+                size = rows.shape[1], top.values.shape[1]
+                found = ItemLists(top.indices.new_empty(size), top.values.new_empty(size))
+            found.columns[block], found.values[block] = top.indices, top.values
+        assert found is not None, "a catalog has items"
+        return found
 
     def first(self, k: int) -> "ItemLists":
         """Returns the k largest values of every row."""

@@ -18,7 +18,7 @@ from .config import LinearConfig
 from .factors import ITERATIONS as FACTOR_ITERATIONS
 from .factors import Product, Scores, leading_factors, width_of
 from .fit import CatalogCounts, LinearInputs
-from .lists import NEIGHBOURS, neighbour_choice
+from .lists import NEIGHBOURS, neighbour_choice, without_itself
 from .search import Choice, Settings
 
 
@@ -32,7 +32,8 @@ class PolynomialTeacher(LinearTeacher):
     every row keeps its `neighbours` largest, and P is divided by its largest singular value then. a is `user_exponent`, b
     `item_exponent`, c `output_exponent`, K `degree`.
 
-    With the rank 0 the filter is linear, K = 1, and P is built with `neighbours` entries a row whatever the power is.
+    With the rank 0 the filter is linear, K = 1, and P is built with `neighbours` entries a row whatever the power is, without its diagonal,
+    which tells nothing of unseen items.
     """
 
     keeps_similarities: ClassVar[bool] = True
@@ -137,6 +138,8 @@ class PolynomialTeacher(LinearTeacher):
             scale = of.item_scale(-settings["item_exponent"]).to(of.dtype)
             blocks = of.shared_users(of.user_scale(-settings["user_exponent"]))
             scaled_blocks = ((block, (scale[block, None] * rows * scale) ** power) for block, rows in blocks)
+            if self.config.rank == 0:
+                scaled_blocks = ((block, without_itself(block, rows)) for block, rows in scaled_blocks)
             self._lists = key, ItemLists.largest(scaled_blocks, k)
         return self._lists[1].first(k)
 

@@ -88,6 +88,13 @@ def polynomial(dense, degree, **settings):
     return power(dense.sum(0), -C)[:, None] * filtered * power(dense.sum(0), C)
 
 
+def linear_filter(dense, s=1.0, k=NUM_ITEMS):
+    """P without its diagonal, between the items' exponents."""
+    graph = ((weighted(dense).T @ weighted(dense)) ** s).fill_diagonal_(0)
+    graph = torch.zeros_like(graph).scatter_(1, *largest(graph, k))
+    return power(dense.sum(0), -C)[:, None] * graph * power(dense.sum(0), C)
+
+
 GRAPH = {"user_exponent": A, "item_exponent": B, "output_exponent": C}
 FORMULAS = {  # settings with a rank of all items, and the matrix W of scores A W
     "item_knn": ({"user_exponent": A, "shrink": 1.0, "neighbours": 7}, lambda dense: cosines(dense).T),
@@ -116,8 +123,8 @@ def test_scores_of_a_full_rank_are_those_of_the_formula(inputs, dense, case):
 @pytest.mark.parametrize("case", ["item_knn", "rp3beta", "polynomial of the graph", "polynomial by entries"])
 def test_rank_zero_keeps_the_scores_of_the_formula_without_vectors(inputs, dense, case):
     own = {
-        "polynomial of the graph": ({**GRAPH, "neighbours": NUM_ITEMS}, lambda dense: polynomial(dense, 1)),
-        "polynomial by entries": ({**GRAPH, "power": 0.7, "neighbours": 9}, lambda dense: polynomial(dense, 1, s=0.7, k=9)),
+        "polynomial of the graph": ({**GRAPH, "neighbours": NUM_ITEMS}, linear_filter),
+        "polynomial by entries": ({**GRAPH, "power": 0.7, "neighbours": 9}, lambda dense: linear_filter(dense, 0.7, 9)),
     }
     settings, formula = own.get(case) or FORMULAS[case]
     found = fit(case.split()[0], inputs, rank=0, **settings)
