@@ -25,12 +25,16 @@ def top_k_of_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     values, columns = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
     if values.shape[1] > k:
-        # torch.topk keeps any of the scores that tie with the k-th one: rows where there was such a choice are sorted as a whole.
+        # torch.topk keeps any of the scores that tie with the k-th one: in rows where there was such a choice the lower indices are taken.
         tied = (values[:, k] == values[:, k - 1]).nonzero().squeeze(1)
         values, columns = values[:, :k].contiguous(), columns[:, :k].contiguous()
         if tied.numel():
-            order = torch.sort(scores[tied], dim=1, descending=True, stable=True)
-            values[tied], columns[tied] = order.values[:, :k], order.indices[:, :k]
+            rows, least = scores[tied], values[tied, k - 1 :]
+            above, equal = rows > least, rows == least
+            room = k - above.sum(1, keepdim=True)
+            kept = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+            columns[tied] = kept.nonzero()[:, 1].view(-1, k)
+            values[tied] = rows.gather(1, columns[tied])
     columns, by_index = columns.sort(1)
     values, by_score = torch.sort(values.gather(1, by_index), dim=1, descending=True, stable=True)
     return values, columns.gather(1, by_score)

@@ -67,12 +67,6 @@ def write_labels(folder: Path, settings, dataset) -> None:
         pytest.param(
             "teacher", "teacher worker", ["cluster.engine=sampled", "sampling.fan_outs=[3]", "teacher.dim=128"], marks=pytest.mark.slow
         ),
-        pytest.param(
-            "teacher",
-            "teacher worker",
-            ["cluster.engine=full", "teacher.kind=rp3beta", "teacher.linear.rank=0", "teacher.linear.neighbours=400"],
-            marks=pytest.mark.slow,
-        ),
         pytest.param("student", "student worker", ["cluster.engine=full", "distill.use_teacher=false"], marks=pytest.mark.slow),
         pytest.param("student", "student worker", ["cluster.engine=sampled", "distill.use_teacher=false"], marks=pytest.mark.slow),
         pytest.param("student", "student worker", ["cluster.engine=full", "distill.num_uniform=10"], marks=pytest.mark.slow),
@@ -83,7 +77,6 @@ def write_labels(folder: Path, settings, dataset) -> None:
         "sampled teacher",
         "full teacher's towers",
         "sampled teacher, few neighbours",
-        "fitted teacher of rank 0",
         "student",
         "sampled student",
         "taught student",
