@@ -23,6 +23,8 @@ SOFTMAX_STEPS, LEAST_BATCH = 20, 2048  # steps in an epoch, about; train interac
 MOST_BATCH, MOST_SAMPLED_BATCH = 1 << 16, 1 << 14  # in a step at most; blocks of the sampled engine grow with it
 EXACT_ITEMS, DRAWN_ITEMS = 8192, 4096  # a softmax is over all of up to EXACT_ITEMS items, else over DRAWN_ITEMS of them
 TABLE_ROWS = 25_000  # users and items, up to which a table shows in a minute which temperature is right
+HISTORY_SCORES = 1 << 32  # users times items, up to which all scores can be computed from histories, several times, within an hour
+LARGE_DIM = 256  # of the student on larger catalogs: 128 columns hold .95 of what 256 do on Gowalla
 FEW_TRIALS = 10  # of a filter's settings on larger catalogs, where each takes many seconds, and where users have few items
 TEMPERATURES = {"mf-20": 0.2, "mf-13": 0.13, "mf-30": 0.3}  # the best one differs by catalog: .3, .2 and .13 on three
 FEW: dict[str, Value] = {"dim": 256, "layers": 4, "init_scale": 0.01, "l2": 0.007}  # depth matters most where a user has two items
@@ -64,6 +66,12 @@ def defaults_for(facts: CatalogFacts, fits: bool = True) -> list[Advice]:
 def has_few_items(facts: CatalogFacts) -> bool:
     """Whether users have so few train items that their rankings rest on popularity as much as on taste."""
     return _median_items(facts) <= FEW_ITEMS
+
+
+def keeps_histories(facts: CatalogFacts) -> bool:
+    """Whether a teacher scores histories by similarities of items: on larger catalogs no vectors hold what those rank."""
+    is_larger = facts.num_users + facts.num_items > TABLE_ROWS and facts.num_users * facts.num_items <= HISTORY_SCORES
+    return is_larger and not has_few_items(facts)
 
 
 def _median_items(facts: CatalogFacts) -> int:
@@ -124,6 +132,8 @@ def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
         components[f"{trained}-2"] = {"kind": trained, "seed": 1}
     filters: dict[str, Any] = {"linear": {"trials": FEW_TRIALS}} if few or not small else {}
     components |= {"polynomial": dict(filters), "spectral": dict(filters)}
+    if keeps_histories(facts):
+        components["rp3beta"] = {"linear": {"rank": 0, "trials": FEW_TRIALS}}
     if facts.num_items <= EASE_ITEMS and not few:
         components["ease"] = {}
     if facts.modalities:
@@ -149,6 +159,8 @@ def _why_components(facts: CatalogFacts, trained: str, tables: bool) -> str:
         text += f"; three tables (mf) show which temperature fits{'' if median > DENSE_ITEMS else f', and {trained} takes the best one'}"
     if has_few_items(facts):
         text += f"; {trained} is trained twice, since with few items a user two trainings find other items"
+    if keeps_histories(facts):
+        text += "; rp3beta keeps its similarities of items as they are, since no vectors of a few hundred columns hold what they rank here"
     if facts.num_items > EASE_ITEMS:
         text += f"; EASE is left out, since a matrix of {facts.num_items:,} by {facts.num_items:,} items is too large"
     return text
@@ -164,7 +176,7 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
     batch = 4096 if interactions > 1 << 16 else 2048
     table = "two tables of vectors are all that serves, and they can hold what the teacher ranks"
     yield Advice("student.kind", "mf", table)
-    yield Advice("student.dim", 128, table)
+    yield Advice("student.dim", LARGE_DIM if keeps_histories(facts) else 128, table)
     yield Advice("student.warm_start", True, "tables that start at the closest scores of their size have less to learn from lists")
     lists = "the student learns the teacher's ranking alone, from lists: every user alike, as metrics count users"
     of_lists: dict[str, Value] = {"student.examples": "users", "student.bpr_weight": 0.0, "student.l2": 0.0, "distill.score_weight": 1.0}
@@ -172,6 +184,9 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
         yield Advice(name, value, lists)
     for name in ("pair", "list", "embedding"):
         yield Advice(f"distill.{name}_weight", 0.0, lists)
+    if keeps_histories(facts):
+        why = "items of a history speak for each other, so that a user's own items would drown the others of a list"
+        yield Advice("distill.score_positive", False, why)
     yield Advice("distill.temperature", *_temperature(facts))
     half = "half of a list is what the teacher ranks best, half is drawn from all that the user has not seen"
     for name, value in {"distill.num_uniform": 10, "distill.num_top": 10, "distill.top_depth": min(100, facts.num_items // 4)}.items():

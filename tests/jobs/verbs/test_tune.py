@@ -115,6 +115,21 @@ def test_a_batch_does_not_grow_with_the_catalog_without_end(command, tmp_path, f
     assert f"{-(-(10**9) // most)} steps" in batch.because
 
 
+@pytest.mark.parametrize(
+    ("users", "items", "median", "keeps"),
+    [(30_000, 20_000, 8, True), (120, 80, 8, False), (30_000, 20_000, 2, False), (10**6, 10**5, 8, False)],
+    ids=["larger", "small", "few items a user", "too many scores"],
+)
+def test_larger_catalogs_keep_similarities_of_items(command, tmp_path, users, items, median, keeps):
+    assert command("inspect", *SMALL, f"run.dir={tmp_path}").code == 0
+    facts = facts_of(tmp_path)
+    validation = dataclasses.replace(facts.validation, median_train_items=median)
+    advice = defaults_for(dataclasses.replace(facts, num_users=users, num_items=items, validation=validation))
+    settings = build(Settings, yaml.safe_load(recipe_of(advice, "A title.")))
+    assert (settings.teacher.components.get("rp3beta", {}).get("linear", {}).get("rank") == 0) == keeps
+    assert (settings.student.dim, settings.distill.score_positive) == ((256, False) if keeps else (128, True))
+
+
 @pytest.mark.parametrize("dims", ["null", "{}"], ids=["features", "no features"])
 def test_what_fits_no_worker_is_trained_on_parts_of_the_graph(command, tmp_path, dims):
     """The sampled engine has no ensembles: the multi-modal teacher alone, or without features none."""
