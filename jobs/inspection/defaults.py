@@ -24,6 +24,7 @@ MOST_BATCH, MOST_SAMPLED_BATCH = 1 << 16, 1 << 14  # in a step at most; blocks o
 EXACT_ITEMS, DRAWN_ITEMS = 8192, 4096  # a softmax is over all of up to EXACT_ITEMS items, else over DRAWN_ITEMS of them
 TABLE_ROWS = 25_000  # users and items, up to which a table shows in a minute which temperature is right
 HISTORY_SCORES = 1 << 32  # users times items, up to which all scores can be computed from histories, several times, within an hour
+LARGE_BLOCK = 1 << 18  # examples in a label block there
 LARGE_DIM = 256  # of the student on larger catalogs: 128 columns hold .95 of what 256 do on Gowalla
 FEW_TRIALS = 10  # of a filter's settings on larger catalogs, where each takes many seconds, and where users have few items
 TEMPERATURES = {"mf-20": 0.2, "mf-13": 0.13, "mf-30": 0.3}  # the best one differs by catalog: .3, .2 and .13 on three
@@ -194,6 +195,9 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
     epochs = min(MOST_LABEL_EPOCHS, max(2, -(-EXAMPLES // max(1, interactions))))
     fresh = f"{interactions:,} examples an epoch: {epochs} epochs of fresh lists are as many as the student needs"
     yield Advice("labels.epochs", epochs, fresh)
+    if keeps_histories(facts):
+        why = "a user's scores are computed once a block: the larger the block, the fewer times"
+        yield Advice("labels.block_rows", LARGE_BLOCK, why)
     steps = -(-interactions // batch)
     training: dict[str, Value] = {
         "epochs": max(10, STEPS // steps),
