@@ -56,7 +56,8 @@ def top_k(
         k: List length, at most num_items.
         exclude: For every user the items that may not be recommended.
         memory_mib: Bound on one block of scores.
-        histories: Scores from the same users' histories, which are added to the dot products.
+        histories: Scores from the same users' histories, which are added to the dot products; a block then has whole rows of scores, and
+            similarities on their way to the sums come on top (`histories.BLOCK_ENTRIES`).
 
     Yields:
         The block's users as a slice, their scores [rows, k], and item indices, int64 [rows, k], best first. Where fewer than k items are
@@ -70,7 +71,7 @@ def top_k(
         raise InputError(f"k={k} is larger than the catalog of {num_items} items; ask for at most {num_items}")
     budget = memory_mib * 2**20 // (4 * items.element_size())  # scores, their sort and the masks
     item_block = max(k, min(num_items, budget // 64))
-    user_block = max(1, min(budget, CACHED_SCORES) // item_block)
+    user_block = max(1, min(budget, CACHED_SCORES) // (num_items if histories else item_block))
     users, transposed = users.detach(), items.detach().T
     buffer = users.new_empty(min(user_block, users.shape[0]) * item_block)  # reused: fresh pages would cost as much time as the product
     for start in range(0, users.shape[0], user_block):

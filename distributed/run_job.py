@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import cast
 
 from ..core.graph import BipartiteGraph
@@ -74,7 +74,7 @@ def student_task(job: StudentJob, worker: Worker, around: Surroundings, tuner: P
         what = f"a block of labels from {around.labelers} (cluster.start_timeout)"
         return StreamedLabels(labels, modalities, around.stream_labels(labels, epochs), job.cluster.start_timeout, what)
 
-    return StudentTask(job, worker, open_labels, tuner, lambda: around.dataset.csr("train"), around.show)
+    return StudentTask(job, worker, open_labels, tuner, cache(lambda: around.dataset.csr("train")), around.show)
 
 
 def _resident(job: StudentJob, worker: Worker, around: Surroundings) -> WholeCatalog:
@@ -155,10 +155,11 @@ def _train_with(job: TeacherJob | StudentJob, write: Callable[[Output, Selection
     revision = job.revision if isinstance(job, StudentJob) else 0
     epochs = stage.train(trainer, job.num_epochs if isinstance(job, TeacherJob) else job.stop_epoch, revision)
     if is_last:
-        write(trainer.output(), stage.selection)
+        output = trainer.output()
+        write(output, stage.selection)
         if isinstance(job, TeacherJob) and trainer.worker.is_first:
-            num_items = around.dataset.num_items
-            stage.recorder.say(f"best: {stage.selection.chosen}; vectors of {num_items:,} items written")
+            what = "similarities" if output.histories else "vectors"
+            stage.recorder.say(f"best: {stage.selection.chosen}; {what} of {around.dataset.num_items:,} items written")
     else:
         stage.save(trainer, epochs)  # the next round goes on from here
     trainer.worker.barrier()

@@ -9,9 +9,9 @@ from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, 
 from ..core.errors import InputError
 from ..core.linear.base import LinearTeacher
 from ..core.objectives import candidate_policy
-from ..core.students import LayeredStudent, student_kind
+from ..core.students import LayeredStudent, check_start_from_histories, student_kind
 from ..core.teacher import WholeTeacher, teacher_kind
-from ..core.teacher.ensemble import EnsembleTeacher, component_configs
+from ..core.teacher.ensemble import EnsembleTeacher, component_configs, parts_of
 from ..core.teacher.model import PromptTeacher
 from ..distributed.config import ClusterConfig, LabelConfig
 from ..graph_store.config import GraphConfig, SourceConfig
@@ -71,6 +71,8 @@ class Settings:
                 "student.bpr_weight=0 and distill.use_teacher=false leave nothing to learn from; set student.bpr_weight, or distil from a "
                 "teacher"
             )
+        if distill.use_teacher and any(part.linear.rank == 0 for part in parts_of(self.teacher).values()):
+            check_start_from_histories(student, self.cluster.engine)
         if not distill.use_teacher and student.starts_from_teacher:
             raise InputError(
                 "student.warm_start and student.kind=mlp start from a teacher, and distill.use_teacher=false trains without one"

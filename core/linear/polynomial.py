@@ -101,10 +101,13 @@ class PolynomialTeacher(LinearTeacher):
         neighbours = {"neighbours": neighbour_choice(self.interactions.num_items, 200)} if _has_entries(self.config) else {}
         return {
             "rank": rank_choice(self.interactions.num_items),
-            "degree": Choice(1, (1,)) if self.config.rank == 0 else Choice(2, (1, 2, 3, 5, 8, 13)),
+            "degree": Choice(2, (1, 2, 3, 5, 8, 13)),
             **exponent_choices(),
             **neighbours,
         }
+
+    def given(self) -> Settings:
+        return {**super().given(), **({"degree": 1} if self.config.rank == 0 else {})}
 
     def read(self, settings: Settings) -> Settings:
         return {name: value for name, value in settings.items() if name != "neighbours" or _has_entries(self.config)}

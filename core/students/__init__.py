@@ -3,6 +3,7 @@
 import torch
 
 from ..config import StudentConfig
+from ..errors import InputError
 from ..kinds import STUDENTS
 from ..random import derive_seed
 from ..sampling import STREAM_INITIAL
@@ -10,7 +11,16 @@ from .base import Student
 from .layered import LayeredStudent
 from .warm_start import closest_tables, project, warm_start_maps
 
-__all__ = ["LayeredStudent", "Student", "build_student", "closest_tables", "project", "student_kind", "warm_start_maps"]
+__all__ = [
+    "LayeredStudent",
+    "Student",
+    "build_student",
+    "check_start_from_histories",
+    "closest_tables",
+    "project",
+    "student_kind",
+    "warm_start_maps",
+]
 
 
 def student_kind(config: StudentConfig) -> type[Student]:
@@ -21,6 +31,25 @@ def student_kind(config: StudentConfig) -> type[Student]:
     """
     kind: type[Student] = STUDENTS.get(config.kind)
     return kind
+
+
+def check_start_from_histories(config: StudentConfig, engine: str) -> None:
+    """Raises InputError where a student cannot start from a teacher whose scores no vectors hold.
+
+    Args:
+        config: The student's settings.
+        engine: "full" or "sampled", the engine that trains it; another value where that is open.
+    """
+    if not student_kind(config).learns_rows:
+        raise InputError(
+            f"student.kind={config.kind} reads the teacher's vectors, and this teacher scores histories with similarities of items "
+            "(teacher.linear.rank=0); set student.kind=mf, or train a teacher whose ranks are at least 1"
+        )
+    if config.warm_start and engine == "sampled":
+        raise InputError(
+            "student.warm_start=true with a teacher that scores histories (teacher.linear.rank=0) is computed by the full engine alone; "
+            "set student.warm_start=false, or cluster.engine=full"
+        )
 
 
 def build_student(config: StudentConfig, seed: int, frozen_dims: tuple[int, int] | None = None) -> Student:

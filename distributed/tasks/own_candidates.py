@@ -19,7 +19,7 @@ from ..worker import Worker
 
 
 class TeacherScores:
-    """Scores lists with a revision's vectors, which stay memory-mapped on the CPU.
+    """Scores lists with a revision's vectors, which stay memory-mapped on the CPU, and its similarities of items.
 
     Args:
         job: The student's job, which names the teacher and the revision.

@@ -7,14 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import InputError
 from ...core.graph import Csr
 from ...core.objectives import CandidateRequest, Decoders, Labels, LossInputs, StudentSide, distillation_terms, plain_lists, student_terms
 from ...core.rows import RowTables
 from ...core.sampling import UserWeights
 from ...core.scoring import candidate_scores
 from ...core.sides import ITEMS, SIDES, USERS
-from ...core.students import LayeredStudent, build_student, closest_tables, warm_start_maps
+from ...core.students import LayeredStudent, build_student, check_start_from_histories, closest_tables, warm_start_maps
 from ..artifacts.output import Output
 from ..artifacts.student import write_student
 from ..artifacts.teacher import FinalScores, final_scores, modal_item_rows
@@ -117,23 +116,10 @@ class StudentTask(Task[StudentBatch]):
         dims = (self.frozen.rows[USERS].dim, self.frozen.rows[ITEMS].dim) if self.frozen is not None else None
         self.model = build_student(config, job.seed, dims)
         if self.frozen is not None and self.frozen.histories:
-            self._check_start()
+            check_start_from_histories(config, job.engine)
         self.model.to(worker.device)
         self.learns_rows, self.num_hops = self.model.learns_rows, self.model.num_hops(config)
         self.decoders = self._build_decoders().to(worker.device)
-
-    def _check_start(self) -> None:
-        """Raises InputError where the student cannot start from scores that no vectors hold."""
-        if not self.model.learns_rows:
-            raise InputError(
-                f"student.kind={self.config.kind} reads the teacher's vectors, and this teacher scores histories with similarities of "
-                "items (teacher.linear.rank=0); set student.kind=mf, or train a teacher without such a component"
-            )
-        if self.job.engine != "full":
-            raise InputError(
-                "student.warm_start=true with a teacher that scores histories (teacher.linear.rank=0) is computed by the full engine "
-                "alone; set student.warm_start=false, or cluster.engine=full"
-            )
 
     def _build_decoders(self) -> Decoders:
         # The targets' size, since final vectors may be longer
@@ -158,6 +144,7 @@ class StudentTask(Task[StudentBatch]):
             return rows[USERS].__getitem__, rows[ITEMS].__getitem__
         if frozen.histories:
             users, items = self._closest_tables(frozen)
+            self.frozen = None  # its similarities are not read again
             return users.__getitem__, items.__getitem__
 
         def chunks(side: int) -> Iterator[Tensor]:
@@ -172,7 +159,8 @@ class StudentTask(Task[StudentBatch]):
 
     def _closest_tables(self, frozen: FinalScores) -> tuple[Tensor, Tensor]:
         """Computes the tables to start from on rank 0, whose rows all workers take: other processors would round otherwise; collective."""
-        counts = self._train_items().num_rows, self._train_items().num_columns
+        train = frozen.histories[0].histories
+        counts = train.num_rows, train.num_columns
         if self.worker.is_first:
             users, items = (rows[torch.arange(count)] for rows, count in zip(frozen.rows, counts))
             tables = closest_tables(users, items, frozen.histories, self.config.dim, self.seed)

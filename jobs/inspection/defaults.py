@@ -61,7 +61,7 @@ def defaults_for(facts: CatalogFacts, fits: bool = True) -> list[Advice]:
     if not fits and not facts.modalities:
         why = "the train graph fits no single worker, and without features there is no teacher that trains on parts of it"
         return [Advice("distill.use_teacher", False, why), Advice("student.kind", "lightgcn", why)]
-    return [*_teacher(facts, fits), *_student(facts)]
+    return [*_teacher(facts, fits), *_student(facts, fits and keeps_histories(facts))]
 
 
 def has_few_items(facts: CatalogFacts) -> bool:
@@ -172,12 +172,12 @@ def _why_beside(facts: CatalogFacts) -> str:
     return f"features ({names}) are set beside the collaborative vectors, whitened, where they help items with few interactions"
 
 
-def _student(facts: CatalogFacts) -> Iterator[Advice]:
+def _student(facts: CatalogFacts, taught_by_histories: bool) -> Iterator[Advice]:
     interactions = facts.num_interactions["train"]
     batch = 4096 if interactions > 1 << 16 else 2048
     table = "two tables of vectors are all that serves, and they can hold what the teacher ranks"
     yield Advice("student.kind", "mf", table)
-    yield Advice("student.dim", LARGE_DIM if keeps_histories(facts) else 128, table)
+    yield Advice("student.dim", LARGE_DIM if taught_by_histories else 128, table)
     yield Advice("student.warm_start", True, "tables that start at the closest scores of their size have less to learn from lists")
     lists = "the student learns the teacher's ranking alone, from lists: every user alike, as metrics count users"
     of_lists: dict[str, Value] = {"student.examples": "users", "student.bpr_weight": 0.0, "student.l2": 0.0, "distill.score_weight": 1.0}
@@ -185,7 +185,7 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
         yield Advice(name, value, lists)
     for name in ("pair", "list", "embedding"):
         yield Advice(f"distill.{name}_weight", 0.0, lists)
-    if keeps_histories(facts):
+    if taught_by_histories:
         why = "items of a history speak for each other, so that a user's own items would drown the others of a list"
         yield Advice("distill.score_positive", False, why)
     yield Advice("distill.temperature", *_temperature(facts))
@@ -195,7 +195,7 @@ def _student(facts: CatalogFacts) -> Iterator[Advice]:
     epochs = min(MOST_LABEL_EPOCHS, max(2, -(-EXAMPLES // max(1, interactions))))
     fresh = f"{interactions:,} examples an epoch: {epochs} epochs of fresh lists are as many as the student needs"
     yield Advice("labels.epochs", epochs, fresh)
-    if keeps_histories(facts):
+    if taught_by_histories:
         why = "a user's scores are computed once a block: the larger the block, the fewer times"
         yield Advice("labels.block_rows", LARGE_BLOCK, why)
     steps = -(-interactions // batch)

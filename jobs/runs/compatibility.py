@@ -5,8 +5,9 @@ from ...core.errors import InputError
 from ...core.kinds import LOSSES, TEACHERS
 from ...core.objectives import needs_modalities
 from ...core.storage import join
+from ...core.students import check_start_from_histories
 from ...core.teacher.ensemble import parts_of
-from ...distributed.artifacts.teacher import teacher_config_of
+from ...distributed.artifacts.teacher import revision_url, teacher_config_of
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 
@@ -96,3 +97,6 @@ def check_trained_teacher(settings: Settings) -> None:
     kind = config.get("kind", "promptmm")
     by_modality = bool(manifest["modalities"]) and teacher_config_of(manifest).has_modality_vectors
     check_teacher(settings, kind, by_modality, config.get("prompt", True))
+    vectors = revision_url(join(settings.dir, "teacher"), 0)
+    if has_artifact(vectors) and read_manifest(vectors, "teacher-vectors").get("histories"):
+        check_start_from_histories(settings.student, settings.cluster.engine)

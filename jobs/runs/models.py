@@ -14,7 +14,7 @@ from ...distributed.artifacts.teacher import read_revision, read_weights, teache
 from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
 
-FLOAT_BYTES = 4
+FLOAT_BYTES = INDEX_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ModelFacts:
 
     Attributes:
         num_parameters: Trained parameters.
-        serving_bytes: All that is needed to produce the vectors that serve.
+        serving_bytes: All that is needed to produce the scores that serve.
         best_epoch: The epoch that was chosen, from 0.
         selected_by: The validation metric that chose it, or that there was none.
     """
@@ -67,8 +67,13 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
     url = join(run_url, "teacher")
     manifest, vectors = read_manifest(url, "teacher"), read_revision(url, 0, cache_dir, lambda: dataset.csr("train")).vectors
     features = sum(dataset.num_items * dim * FLOAT_BYTES for _, dim in manifest["modalities"])  # of those that it reads
-    # Weights, prompt and raw features (as float32): what must be held to produce the vectors that serve.
-    facts = _facts(manifest, manifest["num_parameters"] * FLOAT_BYTES + features)
+    # Weights, prompt and raw features (as float32): what must be held to produce the scores that serve.
+    held = manifest["num_parameters"] * FLOAT_BYTES + features
+    if vectors.histories:  # beside the values, which are parameters: where they stand, the users' weights, and once the histories
+        similar = [part.similarities for part in vectors.histories]
+        held += sum(each.num_bytes - each.values.numel() * FLOAT_BYTES for each in similar)
+        held += len(similar) * vectors.user.shape[0] * FLOAT_BYTES + vectors.histories[0].histories.columns.numel() * INDEX_BYTES
+    facts = _facts(manifest, held)
     modal = {m: (vectors.modal_user[m], items) for m, items in vectors.modal_item.items()}
 
     def untouched(rows: Tensor) -> Tensor | None:

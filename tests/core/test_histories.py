@@ -1,4 +1,4 @@
-"""Scores from histories: rows, lists, rankings and products are those of the dense matrix diag(w) H W."""
+"""Scores from histories: rows, lists, rankings and products are those of the dense matrix diag(w) A W."""
 
 import pytest
 import torch

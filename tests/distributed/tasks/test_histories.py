@@ -9,7 +9,9 @@ from promptmm.core.errors import InputError
 from promptmm.core.ranking import evaluate
 from promptmm.distributed.artifacts.teacher import read_revision
 from promptmm.distributed.labels.labeler import Labeler
+from promptmm.distributed.tasks.own_candidates import TeacherScores
 from promptmm.graph_store.dataset import masks, open_dataset
+from promptmm.jobs.runs.models import trained_teacher
 from promptmm.jobs.runs.worker_jobs import student_job
 from promptmm.jobs.verbs import run_verb
 from safetensors.torch import load_file
@@ -85,6 +87,12 @@ def test_an_ensemble_adds_them_to_vectors_and_a_student_learns_all_of_it(trained
     wanted = scores[labels.users[:, None], labels.candidates]
     torch.testing.assert_close(labels.scores.double(), wanted - wanted[:, :1], atol=2e-4, rtol=0)
 
+    drawn = torch.randint(dataset.num_items, (len(labels), 3), generator=torch.Generator().manual_seed(1))
+    of_teacher = TeacherScores(student_job(settings, dataset, 0), torch.device("cpu"), lambda: dataset.csr("train"))
+    longer = of_teacher.extend(labels, drawn)
+    wanted = scores[labels.users[:, None], longer.candidates]
+    torch.testing.assert_close(longer.scores.double(), wanted - wanted[:, :1], atol=2e-4, rtol=0)
+
     for verb in ("label", "distill", "evaluate"):
         run_verb(verb, settings)
     results = results_of(folder)
@@ -117,11 +125,38 @@ def test_a_student_that_cannot_start_from_it_is_refused(trained, tiny_settings, 
         run_verb("distill", tiny_settings(folder, LOCAL, *LISTS, "labels.mode=streamed", *words))
 
 
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        ("teacher.kind=rp3beta", "teacher.linear.rank=0"),
+        ("teacher.kind=ensemble", "teacher.components={spectral: {}, walks: {kind: rp3beta, linear: {rank: 0}}}"),
+    ],
+)
+def test_such_a_student_is_refused_before_anything_is_trained(tmp_path, tiny_settings, teacher):
+    with pytest.raises(InputError, match=r"student\.kind=mlp reads the teacher's vectors"):
+        tiny_settings(tmp_path, *teacher, "teacher.hidden=[]", *LISTS, "student.kind=mlp")
+
+
+def test_what_serving_a_teacher_takes(trained):
+    """Values, columns and pointers of the similarities, the users' weights and their histories."""
+    words = ("teacher.kind=rp3beta", "teacher.hidden=[]", "teacher.linear.rank=0", "teacher.linear.trials=1")
+    folder, dataset = trained(LOCAL, *words, *LISTS)
+    entries = load_file(str(folder / "teacher/rev-0/similar-00000.safetensors"))["values"].numel()
+    train = dataset.manifest["num_interactions"]["train"]
+    expected = 8 * entries + 8 * (dataset.num_items + 1) + 4 * dataset.num_users + 4 * train
+    assert trained_teacher(str(folder), dataset, None).facts.serving_bytes == expected
+
+
 def test_a_student_of_the_sampled_engine_learns_from_its_labels(trained, tiny_settings):
-    folder, _ = trained(LOCAL, *ENSEMBLE, COMPONENTS, *LISTS)
-    words = (LOCAL, *LISTS, "labels.mode=streamed", "student.warm_start=false", "cluster.engine=sampled", "sampling.fan_outs=[3]")
+    folder, dataset = trained(LOCAL, *ENSEMBLE, COMPONENTS, *LISTS)
+    sampled = ("cluster.engine=sampled", "sampling.fan_outs=[3]", "student.train.epochs=8", "student.train.learning_rate=0.05")
+    words = (LOCAL, *LISTS, "labels.mode=streamed", "student.warm_start=false", *sampled)
     run_verb("distill", tiny_settings(folder, *words))
-    assert read_manifest(f"{folder}/training/student/model", "student-model")["best_epoch"] >= 0
+    history = [json.loads(line) for line in (folder / "training/student/metrics.jsonl").read_text().splitlines()]
+    assert history[-1]["validation/recall@20"] > 1.1 * metrics(
+        torch.rand(dataset.num_users, dataset.num_items, dtype=torch.float64), dataset, "validation"
+    )
+    assert history[-1]["loss/score"] < 0.9 * history[0]["loss/score"]
 
 
 def test_an_ensemble_of_another_run_keeps_its_histories(trained):
