@@ -154,6 +154,23 @@ def test_workers_of_a_cluster_do_not_share_a_host(dataset, monkeypatch):
     assert available_memory(known) == 2 * GIB
 
 
+def test_a_teacher_that_scores_histories_is_planned_with_its_similarities(dataset):
+    """Eight bytes an entry and a row's pointer, in every role that reads them, and the tables that a warm start computes."""
+    by_scores = ["distill.list_weight=0", "distill.embedding_weight=0", "student.kind=mf", "student.warm_start=true"]
+    words = ["teacher.kind=rp3beta", "teacher.linear.neighbours=20", "cluster.engine=full", "teacher.dim=8", "student.dim=8", *by_scores]
+    whole, cut = (make_plan(load_settings(None, [*words, f"teacher.linear.rank={rank}"]), dataset, 64 * GIB) for rank in (0, 8))
+    size = dataset.num_items * (20 * 8 + 8)
+    assert whole.roles["labeler"].parts["item similarities"] == size
+    assert whole.roles["evaluator (teacher)"].parts["item similarities"] == 2 * size
+    assert "vectors" not in whole.roles["evaluator (teacher)"].parts
+    assert whole.roles["student worker"].bytes > cut.roles["student worker"].bytes
+    ensemble = ["teacher.kind=ensemble", "teacher.components={one: {kind: rp3beta, linear: {rank: 0, neighbours: 20}}, spectral: {}}"]
+    both = make_plan(load_settings(None, [*ensemble, *by_scores, "cluster.engine=full"]), dataset, 64 * GIB)
+    assert both.roles["labeler"].parts["item similarities"] == size
+    for role in cut.roles.values():
+        assert "item similarities" not in role.parts
+
+
 def test_a_teacher_that_is_fitted_over_shards(dataset):
     """A worker's memory while it fits does not grow with the catalog; the servers' tables do. It has no steps."""
     given = ("rank=16", "user_exponent=1", "item_exponent=0.5", "output_exponent=0.5", "degree=2")
