@@ -158,14 +158,16 @@ def test_a_teacher_that_scores_histories_is_planned_with_its_similarities(datase
     """Eight bytes an entry and a row's pointer, in every role that reads them, and the tables that a warm start computes."""
     by_scores = ["distill.list_weight=0", "distill.embedding_weight=0", "student.kind=mf", "student.warm_start=true"]
     words = ["teacher.kind=rp3beta", "teacher.linear.neighbours=20", "cluster.engine=full", "teacher.dim=8", "student.dim=8", *by_scores]
-    whole, cut = (make_plan(load_settings(None, [*words, f"teacher.linear.rank={rank}"]), dataset, 64 * GIB) for rank in (0, 8))
-    size = dataset.num_items * (20 * 8 + 8)
+    catalog = large(dataset, 10**4)
+    whole, cut = (make_plan(load_settings(None, [*words, f"teacher.linear.rank={rank}"]), catalog, None) for rank in (0, 8))
+    size = catalog.num_items * (20 * 8 + 8)
     assert whole.roles["labeler"].parts["item similarities"] == size
     assert whole.roles["evaluator (teacher)"].parts["item similarities"] == 2 * size
     assert "vectors" not in whole.roles["evaluator (teacher)"].parts
+    assert whole.roles["student worker"].moment == "warm start"
     assert whole.roles["student worker"].bytes > cut.roles["student worker"].bytes
     ensemble = ["teacher.kind=ensemble", "teacher.components={one: {kind: rp3beta, linear: {rank: 0, neighbours: 20}}, spectral: {}}"]
-    both = make_plan(load_settings(None, [*ensemble, *by_scores, "cluster.engine=full"]), dataset, 64 * GIB)
+    both = make_plan(load_settings(None, [*ensemble, *by_scores, "cluster.engine=full"]), catalog, None)
     assert both.roles["labeler"].parts["item similarities"] == size
     for role in cut.roles.values():
         assert "item similarities" not in role.parts
