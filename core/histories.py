@@ -109,6 +109,9 @@ class HistoryScores:
         return everyone.split(max(1, BLOCK_SCORES // max(1, self.num_items)))
 
 
+Histories = tuple[HistoryScores, ...]
+
+
 def history_rows(parts: Sequence[HistoryScores], users: Tensor) -> Tensor | None:
     """Computes the sum of several parts' scores for some users over all items, float32 [n, num_items]; None where there is no part."""
     total: Tensor | None = None

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from .histories import HistoryScores
+from .histories import Histories
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TeacherVectors:
     reduced: dict[str, Tensor]
     path_user: Tensor | None = None
     path_item: Tensor | None = None
-    histories: tuple[HistoryScores, ...] = ()
+    histories: Histories = ()
 
     def with_reduced(self, reduced: dict[str, Tensor]) -> "TeacherVectors":
         """Returns these vectors with `reduced` in place of z_m: rows [n, d] by modality."""

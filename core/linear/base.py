@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..config import TeacherConfig
 from ..errors import InputError
-from ..histories import HistoryScores, Similarities, deviations
+from ..histories import Histories, HistoryScores, Similarities, deviations
 from ..teacher.base import Teacher
-from .adjacency import Interactions
+from .adjacency import Interactions, entry_bytes
 from .blocks import Block, NodeBlocks
 from .config import CONTENT, LinearConfig
 from .content_part import ContentPart, added_bytes
@@ -20,10 +20,10 @@ from .factors import FactorCache, Scores, scaled_by_user, width_of
 from .fit import CatalogCounts, LinearFit, LinearInputs
 from .search import Choice, Found, Settings, search
 
-Histories = tuple[HistoryScores, ...]
 Fitted = tuple[Tensor, Tensor, Histories]  # vectors of users and items, and scores from histories that are added to their products
 Score = Callable[[Tensor, Tensor, Histories], float]
 RANKS = (64, 128, 256, 512)
+NEIGHBOURS = (20, 50, 100, 200, 400, 800)  # similar items that are kept for an item
 
 
 class LinearTeacher(Teacher, ABC):
@@ -81,7 +81,7 @@ class LinearTeacher(Teacher, ABC):
     @classmethod
     def similarity_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
         """Returns the largest number of bytes of the item similarities that a teacher of rank 0 has, for `plan`; 0 with another rank."""
-        return 0
+        return entry_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if config.rank == 0 else 0
 
     @classmethod
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..graph import BipartiteGraph
-from ..histories import HistoryScores
+from ..histories import Histories
 from .search import Settings
 
 
@@ -47,7 +47,7 @@ class LinearFit:
     chosen: tuple[str, ...]
     value: float | None
     trials: int
-    histories: tuple[HistoryScores, ...] = ()
+    histories: Histories = ()
 
     def facts(self) -> dict[str, Any]:
         """Returns what a manifest says of the fit, JSON-able."""

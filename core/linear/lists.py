@@ -6,13 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .adjacency import ItemLists, entry_bytes, list_bytes
-from .base import LinearTeacher
+from .adjacency import ItemLists, list_bytes
+from .base import NEIGHBOURS, LinearTeacher
 from .config import LinearConfig
 from .fit import CatalogCounts, LinearInputs
 from .search import Choice, Settings
-
-NEIGHBOURS = (20, 50, 100, 200, 400, 800)
 
 
 class ListTeacher(LinearTeacher):
@@ -30,10 +28,6 @@ class ListTeacher(LinearTeacher):
     @classmethod
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
         return list_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) + super().fitting_bytes(config, counts)
-
-    @classmethod
-    def similarity_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
-        return entry_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if config.rank == 0 else 0
 
     @abstractmethod
     def key(self, settings: Settings) -> tuple[float, float]:

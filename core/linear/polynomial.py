@@ -10,15 +10,15 @@ from ..errors import InputError
 from ..graph import degree_power
 from ..histories import Similarities
 from ..sides import ITEMS, USERS
-from .adjacency import ItemLists, entry_bytes, list_bytes
-from .base import LinearTeacher, chained, exponent_choices, rank_choice
+from .adjacency import ItemLists, list_bytes
+from .base import NEIGHBOURS, LinearTeacher, chained, exponent_choices, rank_choice
 from .blocks import Block, BlockProducts, NodeBlocks, leading_blocks, standardise_users, weighted, working_blocks
 from .blocks import scaled as scaled_rows
 from .config import LinearConfig
 from .factors import ITERATIONS as FACTOR_ITERATIONS
 from .factors import Product, Scores, leading_factors, width_of
 from .fit import CatalogCounts, LinearInputs
-from .lists import NEIGHBOURS, neighbour_choice, without_itself
+from .lists import neighbour_choice, without_itself
 from .search import Choice, Settings
 
 
@@ -51,10 +51,6 @@ class PolynomialTeacher(LinearTeacher):
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
         entries = list_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if _has_entries(config) else 0
         return entries + super().fitting_bytes(config, counts)
-
-    @classmethod
-    def similarity_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
-        return entry_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if config.rank == 0 else 0
 
     @classmethod
     def check_settings(cls, config: LinearConfig) -> None:

@@ -18,7 +18,7 @@ from ...core.artifact import ShardWriter, manifest_digest, open_artifact, publis
 from ...core.config import OptimizerConfig, TeacherConfig, as_dict
 from ...core.errors import InputError
 from ...core.graph import Csr
-from ...core.histories import HistoryScores, Similarities
+from ...core.histories import Histories, HistoryScores, Similarities
 from ...core.linear.config import LinearConfig
 from ...core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
 from ...core.storage import join
@@ -31,7 +31,6 @@ from .output import Output, Rows, TensorRows
 ROWS_A_SHARD = 1 << 18
 SIMILAR = "similar"
 Pair = tuple[Tensor, Tensor]
-Histories = tuple[HistoryScores, ...]
 
 
 def vectors_by_name(vectors: TeacherVectors) -> dict[str, Pair]:

@@ -5,7 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ...core.config import EvaluationConfig
-from ...core.histories import HistoryScores
+from ...core.histories import Histories
 from ..messages import LabelJob, StudentJob, TeacherJob, TuneJob
 
 
@@ -31,9 +31,7 @@ class Executor(Protocol):
         """
         ...
 
-    def evaluate(
-        self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: tuple[HistoryScores, ...] = ()
-    ) -> dict[str, float]:
+    def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: Histories = ()) -> dict[str, float]:
         """Full-ranking metrics of a split.
 
         Args:

@@ -8,7 +8,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from ...core.histories import HistoryScores
+from ...core.histories import Histories
 from ...core.metrics import RankingMetrics
 from ...core.ranking import rank_users
 from ...graph_store.dataset import masks, open_dataset
@@ -16,7 +16,7 @@ from ..config import ClusterConfig
 from ..messages import EvaluationJob
 from .lines import start_progress, watching
 
-Vectors = tuple[np.ndarray, np.ndarray, tuple[HistoryScores, ...]]
+Vectors = tuple[np.ndarray, np.ndarray, Histories]
 
 
 def rank_share(job: EvaluationJob, vectors: Vectors, rank: int, world_size: int) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.config import EvaluationConfig
-from ...core.histories import HistoryScores
+from ...core.histories import Histories
 from ...core.ranking import evaluate
 from ...core.storage import exists, join
 from ...graph_store.dataset import Dataset, masks
@@ -65,9 +65,7 @@ class LocalExecutor:
             written = [labeler.write_block(url, epoch, block) for epoch in range(epochs) for block in range(job.num_blocks)]
         return publish_labels(job, url, epochs, written, metadata)
 
-    def evaluate(
-        self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: tuple[HistoryScores, ...] = ()
-    ) -> dict[str, float]:
+    def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: Histories = ()) -> dict[str, float]:
         """See `Executor`."""
         held_out, exclude = masks(self.dataset, split)
         with _threads(self.cluster.worker_threads):

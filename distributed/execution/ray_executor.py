@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from ...core.config import EvaluationConfig
-from ...core.histories import HistoryScores
+from ...core.histories import Histories
 from ...core.storage import join
 from ...graph_store.dataset import open_dataset
 from ..config import ClusterConfig
@@ -136,9 +136,7 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         self._wait_for_ray("label")
         return materialise(job, run_url, epochs, self.cluster, metadata, self.lines)
 
-    def evaluate(
-        self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: tuple[HistoryScores, ...] = ()
-    ) -> dict[str, float]:
+    def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: Histories = ()) -> dict[str, float]:
         """See `Executor`; the workers rank a share of the users each, or as many tasks where no worker waits for a job."""
         self._wait_for_ray("evaluate")
         job = EvaluationJob(join(self.run_url, "dataset"), split, config, self.cluster.worker_threads, self.cluster.cache_dir)

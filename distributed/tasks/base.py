@@ -7,7 +7,7 @@ from typing import ClassVar, Generic
 from torch import Tensor
 
 from ...core.config import OptimizerConfig
-from ...core.histories import HistoryScores
+from ...core.histories import Histories
 from ...core.rows import RowTables, initial_rows
 from ...core.sides import ITEMS, USERS
 from ...core.spectral import NORMALISED
@@ -58,7 +58,7 @@ class Task(ABC, Generic[Batch]):
     whitens: bool = False
     sends_prompt: bool = False
     reduction: Reduction | None = None
-    histories: tuple[HistoryScores, ...] = ()
+    histories: Histories = ()
 
     @property
     @abstractmethod

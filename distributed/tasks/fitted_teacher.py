@@ -11,8 +11,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from ...core.histories import HistoryScores, Similarities
-from ...core.linear.base import Histories, LinearTeacher
+from ...core.histories import Histories, HistoryScores, Similarities
+from ...core.linear.base import LinearTeacher
 from ...core.linear.fit import LinearFit, LinearInputs
 from ...core.rows import RowTables
 from ...core.sides import USERS

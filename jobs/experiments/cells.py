@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.artifact import copy_artifact, has_artifact
 from ...core.errors import InputError
-from ...core.histories import HistoryScores
+from ...core.histories import Histories
 from ...core.ranking import evaluate, top_k
 from ...core.storage import JsonObject, join, remove
 from ...distributed.artifacts.teacher import revision_url
@@ -161,7 +161,7 @@ def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
     evaluation, model = cell.settings.evaluation, trained_model(cell.stage, cell.url, dataset, cell.settings.cluster.cache_dir)
     held_out, train = masks(dataset, "validation")
 
-    def validate(users: Tensor, items: Tensor, histories: tuple[HistoryScores, ...] = ()) -> dict[str, float]:
+    def validate(users: Tensor, items: Tensor, histories: Histories = ()) -> dict[str, float]:
         cutoffs, further = evaluation.cutoffs, evaluation.metrics
         return evaluate(users, items, held_out, train, cutoffs, evaluation.memory_mib, further=further, histories=histories)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ...core.artifact import open_artifact, read_manifest
-from ...core.histories import HistoryScores
+from ...core.histories import Histories
 from ...core.kinds import TEACHERS
 from ...core.storage import JsonObject, join
 from ...core.teacher.base import Teacher
@@ -54,7 +54,7 @@ class TrainedModel:
     facts: ModelFacts
     modal: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     trials: int | None = None
-    histories: tuple[HistoryScores, ...] = ()
+    histories: Histories = ()
     untouched: Callable[[Tensor], Tensor | None] = lambda rows: None
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from ...core.histories import HistoryScores
+from ...core.histories import Histories
 from ...core.storage import JsonObject
 from ...distributed.execution.base import Executor
 from ...graph_store.catalog import COLD
@@ -54,7 +54,7 @@ def _of_model(settings: Settings, dataset: Dataset, executor: Executor, model: T
 
 
 def _metrics(
-    settings: Settings, dataset: Dataset, executor: Executor, users: Tensor, items: Tensor, histories: tuple[HistoryScores, ...] = ()
+    settings: Settings, dataset: Dataset, executor: Executor, users: Tensor, items: Tensor, histories: Histories = ()
 ) -> JsonObject:
     """The metrics of rankings by dot product and scores from histories, on every split that there is."""
     splits = [split for split in ("validation", "test") if dataset.has_split(split)]
