@@ -79,6 +79,8 @@ class _Component:
         modal: Vectors by modality, of users and items.
         mean: Mean of the final item vectors, float64 [d], which is taken from them: it adds the same to all scores of a user.
         covariance: Their covariance, float64 [d, d].
+        known: Standard deviations of users' scores that are computed from whole rows, kept for the next time, float64 [num_users]; NaN
+            where they have not been asked for.
     """
 
     manifest: JsonObject
@@ -87,6 +89,7 @@ class _Component:
     modal: dict[str, list[RowShards]]
     mean: Tensor
     covariance: Tensor
+    known: Tensor
 
     @staticmethod
     def read(url: str, dataset: Dataset, train: Callable[[], Csr], cache_dir: str | None) -> "_Component":
@@ -101,7 +104,8 @@ class _Component:
         final = final_scores(url, 0, train, cache_dir)
         items = final.rows[ITEMS]
         moments = moments_of((items[ids] for ids in _chunks(dataset.num_items)), items.dim)
-        return _Component(manifest, revision_digest(url, 0), final, modal_rows(url, 0, cache_dir), *moments)
+        known = torch.full((dataset.num_users if final.histories else 0,), torch.nan, dtype=torch.float64)
+        return _Component(manifest, revision_digest(url, 0), final, modal_rows(url, 0, cache_dir), *moments, known)
 
     def users(self, ids: Tensor) -> Tensor:
         """Returns users' vectors whose scores have the standard deviation 1 over all items, float32 [n, d]; 0 where all are equal."""
@@ -133,10 +137,12 @@ class _Component:
 
     def _factors(self, ids: Tensor, rows: Tensor) -> Tensor:
         """Returns 1 / the standard deviation over all items of users' scores, float32 [n]; 0 where all are equal."""
-        parts = [part.select(ids) for part in self.final.histories]
-        if parts:
-            all_items = self.final.rows[ITEMS]
-            deviation = deviations(rows, all_items[torch.arange(parts[0].num_items)], parts)
+        if self.final.histories:
+            new = self.known[ids].isnan().nonzero().squeeze(1)
+            if new.numel():
+                parts = [part.select(ids[new]) for part in self.final.histories]
+                self.known[ids[new]] = deviations(rows[new], self.final.rows[ITEMS][torch.arange(parts[0].num_items)], parts)
+            deviation = self.known[ids]
         else:
             deviation = score_deviation(rows, self.covariance)
         return torch.where(deviation > 0, 1 / deviation, 0.0).float()
