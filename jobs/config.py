@@ -71,7 +71,7 @@ class Settings:
                 "student.bpr_weight=0 and distill.use_teacher=false leave nothing to learn from; set student.bpr_weight, or distil from a "
                 "teacher"
             )
-        if distill.use_teacher and any(part.linear.rank == 0 for part in parts_of(self.teacher).values()):
+        if distill.use_teacher and any(_scores_histories(part) for part in parts_of(self.teacher).values()):
             check_start_from_histories(student, self.cluster.engine)
         if not distill.use_teacher and student.starts_from_teacher:
             raise InputError(
@@ -222,3 +222,9 @@ class Settings:
         """The run's folder or URL, without a slash at the end."""
         assert self.run.dir is not None
         return self.run.dir.rstrip("/")
+
+
+def _scores_histories(teacher: TeacherConfig) -> bool:
+    """Whether a teacher's scores, or a part of them, are sums of item similarities that no vectors hold."""
+    kind = teacher_kind(teacher)
+    return issubclass(kind, LinearTeacher) and kind.scores_histories(teacher.linear)

@@ -80,8 +80,13 @@ class LinearTeacher(Teacher, ABC):
 
     @classmethod
     def similarity_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
-        """Returns the largest number of bytes of the item similarities that a teacher of rank 0 has, for `plan`; 0 with another rank."""
-        return entry_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if config.rank == 0 else 0
+        """Returns the largest number of bytes of the item similarities that the teacher keeps, for `plan`; 0 where it has vectors alone."""
+        return entry_bytes(counts.items, config.neighbours or NEIGHBOURS[-1]) if cls.scores_histories(config) else 0
+
+    @classmethod
+    def scores_histories(cls, config: LinearConfig) -> bool:
+        """Returns whether scores, or a part of them, are sums of `similarities` over a user's history: here with the rank 0."""
+        return config.rank == 0
 
     @classmethod
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
@@ -153,10 +158,11 @@ class LinearTeacher(Teacher, ABC):
                 "teacher.linear.rank=0 keeps scores as sparse similarities of items, which item_knn, rp3beta and polynomial can; set a "
                 "rank of at least 1, or another teacher.kind"
             )
-        if config.rank == 0 and cls.adds_content and config.may_add_content:
+        if cls.scores_histories(config) and cls.adds_content and config.may_add_content:
+            kept = "rank=0" if config.rank == 0 else f"neighbours={config.neighbours}"
             raise InputError(
-                "teacher.linear.rank=0 has no vectors to which a content score could be added; set teacher.linear.content_weight=0, and "
-                "name the kind content among the components of teacher.kind=ensemble beside this one"
+                f"teacher.linear.{kept} keeps similarities of items, and a content score is added to vectors alone; set "
+                "teacher.linear.content_weight=0, and name the kind content among the components of teacher.kind=ensemble beside this one"
             )
         lost = [name for name in CONTENT[1:] if getattr(config, name) is not None]
         if cls.adds_content and lost and not config.may_add_content:
@@ -174,8 +180,16 @@ class LinearTeacher(Teacher, ABC):
         """Computes vectors of users [num_users, r] and items [num_items, r], up to a factor for each user, from all settings by name."""
 
     def similarities(self, settings: Settings) -> Similarities:
-        """Computes the matrix of items by items with which the kind scores histories, from all settings by name; the rank is 0."""
+        """Computes the matrix of items by items with which the kind scores histories, from all settings by name."""
         raise NotImplementedError(f"{type(self).__name__} has vectors alone")
+
+    def vectors_beside(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        """Computes vectors of users [num_users, r] and items [num_items, r] whose dot products are added to the sums of `similarities`.
+
+        Here there are none, r = 0.
+        """
+        graph, device = self.inputs.graph, self.inputs.graph.user_weights.device
+        return torch.zeros(graph.num_users, 0, device=device), torch.zeros(graph.num_items, 0, device=device)
 
     def given(self) -> Settings:
         """Returns the settings that have a value, by name, as `choices` names them."""
@@ -235,16 +249,16 @@ class LinearTeacher(Teacher, ABC):
             return users, items, histories
         spread = deviations(users, items, histories)
         factors = torch.where(spread > 0, 1 / spread, 1.0)
-        return users, items, tuple(replace(part, weights=(factors * part.weights).float()) for part in histories)
+        scaled = (factors[:, None] * users).float()
+        return scaled, items, tuple(replace(part, weights=(factors * part.weights).float()) for part in histories)
 
     @torch.no_grad()
     def _ranking(self, settings: Settings) -> Fitted:
         """Returns the same up to a factor for each user where scores come from histories: enough to rank."""
-        if self.config.rank == 0:
+        if self.scores_histories(self.config):
             graph = self.inputs.graph
             ones = torch.ones(graph.num_users, device=graph.user_weights.device)
-            nothing = [torch.zeros(count, 0, device=ones.device) for count in (graph.num_users, graph.num_items)]
-            return nothing[0], nothing[1], (HistoryScores(ones, graph.users, self.similarities(settings)),)
+            return *self.vectors_beside(settings), (HistoryScores(ones, graph.users, self.similarities(settings)),)
         if self.content is not None:
             return *self.content.added_to(self._own, settings), ()
         return *self._own(settings), ()

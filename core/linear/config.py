@@ -51,7 +51,9 @@ class LinearConfig:
     shrink: float | None = setting(None, "shrinkage that is added to the denominator of the cosine of two items; read by item_knn", ge=0)
     neighbours: int | None = setting(
         None,
-        "similar items that are kept for an item; read by item_knn and rp3beta, and by polynomial with power other than 1 or rank=0",
+        "similar items that are kept for an item; read by item_knn and rp3beta, by polynomial with power other than 1 or rank=0, and by "
+        "spectral with filter=neighbourhood, which keeps so many similarities of items beside its vectors; not set there: none "
+        "is chosen, and vectors of `rank` columns alone come as close as they can",
         ge=1,
     )
     alpha: float | None = setting(None, "α, the power of the random walk's transition probabilities; read by rp3beta", ge=0)

@@ -38,7 +38,7 @@ class LinearFit:
         chosen: The names of the settings that were chosen on validation.
         value: The validation metric that chose them; None where nothing was chosen.
         trials: How many settings were tried.
-        histories: Scores from all users' histories; one where the rank is 0, when r is 0, else none.
+        histories: Scores from all users' histories, at most one; where the rank is 0 there is one, and r is 0.
     """
 
     users: Tensor

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .adjacency import ItemLists, list_bytes
+from .adjacency import Interactions, ItemLists, list_bytes
 from .base import NEIGHBOURS, LinearTeacher
 from .config import LinearConfig
 from .fit import CatalogCounts, LinearInputs
@@ -43,6 +43,40 @@ class ListTeacher(LinearTeacher):
         if self._lists is None or self._lists[0] != key or self._lists[1].columns.shape[1] < min(k, self.interactions.num_items):
             self._lists = None  # its memory is free while the next one is made
             self._lists = key, ItemLists.largest(((block, without_itself(block, rows)) for block, rows in self.rows(*key)), k)
+        return self._lists[1].first(k)
+
+
+class GraphLists:
+    """Keeps the largest entries of every row of the item graph N^T N, with N = D_U^-a/2 A D_I^-b.
+
+    Trials that differ in other settings, or that ask for fewer entries, share them.
+
+    Args:
+        interactions: The train interactions A.
+        keeps_diagonal: Whether an item may be among the neighbours of itself.
+    """
+
+    def __init__(self, interactions: Interactions, keeps_diagonal: bool) -> None:
+        self._of, self._keeps_diagonal = interactions, keeps_diagonal
+        self._lists: tuple[tuple[float, float, float], ItemLists] | None = None
+
+    def largest(self, user_exponent: float, item_exponent: float, power: float, k: int) -> ItemLists:
+        """Returns the k largest entries of every row.
+
+        Args:
+            user_exponent, item_exponent: a and b.
+            power: Power of every entry.
+            k: Entries that are kept in a row.
+        """
+        of, key = self._of, (user_exponent, item_exponent, power)
+        if self._lists is None or self._lists[0] != key or self._lists[1].columns.shape[1] < min(k, of.num_items):
+            self._lists = None  # its memory is free while the next one is made
+            scale = of.item_scale(-item_exponent).to(of.dtype)
+            blocks = of.shared_users(of.user_scale(-user_exponent))
+            scaled_blocks = ((block, (scale[block, None] * rows * scale) ** power) for block, rows in blocks)
+            if not self._keeps_diagonal:
+                scaled_blocks = ((block, without_itself(block, rows)) for block, rows in scaled_blocks)
+            self._lists = key, ItemLists.largest(scaled_blocks, k)
         return self._lists[1].first(k)
 
 

@@ -18,7 +18,7 @@ from .config import LinearConfig
 from .factors import ITERATIONS as FACTOR_ITERATIONS
 from .factors import Product, Scores, leading_factors, width_of
 from .fit import CatalogCounts, LinearInputs
-from .lists import neighbour_choice, without_itself
+from .lists import GraphLists, neighbour_choice
 from .search import Choice, Settings
 
 
@@ -45,7 +45,7 @@ class PolynomialTeacher(LinearTeacher):
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         super().__init__(inputs, config)
         self._graph: tuple[tuple, Scores] | None = None
-        self._lists: tuple[tuple, ItemLists] | None = None
+        self._lists = GraphLists(self.interactions, keeps_diagonal=config.rank != 0)
 
     @classmethod
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
@@ -130,17 +130,7 @@ class PolynomialTeacher(LinearTeacher):
 
     def _entries(self, settings: Settings) -> ItemLists:
         """Returns the largest entries of every row of P, up to its largest singular value."""
-        of, power, k = self.interactions, settings["power"], settings["neighbours"]
-        key = settings["user_exponent"], settings["item_exponent"], power
-        if self._lists is None or self._lists[0] != key or self._lists[1].columns.shape[1] < min(k, of.num_items):
-            self._lists = None  # its memory is free while the next one is made
-            scale = of.item_scale(-settings["item_exponent"]).to(of.dtype)
-            blocks = of.shared_users(of.user_scale(-settings["user_exponent"]))
-            scaled_blocks = ((block, (scale[block, None] * rows * scale) ** power) for block, rows in blocks)
-            if self.config.rank == 0:
-                scaled_blocks = ((block, without_itself(block, rows)) for block, rows in scaled_blocks)
-            self._lists = key, ItemLists.largest(scaled_blocks, k)
-        return self._lists[1].first(k)
+        return self._lists.largest(*(settings[name] for name in ("user_exponent", "item_exponent", "power", "neighbours")))
 
     def similarities(self, settings: Settings) -> Similarities:
         of, output = self.interactions, settings["output_exponent"]

@@ -8,12 +8,15 @@ from torch import Tensor
 from ..config import TeacherConfig
 from ..errors import InputError
 from ..graph import degree_power
+from ..histories import Similarities
 from ..sides import ITEMS, USERS
+from .adjacency import list_bytes
 from .base import LinearTeacher, exponent_choices, rank_choice
 from .blocks import Block, NodeBlocks, leading_blocks, standardise_users, weighted, working_blocks
 from .config import LinearConfig
 from .factors import Factors, Scores, leading_factors, width_of
 from .fit import CatalogCounts, LinearInputs
+from .lists import GraphLists
 from .search import Choice, Settings
 
 # The singular vectors are the model here, and those of TikTok lie close together around the 256th: with 8 iterations and 32 columns beside
@@ -28,16 +31,38 @@ class SpectralTeacher(LinearTeacher):
     H N^T N / σ² + α H D_I^-c V V^T D_I^c with the largest singular value σ. The family is that of GF-CF (Shen et al., CIKM 2021), which
     has a = 1 and b = c = 1/2. PureSVD is the ideal filter with a = b = c = 0.
 
+    The sum of both filters has no k columns. Without `neighbours` it is its best approximation by k columns; with `neighbours` the ideal
+    filter has vectors, and N^T N stays as the similarities of so many items a row, without its diagonal, which tells nothing of unseen
+    items.
+
     k is `rank`, a `user_exponent`, b `item_exponent`, c `output_exponent`, α `filter_weight`.
     """
 
     engines: ClassVar[tuple[str, ...]] = ("full", "sampled")
-    reads: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "item_exponent", "output_exponent", "filter", "filter_weight")
+    reads: ClassVar[tuple[str, ...]] = (
+        "rank",
+        "user_exponent",
+        "item_exponent",
+        "output_exponent",
+        "filter",
+        "filter_weight",
+        "neighbours",
+    )
     over_shards: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "item_exponent", "output_exponent", "filter")
 
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         super().__init__(inputs, config)
         self._spectra: dict[tuple[float, float], Factors] = {}
+        self._lists = GraphLists(self.interactions, keeps_diagonal=False)
+
+    @classmethod
+    def scores_histories(cls, config: LinearConfig) -> bool:
+        return config.neighbours is not None
+
+    @classmethod
+    def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
+        lists = list_bytes(counts.items, config.neighbours) + 4 * cls.similarity_bytes(config, counts) if config.neighbours else 0
+        return lists + super().fitting_bytes(config, counts)
 
     @classmethod
     def check_settings(cls, config: LinearConfig) -> None:
@@ -46,6 +71,11 @@ class SpectralTeacher(LinearTeacher):
             raise InputError(
                 f"teacher.linear.filter_weight={config.filter_weight} has no meaning with teacher.linear.filter=ideal, which stands alone; "
                 "leave it out, or set teacher.linear.filter=neighbourhood"
+            )
+        if config.filter != "neighbourhood" and config.neighbours is not None:
+            raise InputError(
+                f"teacher.linear.neighbours={config.neighbours} is the size of the neighbourhood of teacher.linear.filter=neighbourhood, "
+                "which is not set; set it, or leave the neighbours out"
             )
 
     @classmethod
@@ -101,14 +131,28 @@ class SpectralTeacher(LinearTeacher):
             self._spectra[key] = leading_factors(weighted, rank, self.inputs.seed, like, ITERATIONS)
         return self._spectra[key]
 
+    def similarities(self, settings: Settings) -> Similarities:
+        lists = self._lists.largest(settings["user_exponent"], settings["item_exponent"], 1.0, settings["neighbours"])
+        inverse = 1 / self.spectrum(settings).values[0].square().clamp(min=1e-30)
+        return lists.similarities(inverse.double() * self.interactions.item_scale(0.0))
+
+    def vectors_beside(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        users, items = self._ideal(settings)
+        unscaled = self.interactions.user_scale(0.5).to(users.dtype)[:, None] * users  # histories as they are, A in the place of D_U^-1/2 A
+        return settings["filter_weight"] * unscaled, items.float().contiguous()
+
     def _weighted(self, settings: Settings) -> Scores:
         return self.interactions.weighted(settings["user_exponent"], settings["item_exponent"])
 
-    def vectors(self, settings: Settings) -> tuple[Tensor, Tensor]:
+    def _ideal(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        """Returns vectors whose dot products are D_U^-1/2 A D_I^-c V V^T D_I^c."""
         of, rank, output = self.interactions, settings["rank"], settings["output_exponent"]
         axes = self.spectrum(settings).right[:, :rank]
         items = of.item_scale(output).to(axes.dtype)[:, None] * axes
-        ideal = of.histories(output).to_users(axes), items
+        return of.histories(output).to_users(axes), items
+
+    def vectors(self, settings: Settings) -> tuple[Tensor, Tensor]:
+        ideal = self._ideal(settings)
         if settings["filter"] == "ideal":
             return ideal
         return self._beside_neighbourhood(ideal, settings)

@@ -43,11 +43,11 @@ def check_start_from_histories(config: StudentConfig, engine: str) -> None:
     if not student_kind(config).learns_rows:
         raise InputError(
             f"student.kind={config.kind} reads the teacher's vectors, and this teacher scores histories with similarities of items "
-            "(teacher.linear.rank=0); set student.kind=mf, or train a teacher whose ranks are at least 1"
+            "(teacher.linear.rank=0, or neighbours of kind=spectral); set student.kind=mf, or train a teacher that has vectors alone"
         )
     if config.warm_start and engine == "sampled":
         raise InputError(
-            "student.warm_start=true with a teacher that scores histories (teacher.linear.rank=0) is computed by the full engine alone; "
+            "student.warm_start=true with a teacher that scores histories with similarities of items is computed by the full engine alone; "
             "set student.warm_start=false, or cluster.engine=full"
         )
 

@@ -3,7 +3,7 @@
 `weights.safetensors` holds reduction layers, prompt and standardisation, or the whole module and the standardisation for a baseline.
 `ids-user-<s>.safetensors` and `ids-item-<s>.safetensors` hold the ID tables. `rev-<r>/` holds `user-<s>.safetensors` and
 `item-<s>.safetensors`, each a range of rows with the tensors `final`, `modal.<modality>` and `prompt`, and `prompt.safetensors`. Scores
-from histories, which a linear teacher of rank 0 and an ensemble with such a component have, are a weight for each user, `history.<n>` in
+from histories, which some linear teachers and an ensemble with such a component have, are a weight for each user, `history.<n>` in
 the users' shards, and `similar-<n>.safetensors`. Every worker writes its share of the shards, and rank 0 writes the manifests last.
 """
 

@@ -134,6 +134,27 @@ def test_rank_zero_keeps_the_scores_of_the_formula_without_vectors(inputs, dense
     assert torch.equal(scores_of(again), scores_of(found))
 
 
+@pytest.mark.parametrize("k", [5, NUM_ITEMS])
+def test_the_spectral_filter_keeps_the_neighbourhood_as_similarities_beside_its_vectors(inputs, dense, k):
+    settings = {**GRAPH, "filter": "neighbourhood", "filter_weight": 0.5, "rank": 3, "neighbours": k}
+    found = fit("spectral", inputs, **settings)
+    assert (found.users.shape, found.items.shape, len(found.histories)) == ((NUM_USERS, 3), (NUM_ITEMS, 3), 1)
+    graph = item_graph(dense).fill_diagonal_(0)
+    neighbourhood = torch.zeros_like(graph).scatter_(1, *largest(graph, k))
+    torch.testing.assert_close(scores_of(found), scaled(dense @ (neighbourhood + 0.5 * ideal(dense, 3))), atol=2e-4, rtol=0)
+    assert torch.equal(scores_of(fit("spectral", inputs, **found.settings)), scores_of(found))
+
+
+def test_neighbours_of_the_spectral_filter_need_its_neighbourhood_and_vectors_alone():
+    for settings, why in (
+        ({"neighbours": 5}, "neighbours=5 is the size of the neighbourhood of teacher.linear.filter=neighbourhood"),
+        ({"neighbours": 5, "filter": "ideal"}, "neighbours=5 is the size of the neighbourhood"),
+        ({"neighbours": 5, "filter": "neighbourhood", "content_weight": None}, "neighbours=5 keeps similarities of items"),
+    ):
+        with pytest.raises(InputError, match=why):
+            TEACHERS.get("spectral").check_settings(LinearConfig(**settings))
+
+
 def test_rank_zero_is_searched_as_other_ranks_are(inputs, dense):
     """The score sees the exact ranking; the result is scaled, has the settings that were chosen, and depends on them alone."""
     wanted = scaled(dense @ walks(dense, 0.5, 0.25, 20))
@@ -153,7 +174,7 @@ def test_rank_zero_is_searched_as_other_ranks_are(inputs, dense):
         ("spectral", {}, "item_knn, rp3beta and polynomial can"),
         ("ease", {}, "item_knn, rp3beta and polynomial can"),
         ("polynomial", {"degree": 2}, "degree=2 has no meaning with teacher.linear.rank=0"),
-        ("item_knn", {"content_weight": None}, "no vectors to which a content score could be added"),
+        ("item_knn", {"content_weight": None}, "rank=0 keeps similarities of items, and a content score is added to vectors alone"),
     ],
 )
 def test_rank_zero_is_refused_where_it_has_no_meaning(inputs, kind, settings, said):

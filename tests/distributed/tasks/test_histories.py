@@ -20,7 +20,8 @@ LOCAL = "cluster.executor=local"
 ENSEMBLE = ("teacher.kind=ensemble", "teacher.hidden=[]", "teacher.train.epochs=2", "teacher.train.batch_size=64")
 COMPONENTS = (
     "teacher.components={lightgcn: {dim: 6, weight: 1}, exact: {kind: polynomial, weight: 2, linear: {rank: 0, trials: 2}}, "
-    "walks: {kind: rp3beta, weight: 1, linear: {rank: 0, trials: 2}}, content: {weight: 0}}"
+    "walks: {kind: rp3beta, weight: 1, linear: {rank: 0, trials: 2}}, content: {weight: 0}, "
+    "spectral: {weight: 1, linear: {rank: 3, filter: neighbourhood, neighbours: 7, trials: 2}}}"
 )
 LISTS = (
     "student.kind=mf", "student.examples=users", "student.bpr_weight=0", "student.l2=0", "student.train.epochs=3",
@@ -60,16 +61,24 @@ def trained(fork_run, tiny_settings):
     return train
 
 
-@pytest.mark.parametrize("kind", ["item_knn", "rp3beta", "polynomial"])
-def test_a_teacher_of_rank_zero_says_what_it_ranks(trained, kind, capfd):
-    words = (f"teacher.kind={kind}", "teacher.hidden=[]", "teacher.linear.rank=0", "teacher.linear.trials=4")
+RANK_ZERO = ["teacher.linear.rank=0"]
+BESIDE_VECTORS = ["teacher.linear.rank=4", "teacher.linear.filter=neighbourhood", "teacher.linear.neighbours=9"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"), [("item_knn", RANK_ZERO), ("rp3beta", RANK_ZERO), ("polynomial", RANK_ZERO), ("spectral", BESIDE_VECTORS)]
+)
+def test_a_teacher_of_similarities_says_what_it_ranks(trained, kind, own, capfd):
+    words = (f"teacher.kind={kind}", "teacher.hidden=[]", *own, "teacher.linear.trials=4")
     folder, dataset = trained(LOCAL, *words, *LISTS)
     scores, manifest = dense_scores(folder / "teacher", dataset), read_manifest(str(folder / "teacher"), "teacher")
     torch.testing.assert_close(scores.std(1, correction=0), torch.ones(dataset.num_users, dtype=torch.float64), atol=1e-4, rtol=0)
     assert manifest["best_value"] == pytest.approx(metrics(scores, dataset, "validation"), abs=1e-6)
-    assert (manifest["linear"]["settings"]["rank"], manifest["linear"]["trials"]) == (0, 4)
+    rank = 4 if own is BESIDE_VECTORS else 0
+    assert (manifest["linear"]["settings"]["rank"], manifest["linear"]["trials"]) == (rank, 4)
     files = load_file(str(folder / "teacher/rev-0/similar-00000.safetensors"))
-    assert manifest["num_parameters"] == files["values"].numel() > 0
+    assert files["values"].numel() > 0
+    assert manifest["num_parameters"] == files["values"].numel() + rank * (dataset.num_users + dataset.num_items)
     assert f"{files['values'].numel():,} similarities of items" in capfd.readouterr().out
 
 
@@ -77,8 +86,10 @@ def test_an_ensemble_adds_them_to_vectors_and_a_student_learns_all_of_it(trained
     words = (LOCAL, *ENSEMBLE, COMPONENTS, *LISTS, "student.warm_start=true", "distill.num_student=3", "student.dim=12")
     folder, dataset = trained(*words)
     scores = dense_scores(folder / "teacher", dataset)
-    parts = {name: dense_scores(folder / f"components/{name}/teacher", dataset) for name in ("lightgcn", "exact", "walks")}
-    expected = 0.25 * standard(parts["lightgcn"]) + 0.5 * standard(parts["exact"]) + 0.25 * standard(parts["walks"])
+    parts = {name: dense_scores(folder / f"components/{name}/teacher", dataset) for name in ("lightgcn", "exact", "walks", "spectral")}
+    expected = sum(
+        weight * standard(parts[name]) for name, weight in (("lightgcn", 0.2), ("exact", 0.4), ("walks", 0.2), ("spectral", 0.2))
+    )
     torch.testing.assert_close(scores - scores.mean(1, keepdim=True), expected, atol=2e-4, rtol=0)
 
     settings = tiny_settings(folder, *words)
