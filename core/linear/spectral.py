@@ -109,6 +109,13 @@ class SpectralTeacher(LinearTeacher):
         return width + rank, 2 * width + rank
 
     def choices(self) -> dict[str, Choice]:
+        if self.config.neighbours is not None:  # from GF-CF's own settings on, where trials are long and few
+            start, exponents = {"user_exponent": 1.0, "item_exponent": 0.5, "output_exponent": 0.5}, exponent_choices()
+            return {
+                "filter_weight": Choice(0.3, (0.03, 0.1, 0.2, 0.3, 0.5, 1.0)),
+                "rank": rank_choice(self.interactions.num_items, 256),
+                **{name: Choice(start[name], exponents[name].values) for name in ("output_exponent", "item_exponent", "user_exponent")},
+            }
         open_filter = self.config.filter in (None, "neighbourhood")
         return {
             # The rank first: on TikTok it has to grow from 128 to 256 before the normalised graph ranks well at all (.038, then .090).
