@@ -112,7 +112,7 @@ class SpectralTeacher(LinearTeacher):
         if self.config.neighbours is not None:  # from GF-CF's own settings on, where trials are long and few
             start, exponents = {"user_exponent": 1.0, "item_exponent": 0.5, "output_exponent": 0.5}, exponent_choices()
             return {
-                "filter_weight": Choice(0.3, (0.03, 0.1, 0.2, 0.3, 0.5, 1.0)),
+                "filter_weight": Choice(0.3, (0.1, 0.3, 1.0, 3.0, 10.0)),
                 "rank": rank_choice(self.interactions.num_items, 256),
                 **{name: Choice(start[name], exponents[name].values) for name in ("output_exponent", "item_exponent", "user_exponent")},
             }

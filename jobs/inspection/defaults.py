@@ -27,6 +27,7 @@ HISTORY_SCORES = 1 << 32  # users times items, up to which all scores can be com
 LARGE_BLOCK = 1 << 18  # examples in a label block there
 LARGE_DIM = 256  # of the student on larger catalogs: 128 columns hold .95 of what 256 do on Gowalla
 FEW_TRIALS = 10  # of a filter's settings on larger catalogs, where each takes many seconds, and where users have few items
+SPECTRAL_NEIGHBOURS = 400  # similarities of an item that the spectral filter keeps there
 TEMPERATURES = {"mf-20": 0.2, "mf-13": 0.13, "mf-30": 0.3}  # the best one differs by catalog: .3, .2 and .13 on three
 FEW: dict[str, Value] = {"dim": 256, "layers": 4, "init_scale": 0.01, "l2": 0.007}  # depth matters most where a user has two items
 FEW_TRAIN: dict[str, Value] = {
@@ -135,6 +136,7 @@ def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
     components |= {"polynomial": dict(filters), "spectral": dict(filters)}
     if keeps_histories(facts):
         components["rp3beta"] = {"linear": {"rank": 0, "trials": FEW_TRIALS}}
+        components["spectral"] = {"linear": {"filter": "neighbourhood", "neighbours": SPECTRAL_NEIGHBOURS, "trials": FEW_TRIALS}}
     if facts.num_items <= EASE_ITEMS and not few:
         components["ease"] = {}
     if facts.modalities:
@@ -161,7 +163,7 @@ def _why_components(facts: CatalogFacts, trained: str, tables: bool) -> str:
     if has_few_items(facts):
         text += f"; {trained} is trained twice, since with few items a user two trainings find other items"
     if keeps_histories(facts):
-        text += "; rp3beta keeps its similarities of items as they are, since no vectors of a few hundred columns hold what they rank here"
+        text += "; rp3beta and spectral keep similarities of items, since no vectors of a few hundred columns hold what these rank here"
     if facts.num_items > EASE_ITEMS:
         text += f"; EASE is left out, since a matrix of {facts.num_items:,} by {facts.num_items:,} items is too large"
     return text

@@ -127,6 +127,7 @@ def test_larger_catalogs_keep_similarities_of_items(command, tmp_path, users, it
     advice = defaults_for(dataclasses.replace(facts, num_users=users, num_items=items, validation=validation))
     settings = build(Settings, yaml.safe_load(recipe_of(advice, "A title.")))
     assert (settings.teacher.components.get("rp3beta", {}).get("linear", {}).get("rank") == 0) == keeps
+    assert ("neighbours" in settings.teacher.components["spectral"].get("linear", {})) == keeps
     assert (settings.student.dim, settings.distill.score_positive) == ((256, False) if keeps else (128, True))
     sharded = defaults_for(dataclasses.replace(facts, num_users=users, num_items=items, validation=validation), fits=False)
     settings = build(Settings, yaml.safe_load(recipe_of(sharded, "A title.")))  # no ensemble, and so nothing that scores histories
