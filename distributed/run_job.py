@@ -7,6 +7,7 @@ from typing import cast
 
 from ..core.graph import BipartiteGraph
 from ..core.linear.base import LinearTeacher
+from ..core.sides import ITEMS
 from ..core.teacher import teacher_kind
 from ..graph_store.own_features import ItemShard
 from .artifacts.output import Output
@@ -158,7 +159,8 @@ def _train_with(job: TeacherJob | StudentJob, write: Callable[[Output, Selection
         output = trainer.output()
         write(output, stage.selection)
         if isinstance(job, TeacherJob) and trainer.worker.is_first:
-            what = "similarities" if output.histories else "vectors"
+            has_vectors = output.vectors["final"][ITEMS].dim > 0 or not output.histories
+            what = " and ".join([*(["vectors"] if has_vectors else []), *(["similarities"] if output.histories else [])])
             stage.recorder.say(f"best: {stage.selection.chosen}; {what} of {around.dataset.num_items:,} items written")
     else:
         stage.save(trainer, epochs)  # the next round goes on from here

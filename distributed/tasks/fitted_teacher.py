@@ -131,9 +131,9 @@ def _follow(worker: Worker, catalog: WholeCatalog, validation: Validation | None
 
 def _size(fit: LinearFit) -> str:
     """Returns how large a fitted model is, in words."""
-    if fit.histories:
-        return f"{sum(part.similarities.values.numel() for part in fit.histories):,} similarities of items"
-    return columns_in_words(fit.users.shape[1])
+    columns, entries = fit.users.shape[1], sum(part.similarities.values.numel() for part in fit.histories)
+    similarities = [f"{entries:,} similarities of items"] if fit.histories else []
+    return " and ".join([*([columns_in_words(columns)] if columns or not similarities else []), *similarities])
 
 
 def columns_in_words(columns: int) -> str:

@@ -79,7 +79,9 @@ def test_a_teacher_of_similarities_says_what_it_ranks(trained, kind, own, capfd)
     files = load_file(str(folder / "teacher/rev-0/similar-00000.safetensors"))
     assert files["values"].numel() > 0
     assert manifest["num_parameters"] == files["values"].numel() + rank * (dataset.num_users + dataset.num_items)
-    assert f"{files['values'].numel():,} similarities of items" in capfd.readouterr().out
+    said, beside = capfd.readouterr().out, "vectors of 4 columns and " if rank else "; "
+    assert f"{beside}{files['values'].numel():,} similarities of items" in said
+    assert f"; {'vectors and ' if rank else ''}similarities of {dataset.num_items:,} items written" in said
 
 
 def test_an_ensemble_adds_them_to_vectors_and_a_student_learns_all_of_it(trained, tiny_settings):
