@@ -166,6 +166,10 @@ def test_a_teacher_that_scores_histories_is_planned_with_its_similarities(datase
     assert "vectors" not in whole.roles["evaluator (teacher)"].parts
     assert whole.roles["student worker"].moment == "warm start"
     assert whole.roles["student worker"].bytes > cut.roles["student worker"].bytes
+    spectral = ["teacher.kind=spectral", "teacher.linear.filter=neighbourhood", "teacher.linear.rank=8", *words[1:]]
+    beside = make_plan(load_settings(None, spectral), catalog, None)
+    assert beside.roles["labeler"].parts["item similarities"] == size
+    assert beside.roles["evaluator (teacher)"].parts["vectors"] == cut.roles["evaluator (teacher)"].parts["vectors"]
     ensemble = ["teacher.kind=ensemble", "teacher.components={one: {kind: rp3beta, linear: {rank: 0, neighbours: 20}}, spectral: {}}"]
     both = make_plan(load_settings(None, [*ensemble, *by_scores, "cluster.engine=full"]), catalog, None)
     assert both.roles["labeler"].parts["item similarities"] == size
