@@ -105,8 +105,9 @@ class LinearTeacher(Teacher, ABC):
 
     @classmethod
     def why_full(cls, config: TeacherConfig) -> str | None:
-        if "sampled" in cls.engines and config.linear.rank == 0:
-            return f"teacher.kind={config.kind} with teacher.linear.rank=0 is trained by the full engine alone"
+        if "sampled" in cls.engines and cls.scores_histories(config.linear):
+            kept = "rank=0" if config.linear.rank == 0 else f"neighbours={config.linear.neighbours}"
+            return f"teacher.kind={config.kind} with teacher.linear.{kept} is trained by the full engine alone"
         still_open = [name for name in cls.over_shards if getattr(config.linear, name) is None]
         if "sampled" in cls.engines and config.linear.may_add_content:
             return f"teacher.kind={config.kind} with teacher.linear.content_weight other than 0 is trained by the full engine alone"
@@ -156,7 +157,8 @@ class LinearTeacher(Teacher, ABC):
         if config.rank == 0 and not cls.keeps_similarities:
             raise InputError(
                 "teacher.linear.rank=0 keeps scores as sparse similarities of items, which item_knn, rp3beta and polynomial can; set a "
-                "rank of at least 1, or another teacher.kind"
+                "rank of at least 1 (spectral keeps similarities beside its vectors with filter=neighbourhood and neighbours), or another "
+                "teacher.kind"
             )
         if cls.scores_histories(config) and cls.adds_content and config.may_add_content:
             kept = "rank=0" if config.rank == 0 else f"neighbours={config.neighbours}"

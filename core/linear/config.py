@@ -52,8 +52,8 @@ class LinearConfig:
     neighbours: int | None = setting(
         None,
         "similar items that are kept for an item; read by item_knn and rp3beta, by polynomial with power other than 1 or rank=0, and by "
-        "spectral with filter=neighbourhood, which keeps so many similarities of items beside its vectors; not set there: none "
-        "is chosen, and vectors of `rank` columns alone come as close as they can",
+        "spectral with filter=neighbourhood, which keeps so many similarities of items beside its vectors; where it is not "
+        "set for spectral it is not searched, and vectors of `rank` columns approximate the sum of both filters",
         ge=1,
     )
     alpha: float | None = setting(None, "α, the power of the random walk's transition probabilities; read by rp3beta", ge=0)

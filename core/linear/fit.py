@@ -38,7 +38,8 @@ class LinearFit:
         chosen: The names of the settings that were chosen on validation.
         value: The validation metric that chose them; None where nothing was chosen.
         trials: How many settings were tried.
-        histories: Scores from all users' histories, at most one; where the rank is 0 there is one, and r is 0.
+        histories: Scores from all users' histories, at most one: with the rank 0 in the place of vectors, r = 0, and beside
+            vectors where the spectral filter has `neighbours`.
     """
 
     users: Tensor

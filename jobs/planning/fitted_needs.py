@@ -33,7 +33,7 @@ def fitted_teacher(settings: Settings, sizes: Sizes) -> Need:
             "validation": {**held, "fitting": kinds.fitting_bytes(config, sizes) / 2, "vectors": 2 * vectors, "score blocks": SCORE_BYTES},
             "order of the epoch": {**held, "vectors": vectors, "order of the epoch": ORDER_ARRAYS * sizes.edges * INDEX},
         },
-        "teacher.kind, teacher.linear.rank or teacher.linear.content_weight",
+        "teacher.kind, teacher.linear.rank, teacher.linear.neighbours or teacher.linear.content_weight",
         mapped=rows * sizes.stored,
     )
 

@@ -142,10 +142,24 @@ def test_the_spectral_filter_keeps_the_neighbourhood_as_similarities_beside_its_
     graph = item_graph(dense).fill_diagonal_(0)
     neighbourhood = torch.zeros_like(graph).scatter_(1, *largest(graph, k))
     torch.testing.assert_close(scores_of(found), scaled(dense @ (neighbourhood + 0.5 * ideal(dense, 3))), atol=2e-4, rtol=0)
+
+
+def test_the_settings_that_are_chosen_with_neighbours_make_the_same_vectors_again(inputs):
+    """The search shares singular vectors and lists between its trials, the fit that is kept has its own."""
+    settings = {"filter": "neighbourhood", "rank": 3, "neighbours": 9, "user_exponent": A, "item_exponent": B}
+    wanted = scores_of(fit("spectral", inputs, **settings, filter_weight=1.0, output_exponent=0.5)).double()
+
+    def score(users, items, histories):
+        scores = users.double() @ items.double().T + histories[0].rows(torch.arange(NUM_USERS)).double()
+        return -float((scaled(scores) - wanted).square().mean())
+
+    found = TEACHERS.get("spectral").fit(inputs, LinearConfig(**settings), score)
+    assert set(found.chosen) == {"filter_weight", "output_exponent"}
+    assert (found.settings["filter_weight"], found.settings["output_exponent"]) == (1.0, 0.5)
     assert torch.equal(scores_of(fit("spectral", inputs, **found.settings)), scores_of(found))
 
 
-def test_neighbours_of_the_spectral_filter_need_its_neighbourhood_and_vectors_alone():
+def test_neighbours_of_the_spectral_filter_need_its_neighbourhood_and_no_content():
     for settings, why in (
         ({"neighbours": 5}, "neighbours=5 is the size of the neighbourhood of teacher.linear.filter=neighbourhood"),
         ({"neighbours": 5, "filter": "ideal"}, "neighbours=5 is the size of the neighbourhood"),

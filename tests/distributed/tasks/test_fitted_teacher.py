@@ -232,6 +232,7 @@ def test_a_linear_model_of_ones_own(fork_run, tiny_settings, tmp_path, monkeypat
         ("content", (), "full"),
         ("ease", (), "full"),
         ("rp3beta", ("teacher.linear.rank=0",), "full"),
+        ("spectral", ("teacher.linear.filter=neighbourhood", "teacher.linear.neighbours=9", "teacher.linear.rank=4"), "full"),
         ("polynomial", (*GIVEN, "teacher.linear.degree=2"), "sampled"),
     ],
 )

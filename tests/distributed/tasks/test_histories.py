@@ -143,6 +143,8 @@ def test_a_student_that_cannot_start_from_it_is_refused(trained, tiny_settings, 
     [
         ("teacher.kind=rp3beta", "teacher.linear.rank=0"),
         ("teacher.kind=ensemble", "teacher.components={spectral: {}, walks: {kind: rp3beta, linear: {rank: 0}}}"),
+        ("teacher.kind=spectral", "teacher.linear.filter=neighbourhood", "teacher.linear.neighbours=5"),
+        ("teacher.kind=ensemble", "teacher.components={ease: {}, spectral: {linear: {filter: neighbourhood, neighbours: 5}}}"),
     ],
 )
 def test_such_a_student_is_refused_before_anything_is_trained(tmp_path, tiny_settings, teacher):

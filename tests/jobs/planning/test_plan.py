@@ -169,6 +169,9 @@ def test_a_teacher_that_scores_histories_is_planned_with_its_similarities(datase
     spectral = ["teacher.kind=spectral", "teacher.linear.filter=neighbourhood", "teacher.linear.rank=8", *words[1:]]
     beside = make_plan(load_settings(None, spectral), catalog, None)
     assert beside.roles["labeler"].parts["item similarities"] == size
+    fitting = beside.roles["teacher worker"].parts["fitting"]
+    vectors_alone = make_plan(load_settings(None, [word for word in spectral if "neighbours" not in word]), catalog, None)
+    assert fitting - vectors_alone.roles["teacher worker"].parts["fitting"] > 4 * size
     assert beside.roles["evaluator (teacher)"].parts["vectors"] == cut.roles["evaluator (teacher)"].parts["vectors"]
     ensemble = ["teacher.kind=ensemble", "teacher.components={one: {kind: rp3beta, linear: {rank: 0, neighbours: 20}}, spectral: {}}"]
     both = make_plan(load_settings(None, [*ensemble, *by_scores, "cluster.engine=full"]), catalog, None)
