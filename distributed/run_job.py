@@ -159,8 +159,9 @@ def _train_with(job: TeacherJob | StudentJob, write: Callable[[Output, Selection
         output = trainer.output()
         write(output, stage.selection)
         if isinstance(job, TeacherJob) and trainer.worker.is_first:
-            has_vectors = output.vectors["final"][ITEMS].dim > 0 or not output.histories
-            what = " and ".join([*(["vectors"] if has_vectors else []), *(["similarities"] if output.histories else [])])
+            what = "vectors"
+            if output.histories:
+                what = "vectors and similarities" if output.vectors["final"][ITEMS].dim else "similarities"
             stage.recorder.say(f"best: {stage.selection.chosen}; {what} of {around.dataset.num_items:,} items written")
     else:
         stage.save(trainer, epochs)  # the next round goes on from here

@@ -106,8 +106,7 @@ class LinearTeacher(Teacher, ABC):
     @classmethod
     def why_full(cls, config: TeacherConfig) -> str | None:
         if "sampled" in cls.engines and cls.scores_histories(config.linear):
-            kept = "rank=0" if config.linear.rank == 0 else f"neighbours={config.linear.neighbours}"
-            return f"teacher.kind={config.kind} with teacher.linear.{kept} is trained by the full engine alone"
+            return f"teacher.kind={config.kind} with {_what_keeps(config.linear)} is trained by the full engine alone"
         still_open = [name for name in cls.over_shards if getattr(config.linear, name) is None]
         if "sampled" in cls.engines and config.linear.may_add_content:
             return f"teacher.kind={config.kind} with teacher.linear.content_weight other than 0 is trained by the full engine alone"
@@ -161,9 +160,8 @@ class LinearTeacher(Teacher, ABC):
                 "teacher.kind"
             )
         if cls.scores_histories(config) and cls.adds_content and config.may_add_content:
-            kept = "rank=0" if config.rank == 0 else f"neighbours={config.neighbours}"
             raise InputError(
-                f"teacher.linear.{kept} keeps similarities of items, and a content score is added to vectors alone; set "
+                f"{_what_keeps(config)} keeps similarities of items, and a content score is added to vectors alone; set "
                 "teacher.linear.content_weight=0, and name the kind content among the components of teacher.kind=ensemble beside this one"
             )
         lost = [name for name in CONTENT[1:] if getattr(config, name) is not None]
@@ -281,6 +279,11 @@ class LinearTeacher(Teacher, ABC):
         if rank >= scores.num_items:
             return exact()
         return self.cache.of(key, scores, rank, self.interactions.like).vectors(rank)
+
+
+def _what_keeps(config: LinearConfig) -> str:
+    """Returns the setting with which a kind keeps similarities of items, as messages name it."""
+    return "teacher.linear.rank=0" if config.rank == 0 else f"teacher.linear.neighbours={config.neighbours}"
 
 
 def rank_choice(num_items: int, start: int = 128) -> Choice:

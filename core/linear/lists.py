@@ -1,7 +1,7 @@
 """Defines what linear models have in common that keep for every item the items with the largest entries."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from torch import Tensor
@@ -11,6 +11,33 @@ from .base import NEIGHBOURS, LinearTeacher
 from .config import LinearConfig
 from .fit import CatalogCounts, LinearInputs
 from .search import Choice, Settings
+
+Rows = Iterator[tuple[slice, Tensor]]  # of a matrix of items by items, in blocks, as `Interactions.shared_users` yields them
+
+
+class SharedLists:
+    """Keeps the largest entries of every row of a matrix of items by items, which trials of a search share.
+
+    Args:
+        num_items: The number of rows and columns.
+    """
+
+    def __init__(self, num_items: int) -> None:
+        self._num_items = num_items
+        self._lists: tuple[tuple[float, ...], ItemLists] | None = None
+
+    def largest(self, key: tuple[float, ...], k: int, rows: Callable[[], Rows]) -> ItemLists:
+        """Returns the k largest entries of every row, from those that are kept where they are of the same matrix and at least k.
+
+        Args:
+            key: The settings that decide the matrix.
+            k: Entries that are kept in a row.
+            rows: Yields the matrix.
+        """
+        if self._lists is None or self._lists[0] != key or self._lists[1].columns.shape[1] < min(k, self._num_items):
+            self._lists = None  # its memory is free while the next one is made
+            self._lists = key, ItemLists.largest(rows(), k)
+        return self._lists[1].first(k)
 
 
 class ListTeacher(LinearTeacher):
@@ -23,7 +50,7 @@ class ListTeacher(LinearTeacher):
 
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         super().__init__(inputs, config)
-        self._lists: tuple[tuple[float, float], ItemLists] | None = None
+        self._lists = SharedLists(self.interactions.num_items)
 
     @classmethod
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
@@ -34,50 +61,13 @@ class ListTeacher(LinearTeacher):
         """Returns the settings that decide the matrix."""
 
     @abstractmethod
-    def rows(self, first: float, second: float) -> Iterator[tuple[slice, Tensor]]:
-        """Yields the matrix a block of rows at a time, as `Interactions.shared_users` does; the arguments are those of `key`."""
+    def rows(self, first: float, second: float) -> Rows:
+        """Yields the matrix; the arguments are those of `key`."""
 
     def lists(self, settings: Settings) -> ItemLists:
         """Returns the k largest entries of every row."""
-        key, k = self.key(settings), settings["neighbours"]
-        if self._lists is None or self._lists[0] != key or self._lists[1].columns.shape[1] < min(k, self.interactions.num_items):
-            self._lists = None  # its memory is free while the next one is made
-            self._lists = key, ItemLists.largest(((block, without_itself(block, rows)) for block, rows in self.rows(*key)), k)
-        return self._lists[1].first(k)
-
-
-class GraphLists:
-    """Keeps the largest entries of every row of the item graph N^T N, with N = D_U^-a/2 A D_I^-b.
-
-    Trials that differ in other settings, or that ask for fewer entries, share them.
-
-    Args:
-        interactions: The train interactions A.
-        keeps_diagonal: Whether an item may be among the neighbours of itself.
-    """
-
-    def __init__(self, interactions: Interactions, keeps_diagonal: bool) -> None:
-        self._of, self._keeps_diagonal = interactions, keeps_diagonal
-        self._lists: tuple[tuple[float, float, float], ItemLists] | None = None
-
-    def largest(self, user_exponent: float, item_exponent: float, power: float, k: int) -> ItemLists:
-        """Returns the k largest entries of every row.
-
-        Args:
-            user_exponent, item_exponent: a and b.
-            power: Power of every entry.
-            k: Entries that are kept in a row.
-        """
-        of, key = self._of, (user_exponent, item_exponent, power)
-        if self._lists is None or self._lists[0] != key or self._lists[1].columns.shape[1] < min(k, of.num_items):
-            self._lists = None  # its memory is free while the next one is made
-            scale = of.item_scale(-item_exponent).to(of.dtype)
-            blocks = of.shared_users(of.user_scale(-user_exponent))
-            scaled_blocks = ((block, (scale[block, None] * rows * scale) ** power) for block, rows in blocks)
-            if not self._keeps_diagonal:
-                scaled_blocks = ((block, without_itself(block, rows)) for block, rows in scaled_blocks)
-            self._lists = key, ItemLists.largest(scaled_blocks, k)
-        return self._lists[1].first(k)
+        key = self.key(settings)
+        return self._lists.largest(key, settings["neighbours"], lambda: without_diagonal(self.rows(*key)))
 
 
 def neighbour_choice(num_items: int, start: int) -> Choice:
@@ -86,7 +76,21 @@ def neighbour_choice(num_items: int, start: int) -> Choice:
     return Choice(min(start, values[-1]), values)
 
 
-def without_itself(block: slice, rows: Tensor) -> Tensor:
-    """Sets the entries of a block of rows [n, num_items] that compare an item with itself to 0, in place; returns the rows."""
-    rows[:, block].fill_diagonal_(0.0)
-    return rows
+def graph_rows(of: Interactions, user_exponent: float, item_exponent: float, power: float = 1.0) -> Rows:
+    """Yields the item graph N^T N with its entries raised to a power, where N = D_U^-a/2 A D_I^-b.
+
+    Args:
+        of: The train interactions A.
+        user_exponent, item_exponent: a and b.
+        power: Power of every entry.
+    """
+    scale = of.item_scale(-item_exponent).to(of.dtype)
+    for block, rows in of.shared_users(of.user_scale(-user_exponent)):
+        yield block, (scale[block, None] * rows * scale) ** power
+
+
+def without_diagonal(matrix: Rows) -> Rows:
+    """Yields a matrix with 0 where an item is compared with itself; changes the rows in place."""
+    for block, rows in matrix:
+        rows[:, block].fill_diagonal_(0.0)
+        yield block, rows

@@ -18,7 +18,7 @@ from .config import LinearConfig
 from .factors import ITERATIONS as FACTOR_ITERATIONS
 from .factors import Product, Scores, leading_factors, width_of
 from .fit import CatalogCounts, LinearInputs
-from .lists import GraphLists, neighbour_choice
+from .lists import Rows, SharedLists, graph_rows, neighbour_choice, without_diagonal
 from .search import Choice, Settings
 
 
@@ -45,7 +45,7 @@ class PolynomialTeacher(LinearTeacher):
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         super().__init__(inputs, config)
         self._graph: tuple[tuple, Scores] | None = None
-        self._lists = GraphLists(self.interactions, keeps_diagonal=config.rank != 0)
+        self._lists = SharedLists(self.interactions.num_items)
 
     @classmethod
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
@@ -130,7 +130,13 @@ class PolynomialTeacher(LinearTeacher):
 
     def _entries(self, settings: Settings) -> ItemLists:
         """Returns the largest entries of every row of P, up to its largest singular value."""
-        return self._lists.largest(*(settings[name] for name in ("user_exponent", "item_exponent", "power", "neighbours")))
+        key = settings["user_exponent"], settings["item_exponent"], settings["power"]
+
+        def rows() -> Rows:
+            graph = graph_rows(self.interactions, *key)
+            return without_diagonal(graph) if self.config.rank == 0 else graph
+
+        return self._lists.largest(key, settings["neighbours"], rows)
 
     def similarities(self, settings: Settings) -> Similarities:
         of, output = self.interactions, settings["output_exponent"]

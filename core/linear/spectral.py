@@ -16,7 +16,7 @@ from .blocks import Block, NodeBlocks, leading_blocks, standardise_users, weight
 from .config import LinearConfig
 from .factors import Factors, Scores, leading_factors, width_of
 from .fit import CatalogCounts, LinearInputs
-from .lists import GraphLists
+from .lists import SharedLists, graph_rows, without_diagonal
 from .search import Choice, Settings
 
 # The singular vectors are the model here, and those of TikTok lie close together around the 256th: with 8 iterations and 32 columns beside
@@ -53,7 +53,7 @@ class SpectralTeacher(LinearTeacher):
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
         super().__init__(inputs, config)
         self._spectra: dict[tuple[float, float], Factors] = {}
-        self._lists = GraphLists(self.interactions, keeps_diagonal=False)
+        self._lists = SharedLists(self.interactions.num_items)
 
     @classmethod
     def scores_histories(cls, config: LinearConfig) -> bool:
@@ -139,7 +139,8 @@ class SpectralTeacher(LinearTeacher):
         return self._spectra[key]
 
     def similarities(self, settings: Settings) -> Similarities:
-        lists = self._lists.largest(settings["user_exponent"], settings["item_exponent"], 1.0, settings["neighbours"])
+        key = settings["user_exponent"], settings["item_exponent"]
+        lists = self._lists.largest(key, settings["neighbours"], lambda: without_diagonal(graph_rows(self.interactions, *key)))
         inverse = 1 / self.spectrum(settings).values[0].square().clamp(min=1e-30)
         return lists.similarities(inverse.double() * self.interactions.item_scale(0.0))
 

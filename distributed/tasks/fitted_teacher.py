@@ -131,9 +131,11 @@ def _follow(worker: Worker, catalog: WholeCatalog, validation: Validation | None
 
 def _size(fit: LinearFit) -> str:
     """Returns how large a fitted model is, in words."""
-    columns, entries = fit.users.shape[1], sum(part.similarities.values.numel() for part in fit.histories)
-    similarities = [f"{entries:,} similarities of items"] if fit.histories else []
-    return " and ".join([*([columns_in_words(columns)] if columns or not similarities else []), *similarities])
+    vectors = columns_in_words(fit.users.shape[1])
+    if not fit.histories:
+        return vectors
+    similarities = f"{sum(part.similarities.values.numel() for part in fit.histories):,} similarities of items"
+    return f"{vectors} and {similarities}" if fit.users.shape[1] else similarities
 
 
 def columns_in_words(columns: int) -> str:
