@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from importlib import resources
 
 import pytest
 import yaml
@@ -132,6 +133,17 @@ def test_larger_catalogs_keep_similarities_of_items(command, tmp_path, users, it
     sharded = defaults_for(dataclasses.replace(facts, num_users=users, num_items=items, validation=validation), fits=False)
     settings = build(Settings, yaml.safe_load(recipe_of(sharded, "A title.")))  # no ensemble, and so nothing that scores histories
     assert (settings.student.dim, settings.distill.score_positive) == (128, True)
+
+
+def test_the_shipped_experiment_has_the_components_that_are_derived(command, tmp_path):
+    """Its catalog without features is a larger one."""
+    assert command("inspect", *SMALL, f"run.dir={tmp_path}").code == 0
+    facts = facts_of(tmp_path)
+    validation = dataclasses.replace(facts.validation, median_train_items=6)
+    sports = dataclasses.replace(facts, num_users=35_598, num_items=18_357, modalities=type(facts.modalities)(), validation=validation)
+    derived = next(one for one in defaults_for(sports) if one.setting == "teacher.components")
+    experiment = yaml.safe_load((resources.files("promptmm.jobs.recipes") / "experiments/catalogs.yaml").read_text())
+    assert experiment["catalogs"]["sports"]["models"]["ensemble"]["teacher.components"] == derived.value
 
 
 @pytest.mark.parametrize("dims", ["null", "{}"], ids=["features", "no features"])
