@@ -30,6 +30,13 @@ class ClusterConfig:
     num_workers: int = setting(1, "Ray Train workers", ge=1)
     threads: int | None = setting(None, "torch threads of a worker; not set: this machine's cores shared among the workers", ge=1)
     use_gpu: bool = setting(False, "give every worker one GPU")
+    gpus_per_cell: float = setting(
+        1.0,
+        "GPUs of a cell of an experiment; 0.1 lets ten cells share one, since a small catalog leaves most of a GPU idle; needs "
+        "cluster.use_gpu=true",
+        gt=0,
+        le=1,
+    )
     zero_stage: int = setting(0, "DeepSpeed ZeRO stage of reduction layers and prompt: 0, 1, 2 or 3", ge=0, le=3)
     offload_optimizer: bool = setting(
         False,
@@ -77,6 +84,8 @@ class ClusterConfig:
         check_bounds(self, "cluster")
         if self.executor == "local":
             self._check_local()
+        if self.gpus_per_cell != 1 and not self.use_gpu:
+            raise InputError(f"cluster.gpus_per_cell={self.gpus_per_cell:g} needs cells that compute on GPUs; set cluster.use_gpu=true")
         if self.offload_optimizer and not self.zero_stage:
             raise InputError("cluster.offload_optimizer=true needs ZeRO's sharded optimizer; set cluster.zero_stage=1, 2 or 3")
         if self.offload_parameters and self.zero_stage != 3:

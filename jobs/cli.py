@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:  # what a module of the user's own imports
             raise
-        print(f"promptmm: the package {error.name} is missing; training needs the extra: pip install 'promptmm[{extra}]'", file=sys.stderr)
+        print(f"promptmm: the package {error.name} is missing; {_remedy(error.name or '', extra)}", file=sys.stderr)
         return 1
     except RunError as error:
         print(f"promptmm: {error}", file=sys.stderr)
@@ -64,6 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
         print("promptmm: interrupted; the same command (without run.redo) goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _remedy(package: str, extra: str) -> str:
+    """Says what to do about a package of an extra that is not installed."""
+    if package.partition(".")[0] == "dgl" and sys.version_info >= (3, 12):  # the extra leaves it out there
+        return "it has no release for Python 3.12 or later: use Python 3.10 or 3.11, or cluster.executor=local with the full engine"
+    return f"training needs the extra: pip install 'promptmm[{extra}]'"
 
 
 def _usage() -> str:

@@ -75,6 +75,12 @@ class Cell:
         """torch threads and CPUs of its process."""
         return self.settings.cluster.threads or 1
 
+    @property
+    def gpus(self) -> float:
+        """GPUs of its process."""
+        cluster = self.settings.cluster
+        return cluster.gpus_per_cell if cluster.use_gpu else 0
+
 
 def digest_of(made_with: JsonObject) -> str:
     """Computes the checksum of JSON-able values."""
@@ -202,12 +208,12 @@ def waiting_for(cell: Cell, lines: "ActorHandle") -> Iterator[None]:
     from ...distributed.execution.lines import watching  # needs Ray, which a cell in this process does not
 
     cluster = cell.settings.cluster
-    needs = f"a cell of {cell.threads} CPUs{' and 1 GPU' if cluster.use_gpu else ''} (cluster.threads)"
+    gpus = f" and {cluster.gpus_per_cell:g} GPUs (cluster.gpus_per_cell)" if cluster.use_gpu else ""
+    needs = f"a cell of {cell.threads} CPUs (cluster.threads){gpus}"
     with watching(lines, cluster.start_timeout, needs):
         yield
 
 
 def task_options(cell: Cell) -> JsonObject:
     """Options of a Ray task that trains or tests a cell: CPUs, GPUs and restarts."""
-    cluster = cell.settings.cluster
-    return {"num_cpus": cell.threads, "num_gpus": int(cluster.use_gpu), "max_retries": cluster.max_failures}
+    return {"num_cpus": cell.threads, "num_gpus": cell.gpus, "max_retries": cell.settings.cluster.max_failures}

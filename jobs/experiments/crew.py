@@ -76,6 +76,8 @@ class Crew:
         self.progress.expect(cells)
         done = {cell.url for cell in cells if finished_cell(cell) is not None}
         waiting = [cell for cell in cells if cell.url not in done]
+        known = {None, *(cell.url for cell in cells)}
+        assert all(cell.teacher_url in known for cell in waiting), "a student would wait for ever for a teacher that is not among the cells"
         for cell in waiting:
             if changed := outdated(cell):
                 print(f"[experiment] {cell.name}: trained again, since it was trained with {'; '.join(changed)}", flush=True)

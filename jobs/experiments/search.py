@@ -100,7 +100,7 @@ def run_trials(cells: list[Cell], url: str, done: Callable[[Cell, CellRecord | N
             done(cell, read_cell(cell.url))
 
     options = cells[0].settings.cluster
-    resources: dict[str, float] = {"cpu": cells[0].threads, "gpu": int(options.use_gpu)}
+    resources: dict[str, float] = {"cpu": cells[0].threads, "gpu": cells[0].gpus}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, cells=left, lines=lines), resources),
         param_space={"cell": tune.grid_search(list(range(len(left))))},

@@ -11,6 +11,7 @@ from promptmm.core.config import as_dict
 from promptmm.core.graph import Csr
 from promptmm.core.serving import load_student, write_bundle
 from promptmm.core.storage import join, read_bytes, read_json
+from promptmm.jobs import cli
 from promptmm.jobs.settings import load_settings, walk
 from promptmm.jobs.verbs import VERBS
 
@@ -242,6 +243,18 @@ def test_without_the_training_packages(process, tmp_path, package, extra, words)
     assert ended.code == 1
     assert ended.err == f"promptmm: the package {package} is missing; training needs the extra: pip install 'promptmm[{extra}]'\n"
     assert not (tmp_path / "runs" / "demo" / "graph").exists()
+
+
+def test_a_package_that_the_extra_cannot_bring(capsys, monkeypatch):
+    """DGL has no release for Python 3.12, so the advice to install it could not be followed there."""
+
+    def missing(*words):
+        raise ModuleNotFoundError("no dgl", name="dgl.backend")
+
+    monkeypatch.setattr(cli, "_run", missing)
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
+    assert cli.main(["pipeline", "demo"]) == 1
+    assert "Python 3.10 or 3.11, or cluster.executor=local" in capsys.readouterr().err
 
 
 @pytest.mark.whole

@@ -140,6 +140,7 @@ def test_every_wrong_setting_is_named():
         (["student.kind=mlp", "student.layers=0"], "student.layers=0: the mlp student needs at least one layer"),
         (["cluster.offload_optimizer=true"], "cluster.offload_optimizer=true needs ZeRO's sharded optimizer; set cluster.zero_stage=1"),
         (["cluster.offload_parameters=true", "cluster.zero_stage=2"], "cluster.zero_stage=2 keeps them whole"),
+        (["cluster.gpus_per_cell=0.5"], "cluster.gpus_per_cell=0.5 needs cells that compute on GPUs; set cluster.use_gpu=true"),
         (["cluster.engine=full", "cluster.micro_batches=2"], "cluster.micro_batches=2 has no meaning with cluster.engine=full"),
     ],
 )

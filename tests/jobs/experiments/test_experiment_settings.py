@@ -6,6 +6,7 @@ from importlib import resources
 import pytest
 import yaml
 from promptmm.core.errors import InputError
+from promptmm.jobs.experiments.cells import Cell, task_options
 from promptmm.jobs.experiments.config import RangeConfig, SearchConfig
 from promptmm.jobs.experiments.models import expand
 from promptmm.jobs.experiments.search import draw_points
@@ -140,6 +141,16 @@ def test_overrides_of_the_base_and_of_the_experiment(load):
     settings = models.settings("student", 7, {})
     assert (settings.student.dim, settings.run.seed, settings.cluster.engine) == (12, 7, "full")
     assert settings.dir == "/somewhere/cells/student/seed-7"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus"),
+    [([], 0), (["cluster.use_gpu=true"], 1), (["cluster.use_gpu=true", "cluster.gpus_per_cell=0.25"], 0.25)],
+)
+def test_cells_may_share_a_gpu(load, overrides, gpus):
+    settings = load(overrides).settings("teacher", 0, {})
+    cell = Cell("teacher, seed 0", "teacher", settings, "dataset", None, {})
+    assert task_options(cell)["num_gpus"] == cell.gpus == gpus
 
 
 def test_a_model_has_its_own_settings_its_models_and_what_a_search_chose(load):
