@@ -65,7 +65,10 @@ def train_teacher(settings: Settings, dataset: Dataset) -> None:
 
 def write_labels(settings: Settings, dataset: Dataset, epochs: int) -> None:
     """run.dir/labels/rev-0."""
-    executor(settings, dataset).label(student_job(settings, dataset).label_job(), settings.dir, epochs, {})
+    job, here = student_job(settings, dataset).label_job(), executor(settings, dataset)
+    if job.rankings is not None:
+        here.rank(job.rankings)
+    here.label(job, settings.dir, epochs, {})
 
 
 def train_student(settings: Settings, dataset: Dataset) -> None:

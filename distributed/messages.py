@@ -194,6 +194,12 @@ class LabelJob:
     threads: int = 1
     examples: str = "interactions"
 
+    @property
+    def rankings(self) -> "RankingJob | None":
+        """Returns the job that makes the rankings which candidates are drawn from; None where none are."""
+        depth = candidate_policy(self.config).depth
+        return RankingJob(self.dataset_url, self.teacher_url, self.revision, depth, self.cache_dir, self.threads) if depth else None
+
     def candidates(self) -> dict[str, object]:
         """Returns all that decides the candidate lists, for the manifest of materialised labels."""
         return {**candidate_identity(self.config, self.seed), "examples": self.examples}
@@ -231,6 +237,26 @@ class LabelJob:
     def of_whole_steps(self, steps_a_block: int) -> "LabelJob":
         """Returns the same job for whole steps, in blocks of `steps_a_block` steps."""
         return replace(self, rank=0, world_size=1, steps_a_block=steps_a_block)
+
+
+@dataclass(frozen=True)
+class RankingJob:
+    """Asks for the teacher's best unseen items of every user at one revision of its prompt.
+
+    Attributes:
+        dataset_url, teacher_url: URLs of the artifacts.
+        revision: The prompt's revision.
+        depth: The number of items of a user.
+        cache_dir: Folder for local copies of remote artifacts.
+        threads: torch threads of each process that ranks.
+    """
+
+    dataset_url: str
+    teacher_url: str
+    revision: int
+    depth: int
+    cache_dir: str | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True)

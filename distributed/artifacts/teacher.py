@@ -184,6 +184,10 @@ class RowShards:
         """Returns the table on a device; on the CPU it stays memory-mapped."""
         return RowShards([shard.to(device) for shard in self.shards])
 
+    def whole(self) -> Tensor:
+        """Returns all rows as one tensor, still memory-mapped where there is one shard."""
+        return self.shards[0] if len(self.shards) == 1 else torch.cat(self.shards)
+
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Returns the rows of indices, int64 [n]: float32 [n, dim]."""
         rows = rows.to(self.shards[0].device)

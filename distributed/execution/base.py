@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...core.config import EvaluationConfig
 from ...core.histories import Histories
-from ..messages import LabelJob, StudentJob, TeacherJob, TuneJob
+from ..messages import LabelJob, RankingJob, StudentJob, TeacherJob, TuneJob
 
 
 class Executor(Protocol):
@@ -18,6 +18,13 @@ class Executor(Protocol):
         Raises:
             InputError: inputs do not fit together, or a file is damaged.
             RunError: workers failed more often than allowed, or did not get their resources in time.
+        """
+
+    def rank(self, job: RankingJob) -> None:
+        """Makes the rankings of a revision of the teacher, from the ranges of users on that are there already.
+
+        Raises:
+            RunError: the cluster had no room for a process that ranks within `cluster.start_timeout`.
         """
 
     def label(self, job: LabelJob, run_url: str, epochs: int, metadata: dict) -> dict:

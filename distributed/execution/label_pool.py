@@ -1,4 +1,4 @@
-"""Labels from a pool of Ray Data actors: materialised, or streamed straight to a student's worker."""
+"""Rankings and labels from a pool of Ray Data actors; labels are materialised, or streamed straight to a student's worker."""
 
 import logging
 import time
@@ -14,7 +14,8 @@ from ...core.storage import filesystem, is_local
 from ...graph_store.dataset import open_dataset
 from ..config import ClusterConfig
 from ..labels.labeler import Labeler, clear_labels, publish_labels
-from ..messages import LabelJob
+from ..labels.rankings import Ranker, publish_rankings, ranges_left
+from ..messages import LabelJob, RankingJob
 from .lines import start_progress, watching
 
 if TYPE_CHECKING:
@@ -51,15 +52,65 @@ class BlockWriter(BlockActor):
         return pa.Table.from_pylist([self.labeler.write_block(self.url, row["epoch"], row["block"]) for row in rows])
 
 
+class RangeRanker:
+    """A process that ranks ranges of users and writes their files."""
+
+    def __init__(self, job: RankingJob, lines: ActorHandle) -> None:
+        lines.start.remote()
+        torch.set_num_threads(job.threads)
+        self.ranker: Ranker = Ranker(job, open_dataset(job.dataset_url, job.cache_dir))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Ray Data's entry: rows with `range` in, the same rows out when the ranges are written."""
+        for number in batch["range"].to_pylist():
+            self.ranker.write(number)
+        return batch
+
+
+def rank_users(job: RankingJob, cluster: ClusterConfig, lines: ActorHandle | None = None) -> None:
+    """Makes the rankings of a revision with a pool of actors, from the ranges of users on that are there already.
+
+    Args:
+        job: What to rank.
+        cluster: Size of the pool, and the longest wait for it.
+        lines: The actor that carries lines to the driver; None: one of its own.
+
+    Raises:
+        RunError: the cluster had no room for an actor within `cluster.start_timeout`.
+    """
+    dataset, lines = open_dataset(job.dataset_url, job.cache_dir), lines or start_progress()
+    left = ranges_left(job, dataset)
+    if left:
+        _quiet()
+        size = min(cluster.num_labelers, len(left))
+        ranges = ray.data.from_items([{"range": number} for number in left], override_num_blocks=len(left)).map_batches(
+            RangeRanker, fn_constructor_args=(job, lines), batch_size=1, batch_format="pyarrow", num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(size=size),
+        )  # fmt: skip
+        said = started = time.monotonic()
+        with watching(lines, cluster.start_timeout, f"{size} rankers of 1 CPU each"):
+            for done, _ in enumerate(ranges.iter_rows(), 1):
+                now = time.monotonic()
+                if now - said >= LINE_SECONDS and done < len(left):
+                    said, rate = now, done / (now - started)
+                    print(f"[label] range of users {done}/{len(left)} ranked, {(len(left) - done) / rate:.0f} s left", flush=True)
+    publish_rankings(job, dataset)
+
+
+def _quiet() -> None:
+    """Keeps Ray Data's own lines and bars off the terminal, and blocks in their order."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+
+
 def _asked(job: LabelJob, epochs: range) -> "RayDataset | None":
     """The blocks of some epochs, in order, as what the actors are asked for; None where there is none.
 
     A shard may have no row in a very small block: it is not asked for, since Ray Data drops empty blocks.
     """
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
+    _quiet()
     items = [{"epoch": epoch, "block": block} for epoch in epochs for block in range(job.num_blocks) if any(job.step_sizes(block))]
     return ray.data.from_items(items, override_num_blocks=len(items)) if items else None
 

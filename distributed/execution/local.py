@@ -15,7 +15,8 @@ from ...core.storage import exists, join
 from ...graph_store.dataset import Dataset, masks
 from ..config import ClusterConfig
 from ..labels.labeler import Labeler, clear_labels, publish_labels, stream_here
-from ..messages import LabelJob, StudentJob, TeacherJob, TuneJob
+from ..labels.rankings import rank_here
+from ..messages import LabelJob, RankingJob, StudentJob, TeacherJob, TuneJob
 from ..run_job import run_job
 from ..surroundings import Surroundings
 from ..worker import Worker
@@ -56,6 +57,11 @@ class LocalExecutor:
 
     def _stream(self, job: LabelJob, epochs: range) -> Iterator[pa.Table]:
         return stream_here(job, self.dataset, epochs)
+
+    def rank(self, job: RankingJob) -> None:
+        """See `Executor`."""
+        with _threads(self.cluster.worker_threads):
+            rank_here(job, self.dataset)
 
     def label(self, job: LabelJob, run_url: str, epochs: int, metadata: dict) -> dict:
         """See `Executor`."""

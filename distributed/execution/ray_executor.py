@@ -19,13 +19,13 @@ from ...core.histories import Histories
 from ...core.storage import join
 from ...graph_store.dataset import open_dataset
 from ..config import ClusterConfig
-from ..messages import EvaluationJob, LabelJob, StudentJob, TeacherJob, TuneJob
+from ..messages import EvaluationJob, LabelJob, RankingJob, StudentJob, TeacherJob, TuneJob
 from ..run_job import run_job
 from ..surroundings import Surroundings
 from ..worker import Worker
 from .evaluation import add_shares, evaluate_vectors, rank_share
 from .kept_workers import KeptWorkers
-from .label_pool import materialise, stream_blocks
+from .label_pool import materialise, rank_users, stream_blocks
 from .launch import fit
 from .lines import saying_if_slow, show_here, shown_by, start_progress
 from .served_graph import ServedGraph
@@ -130,6 +130,11 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
             yield service
         finally:
             ray.get(service.stop.remote(), timeout=STOP_SECONDS)
+
+    def rank(self, job: RankingJob) -> None:
+        """See `Executor`; a pool of `cluster.num_labelers` actors ranks ranges of users."""
+        self._wait_for_ray("label")
+        rank_users(job, self.cluster, self.lines)
 
     def label(self, job: LabelJob, run_url: str, epochs: int, metadata: dict) -> dict:
         """See `Executor`; a pool of `cluster.num_labelers` actors makes the blocks."""

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import torch
 
 from ...core.artifact import publish_manifest
-from ...core.objectives import CandidateRequest, Labels, candidate_lists, candidate_policy, label
-from ...core.ranking import top_unseen
+from ...core.objectives import CandidateRequest, Labels, candidate_lists, label
 from ...core.sampling import UnseenItems
 from ...core.storage import join, remove, write_bytes
 from ...core.train_pairs import TrainPairs
@@ -16,6 +16,7 @@ from ...graph_store.dataset import Dataset
 from ..artifacts.teacher import read_revision
 from ..messages import LabelJob
 from .blocks import block_name, labels_to_table, labels_url
+from .rankings import open_rankings
 
 BlockFacts = dict[str, str | int]
 
@@ -26,23 +27,28 @@ class Labeler:
     Args:
         job: The job that says what to label.
         dataset: The run's dataset.
+
+    Raises:
+        InputError: candidates are drawn from the teacher's rankings, and these are not there.
     """
 
     def __init__(self, job: LabelJob, dataset: Dataset) -> None:
         self.job = job
         self.train = dataset.csr("train")
         self.pairs = TrainPairs.of(self.train, job.seed, job.examples)
-        self.vectors = vectors = read_revision(job.teacher_url, job.revision, job.cache_dir, lambda: self.train).vectors
+        self.vectors = read_revision(job.teacher_url, job.revision, job.cache_dir, lambda: self.train).vectors
         self.unseen = UnseenItems(self.train)
-        depth = candidate_policy(job.config).depth
-        self.ranking = top_unseen(vectors.user, vectors.item, self.train, self.train, depth, vectors.histories) if depth else None
+        self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
 
     def labels(self, epoch: int, block: int) -> Labels:
         """Computes the labels of a block, for the job's share of its steps; scores are float32."""
         job = self.job
         steps = [self.pairs.at(epoch, job.share_of(step)) for step in job.steps_of(block)]
         examples, users, positives = (torch.cat(parts) for parts in zip(*steps))
-        request = CandidateRequest(users, positives, examples, self.unseen, job.seed, epoch, self.ranking)
+        request = CandidateRequest(users, positives, examples, self.unseen, job.seed, epoch)
+        if self.ranked is not None:
+            distinct, rows = torch.unique(users, return_inverse=True)
+            request = replace(request, ranking=self.ranked[distinct], ranking_rows=rows)
         return label(self.vectors, users, candidate_lists(job.config, request))
 
     def table(self, epoch: int, block: int) -> pa.Table:

@@ -4,6 +4,7 @@ from ...core.histories import BLOCK_ENTRIES, BLOCK_SCORES, ENTRY_BYTES
 from ...core.objectives import candidate_policy
 from ...core.scoring import CHUNK_BYTES
 from ...distributed.artifacts.teacher import ROWS_A_SHARD
+from ...distributed.labels.rankings import USERS_A_RANGE
 from ..settings import Settings
 from . import kinds
 from .sizes import SCORE_BYTES, Need, Sizes
@@ -46,23 +47,41 @@ def label_block(settings: Settings, sizes: Sizes) -> int:
 
 
 def labeler(settings: Settings, sizes: Sizes) -> Need:
-    """Memory of a label process: all train interactions, and a block in the making."""
+    """Memory of a label process: train interactions and a block in the making; or of the one that ranks before, where it needs more."""
     count, width = len(sizes.dims), 1 + candidate_policy(settings.distill).num_candidates
-    rows = min(block_rows(settings), sizes.edges)
+    rows, depth = min(block_rows(settings), sizes.edges), candidate_policy(settings.distill).depth
     vectors = vectors_bytes(settings, sizes)
     joined = max(sizes.users, sizes.items) > ROWS_A_SHARD
     held = {
         "train interactions": 3 * sizes.edges * INDEX + sizes.nodes * INDEX,
-        "teacher vectors": vectors if joined else 0,
         **histories(settings, sizes),
-        "top-ranked items": sizes.users * candidate_policy(settings.distill).depth * INDEX,
     }
     scored = rows * width * ((2 + 3 * count) * FLOAT + 4 * INDEX) + CHUNK_BYTES  # candidate vectors are gathered a chunk at a time
     moments: dict[str, dict[str, float]] = {
         "loading": {"train interactions": 8 * sizes.edges * INDEX},
-        "scoring": {**held, "a block's candidates": scored, "block": 3 * label_block(settings, sizes)},
+        "scoring": {
+            **held,
+            "teacher vectors": vectors if joined else 0,
+            "a block's candidates": scored,
+            "a block's rankings": 2 * min(rows, sizes.users) * depth * INDEX,
+            "block": 3 * label_block(settings, sizes),
+        },
     }
-    return Need.of("labeler", "labeler", moments, "labels.block_rows or distill.num_uniform", 0 if joined else vectors)
+    if depth:
+        ranked, dim = min(USERS_A_RANGE, sizes.users), kinds.final_dim(settings.teacher, sizes)
+        moments["ranking"] = {
+            **held,
+            "item vectors": sizes.items * dim * FLOAT if sizes.items > ROWS_A_SHARD else 0,
+            "a range of users": ranked * (dim * FLOAT + 3 * depth * INDEX),
+            "score blocks": SCORE_BYTES,
+        }
+    mapped = (0 if joined else vectors) + rankings_bytes(settings, sizes)
+    return Need.of("labeler", "labeler", moments, "labels.block_rows or distill.num_uniform", mapped)
+
+
+def rankings_bytes(settings: Settings, sizes: Sizes) -> int:
+    """Bytes of the teacher's rankings of all users on disk; 0 where no candidates are drawn from them."""
+    return sizes.users * min(candidate_policy(settings.distill).depth, sizes.items) * 4
 
 
 def evaluator(sizes: Sizes, dim: int, model: str, of_histories: dict[str, int] | None = None) -> Need:

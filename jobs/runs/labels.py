@@ -1,5 +1,6 @@
-"""The labels of a run: whether they are written, and writing those of a revision."""
+"""The labels of a run: whether they are written, and writing those of a revision, with the rankings that they are drawn from."""
 
+import time
 from dataclasses import dataclass
 
 from ...core.artifact import has_artifact
@@ -7,6 +8,7 @@ from ...core.storage import join
 from ...distributed.artifacts.teacher import revision_digest
 from ...distributed.execution.base import Executor
 from ...distributed.labels.blocks import labels_url
+from ...distributed.labels.rankings import has_rankings
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 from .worker_jobs import student_job
@@ -30,12 +32,31 @@ def has_labels(settings: Settings, revision: int) -> bool:
     return has_artifact(labels_url(settings.dir, revision))
 
 
+def write_rankings(settings: Settings, dataset: Dataset, revision: int, executor: Executor) -> None:
+    """Makes the teacher's rankings at a revision that candidates are drawn from, unless none are or they are there.
+
+    Raises:
+        RunError: the cluster had no room for a process that ranks within `cluster.start_timeout`.
+    """
+    job = student_job(settings, dataset, revision).label_job().rankings
+    if job is None or has_rankings(job, dataset):
+        return
+    started = time.monotonic()
+    executor.rank(job)
+    seconds = time.monotonic() - started
+    print(
+        f"[label] revision {revision}: the best {job.depth} unseen items of {dataset.num_users:,} users ranked in {seconds:.1f} s",
+        flush=True,
+    )
+
+
 def write_labels(settings: Settings, dataset: Dataset, revision: int, executor: Executor) -> WrittenLabels:
-    """Writes the labels of a revision to labels/rev-<r>/, and says how many.
+    """Writes the labels of a revision to labels/rev-<r>/, and says how many; makes the rankings first that they are drawn from.
 
     Raises:
         RunError: the cluster had no room for a labeler within `cluster.start_timeout`.
     """
+    write_rankings(settings, dataset, revision, executor)
     job = student_job(settings, dataset, revision).label_job()
     lineage = {"teacher": revision_digest(join(settings.dir, "teacher"), revision)}
     facts = executor.label(job, settings.dir, settings.labels.epochs, lineage)

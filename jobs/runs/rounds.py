@@ -8,7 +8,7 @@ from ...distributed.messages import TuneJob
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 from .compatibility import has_teacher
-from .labels import has_labels, is_materialised, write_labels
+from .labels import has_labels, is_materialised, write_labels, write_rankings
 from .worker_jobs import student_job
 
 
@@ -26,8 +26,11 @@ def run_rounds(settings: Settings, dataset: Dataset, executor: Executor, lineage
     taught, epochs = has_teacher(settings, dataset), settings.student.train.epochs
     rounds = settings.distill.rounds if taught else 1
     for number in range(_rounds_done(settings, rounds), rounds):
-        if taught and is_materialised(settings) and not has_labels(settings, number):
-            write_labels(settings, dataset, number, executor)
+        if taught and is_materialised(settings):
+            if not has_labels(settings, number):
+                write_labels(settings, dataset, number, executor)
+        elif taught and not settings.distill.has_resident_teacher:
+            write_rankings(settings, dataset, number, executor)
         last, end = number + 1 == rounds, epochs * (number + 1) // rounds
         job = student_job(settings, dataset, number, stop_epoch=end, is_last=last, lineage=lineage)
         executor.run(job)

@@ -150,12 +150,15 @@ def students(dataset, graph_url, worker, student_settings):
     from promptmm.distributed.engines.sampled.trainer import SampledTrainer
     from promptmm.distributed.execution.dataset_graph import DatasetGraph, train_graph
     from promptmm.distributed.labels.labeler import stream_here
+    from promptmm.distributed.labels.rankings import has_rankings, rank_here
     from promptmm.distributed.run_job import student_task
     from promptmm.distributed.surroundings import Surroundings
     from promptmm.graph_store.dgl.standalone import connect_alone
     from promptmm.jobs.runs.worker_jobs import student_job
 
     def stream(job, epochs):
+        if job.rankings is not None and not has_rankings(job.rankings, dataset):
+            rank_here(job.rankings, dataset)
         return stream_here(job, dataset, epochs)
 
     def make(*overrides, engines=("sampled", "full")):

@@ -9,6 +9,7 @@ from promptmm.core.errors import InputError
 from promptmm.core.ranking import evaluate
 from promptmm.distributed.artifacts.teacher import read_revision
 from promptmm.distributed.labels.labeler import Labeler
+from promptmm.distributed.labels.rankings import rank_here
 from promptmm.distributed.tasks.own_candidates import TeacherScores
 from promptmm.graph_store.dataset import masks, open_dataset
 from promptmm.jobs.runs.models import trained_teacher
@@ -96,6 +97,7 @@ def test_an_ensemble_adds_them_to_vectors_and_a_student_learns_all_of_it(trained
 
     settings = tiny_settings(folder, *words)
     job = student_job(settings, dataset, 0).label_job()
+    rank_here(job.rankings, dataset)
     labels = Labeler(job, dataset).labels(0, 0)
     wanted = scores[labels.users[:, None], labels.candidates]
     torch.testing.assert_close(labels.scores.double(), wanted - wanted[:, :1], atol=2e-4, rtol=0)

@@ -29,6 +29,7 @@ from promptmm.distributed.engines.reduction.deepspeed import DeepSpeedReduction
 from promptmm.distributed.execution.dataset_graph import DatasetGraph
 from promptmm.distributed.execution.local import start_worker
 from promptmm.distributed.labels.labeler import Labeler, stream_here
+from promptmm.distributed.labels.rankings import rank_here
 from promptmm.distributed.run_job import run_job
 from promptmm.distributed.surroundings import Surroundings
 from promptmm.graph_store.dataset import open_dataset
@@ -60,8 +61,11 @@ def start():
 def run(stage: str, settings, worker) -> None:
     """The stage, as a worker of Ray runs it."""
     dataset = open_dataset(join(settings.dir, "dataset"))
+    labels = student_job(settings, dataset, 0).label_job()
     if stage == "label":
-        labeler = Labeler(student_job(settings, dataset, 0).label_job(), dataset)
+        if labels.rankings is not None:
+            rank_here(labels.rankings, dataset)
+        labeler = Labeler(labels, dataset)
         for block in range(min(3, labeler.job.num_blocks)):
             labeler.table(0, block)
         return

@@ -1,0 +1,163 @@
+"""Ranks the teacher's best unseen items of every user at a revision: once, by ranges of users, for all labelers, students and epochs.
+
+`teacher/rev-<r>/rankings/` holds `users-<n>.safetensors` for each range of `USERS_A_RANGE` users, with the tensor `items` int32 [users of
+the range, depth], best first (docs/formats.md). A range that is complete has its facts beside it in `users-<n>.json` until the manifest
+lists all of them: ranking goes on from there when it was interrupted.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.artifact import has_artifact, open_artifact, publish_manifest, read_manifest
+from ...core.errors import InputError
+from ...core.ranking import top_unseen
+from ...core.sides import ITEMS, USERS
+from ...core.storage import JsonObject, exists, join, read_json, remove, write_bytes, write_json
+from ...graph_store.dataset import Dataset
+from ..artifacts.teacher import final_scores, revision_digest, revision_url
+from ..messages import RankingJob
+
+USERS_A_RANGE = 1 << 16
+KIND = "rankings"
+Facts = dict[str, str | int]
+
+
+def rankings_url(job: RankingJob) -> str:
+    """Returns the URL of a revision's rankings."""
+    return join(revision_url(job.teacher_url, job.revision), "rankings")
+
+
+def made_with(job: RankingJob, dataset: Dataset) -> JsonObject:
+    """Returns all that decides the rankings beside their depth."""
+    return {"teacher": revision_digest(job.teacher_url, job.revision), "dataset": dataset.digest}
+
+
+def has_rankings(job: RankingJob, dataset: Dataset) -> bool:
+    """Whether complete rankings of the revision are there, as deep as the job asks for or deeper."""
+    if not has_artifact(rankings_url(job)):
+        return False
+    manifest = read_manifest(rankings_url(job), KIND)
+    return manifest["depth"] >= job.depth and manifest["made_with"] == made_with(job, dataset)
+
+
+def ranges_left(job: RankingJob, dataset: Dataset) -> list[int]:
+    """Lists the ranges that are still to be ranked; removes rankings that were made with another teacher, dataset or depth."""
+    url, wanted = rankings_url(job), {**made_with(job, dataset), "depth": job.depth, "users_a_range": USERS_A_RANGE}
+    remove(join(url, "manifest.json"))
+    begun = join(url, "begun.json")
+    if not exists(begun) or read_json(begun) != wanted:
+        remove(url)
+        write_json(begun, wanted)
+    return [number for number in range(_num_ranges(dataset)) if not exists(join(url, _facts_name(number)))]
+
+
+def publish_rankings(job: RankingJob, dataset: Dataset) -> int:
+    """Completes the rankings by their manifest, when all ranges are ranked; returns their bytes."""
+    url, numbers = rankings_url(job), range(_num_ranges(dataset))
+    facts: list[Facts] = [read_json(join(url, _facts_name(number))) for number in numbers]
+    files = {_name(number): {"bytes": of_range["bytes"], "sha256": of_range["sha256"]} for number, of_range in zip(numbers, facts)}
+    columns = facts[0]["columns"] if facts else 0
+    metadata = {"depth": job.depth, "columns": columns, "users_a_range": USERS_A_RANGE, "made_with": made_with(job, dataset)}
+    publish_manifest(url, KIND, metadata, files)
+    for name in ("begun.json", *(_facts_name(number) for number in numbers)):
+        remove(join(url, name))
+    return sum(int(of_range["bytes"]) for of_range in facts)
+
+
+class Ranker:
+    """Holds the teacher's final scores at one revision, and ranks ranges of users.
+
+    Args:
+        job: The job that says what to rank.
+        dataset: The run's dataset.
+    """
+
+    def __init__(self, job: RankingJob, dataset: Dataset) -> None:
+        self.job, self.train = job, dataset.csr("train")
+        self.scores = final_scores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
+        self.items = self.scores.rows[ITEMS].whole()
+
+    def rank(self, number: int) -> Tensor:
+        """Ranks a range: int32 [users of the range, depth], best first; less deep where the busiest user has fewer unseen items."""
+        first = number * USERS_A_RANGE
+        users = torch.arange(first, min(first + USERS_A_RANGE, self.train.num_rows))
+        seen, own = self.train.select(users), [part.select(users) for part in self.scores.histories]
+        return top_unseen(self.scores.rows[USERS][users], self.items, seen, self.train, self.job.depth, own).int()
+
+    def write(self, number: int) -> None:
+        """Ranks a range and writes its file, then its facts."""
+        from safetensors.torch import save
+
+        items, url = self.rank(number), rankings_url(self.job)
+        data = save({"items": items.contiguous()})
+        write_bytes(join(url, _name(number)), data)
+        facts: Facts = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "columns": items.shape[1]}
+        write_json(join(url, _facts_name(number)), facts)
+
+
+def rank_here(job: RankingJob, dataset: Dataset) -> None:
+    """Makes the rankings in this process, from the ranges on that are there already."""
+    left = ranges_left(job, dataset)
+    ranker = Ranker(job, dataset) if left else None
+    for number in left:
+        assert ranker is not None
+        ranker.write(number)
+    publish_rankings(job, dataset)
+
+
+@dataclass(frozen=True)
+class RankedItems:
+    """Reads the rankings of users, memory-mapped.
+
+    Attributes:
+        ranges: The ranges' items in order, int32 [users of the range, columns].
+        users_a_range: Users of every range but the last.
+        depth: Columns that are read.
+    """
+
+    ranges: Sequence[Tensor]
+    users_a_range: int
+    depth: int
+
+    def __getitem__(self, users: Tensor) -> Tensor:
+        """Returns the rankings of users, int64 [n]: int64 [n, depth]."""
+        out = torch.empty(users.numel(), min(self.depth, self.ranges[0].shape[1]), dtype=torch.int64)
+        of_ranges = users // self.users_a_range
+        for number in of_ranges.unique().tolist():
+            here = (of_ranges == number).nonzero().squeeze(1)
+            out[here] = self.ranges[number][users[here] - number * self.users_a_range, : out.shape[1]].long()
+        return out
+
+
+def open_rankings(job: RankingJob, dataset: Dataset) -> RankedItems:
+    """Verifies and opens the rankings of a revision.
+
+    Raises:
+        InputError: they are missing, less deep than the job asks for, of another teacher or dataset, or damaged.
+    """
+    from safetensors.torch import load_file
+
+    url = rankings_url(job)
+    if not has_rankings(job, dataset):
+        raise InputError(
+            f"{url}: no rankings of this teacher's {job.depth} best items here; run label, or distill where labels are streamed"
+        )
+    folder, manifest = open_artifact(url, KIND, job.cache_dir)
+    ranges = [load_file(str(folder / name))["items"] for name in sorted(manifest["files"])]
+    return RankedItems(ranges, manifest["users_a_range"], job.depth)
+
+
+def _num_ranges(dataset: Dataset) -> int:
+    return -(-dataset.num_users // USERS_A_RANGE)
+
+
+def _name(number: int) -> str:
+    return f"users-{number:05d}.safetensors"
+
+
+def _facts_name(number: int) -> str:
+    return f"users-{number:05d}.json"

@@ -1,0 +1,161 @@
+"""The teacher's rankings: made once by ranges of users, from where they were interrupted, and read by every labeler."""
+
+import dataclasses
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from promptmm.core.artifact import read_manifest
+from promptmm.core.errors import InputError
+from promptmm.core.ranking import top_unseen
+from promptmm.core.storage import read_json, write_json
+from promptmm.distributed.artifacts.teacher import read_revision
+from promptmm.distributed.labels import rankings
+from promptmm.distributed.labels.labeler import Labeler
+from promptmm.distributed.labels.rankings import has_rankings, open_rankings, rank_here, rankings_url
+from promptmm.graph_store.dataset import open_dataset
+from promptmm.jobs.runs.worker_jobs import student_job
+
+LOCAL = "cluster.executor=local"
+
+
+@pytest.fixture(scope="module")
+def dataset(taught_run):
+    return open_dataset(str(taught_run / "dataset"))
+
+
+@pytest.fixture
+def label_job(taught_run, fork_run, tiny_settings, dataset):
+    """The job of labels of a copy of the run, whose teacher has not ranked anything yet."""
+    folder = fork_run("ranked", taught_run)
+    shutil.rmtree(folder / "teacher/rev-0/rankings")
+    return student_job(tiny_settings(folder, LOCAL), dataset, 0).label_job()
+
+
+@pytest.fixture
+def small_ranges(monkeypatch):
+    monkeypatch.setattr(rankings, "USERS_A_RANGE", 64)
+
+
+def expected(job, dataset):
+    """All users ranked at once."""
+    vectors, train = read_revision(job.teacher_url, 0).vectors, dataset.csr("train")
+    return top_unseen(vectors.user, vectors.item, train, train, job.depth)
+
+
+def files(job):
+    """The rankings' files: what is in them and when they were written, by name."""
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(rankings_path(job).glob("*.safetensors"))}
+
+
+def rankings_path(job):
+    from pathlib import Path
+
+    return Path(rankings_url(job))
+
+
+def test_ranges_make_up_the_ranking_of_all_users(label_job, dataset, small_ranges):
+    job = label_job.rankings
+    rank_here(job, dataset)
+    assert sorted(p.name for p in rankings_path(job).iterdir()) == ["manifest.json", *(f"users-{n:05d}.safetensors" for n in range(3))]
+    wanted = expected(job, dataset)
+    assert wanted.shape[1] < job.depth == 100  # the catalog has 90 items, and the busiest user has seen some
+    users = torch.randperm(dataset.num_users, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(open_rankings(job, dataset)[users], wanted[users])
+    assert torch.equal(open_rankings(dataclasses.replace(job, depth=3), dataset)[users], wanted[users, :3])
+
+
+def test_labels_are_those_of_one_range(label_job, dataset, taught_run, small_ranges, tiny_settings):
+    whole = Labeler(student_job(tiny_settings(taught_run, LOCAL), dataset, 0).label_job(), dataset).labels(1, 0)
+    rank_here(label_job.rankings, dataset)
+    labels = Labeler(label_job, dataset).labels(1, 0)
+    assert torch.equal(labels.candidates, whole.candidates)
+    assert torch.equal(labels.scores, whole.scores)
+
+
+def test_a_killed_ranking_goes_on_where_it_was(label_job, dataset, small_ranges):
+    job = label_job.rankings
+    script = f"""
+import time
+from promptmm.distributed.labels import rankings
+from promptmm.distributed.messages import RankingJob
+from promptmm.graph_store.dataset import open_dataset
+rankings.USERS_A_RANGE = 64
+write = rankings.Ranker.write
+def slow(self, number):
+    write(self, number)
+    time.sleep(600 if number else 0)
+rankings.Ranker.write = slow
+rankings.rank_here({job!r}, open_dataset({job.dataset_url!r}))
+"""
+    process, deadline = subprocess.Popen([sys.executable, "-c", script]), time.monotonic() + 120
+    while not (rankings_path(job) / "users-00001.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    begun = files(job)
+    assert not has_rankings(job, dataset)
+    rank_here(job, dataset)
+    after = files(job)
+    assert {name: after[name] for name in begun} == begun  # neither ranked again nor written again
+    assert torch.equal(open_rankings(job, dataset)[torch.arange(dataset.num_users)], expected(job, dataset))
+
+
+def test_what_another_teacher_began_is_ranked_again(label_job, dataset, small_ranges, monkeypatch):
+    job, write = label_job.rankings, rankings.Ranker.write
+
+    def fail(self, number):
+        if number == 2:
+            raise OSError("no space left on device")
+        write(self, number)
+
+    monkeypatch.setattr(rankings.Ranker, "write", fail)
+    with pytest.raises(OSError, match="no space left"):
+        rank_here(job, dataset)
+    begun = rankings_path(job) / "begun.json"
+    write_json(str(begun), {**read_json(str(begun)), "teacher": "another"})
+    ranked = []
+    monkeypatch.setattr(rankings.Ranker, "write", lambda self, number: (ranked.append(number), write(self, number)))
+    rank_here(job, dataset)
+    assert ranked == [0, 1, 2]
+
+
+def test_deeper_rankings_serve_and_less_deep_ones_do_not(label_job, dataset):
+    job = label_job.rankings
+    rank_here(dataclasses.replace(job, depth=20), dataset)
+    assert has_rankings(dataclasses.replace(job, depth=10), dataset)
+    assert not has_rankings(job, dataset)
+    with pytest.raises(InputError, match="no rankings of this teacher's 100 best items here; run label"):
+        Labeler(label_job, dataset)
+    rank_here(job, dataset)
+    assert read_manifest(rankings_url(job), "rankings")["depth"] == 100
+
+
+def test_a_damaged_range_is_refused(label_job, dataset):
+    rank_here(label_job.rankings, dataset)
+    file = rankings_path(label_job.rankings) / "users-00000.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(InputError, match=r"users-00000.safetensors: checksum does not match the manifest .* make the rankings again"):
+        Labeler(label_job, dataset)
+
+
+def test_a_run_ranks_once(label_job, dataset, tiny_settings, monkeypatch, capsys):
+    """Labels of further epochs, and a student of streamed labels, read what was ranked for the first ones."""
+    from pathlib import Path
+
+    from promptmm.jobs.verbs import run_verb
+
+    folder = Path(label_job.teacher_url).parent
+    run_verb("label", tiny_settings(folder, LOCAL, "run.redo=label"))
+    assert "unseen items of 150 users ranked" in capsys.readouterr().out
+    before = files(label_job.rankings)
+    run_verb("label", tiny_settings(folder, LOCAL, "labels.epochs=4", "run.redo=label"))
+    run_verb("distill", tiny_settings(folder, LOCAL, "labels.mode=streamed"))
+    assert files(label_job.rankings) == before
+    assert "users ranked" not in capsys.readouterr().out
