@@ -13,6 +13,7 @@ def describe_plan(plan: Plan) -> str:
             *_hosts(plan),
             *_steps(plan),
             f"{'labels':<28} {_mib(plan.label_bytes_an_epoch)} MiB an epoch",
+            *([f"{'rankings':<28} {_mib(plan.rankings_bytes)} MiB a revision"] if plan.rankings_bytes else []),
             *_raw_rows(plan),
         ]
     )

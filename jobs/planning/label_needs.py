@@ -10,6 +10,7 @@ from . import kinds
 from .sizes import SCORE_BYTES, Need, Sizes
 from .units import FLOAT, INDEX
 
+DRAW_ARRAYS = 7  # int64 arrays that live at once while the candidates of a block are drawn, measured
 HISTORY_BYTES = BLOCK_SCORES * 3 * FLOAT + BLOCK_ENTRIES * ENTRY_BYTES
 
 
@@ -56,16 +57,15 @@ def labeler(settings: Settings, sizes: Sizes) -> Need:
         "train interactions": 3 * sizes.edges * INDEX + sizes.nodes * INDEX,
         **histories(settings, sizes),
     }
-    scored = rows * width * ((2 + 3 * count) * FLOAT + 4 * INDEX) + CHUNK_BYTES  # candidate vectors are gathered a chunk at a time
+    drawn = {"a block's draws": rows * width * DRAW_ARRAYS * INDEX, "a block's rankings": 2 * min(rows, sizes.users) * depth * INDEX}
+    vectors_held = {**held, "teacher vectors": vectors if joined else 0}
+    scored = rows * width * ((2 + 3 * count) * FLOAT + INDEX) + CHUNK_BYTES  # candidate vectors are gathered a chunk at a time
+    packed = rows * width * ((1 + count) * FLOAT + INDEX) + 3 * label_block(settings, sizes)
     moments: dict[str, dict[str, float]] = {
         "loading": {"train interactions": 8 * sizes.edges * INDEX},
-        "scoring": {
-            **held,
-            "teacher vectors": vectors if joined else 0,
-            "a block's candidates": scored,
-            "a block's rankings": 2 * min(rows, sizes.users) * depth * INDEX,
-            "block": 3 * label_block(settings, sizes),
-        },
+        "drawing candidates": {**vectors_held, **drawn},
+        "scoring": {**vectors_held, "a block's candidates": scored},
+        "packing": {**vectors_held, "a block's candidates": packed},
     }
     if depth:
         ranked, dim = min(USERS_A_RANGE, sizes.users), kinds.final_dim(settings.teacher, sizes)
@@ -80,7 +80,9 @@ def labeler(settings: Settings, sizes: Sizes) -> Need:
 
 
 def rankings_bytes(settings: Settings, sizes: Sizes) -> int:
-    """Bytes of the teacher's rankings of all users on disk; 0 where no candidates are drawn from them."""
+    """Bytes of the teacher's rankings of all users on disk; 0 where no candidates are drawn from them, and beside a resident teacher."""
+    if not sizes.taught or settings.distill.regime == "inline":
+        return 0
     return sizes.users * min(candidate_policy(settings.distill).depth, sizes.items) * 4
 
 

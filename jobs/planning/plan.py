@@ -10,7 +10,7 @@ from . import block_sizes
 from .block_sizes import BlockSizes, Seeds
 from .engine import Choice, choose_engine, with_engine
 from .hosts import check_fits, stages_of
-from .label_needs import label_row
+from .label_needs import label_row, rankings_bytes
 from .rates import Rates
 from .record import HostPlan, Plan, RatePlan, RolePlan, StepPlan
 from .sizes import Need, Sizes
@@ -61,6 +61,7 @@ def make_plan(settings: Settings, dataset: Dataset, available: int | None, choic
         rates=RatePlan(rates.memory, rates.multiply_adds, rates.network),
         steps={name: _step(costs, rates) for name, costs in steps_of(settings, sizes, expected).items()},
         label_bytes_an_epoch=sizes.edges * label_row(settings, sizes) if sizes.taught else 0,
+        rankings_bytes=rankings_bytes(settings, sizes),
         raw_row_ratios=raw_row_ratios(settings, dataset) if sizes.taught and sizes.dims else {},
     )
 

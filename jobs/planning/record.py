@@ -77,6 +77,7 @@ class Plan:
         rates: Of a worker.
         steps: Of the teacher, where there is one, and of the student.
         label_bytes_an_epoch: Labels on disk or on the wire.
+        rankings_bytes: The teacher's rankings of all users on disk, for each revision; 0 where no candidates are drawn from them.
         raw_row_ratios: d_m / 2d by modality (see `step_costs.raw_row_ratios`).
     """
 
@@ -89,6 +90,7 @@ class Plan:
     rates: RatePlan
     steps: dict[str, StepPlan]
     label_bytes_an_epoch: int
+    rankings_bytes: int
     raw_row_ratios: dict[str, float]
 
 

@@ -236,6 +236,21 @@ def test_candidates_of_the_students_own_are_planned(dataset, settings):
     assert with_own.label_bytes_an_epoch == without.label_bytes_an_epoch  # labels do not have them
 
 
+def test_rankings_are_planned_where_candidates_are_drawn_from_them(dataset):
+    """On disk and mapped, whatever the number of users; a labeler holds those of a block's users, and a ranker those of a range."""
+    words, catalog = ["teacher.dim=8", "student.dim=8", "distill.num_top=5", "distill.top_depth=30"], large(dataset, 10**4)
+    plan = make_plan(load_settings(None, words), catalog, None)
+    assert plan.rankings_bytes == 4 * 30 * catalog.num_users
+    assert f"{plan.rankings_bytes / 2**20:,.1f} MiB a revision" in describe_plan(plan)
+    plain = make_plan(load_settings(None, ["teacher.dim=8", "student.dim=8"]), catalog, None)
+    labelers = plan.roles["labeler"], plain.roles["labeler"]
+    assert labelers[0].mapped_bytes - labelers[1].mapped_bytes == plan.rankings_bytes
+    more = make_plan(load_settings(None, words), large(dataset, 10**5), None)
+    held = plan.roles["labeler"].parts["a block's rankings"]
+    assert held == more.roles["labeler"].parts["a block's rankings"] == 2 * 8 * 30 * 65_536
+    assert make_plan(load_settings(None, [*words, "distill.regime=inline"]), catalog, None).rankings_bytes == plain.rankings_bytes == 0
+
+
 @pytest.mark.parametrize(("visited", "arrays"), [("interactions", 0), ("users", 1), ("histories", 12)])
 def test_orders_by_user_are_planned_in_the_sampled_engine(dataset, visited, arrays):
     settings = load_settings(None, [f"teacher.examples={visited}", f"student.examples={visited}", "cluster.engine=sampled"])

@@ -70,7 +70,8 @@ def write_labels(folder: Path, settings, dataset) -> None:
         pytest.param("student", "student worker", ["cluster.engine=full", "distill.use_teacher=false"], marks=pytest.mark.slow),
         pytest.param("student", "student worker", ["cluster.engine=sampled", "distill.use_teacher=false"], marks=pytest.mark.slow),
         pytest.param("student", "student worker", ["cluster.engine=full", "distill.num_uniform=10"], marks=pytest.mark.slow),
-        pytest.param("label", "labeler", [], marks=pytest.mark.slow),
+        pytest.param("label", "labeler", ["labels.block_rows=200000"], marks=pytest.mark.slow),
+        pytest.param("label", "labeler", ["labels.block_rows=200000", "distill.num_top=10"], marks=pytest.mark.slow),
     ],
     ids=[
         "full teacher",
@@ -81,6 +82,7 @@ def write_labels(folder: Path, settings, dataset) -> None:
         "sampled student",
         "taught student",
         "labeler",
+        "labeler after a ranker",
     ],
 )
 def test_memory_is_within_a_quarter(run_dir, tmp_path, stage, role, overrides):
