@@ -23,7 +23,7 @@ from ...distributed.artifacts.teacher import revision_url
 from ...distributed.execution.local import LocalExecutor
 from ...graph_store.dataset import Dataset, masks, open_dataset
 from ..runs.compatibility import check_teachable
-from ..runs.models import TrainedModel, trained_student, trained_teacher
+from ..runs.models import TrainedModel, agreement_of, trained_student, trained_teacher
 from ..runs.report import read_history
 from ..runs.rounds import run_rounds
 from ..runs.stages import differences
@@ -166,6 +166,7 @@ def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
     """Validation metrics of the chosen epoch, sizes and times; `seconds` is the time of the training."""
     evaluation, model = cell.settings.evaluation, trained_model(cell.stage, cell.url, dataset, cell.settings.cluster.cache_dir)
     held_out, train = masks(dataset, "validation")
+    teacher = trained_teacher(cell.url, dataset, cell.settings.cluster.cache_dir) if cell.teacher_url is not None else None
 
     def validate(users: Tensor, items: Tensor, histories: Histories = ()) -> dict[str, float]:
         cutoffs, further = evaluation.cutoffs, evaluation.metrics
@@ -186,6 +187,7 @@ def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
         seconds_per_epoch=sum(row["seconds"] for row in history) / max(1, len(history)),  # a fitted teacher has no epoch
         ranking_seconds=sorted(rankings)[RANKINGS // 2],
         trials=model.trials,
+        agreement=None if teacher is None else agreement_of(teacher, model, dataset, evaluation),
     )
 
 

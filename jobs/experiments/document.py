@@ -60,6 +60,7 @@ class ModelResults(TypedDict):
     convergence: Convergence
     search: JsonObject | None
     fit_trials: Spread | None
+    agreement: dict[str, Spread] | None
     added: bool
 
 

@@ -18,6 +18,7 @@ class CellResult:
         seconds_per_epoch: Mean over the epochs.
         ranking_seconds: Median time to rank all users once.
         trials: Settings that the model's own fit tried on validation; None where it does not try any, and then not in cell.json.
+        agreement: Of a student with a teacher, `core.agreement` by cutoff; None for others, and then not in cell.json.
     """
 
     validation: dict[str, float]
@@ -31,6 +32,7 @@ class CellResult:
     seconds_per_epoch: float
     ranking_seconds: float
     trials: int | None = None
+    agreement: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ def write_cell(url: str, record: CellRecord) -> None:
     reasons = {"failed": record.failed, "error": record.error}
     values |= {name: reason for name, reason in reasons.items() if reason is not None}
     result = {} if record.result is None else asdict(record.result)
-    if result.get("trials") is None:
-        result.pop("trials", None)
+    for name in ("trials", "agreement"):
+        if result.get(name) is None:
+            result.pop(name, None)
     write_json(join(url, "cell.json"), values | result)
 
 

@@ -13,7 +13,7 @@ from ...graph_store.dataset import Dataset
 from .cells import TEST
 from .config import TransferConfig
 from .convergence import converged
-from .document import Comparison, Convergence, ModelResults, Popularity, Results, Transferability, over_seeds
+from .document import Comparison, Convergence, ModelResults, Popularity, Results, Spread, Transferability, over_seeds
 from .models import Model, Models
 from .records import CellResult, SearchResult, TestRecord, read_cell, read_test
 from .testing import CURVE, read_places
@@ -83,8 +83,17 @@ class Outcome:
             convergence=convergence,
             search=None if search is None else asdict(search),
             fit_trials=over_seeds(fitted) if fitted else None,
+            agreement=_agreement([result.agreement for result in self.results]),
             added=added,
         )
+
+
+def _agreement(by_seed: list[dict[str, float] | None]) -> dict[str, Spread] | None:
+    """Computes means over seeds of the agreement with the teacher; None where there is none, or cells of earlier versions lack it."""
+    known = [found for found in by_seed if found is not None]
+    if not known or len(known) < len(by_seed):
+        return None
+    return {name: over_seeds([found[name] for found in known]) for name in known[0]}
 
 
 def collect(models: Models, dataset: Dataset, searches: dict[str, SearchResult], added: list[str]) -> Results:

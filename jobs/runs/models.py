@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ...core.agreement import Scores, agreement
 from ...core.artifact import open_artifact, read_manifest
+from ...core.config import EvaluationConfig
 from ...core.histories import Histories
 from ...core.kinds import TEACHERS
 from ...core.storage import JsonObject, join
@@ -96,6 +98,12 @@ def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
     vectors = load_file(str(folder / "vectors.safetensors"))
     users, items = vectors["user"], vectors["item"]
     return TrainedModel(users, items, _facts(manifest, (users.numel() + items.numel()) * FLOAT_BYTES))
+
+
+def agreement_of(teacher: TrainedModel, student: TrainedModel, dataset: Dataset, config: EvaluationConfig) -> dict[str, float]:
+    """Computes how much of what the teacher ranks best the student ranks best, too: `core.agreement` at the cutoffs of evaluation."""
+    of_teacher, of_student = (Scores(model.users, model.items, model.histories) for model in (teacher, student))
+    return agreement(of_teacher, of_student, dataset.csr("train"), config.cutoffs, config.memory_mib)
 
 
 def _trials(manifest: JsonObject) -> int | None:

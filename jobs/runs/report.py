@@ -39,9 +39,10 @@ def table(results: JsonObject, cutoffs: list[int]) -> str:
     for name, key in (("trained parameters", "num_parameters"), ("bytes to serve", "serving_bytes")):
         values = [f"{results[m][key]:,}" if m != "bundle" else "" for m in models]
         lines.append(f"| {name} | " + " | ".join(values) + " |")
-    student = results["student"]
+    student, rest = results["student"], " |" if bundle is not None else ""
+    for name, share in (student.get("agreement") or {}).items():
+        lines.append(f"| {name} with the teacher | | {share:.1%} |{rest}")
     if student.get("parameter_ratio") is not None:
-        rest = " |" if bundle is not None else ""
         lines.append(f"| parameters, student / teacher | | {student['parameter_ratio']:.1%} |{rest}")
         lines.append(f"| bytes to serve, student / teacher | | {student['serving_ratio']:.1%} |{rest}")
     if bundle is not None:

@@ -33,6 +33,7 @@ def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -
     teacher, student = evaluated["teacher"], dict(evaluated["student"])
     student["parameter_ratio"] = student["num_parameters"] / teacher["num_parameters"] if teacher else None
     student["serving_ratio"] = student["serving_bytes"] / teacher["serving_bytes"] if teacher else None
+    student.setdefault("agreement", None)  # runs that were evaluated by earlier versions have none
     records = {verb: read_record(settings.dir, verb) for verb in STAGES}
     results: JsonObject = {
         "teacher": teacher,

@@ -12,7 +12,7 @@ from ...graph_store.dataset import Dataset
 from ..runs.executors import open_executor
 from ..runs.folder import open_run_dataset
 from ..runs.lineage import evaluation_inputs
-from ..runs.models import TrainedModel, trained_student, trained_teacher
+from ..runs.models import TrainedModel, agreement_of, trained_student, trained_teacher
 from ..runs.new_items import bundle_items, cold_results, fit_new_items
 from ..runs.results import read_student_manifest, write_report, write_results
 from ..runs.stages import run_stage
@@ -37,6 +37,8 @@ def evaluate(settings: Settings, executor: Executor | None = None) -> None:
                 "teacher": _of_model(settings, dataset, opened, teacher) if teacher is not None else None,
                 "student": _of_model(settings, dataset, opened, student),
             }
+            if teacher is not None:
+                evaluated["student"]["agreement"] = agreement_of(teacher, student, dataset, settings.evaluation)
             bundle = bundle_items(dataset, student, item_map if maps else None)
             if bundle.num_mapped:
                 counts = {"num_untouched": bundle.num_untouched, "num_mapped": bundle.num_mapped}

@@ -65,7 +65,7 @@ def test_results(local):
     assert set(results) == {"teacher", "student", "timings", "dataset", "seed"}
     teacher, student = results["teacher"], results["student"]
     assert set(teacher) == MODEL
-    assert set(student) == MODEL | {"parameter_ratio", "serving_ratio"}
+    assert set(student) == MODEL | {"parameter_ratio", "serving_ratio", "agreement"}
     for model in (teacher, student):
         for split in ("validation", "test"):
             assert set(model[split]) == METRICS
@@ -135,6 +135,8 @@ def test_the_table(local, where):
             assert rows[f"{split} {metric}"] == [f"{model[split][metric]:.4f}" for model in models]
     assert rows["trained parameters"] == [f"{model['num_parameters']:,}" for model in models]
     assert rows["bytes to serve, student / teacher"] == ["", f"{models[1]['serving_ratio']:.1%}"]
+    assert rows["agreement@20 with the teacher"] == ["", f"{models[1]['agreement']['agreement@20']:.1%}"]
+    assert 0.2 < models[1]["agreement"]["agreement@20"] <= 1
 
 
 def test_the_report_shows_the_plots(local):
@@ -312,6 +314,7 @@ def test_without_modalities_the_student_trains_alone(bare):
     assert results["teacher"] is None
     assert results["student"]["parameter_ratio"] is None
     assert results["student"]["serving_ratio"] is None
+    assert results["student"]["agreement"] is None
     assert results["dataset"]["modalities"] == {}
     assert set(results["timings"]) == {"prepare", "distill", "evaluate", "export"}
     assert "the dataset has no modality, so there is no teacher: the student trains alone" in bare.ended.out
