@@ -103,6 +103,19 @@ def sample_edges(pointers: Tensor, rows: Tensor, fan_out: int, *keys: int | Tens
     return out, edges
 
 
+def check_unseen(train: Csr, ids: Tensor | None = None) -> None:
+    """Checks that every user has an unseen item; the arguments are those of `UnseenItems`.
+
+    Raises:
+        InputError: a user has seen every item.
+    """
+    have_all = train.degrees >= train.num_columns
+    if bool(have_all.any()):
+        row = have_all.nonzero()[0]
+        user = int(row if ids is None else ids[row])
+        raise InputError(f"user index {user} has seen all {train.num_columns} items in train: there is no negative to learn from")
+
+
 class UnseenItems:
     """Draws items that a user has not seen in train: exactly uniform, vectorised, without rejection.
 
@@ -120,11 +133,8 @@ class UnseenItems:
         Raises:
             InputError: a user has seen every item.
         """
+        check_unseen(train, ids)
         degrees, self.num_items = train.degrees, train.num_columns
-        if bool((degrees >= self.num_items).any()):
-            row = (degrees >= self.num_items).nonzero()[0]
-            user = int(row if ids is None else ids[row])
-            raise InputError(f"user index {user} has seen all {self.num_items} items in train: there is no negative to learn from")
         rank_in_row = torch.arange(train.columns.numel(), device=train.columns.device) - train.pointers[:-1].repeat_interleave(degrees)
         self.keys = train.rows * (self.num_items + 1) + train.columns - rank_in_row
         self.pointers, self.degrees = train.pointers, degrees

@@ -198,7 +198,7 @@ class LabelJob:
     def rankings(self) -> "RankingJob | None":
         """Returns the job that makes the rankings which candidates are drawn from; None where none are."""
         depth = candidate_policy(self.config).depth
-        return RankingJob(self.dataset_url, self.teacher_url, self.revision, depth, self.cache_dir, self.threads) if depth else None
+        return RankingJob(self.dataset_url, self.teacher_url, self.revision, depth, self.cache_dir) if depth else None
 
     def candidates(self) -> dict[str, object]:
         """Returns all that decides the candidate lists, for the manifest of materialised labels."""
@@ -248,7 +248,6 @@ class RankingJob:
         revision: The prompt's revision.
         depth: The number of items of a user.
         cache_dir: Folder for local copies of remote artifacts.
-        threads: torch threads of each process that ranks.
     """
 
     dataset_url: str
@@ -256,7 +255,6 @@ class RankingJob:
     revision: int
     depth: int
     cache_dir: str | None = None
-    threads: int = 1
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _remedy(package: str, extra: str) -> str:
     """Says what to do about a package of an extra that is not installed."""
     if package.partition(".")[0] == "dgl" and sys.version_info >= (3, 12):  # the extra leaves it out there
-        return "it has no release for Python 3.12 or later: use Python 3.10 or 3.11, or cluster.executor=local with the full engine"
+        return (
+            "DGL 1.1.3, which training on Ray and the sampled engine need, has no wheel for Python 3.12 or later: use Python 3.10 or 3.11, "
+            "or cluster.executor=local with cluster.engine=full"
+        )
     return f"training needs the extra: pip install 'promptmm[{extra}]'"
 
 

@@ -21,14 +21,14 @@ class Executor(Protocol):
         """
 
     def rank(self, job: RankingJob) -> None:
-        """Makes the rankings of a revision of the teacher, from the ranges of users on that are there already.
+        """Makes the rankings of a revision of the teacher; goes on after the ranges of users that an interrupted call has finished.
 
         Raises:
             RunError: the cluster had no room for a process that ranks within `cluster.start_timeout`.
         """
 
     def label(self, job: LabelJob, run_url: str, epochs: int, metadata: dict) -> dict:
-        """Materialises labels/rev-<r>/; returns the manifest's facts with `bytes` and `rows`.
+        """Materialises labels/rev-<r>/; returns the manifest's facts with `bytes` and `rows`. `job.rankings` have to be there.
 
         Args:
             job: Of whole steps.

@@ -57,7 +57,7 @@ class RangeRanker:
 
     def __init__(self, job: RankingJob, lines: ActorHandle) -> None:
         lines.start.remote()
-        torch.set_num_threads(job.threads)
+        torch.set_num_threads(1)  # of the one CPU that it asks for
         self.ranker: Ranker = Ranker(job, open_dataset(job.dataset_url, job.cache_dir))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -68,7 +68,7 @@ class RangeRanker:
 
 
 def rank_users(job: RankingJob, cluster: ClusterConfig, lines: ActorHandle | None = None) -> None:
-    """Makes the rankings of a revision with a pool of actors, from the ranges of users on that are there already.
+    """Makes the rankings of a revision with a pool of actors; goes on after the ranges that an interrupted call has finished.
 
     Args:
         job: What to rank.

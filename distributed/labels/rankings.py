@@ -12,16 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.artifact import has_artifact, open_artifact, publish_manifest, read_manifest
+from ...core.artifact import SCHEMA_VERSION, has_artifact, open_artifact, publish_manifest
 from ...core.errors import InputError
 from ...core.ranking import top_unseen
+from ...core.sampling import check_unseen
 from ...core.sides import ITEMS, USERS
 from ...core.storage import JsonObject, exists, join, read_json, remove, write_bytes, write_json
 from ...graph_store.dataset import Dataset
 from ..artifacts.teacher import final_scores, revision_digest, revision_url
 from ..messages import RankingJob
 
-USERS_A_RANGE = 1 << 16
+USERS_A_RANGE = 1 << 14
 KIND = "rankings"
 Facts = dict[str, str | int]
 
@@ -38,21 +39,32 @@ def made_with(job: RankingJob, dataset: Dataset) -> JsonObject:
 
 def has_rankings(job: RankingJob, dataset: Dataset) -> bool:
     """Whether complete rankings of the revision are there, as deep as the job asks for or deeper."""
-    if not has_artifact(rankings_url(job)):
+    url = rankings_url(job)
+    if not has_artifact(url):
         return False
-    manifest = read_manifest(rankings_url(job), KIND)
+    manifest = read_json(join(url, "manifest.json"))
+    if (manifest.get("kind"), manifest.get("schema_version")) != (KIND, SCHEMA_VERSION):
+        return False  # of another version: made again
     return manifest["depth"] >= job.depth and manifest["made_with"] == made_with(job, dataset)
 
 
 def ranges_left(job: RankingJob, dataset: Dataset) -> list[int]:
-    """Lists the ranges that are still to be ranked; removes rankings that were made with another teacher, dataset or depth."""
+    """Lists the ranges that are still to be ranked: all of them, but for those that an interrupted call has finished.
+
+    Removes rankings that are complete, or that were begun with another teacher, dataset or depth.
+    """
     url, wanted = rankings_url(job), {**made_with(job, dataset), "depth": job.depth, "users_a_range": USERS_A_RANGE}
     remove(join(url, "manifest.json"))
     begun = join(url, "begun.json")
     if not exists(begun) or read_json(begun) != wanted:
+        remove(begun)  # first: what a killed process leaves of the others is then never taken for finished
         remove(url)
         write_json(begun, wanted)
-    return [number for number in range(_num_ranges(dataset)) if not exists(join(url, _facts_name(number)))]
+    return [
+        number
+        for number in range(_num_ranges(dataset))
+        if not (exists(join(url, _facts_name(number))) and exists(join(url, _name(number))))
+    ]
 
 
 def publish_rankings(job: RankingJob, dataset: Dataset) -> int:
@@ -74,10 +86,14 @@ class Ranker:
     Args:
         job: The job that says what to rank.
         dataset: The run's dataset.
+
+    Raises:
+        InputError: a user has seen every item.
     """
 
     def __init__(self, job: RankingJob, dataset: Dataset) -> None:
         self.job, self.train = job, dataset.csr("train")
+        check_unseen(self.train)
         self.scores = final_scores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
         self.items = self.scores.rows[ITEMS].whole()
 
@@ -100,7 +116,7 @@ class Ranker:
 
 
 def rank_here(job: RankingJob, dataset: Dataset) -> None:
-    """Makes the rankings in this process, from the ranges on that are there already."""
+    """Makes the rankings in this process; goes on after the ranges that an interrupted call has finished."""
     left = ranges_left(job, dataset)
     ranker = Ranker(job, dataset) if left else None
     for number in left:
@@ -143,10 +159,11 @@ def open_rankings(job: RankingJob, dataset: Dataset) -> RankedItems:
 
     url = rankings_url(job)
     if not has_rankings(job, dataset):
-        raise InputError(
-            f"{url}: no rankings of this teacher's {job.depth} best items here; run label, or distill where labels are streamed"
-        )
-    folder, manifest = open_artifact(url, KIND, job.cache_dir)
+        raise InputError(f"{url}: no rankings of this teacher's {job.depth} best items here; make them with run.redo=label")
+    try:
+        folder, manifest = open_artifact(url, KIND, job.cache_dir)
+    except InputError as error:
+        raise InputError(f"{error}, with run.redo=label") from error
     ranges = [load_file(str(folder / name))["items"] for name in sorted(manifest["files"])]
     return RankedItems(ranges, manifest["users_a_range"], job.depth)
 

@@ -71,13 +71,14 @@ class Crew:
         Cells start in the order given, so whoever has cells of several catalogs mixes them: no catalog's cells are alone at the end.
 
         Raises:
-            RunError: some failed; raised when all others are done.
+            RunError: some failed, raised when all others are done; or a student's teacher is not among the cells.
         """
         self.progress.expect(cells)
         done = {cell.url for cell in cells if finished_cell(cell) is not None}
         waiting = [cell for cell in cells if cell.url not in done]
         known = {None, *(cell.url for cell in cells)}
-        assert all(cell.teacher_url in known for cell in waiting), "a student would wait for ever for a teacher that is not among the cells"
+        if alone := [cell.name for cell in waiting if cell.teacher_url not in known]:
+            raise RunError(f"these cells would wait for ever, since their teachers are not among the cells: {', '.join(alone)}")
         for cell in waiting:
             if changed := outdated(cell):
                 print(f"[experiment] {cell.name}: trained again, since it was trained with {'; '.join(changed)}", flush=True)

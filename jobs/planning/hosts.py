@@ -11,7 +11,7 @@ from ..runs.worker_jobs import uses_graph
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate
-from .label_needs import evaluator, histories, labeler
+from .label_needs import evaluator, histories, labeler, ranker
 from .server_needs import graph_server
 from .sizes import BASE, Need, Sizes
 from .student_needs import STUDENT_TABLES, student_worker
@@ -76,11 +76,14 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
     )
     workers, sampled = _workers(settings), settings.cluster.engine == "sampled"
     labelers = labeler(settings, sizes), settings.cluster.num_labelers if is_embedded(settings) else 1
+    ranks = ranker(settings, sizes)
     inline, streamed = settings.distill.regime == "inline", settings.labels.mode == "streamed"
     stages: dict[str, list[tuple[Need, int]]] = {}
     if sizes.taught:
         stages["train-teacher"] = [(teacher_worker(settings, sizes, blocks, most), workers)]
         stages["train-teacher"] += _servers("train-teacher", settings, sizes, teacher_floats(settings, sizes) if sampled else 0)
+    if ranks is not None:
+        stages["rank"] = [(ranks, labelers[1]), *kept]
     if sizes.taught and not inline and not streamed:
         stages["label"] = [labelers, *kept]
     stages["distill"] = [(student_worker(settings, sizes, blocks, most), workers)]

@@ -48,35 +48,45 @@ def label_block(settings: Settings, sizes: Sizes) -> int:
 
 
 def labeler(settings: Settings, sizes: Sizes) -> Need:
-    """Memory of a label process: train interactions and a block in the making; or of the one that ranks before, where it needs more."""
+    """Memory of a label process: all train interactions, and a block in the making."""
     count, width = len(sizes.dims), 1 + candidate_policy(settings.distill).num_candidates
     rows, depth = min(block_rows(settings), sizes.edges), candidate_policy(settings.distill).depth
     vectors = vectors_bytes(settings, sizes)
     joined = max(sizes.users, sizes.items) > ROWS_A_SHARD
     held = {
         "train interactions": 3 * sizes.edges * INDEX + sizes.nodes * INDEX,
+        "teacher vectors": vectors if joined else 0,
         **histories(settings, sizes),
     }
     drawn = {"a block's draws": rows * width * DRAW_ARRAYS * INDEX, "a block's rankings": 2 * min(rows, sizes.users) * depth * INDEX}
-    vectors_held = {**held, "teacher vectors": vectors if joined else 0}
     scored = rows * width * ((2 + 3 * count) * FLOAT + INDEX) + CHUNK_BYTES  # candidate vectors are gathered a chunk at a time
     packed = rows * width * ((1 + count) * FLOAT + INDEX) + 3 * label_block(settings, sizes)
     moments: dict[str, dict[str, float]] = {
         "loading": {"train interactions": 8 * sizes.edges * INDEX},
-        "drawing candidates": {**vectors_held, **drawn},
-        "scoring": {**vectors_held, "a block's candidates": scored},
-        "packing": {**vectors_held, "a block's candidates": packed},
+        "drawing candidates": {**held, **drawn},
+        "scoring": {**held, "a block's candidates": scored},
+        "packing": {**held, "a block's candidates": packed},
     }
-    if depth:
-        ranked, dim = min(USERS_A_RANGE, sizes.users), kinds.final_dim(settings.teacher, sizes)
-        moments["ranking"] = {
-            **held,
-            "item vectors": sizes.items * dim * FLOAT if sizes.items > ROWS_A_SHARD else 0,
-            "a range of users": ranked * (dim * FLOAT + 3 * depth * INDEX),
-            "score blocks": SCORE_BYTES,
-        }
     mapped = (0 if joined else vectors) + rankings_bytes(settings, sizes)
     return Need.of("labeler", "labeler", moments, "labels.block_rows or distill.num_uniform", mapped)
+
+
+def ranker(settings: Settings, sizes: Sizes) -> Need | None:
+    """Memory of a process that ranks users before labels are made: train interactions, and a range of users; None where none rank."""
+    depth, ranked = candidate_policy(settings.distill).depth, min(USERS_A_RANGE, sizes.users)
+    if not rankings_bytes(settings, sizes):
+        return None
+    dim, own = kinds.final_dim(settings.teacher, sizes), sizes.edges * ranked // max(1, sizes.users)
+    parts = {
+        "train interactions": sizes.edges * INDEX + sizes.nodes * INDEX,
+        **histories(settings, sizes),
+        "item vectors": sizes.items * dim * FLOAT if sizes.items > ROWS_A_SHARD else 0,
+        "a range of users": ranked * (dim * FLOAT + 3 * depth * INDEX) + 5 * own * INDEX,
+        "score blocks": SCORE_BYTES,
+    }
+    mapped = vectors_bytes(settings, sizes)
+    moments = {"loading": {"train interactions": 8 * sizes.edges * INDEX}, "ranking": parts}
+    return Need.of("ranker", "labeler", moments, "distill.top_depth", mapped)
 
 
 def rankings_bytes(settings: Settings, sizes: Sizes) -> int:

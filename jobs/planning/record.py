@@ -95,7 +95,7 @@ class Plan:
 
 
 def read_plan(run_dir: str) -> Plan | None:
-    """Reads the run's plan.json; None where there is none, or one of version 0.1.0, which lacked some of it."""
+    """Reads the run's plan.json; None where there is none, or one of an earlier version, which lacks some of it."""
     url = join(run_dir, "plan.json")
     values = read_json(url) if exists(url) else {}
     if any(field.name not in values for field in fields(Plan)):

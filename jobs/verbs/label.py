@@ -34,7 +34,7 @@ LABEL: Verb[Settings] = Verb(
     "label",
     label,
     ("run", "labels", "distill", "student", "cluster"),
-    products=("labels",),
+    products=("labels", "teacher/rev-0/rankings"),
     needs=("train-teacher",),
     is_stage=True,
     shares_storage=True,

@@ -254,7 +254,7 @@ def test_a_package_that_the_extra_cannot_bring(capsys, monkeypatch):
     monkeypatch.setattr(cli, "_run", missing)
     monkeypatch.setattr(sys, "version_info", (3, 12, 1))
     assert cli.main(["pipeline", "demo"]) == 1
-    assert "Python 3.10 or 3.11, or cluster.executor=local" in capsys.readouterr().err
+    assert "use Python 3.10 or 3.11, or cluster.executor=local" in capsys.readouterr().err
 
 
 @pytest.mark.whole

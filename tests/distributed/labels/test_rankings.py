@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from promptmm.core.artifact import read_manifest
 from promptmm.core.errors import InputError
+from promptmm.core.graph import Csr
 from promptmm.core.ranking import top_unseen
 from promptmm.core.storage import read_json, write_json
 from promptmm.distributed.artifacts.teacher import read_revision
@@ -19,6 +21,7 @@ from promptmm.distributed.labels.labeler import Labeler
 from promptmm.distributed.labels.rankings import has_rankings, open_rankings, rank_here, rankings_url
 from promptmm.graph_store.dataset import open_dataset
 from promptmm.jobs.runs.worker_jobs import student_job
+from promptmm.jobs.verbs import run_verb
 
 LOCAL = "cluster.executor=local"
 
@@ -53,8 +56,6 @@ def files(job):
 
 
 def rankings_path(job):
-    from pathlib import Path
-
     return Path(rankings_url(job))
 
 
@@ -131,7 +132,7 @@ def test_deeper_rankings_serve_and_less_deep_ones_do_not(label_job, dataset):
     rank_here(dataclasses.replace(job, depth=20), dataset)
     assert has_rankings(dataclasses.replace(job, depth=10), dataset)
     assert not has_rankings(job, dataset)
-    with pytest.raises(InputError, match="no rankings of this teacher's 100 best items here; run label"):
+    with pytest.raises(InputError, match=r"no rankings of this teacher's 100 best items here; make them with run\.redo=label"):
         Labeler(label_job, dataset)
     rank_here(job, dataset)
     assert read_manifest(rankings_url(job), "rankings")["depth"] == 100
@@ -141,21 +142,31 @@ def test_a_damaged_range_is_refused(label_job, dataset):
     rank_here(label_job.rankings, dataset)
     file = rankings_path(label_job.rankings) / "users-00000.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(InputError, match=r"users-00000.safetensors: checksum does not match the manifest .* make the rankings again"):
+    with pytest.raises(
+        InputError, match=r"users-00000.safetensors: checksum does not match the manifest .* make the rankings again, with run.redo=label"
+    ):
         Labeler(label_job, dataset)
 
 
-def test_a_run_ranks_once(label_job, dataset, tiny_settings, monkeypatch, capsys):
-    """Labels of further epochs, and a student of streamed labels, read what was ranked for the first ones."""
-    from pathlib import Path
+def test_a_user_who_has_seen_everything_is_named(label_job, dataset, monkeypatch):
+    rows, columns = torch.tensor([0, *[7] * 90, 9]), torch.tensor([3, *range(90), 4])
+    everything = Csr.from_pairs(rows, columns, dataset.num_users, 90)
+    monkeypatch.setattr(type(dataset), "csr", lambda self, split: everything)
+    with pytest.raises(InputError, match="user index 7 has seen all 90 items in train"):
+        rank_here(label_job.rankings, dataset)
 
-    from promptmm.jobs.verbs import run_verb
 
+def test_a_run_ranks_once(label_job, dataset, tiny_settings, capsys):
+    """Students of streamed labels read what was ranked for labels that were written; run.redo=label mends a damaged file."""
     folder = Path(label_job.teacher_url).parent
     run_verb("label", tiny_settings(folder, LOCAL, "run.redo=label"))
     assert "unseen items of 150 users ranked" in capsys.readouterr().out
     before = files(label_job.rankings)
-    run_verb("label", tiny_settings(folder, LOCAL, "labels.epochs=4", "run.redo=label"))
-    run_verb("distill", tiny_settings(folder, LOCAL, "labels.mode=streamed"))
+    for more in ([], ["student.train.epochs=4", "run.redo=distill"]):
+        run_verb("distill", tiny_settings(folder, LOCAL, "labels.mode=streamed", *more))
     assert files(label_job.rankings) == before
     assert "users ranked" not in capsys.readouterr().out
+    damaged = rankings_path(label_job.rankings) / "users-00000.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    run_verb("label", tiny_settings(folder, LOCAL, "run.redo=label"))
+    assert files(label_job.rankings)["users-00000.safetensors"][0] == before["users-00000.safetensors"][0]

@@ -109,6 +109,7 @@ def test_a_student_learns_from_it(fork_run, settings_of, kind, overrides):
     dataset = train(settings)
     job = student_job(settings, dataset, 0)
     executor = LocalExecutor(settings.cluster, settings.dir, dataset)
+    executor.rank(job.label_job().rankings)
     executor.label(job.label_job(), settings.dir, 3, {})
     executor.run(job)
     rows = history(folder, "student")

@@ -1,6 +1,6 @@
 """Runs one training stage (or label blocks) in this process as its only worker, and prints the memory and bytes that it took as JSON.
 
-    python stage_memory.py {teacher,student,label} RUN_DIR [key=value ...]
+    python stage_memory.py {teacher,student,rank,label} RUN_DIR [key=value ...]
 
 RUN_DIR has dataset/, graph/ and what else the stage reads. Memory is anonymous plus shared pages, sampled in the background, beyond what
 the process has once its libraries are loaded: what the plan calls base.
@@ -62,9 +62,11 @@ def run(stage: str, settings, worker) -> None:
     """The stage, as a worker of Ray runs it."""
     dataset = open_dataset(join(settings.dir, "dataset"))
     labels = student_job(settings, dataset, 0).label_job()
+    if stage == "rank":
+        assert labels.rankings is not None
+        rank_here(labels.rankings, dataset)
+        return
     if stage == "label":
-        if labels.rankings is not None:
-            rank_here(labels.rankings, dataset)
         labeler = Labeler(labels, dataset)
         for block in range(min(3, labeler.job.num_blocks)):
             labeler.table(0, block)

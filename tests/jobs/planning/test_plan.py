@@ -237,7 +237,7 @@ def test_candidates_of_the_students_own_are_planned(dataset, settings):
 
 
 def test_rankings_are_planned_where_candidates_are_drawn_from_them(dataset):
-    """On disk and mapped, whatever the number of users; a labeler holds those of a block's users, and a ranker those of a range."""
+    """On disk and mapped; a labeler holds those of a block's users."""
     words, catalog = ["teacher.dim=8", "student.dim=8", "distill.num_top=5", "distill.top_depth=30"], large(dataset, 10**4)
     plan = make_plan(load_settings(None, words), catalog, None)
     assert plan.rankings_bytes == 4 * 30 * catalog.num_users
@@ -245,9 +245,10 @@ def test_rankings_are_planned_where_candidates_are_drawn_from_them(dataset):
     plain = make_plan(load_settings(None, ["teacher.dim=8", "student.dim=8"]), catalog, None)
     labelers = plan.roles["labeler"], plain.roles["labeler"]
     assert labelers[0].mapped_bytes - labelers[1].mapped_bytes == plan.rankings_bytes
-    more = make_plan(load_settings(None, words), large(dataset, 10**5), None)
-    held = plan.roles["labeler"].parts["a block's rankings"]
-    assert held == more.roles["labeler"].parts["a block's rankings"] == 2 * 8 * 30 * 65_536
+    assert plan.hosts["rank"].processes["ranker"] == 1
+    assert {"ranker", "rank"}.isdisjoint({*plain.roles, *plain.hosts})
+    wide = make_plan(load_settings(None, [*words, "labels.block_rows=1000000", "distill.num_top=30"]), catalog, None).roles["labeler"]
+    assert wide.parts["a block's rankings"] == 2 * 8 * 30 * catalog.num_users
     assert make_plan(load_settings(None, [*words, "distill.regime=inline"]), catalog, None).rankings_bytes == plain.rankings_bytes == 0
 
 

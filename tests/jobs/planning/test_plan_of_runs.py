@@ -1,7 +1,9 @@
 """The plan against stages that run: memory of a worker beside its libraries, within 25 %."""
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from promptmm.core.vectors import TeacherVectors
 from promptmm.distributed.artifacts.teacher import output_of_vectors, write_revision
 from promptmm.distributed.execution.local import LocalExecutor, start_worker
+from promptmm.distributed.labels.rankings import rank_here
 from promptmm.graph_store.catalog import Catalog
 from promptmm.graph_store.config import GraphConfig
 from promptmm.graph_store.dataset import open_dataset
@@ -72,6 +75,7 @@ def write_labels(folder: Path, settings, dataset) -> None:
         pytest.param("student", "student worker", ["cluster.engine=full", "distill.num_uniform=10"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.block_rows=200000"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.block_rows=200000", "distill.num_top=10"], marks=pytest.mark.slow),
+        pytest.param("rank", "ranker", ["distill.num_top=10", "distill.top_depth=400"], marks=pytest.mark.slow),
     ],
     ids=[
         "full teacher",
@@ -82,7 +86,8 @@ def write_labels(folder: Path, settings, dataset) -> None:
         "sampled student",
         "taught student",
         "labeler",
-        "labeler after a ranker",
+        "labeler of ranked items",
+        "ranker",
     ],
 )
 def test_memory_is_within_a_quarter(run_dir, tmp_path, stage, role, overrides):
@@ -95,9 +100,14 @@ def test_memory_is_within_a_quarter(run_dir, tmp_path, stage, role, overrides):
         wanted += servers[0].parts["tables"]
     own = tmp_path / "run"  # what a stage writes is its own
     own.mkdir()
-    taught = stage == "label" or (stage == "student" and settings.distill.use_teacher)
-    for name in ("dataset", "graph", *(["teacher"] if taught else [])):
+    taught = stage in ("rank", "label") or (stage == "student" and settings.distill.use_teacher)
+    for name in ("dataset", "graph"):
         (own / name).symlink_to(run_dir / name)
+    if taught:
+        shutil.copytree(run_dir / "teacher", own / "teacher")
+    labels = student_job(settings, dataset, 0).label_job()
+    if stage == "label" and labels.rankings is not None:
+        rank_here(dataclasses.replace(labels.rankings, teacher_url=f"{own}/teacher"), dataset)
     if taught and stage == "student":
         write_labels(own, settings, dataset)
     script = Path(__file__).with_name("stage_memory.py")

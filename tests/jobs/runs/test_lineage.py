@@ -51,7 +51,9 @@ def test_labels_and_their_record_have_the_same_identity(tmp_path):
     settings, dataset = prepared(tmp_path, "source.modalities={}", "distill.num_uniform=3", "distill.num_top=1", "run.seed=5")
     leave_teacher(settings, dataset)
     job = student_job(settings, dataset, 0).label_job()
-    LocalExecutor(settings.cluster, settings.dir, dataset).label(job, settings.dir, 1, {})
+    executor = LocalExecutor(settings.cluster, settings.dir, dataset)
+    executor.rank(job.rankings)
+    executor.label(job, settings.dir, 1, {})
     manifest, inputs = read_manifest(labels_url(settings.dir, 0), "labels"), label_inputs(settings, dataset)
     recorded = {**inputs["distill"], **inputs["run"], "examples": inputs["student"]["examples"]}
     assert recorded == job.candidates()
