@@ -61,7 +61,10 @@ class ClusterConfig:
     )
     max_failures: int = setting(3, "how often the workers are started again after a failure, from the last checkpoint", ge=0)
     num_labelers: int = setting(
-        1, "labelers: of the verb label where labels are materialised, or of each student's worker where they are streamed", ge=1
+        1,
+        "labelers: of the verb label where labels are materialised, or of each student's worker where they are streamed; as many processes "
+        "rank users before",
+        ge=1,
     )
     start_timeout: float = setting(
         300.0, "longest wait for workers to get their resources, and for a streamed block of labels to reach a student, seconds", gt=0

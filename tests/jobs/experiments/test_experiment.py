@@ -12,6 +12,7 @@ import matplotlib.image
 import numpy as np
 import psutil
 import pytest
+from promptmm.core.agreement import Scores, agreement
 from promptmm.core.errors import InputError, RunError
 from promptmm.core.ranking import evaluate
 from promptmm.core.storage import read_json
@@ -126,6 +127,20 @@ def test_results_are_those_of_the_trained_models(run_dir):
         values = found["test"]["recall@20"]["by_seed"]
         assert found["test"]["recall@20"]["mean"] == pytest.approx(np.mean(values))
         assert found["test"]["recall@20"]["deviation"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_students_are_compared_with_their_teachers(run_dir):
+    results, dataset = read_json(f"{run_dir}/results.json"), open_dataset(f"{run_dir}/dataset")
+    assert results["models"]["teacher"]["agreement"] is None
+    found = results["models"]["student"]["agreement"]
+    for seed in (0, 1):
+        models = (
+            experiment_cells.trained_model(stage, f"{run_dir}/cells/{stage}/seed-{seed}", dataset, None) for stage in ("teacher", "student")
+        )
+        expected = agreement(*(Scores(model.users, model.items) for model in models), dataset.csr("train"), [10, 20, 50])
+        assert {name: spread["by_seed"][seed] for name, spread in found.items()} == pytest.approx(expected)
+    mean = found["agreement@20"]["mean"]
+    assert re.search(rf"\| student / teacher \|.*\| {mean:.4f} ± ", (run_dir / "report.md").read_text())
 
 
 def test_paired_tests_are_over_the_users_means(run_dir, recipe):
