@@ -81,7 +81,7 @@ def ranker(settings: Settings, sizes: Sizes) -> Need | None:
         "train interactions": sizes.edges * INDEX + sizes.nodes * INDEX,
         **histories(settings, sizes),
         "item vectors": sizes.items * dim * FLOAT if sizes.items > ROWS_A_SHARD else 0,
-        "a range of users": ranked * (dim * FLOAT + 3 * depth * INDEX) + 5 * own * INDEX,
+        "a range of users": ranked * (dim * FLOAT + 2 * depth * INDEX) + 5 * own * INDEX,
         "score blocks": SCORE_BYTES,
     }
     mapped = vectors_bytes(settings, sizes)

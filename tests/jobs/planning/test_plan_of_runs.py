@@ -75,7 +75,7 @@ def write_labels(folder: Path, settings, dataset) -> None:
         pytest.param("student", "student worker", ["cluster.engine=full", "distill.num_uniform=10"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.block_rows=200000"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.block_rows=200000", "distill.num_top=10"], marks=pytest.mark.slow),
-        pytest.param("rank", "ranker", ["distill.num_top=10", "distill.top_depth=400"], marks=pytest.mark.slow),
+        pytest.param("rank", "ranker", ["distill.num_top=10", "distill.top_depth=700"], marks=pytest.mark.slow),
     ],
     ids=[
         "full teacher",
