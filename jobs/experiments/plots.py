@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...core.storage import join
-from ..runs.plots import Draw, write_plot
+from ..runs.plots import Draw, color_of, write_plot
 from ..runs.report import read_history
 from .document import Popularity, Results, Spread, metrics_of
 from .models import Models
@@ -55,7 +55,7 @@ def _learning(axes: "Axes", models: Models) -> None:
     """Draws every seed thin; thick the mean, as long as all seeds are training."""
     key = f"validation/{models.recipe.base.evaluation.select_by}"
     for number, model in enumerate(models.of_role("model")):
-        color, histories = f"C{number}", _histories(models, model.name)
+        color, histories = color_of(number), _histories(models, model.name)
         by_epoch: dict[float, list[float]] = {}
         for history in histories:
             points = [(row["epoch"] + 1, row[key]) for row in history if key in row]
@@ -84,7 +84,8 @@ def _ablations(axes: "Axes", results: Results) -> None:
     values = np.array([[row["difference"], row["low"], row["high"]] for row in rows])  # [rows, 3]
     errors = np.abs(values[:, 1:] - values[:, :1]).T
     bars = {"ecolor": "0.2", "elinewidth": 1, "capsize": 3}
-    axes.barh(range(len(rows)), values[:, 0], xerr=errors, height=0.6, color=[f"C{fulls.index(r['second'])}" for r in rows], error_kw=bars)
+    colors = [color_of(fulls.index(row["second"])) for row in rows]
+    axes.barh(range(len(rows)), values[:, 0], xerr=errors, height=0.6, color=colors, error_kw=bars)
     axes.axvline(0, color="0.2", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [row["first"] if len(fulls) == 1 else f"{row['first']}\n(of {row['second']})" for row in rows])
     axes.set_ylim(max(len(rows), 4) - 0.4, -0.6)
@@ -106,7 +107,7 @@ def _list_length(axes: "Axes", results: Results) -> None:
             continue
         _line(axes, lengths, [model["test"][f"recall@{k}"] for k in lengths], name)
     axes.set(xlabel="list length K", ylabel="recall@K", xticks=lengths, ylim=(0, None))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _popularity(axes: "Axes", popularity: Popularity) -> None:
@@ -137,7 +138,7 @@ def _sweep(axes: "Axes", models: Models, results: Results, name: str, points: li
     if numbers:
         values, points = (list(ordered) for ordered in zip(*sorted(zip(values, points))))
     at = values if numbers else list(range(len(values)))
-    for split, color in (("validation", "C1"), ("test", "C0")):
+    for split, color in (("validation", color_of(1)), ("test", color_of(0))):
         _line(axes, at, [metrics_of(results["models"][point], split)[metric] for point in points], split, color)
         own = metrics_of(results["models"][swept], split)[metric]["mean"]
         axes.axhline(own, color=color, linestyle="--", linewidth=0.8, label=f"{swept}, {split}")

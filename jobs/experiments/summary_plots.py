@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from ..runs.plots import color_of
 from .plots import save_plot
 from .summary import Summary
 
@@ -42,7 +43,7 @@ def _models(axes: "Axes", summary: Summary) -> None:
         ]
         at = [place + (number - (len(summary["models"]) - 1) / 2) * width for place, _, _ in on]
         means, errors = ([figure(v) / best[c] for _, c, v in on] for figure in (lambda v: v["mean"], lambda v: v["deviation"] or 0.0))
-        axes.errorbar(at, means, errors, fmt=MARKERS[number % len(MARKERS)], color=f"C{number}", capsize=3, label=name)
+        axes.errorbar(at, means, errors, fmt=MARKERS[number % len(MARKERS)], color=color_of(number), capsize=3, label=name)
     for place in range(1, len(catalogs)):
         axes.axvline(place - 0.5, color="0.9", linewidth=1)
     axes.axhline(1, color="0.6", linewidth=0.8, linestyle="--")
@@ -57,7 +58,7 @@ def _differences(axes: "Axes", summary: Summary) -> None:
     for at, row in enumerate(rows):
         own = summary["models"][row["first"]]["catalogs"][row["catalog"]]["test"][metric]["mean"] or 1.0
         value, low, high = (100 * row[key] / own for key in ("difference", "low", "high"))
-        color = f"C{catalogs.index(row['catalog'])}"
+        color = color_of(catalogs.index(row["catalog"]))
         first = row["catalog"] not in [r["catalog"] for r in rows[:at]]
         label = row["catalog"] if first else None
         axes.errorbar(value, at, xerr=[[value - low], [high - value]], fmt="o", color=color, capsize=2, markersize=4, label=label)
@@ -78,14 +79,14 @@ def _cost(axes: "Axes", summary: Summary) -> None:
         for catalog, on in model["catalogs"].items():
             marker = MARKERS[catalogs.index(catalog) % len(MARKERS)]
             axes.scatter(
-                max(on["seconds"]["mean"], 0.1), on["test"][metric]["mean"] / best[catalog], color=f"C{number}", marker=marker, s=48
+                max(on["seconds"]["mean"], 0.1), on["test"][metric]["mean"] / best[catalog], color=color_of(number), marker=marker, s=48
             )
     axes.axhline(1, color="0.6", linewidth=0.8, linestyle="--")
     axes.set(xscale="log", xlabel="seconds to train", ylabel=f"{metric} / best {metric}")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda seconds, _: f"{seconds:g}")
     axes.minorticks_off()
-    handles = [Line2D([], [], color=f"C{number}", linewidth=5, label=name) for number, name in enumerate(summary["models"])]
+    handles = [Line2D([], [], color=color_of(number), linewidth=5, label=name) for number, name in enumerate(summary["models"])]
     handles += [
         Line2D([], [], color="0.3", linestyle="", marker=MARKERS[at % len(MARKERS)], label=name) for at, name in enumerate(catalogs)
     ]

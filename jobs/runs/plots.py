@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Draw = Callable[["Axes"], None]
+# Twenty colours, so that experiments with more than ten models repeat none: matplotlib's ten, then their light shades.
+COLORS = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
+    *("#aec7e8", "#ffbb78", "#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#c7c7c7", "#dbdb8d", "#9edae5"),
+)
+
+
+def color_of(number: int) -> str:
+    """Returns the colour of a plot's n-th series, from 0; those of more than twenty repeat."""
+    return COLORS[number % len(COLORS)]
 
 
 def write_plot(url: str, title: str, draw: Draw, height: float = 4.8) -> None:
@@ -27,6 +37,7 @@ def write_plot(url: str, title: str, draw: Draw, height: float = 4.8) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, height))
+    axes.set_prop_cycle(color=COLORS)
     draw(axes)
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
