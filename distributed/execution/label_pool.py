@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -81,38 +81,50 @@ def rank_users(job: RankingJob, cluster: ClusterConfig, lines: ActorHandle | Non
     dataset, lines = open_dataset(job.dataset_url, job.cache_dir), lines or start_progress()
     left = ranges_left(job, dataset)
     if left:
-        _quiet()
         size = min(cluster.num_labelers, len(left))
-        ranges = ray.data.from_items([{"range": number} for number in left], override_num_blocks=len(left)).map_batches(
-            RangeRanker, fn_constructor_args=(job, lines), batch_size=1, batch_format="pyarrow", num_cpus=1,
-            compute=ray.data.ActorPoolStrategy(size=size),
-        )  # fmt: skip
-        said = started = time.monotonic()
+        ranked = _through_pool([{"range": number} for number in left], RangeRanker, (job, lines), size)
         with watching(lines, cluster.start_timeout, f"{size} rankers of 1 CPU each"):
-            for done, _ in enumerate(ranges.iter_rows(), 1):
-                now = time.monotonic()
-                if now - said >= LINE_SECONDS and done < len(left):
-                    said, rate = now, done / (now - started)
-                    print(f"[label] range of users {done}/{len(left)} ranked, {(len(left) - done) / rate:.0f} s left", flush=True)
+            for _ in _telling(ranked.iter_rows(), "user range", len(left)):
+                pass
     publish_rankings(job, dataset)
 
 
-def _quiet() -> None:
-    """Keeps Ray Data's own lines and bars off the terminal, and blocks in their order."""
+def _through_pool(items: list[dict[str, int]], actor: type, arguments: tuple, size: int) -> "RayDataset":
+    """Sends items, one at a time and in their order, through a pool of actors; Ray Data's own lines and bars stay off the terminal.
+
+    Args:
+        items: What the actors are asked for; at least one.
+        actor: Their class.
+        arguments: Of its constructor.
+        size: Number of actors, of 1 CPU each.
+    """
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        actor, fn_constructor_args=arguments, batch_size=1, batch_format="pyarrow", num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=size),
+    )  # fmt: skip
 
 
-def _asked(job: LabelJob, epochs: range) -> "RayDataset | None":
-    """The blocks of some epochs, in order, as what the actors are asked for; None where there is none.
+def _telling(rows: Iterable[dict], what: str, total: int) -> Iterator[dict]:
+    """Yields rows as they are done; every `LINE_SECONDS` it shows how many of all there are, their rate, and the time that is left."""
+    said = started = time.monotonic()
+    for done, row in enumerate(rows, 1):
+        yield row
+        now = time.monotonic()
+        if now - said >= LINE_SECONDS and done < total:
+            said, rate = now, done / (now - started)
+            print(f"[label] {what} {done}/{total}, {rate:.1f} {what}s/s, {(total - done) / rate:.0f} s left", flush=True)
+
+
+def _asked(job: LabelJob, epochs: range) -> list[dict[str, int]]:
+    """The blocks of some epochs, in order, as what the actors are asked for.
 
     A shard may have no row in a very small block: it is not asked for, since Ray Data drops empty blocks.
     """
-    _quiet()
-    items = [{"epoch": epoch, "block": block} for epoch in epochs for block in range(job.num_blocks) if any(job.step_sizes(block))]
-    return ray.data.from_items(items, override_num_blocks=len(items)) if items else None
+    return [{"epoch": epoch, "block": block} for epoch in epochs for block in range(job.num_blocks) if any(job.step_sizes(block))]
 
 
 def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig, metadata: dict, lines: ActorHandle | None = None) -> dict:
@@ -132,31 +144,18 @@ def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig
     url = clear_labels(run_url, job.revision)
     if not is_local(url):
         filesystem(url)  # a wrong URL fails here, before the work
-    lines, written, asked = lines or start_progress(), [], _asked(job, range(epochs))
-    assert asked is not None
-    blocks = asked.map_batches(
-        BlockWriter, fn_constructor_args=(job, url, lines), batch_size=1, batch_format="pyarrow", num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=cluster.num_labelers),
-    )  # fmt: skip
-    said = started = time.monotonic()
+    lines = lines or start_progress()
+    blocks = _through_pool(_asked(job, range(epochs)), BlockWriter, (job, url, lines), cluster.num_labelers)
     with watching(lines, cluster.start_timeout, f"{cluster.num_labelers} labelers of 1 CPU each"):
-        for row in blocks.iter_rows():
-            written.append(row)
-            now, total = time.monotonic(), epochs * job.num_blocks
-            if now - said >= LINE_SECONDS and len(written) < total:
-                said, rate = now, len(written) / (now - started)
-                print(f"[label] block {len(written)}/{total}, {rate:.1f} blocks/s, {(total - len(written)) / rate:.0f} s left", flush=True)
+        written = list(_telling(blocks.iter_rows(), "block", epochs * job.num_blocks))
     return publish_labels(job, url, epochs, written, metadata)
 
 
 def stream_blocks(job: LabelJob, epochs: range, cluster: ClusterConfig) -> Iterator[pa.Table]:
     """A shard's blocks of some epochs in order, through one Ray Data execution over all of them."""
     asked = _asked(job, epochs)
-    if asked is None:  # a round that was finished before it was interrupted
+    if not asked:  # a round that was finished before it was interrupted
         return
-    stream = asked.map_batches(
-        BlockActor, fn_constructor_args=(job,), batch_size=1, batch_format="pyarrow", num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=cluster.num_labelers),
-    )  # fmt: skip
+    stream = _through_pool(asked, BlockActor, (job,), cluster.num_labelers)
     # batch_size=None keeps the labelers' blocks; the order is that of the work items (preserve_order).
     yield from stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

@@ -187,7 +187,7 @@ def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
         seconds_per_epoch=sum(row["seconds"] for row in history) / max(1, len(history)),  # a fitted teacher has no epoch
         ranking_seconds=sorted(rankings)[RANKINGS // 2],
         trials=model.trials,
-        agreement=None if teacher is None else agreement_of(teacher, model, dataset, evaluation),
+        agreement=None if teacher is None else agreement_of(teacher, model, train, evaluation),
     )
 
 

@@ -17,14 +17,8 @@ Inputs = JsonObject
 LABELS_MADE = "labels_made"  # of a student's inputs: the checksum of labels that are written
 PLANNED = ("teacher", "student", "distill", "labels", "sampling", "graph", "cluster")
 UNMAPPED = {"map_untouched": False}  # the export settings of a bundle whose item vectors are all the student's own
-NOT_PLANNED = (
-    "address",
-    "cache_dir",
-    "start_timeout",
-    "max_failures",
-    "threads",
-    "gpus_per_cell",
-)  # settings of cluster that no figure of a plan reads
+# Settings of cluster that no figure of a plan reads.
+NOT_PLANNED = ("address", "cache_dir", "start_timeout", "max_failures", "threads", "gpus_per_cell")
 
 
 def dataset_inputs(settings: Settings) -> Inputs:

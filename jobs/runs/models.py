@@ -8,6 +8,7 @@ from torch import Tensor
 from ...core.agreement import Scores, agreement
 from ...core.artifact import open_artifact, read_manifest
 from ...core.config import EvaluationConfig
+from ...core.graph import Csr
 from ...core.histories import Histories
 from ...core.kinds import TEACHERS
 from ...core.storage import JsonObject, join
@@ -100,10 +101,10 @@ def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
     return TrainedModel(users, items, _facts(manifest, (users.numel() + items.numel()) * FLOAT_BYTES))
 
 
-def agreement_of(teacher: TrainedModel, student: TrainedModel, dataset: Dataset, config: EvaluationConfig) -> dict[str, float]:
+def agreement_of(teacher: TrainedModel, student: TrainedModel, train: Csr, config: EvaluationConfig) -> dict[str, float]:
     """Computes how much of what the teacher ranks best the student ranks best, too: `core.agreement` at the cutoffs of evaluation."""
     of_teacher, of_student = (Scores(model.users, model.items, model.histories) for model in (teacher, student))
-    return agreement(of_teacher, of_student, dataset.csr("train"), config.cutoffs, config.memory_mib)
+    return agreement(of_teacher, of_student, train, config.cutoffs, config.memory_mib)
 
 
 def _trials(manifest: JsonObject) -> int | None:

@@ -38,7 +38,7 @@ def evaluate(settings: Settings, executor: Executor | None = None) -> None:
                 "student": _of_model(settings, dataset, opened, student),
             }
             if teacher is not None:
-                evaluated["student"]["agreement"] = agreement_of(teacher, student, dataset, settings.evaluation)
+                evaluated["student"]["agreement"] = agreement_of(teacher, student, dataset.csr("train"), settings.evaluation)
             bundle = bundle_items(dataset, student, item_map if maps else None)
             if bundle.num_mapped:
                 counts = {"num_untouched": bundle.num_untouched, "num_mapped": bundle.num_mapped}
