@@ -15,6 +15,7 @@ from .graph import Csr
 from .metrics import of_each_user
 from .ranking import top_k_of_scores
 from .sampling import epoch_order
+from .statistics import mean_difference
 
 PLACES = 12  # that a half of the users gives to components, one after the other; a component may have several
 SPLITS = 3  # of the users into halves, each of which chooses weights
@@ -125,8 +126,8 @@ def choose_weights(mixture: Mixture) -> Weights:
     kept = {name: weight if weight >= least else 0.0 for name, weight in mean.items()}
     weights = {name: weight / sum(kept.values()) for name, weight in kept.items()}
     values, best = mixture.values(mixture.lists(weights)), max(names, key=lambda name: float(singles[name].mean()))
-    gain = singles[best] - values
-    if float(gain.mean()) > float(gain.std(correction=0)) / gain.numel() ** 0.5:
+    gain, error = mean_difference(singles[best].numpy(), values.numpy())
+    if gain > error:
         weights, values = {name: float(name == best) for name in names}, singles[best]
     return Weights(weights, float(values.mean()), trials + 1)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .errors import InputError
 from .graph import Csr
 from .histories import HistoryScores, history_rows
-from .metrics import RankingMetrics
+from .metrics import RankingMetrics, metric_of_users
 
 CACHED_SCORES = 1 << 22  # the largest number of scores in a block: 16 MiB stay near a CPU's caches
 
@@ -241,3 +241,33 @@ def held_out_places(
         is_hit = ranked[block.rows] == block.columns[:, None]  # [pairs of the block, depth]
         places.append(torch.where(is_hit.any(1), is_hit.int().argmax(1), depth))
     return torch.cat(places) if places else torch.zeros(0, dtype=torch.int64)
+
+
+def metric_of_each_user(
+    name: str,
+    users: Tensor,
+    items: Tensor,
+    held_out: Csr,
+    exclude: Csr,
+    memory_mib: int = 256,
+    histories: Sequence[HistoryScores] = (),
+) -> Tensor:
+    """Ranks the items of every user with held-out ones, and computes a metric of each such user's list.
+
+    Args:
+        name: Metric and list length, such as "recall@20".
+        users, items: float [num_users, d] and [num_items, d].
+        held_out, exclude: As in `rank_users`.
+        memory_mib: Bound on one block of scores, MiB.
+        histories: Scores from all users' histories, which are added to the dot products.
+
+    Returns:
+        float64 [n], for the users with held-out items in ascending order. Its mean is what `evaluate` reports.
+
+    Raises:
+        InputError: there is no such metric, or it has no value for a single user.
+    """
+    metric, _, k = name.rpartition("@")
+    places = held_out_places(users, items, held_out, exclude, int(k), memory_mib, histories)
+    _, rows, degrees = held_out.rows.unique(return_inverse=True, return_counts=True)
+    return metric_of_users(metric, int(k), places, rows, degrees)

@@ -68,6 +68,12 @@ def sign_flip_p(differences: np.ndarray, repeats: int = 10_000, seed: int = 0) -
     return (count + 1) / (repeats + 1)
 
 
+def mean_difference(values: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+    """Computes the mean of paired differences, values - others, float [n] each, and its standard error (0 where n is 1)."""
+    differences = values - others
+    return float(differences.mean()), float(differences.std()) / len(differences) ** 0.5
+
+
 def holm(p_values: list[float]) -> list[float]:
     """Adjusts p-values for their number by Holm's step-down method; returns them in the order given."""
     order, adjusted, largest = np.argsort(p_values), [0.0] * len(p_values), 0.0

@@ -88,7 +88,7 @@ def _asked(questions: Callable[[Settings], Iterator[Question]], settings: Callab
 
 
 def _answer(trials: Trials, found: Found, question: Question, stage: str, limit: float, run: Callable[[Settings, str], Trial]) -> None:
-    """Tries the alternatives of a question, and takes over the best of them where it is better than what there was."""
+    """Tries the alternatives of a question, and takes over one that is clearly better than the best there was (see `is_ahead`)."""
     before = found.value
     for changes in question.alternatives:
         if not differs(changes, flat(as_dict(found.settings))) or not trials.fits(stage, limit):
@@ -100,11 +100,27 @@ def _answer(trials: Trials, found: Found, question: Question, stage: str, limit:
             print(f"[tune] {name}: left out: {error}", flush=True)
             continue
         trial = run(settings, name)
-        if trial.value is not None and trial.value > found.value:
+        if is_ahead(trial, found.trial, trials.metric):
             because = f"{question.about}: validation {trials.metric} {trial.value:.4f} in place of {before:.4f}"
             kept = [one for one in found.advice if one.setting not in changes]
             found.settings, found.trial = settings, trial
             found.advice = [*kept, *(Advice(setting, value, because) for setting, value in changes.items())]
+
+
+def is_ahead(trial: Trial, best: Trial, metric: str) -> bool:
+    """Whether a trial ranks better than another one by more than a standard error of the difference, paired over the users of validation.
+
+    Fewer than one in six of the trials that differ from the best by chance alone are that far ahead. Of a trial that is ahead by less, a
+    line says so.
+
+    Source: Breiman, Friedman, Olshen, Stone, "Classification and regression trees" (1984), 3.4.3: the rule of one standard error, by which
+    what there was is kept unless something is better by more than the error of the estimate.
+    """
+    gain, error = trial.lead(best)
+    if 0 < gain <= error:
+        less = f"its lead of {gain:.4f} in validation {metric} is within the standard error of {error:.4f}, so it is not taken"
+        print(f"[tune] {trial.name}: {less}", flush=True)
+    return gain > max(0.0, error)
 
 
 def _with_own_temperature(trials: Trials, first: Trial) -> Found:
@@ -151,7 +167,7 @@ def _together(trials: Trials, found: Found, made: dict[str, dict[str, Any]]) -> 
     best = {"artifact": join(trials.url(found.trial.name), "components", own, "teacher")}
     further = {f"{own}-{n + 2}": {"artifact": join(trials.url(t.name), "components", own, "teacher")} for n, t in enumerate(others)}
     trial = trials.run("together", "teacher", _with_components(found.settings, {**made, own: best}, further))
-    if trial.value is None or trial.value <= found.value:
+    if not is_ahead(trial, found.trial, trials.metric):
         return found
     weights = read_manifest(join(trials.url(trial.name), "teacher"), "teacher")["components"]
     kept = {name: t for name, t in zip(further, others) if weights[name]["weight"] >= LEAST_WEIGHT}

@@ -4,11 +4,16 @@ import dataclasses
 from dataclasses import dataclass, field
 from statistics import median
 
+import numpy as np
+
 from ...core.config import as_dict
 from ...core.errors import InputError
-from ...core.storage import JsonObject, join
-from ...graph_store.dataset import Dataset
-from ..experiments.cells import Cell, digest_of, finished_cell, run_cell
+from ...core.metrics import is_of_users
+from ...core.ranking import metric_of_each_user
+from ...core.statistics import mean_difference
+from ...core.storage import JsonObject, exists, join, read_bytes, write_bytes
+from ...graph_store.dataset import Dataset, masks
+from ..experiments.cells import Cell, digest_of, finished_cell, run_cell, trained_model
 from ..runs.lineage import student_inputs, teacher_inputs
 from ..settings import Settings, build, walk
 
@@ -61,6 +66,8 @@ class Trial:
         digest: Checksum of everything that decided its result.
         value: The validation metric; None where its training failed.
         seconds: What its training took.
+        of_users: The metric of each user with validation items, float64 [n]; None where training failed, or the metric has no value for a
+            single user.
     """
 
     name: str
@@ -68,6 +75,18 @@ class Trial:
     digest: str
     value: float | None
     seconds: float
+    of_users: np.ndarray | None = None
+
+    def lead(self, other: "Trial") -> tuple[float, float]:
+        """Computes by how much the validation metric is above another trial's, and the standard error of that, paired over users.
+
+        The lead is minus infinity where this trial failed, and the error is 0 where the metric has no value for a single user.
+        """
+        if self.value is None or other.value is None:
+            return float("-inf"), 0.0
+        if self.of_users is None or other.of_users is None:
+            return self.value - other.value, 0.0
+        return mean_difference(self.of_users, other.of_users)
 
 
 @dataclass
@@ -116,18 +135,34 @@ class Trials:
         own = dataclasses.replace(settings, run=run, cluster=cluster)
         made_with = self._made_with(stage, own, teacher)
         cell = Cell(name, stage, own, join(self.settings.dir, "dataset"), None if teacher is None else self.url(teacher.name), made_with)
-        value, seconds = None, 0.0
+        value, seconds, of_users = None, 0.0, None
         try:
             record = finished_cell(cell) or run_cell(cell)
             assert record.result is not None
             value, seconds = record.result.validation[self.metric], record.result.seconds
+            of_users = self._of_users(cell)
             self._seconds.setdefault(stage, []).append(seconds)
             self.spent += seconds
             print(f"[tune] {name}: validation {self.metric} {value:.4f}, {seconds:.0f} s, {self.spent:.0f} s in all", flush=True)
         except (FloatingPointError, InputError) as error:  # settings under which this catalog cannot be learnt
             print(f"[tune] {name}: left out: {error}", flush=True)
-        self.finished[name] = Trial(name, settings, digest_of(made_with), value, seconds)
+        self.finished[name] = Trial(name, settings, digest_of(made_with), value, seconds, of_users)
         return self.finished[name]
+
+    def _of_users(self, cell: Cell) -> np.ndarray | None:
+        """Reads or computes the validation metric of each user of a finished trial; None where a single user has no value of it."""
+        from safetensors.numpy import load, save
+
+        if not is_of_users(self.metric.rpartition("@")[0]):
+            return None
+        url = join(cell.url, "validation.safetensors")
+        if not exists(url):
+            cluster, evaluation = cell.settings.cluster, cell.settings.evaluation
+            model = trained_model(cell.stage, cell.url, self.dataset, cluster.cache_dir)
+            held_out, train = masks(self.dataset, "validation")
+            of_users = metric_of_each_user(self.metric, model.users, model.items, held_out, train, evaluation.memory_mib, model.histories)
+            write_bytes(url, save({"of_users": of_users.numpy()}))
+        return load(read_bytes(url))["of_users"]
 
     def _made_with(self, stage: str, settings: Settings, teacher: Trial | None) -> JsonObject:
         """Returns everything that decides a trial's result."""

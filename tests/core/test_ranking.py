@@ -12,6 +12,7 @@ from promptmm.core.ranking import (
     evaluate,
     held_out_places,
     merge_rows,
+    metric_of_each_user,
     top_k,
     top_k_of_scores,
 )
@@ -224,3 +225,14 @@ def test_places_of_held_out_items(memory_mib):
             place = order[user].tolist().index(item)
             assert next(found) == (place if place < depth and scores[user, place] > -np.inf else depth)
     assert next(found, None) is None
+
+
+@pytest.mark.parametrize("metric", ["recall@9", "ndcg@3"])
+def test_the_mean_over_users_is_what_an_evaluation_reports(metric):
+    users, items = integers(30, 40, 3), integers(31, 37, 3)
+    train, held_out = random_pairs(32, 40, 37, torch.full((40,), 0.3)), random_pairs(33, 40, 37, torch.linspace(0, 0.3, 40))
+    values = metric_of_each_user(metric, users, items, held_out, train)
+    assert values.shape == (int((held_out.degrees > 0).sum()),)
+    assert float(values.mean()) == pytest.approx(
+        evaluate(users, items, held_out, train, [3, 9])[metric], abs=1e-7
+    )  # torch_geometric has float32 sums

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import re
 from importlib import resources
 
+import numpy as np
 import pytest
 import yaml
 from promptmm.core.errors import InputError
@@ -13,7 +15,10 @@ from promptmm.jobs.inspection.derivation import recipe_of
 from promptmm.jobs.inspection.facts import CatalogFacts
 from promptmm.jobs.settings import Settings, build, load_settings
 from promptmm.jobs.tuning.questions import teacher_questions
+from promptmm.jobs.tuning.search import is_ahead
+from promptmm.jobs.tuning.trials import Trial
 from promptmm.jobs.verbs.tune import seconds_of, without_weights
+from safetensors.numpy import load_file
 
 SMALL = (
     "source.format=synthetic", "source.synthetic_num_users=120", "source.synthetic_num_items=80",
@@ -177,6 +182,67 @@ def test_tune_writes_a_recipe_and_goes_on_where_it_was(command, tmp_path):
     assert ended.code == 0, ended.err
 
 
+def test_trials_are_compared_user_by_user(command, tmp_path):
+    ended = command("tune", *SMALL, *QUICK, f"run.dir={tmp_path}", "budget=20s")
+    assert ended.code == 0, ended.err
+    folders = sorted((tmp_path / "tuning").iterdir())
+    assert len(folders) > 3
+    for folder in folders:
+        of_users = load_file(folder / "validation.safetensors")["of_users"]
+        value = json.loads((folder / "cell.json").read_text())["validation"]["recall@20"]
+        assert of_users.ndim == 1
+        assert of_users.mean() == pytest.approx(value, abs=1e-6)
+
+
+def test_a_metric_of_all_lists_together_can_choose(command, tmp_path):
+    ended = command(
+        "tune",
+        *SMALL,
+        *QUICK,
+        f"run.dir={tmp_path}",
+        "budget=1s",
+        "evaluation.select_by=coverage@20",
+        "teacher.kind=lightgcn",
+        "teacher.components={}",
+    )
+    assert ended.code == 0, ended.err
+    assert "student: validation coverage@20" in ended.out
+    assert not [*tmp_path.glob("tuning/*/validation.safetensors")]
+
+
+def _trial(of_users, value=None):
+    values = None if of_users is None else np.asarray(of_users, dtype=float)
+    return Trial("a-trial", Settings(), "digest", value if values is None else float(values.mean()), 1.0, values)
+
+
+BEST = np.array([0.0, 1.0, 0.5, 0.0, 1.0, 0.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("trial", "ahead"),
+    [
+        (_trial(BEST), False),
+        (_trial(BEST + 0.001), True),  # a small lead that every user has
+        (_trial(BEST + np.array([1, -0.9, 0, 0, 0, 0, 0, 0])), False),  # a larger one of a single user's luck
+        (_trial(BEST + np.array([1, -0.1, 0.5, 0, 0, 1, 0.5, 0])), True),
+        (_trial(BEST - 0.001), False),
+        (_trial(None), False),  # failed
+    ],
+)
+def test_a_lead_within_its_error_is_not_taken(trial, ahead):
+    assert is_ahead(trial, _trial(BEST), "recall@20") == ahead
+
+
+def test_what_is_not_taken_is_said(capsys):
+    assert not is_ahead(_trial(BEST + np.array([1, -0.9, 0, 0, 0, 0, 0, 0])), _trial(BEST), "recall@20")
+    assert "a-trial: its lead of 0.0125 in validation recall@20 is within the standard error of" in capsys.readouterr().out
+
+
+def test_a_metric_without_users_needs_any_lead():
+    assert is_ahead(_trial(None, 0.51), _trial(None, 0.5), "coverage@20")
+    assert not is_ahead(_trial(None, 0.5), _trial(None, 0.5), "coverage@20")
+
+
 def test_tune_asks_about_the_multi_modal_component_and_makes_the_others_once(command, tmp_path):
     """Users with some twenty items have tables in the ensemble, whose best temperature the multi-modal component begins with."""
     busier = [word.replace("per_user=12", "per_user=25") for word in SMALL]
@@ -184,7 +250,7 @@ def test_tune_asks_about_the_multi_modal_component_and_makes_the_others_once(com
     assert ended.code == 0, ended.err
     for once in ("mf-20", "mf-13", "mf-30", "polynomial", "spectral", "ease", "content"):
         assert ended.out.count(f"component {once}, ") == 1
-    assert ended.out.count("component promptmm, ") == ended.out.count("[tune] teacher") > 1
+    assert ended.out.count("component promptmm, ") == len(re.findall(r"\[tune\] teacher[^:]*: validation", ended.out)) > 1
     assert "[tune] teacher-loss-bpr" in ended.out
     teacher = yaml.safe_load((tmp_path / "tuned.yaml").read_text())["teacher"]
     assert "temperature" not in teacher["components"]["promptmm"]
