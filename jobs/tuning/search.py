@@ -13,7 +13,7 @@ from ...core.teacher.ensemble import SEED, artifact_of, component_configs
 from ..inspection.advice import Advice
 from ..settings import Settings
 from .questions import Question, differs, student_questions, teacher_questions, trained_part
-from .trials import Trial, Trials, changed, flat
+from .trials import SURE, Trial, Trials, changed, flat
 
 TEACHER_SHARE = 0.7  # of the budget, for the teacher; the student's trials are short
 TOGETHER = 3  # further trained components that the last trial of the teacher adds
@@ -43,6 +43,9 @@ class Found:
 def search_settings(trials: Trials, budget: float) -> tuple[Found, Found]:
     """Searches settings of teacher and student; returns what it found for either.
 
+    The first teacher has a student at once. Where that ranks as well as its teacher does, up to a standard error, other settings of the
+    student have little to gain, and the whole budget is the teacher's; else the teacher has `TEACHER_SHARE` of it.
+
     Args:
         trials: Runs the trials.
         budget: Seconds of all trials together; the first trial of teacher and student begins in any case.
@@ -50,21 +53,35 @@ def search_settings(trials: Trials, budget: float) -> tuple[Found, Found]:
     Raises:
         InputError: no trial could be trained.
     """
-    teacher = _tune_teacher(trials, TEACHER_SHARE * budget)
-    start = trials.run("student", "student", teacher.settings, teacher.trial)
-    if start.value is None:
-        raise InputError("tune: the student of the first trial could not be trained with these settings; see the message above")
-    student = Found(teacher.settings, start)
-    for question in _asked(student_questions, lambda: student.settings):
-        _answer(trials, student, question, "student", budget, lambda settings, name: trials.run(name, "student", settings, teacher.trial))
-    return teacher, student
+    first = _first(trials.run("teacher", "teacher", trials.settings))
+    student = _first(trials.run("student", "student", first.settings, first))
+    behind, error = first.lead(student)
+    limit = TEACHER_SHARE * budget
+    if behind <= error:
+        limit = max(0.0, budget - SURE * student.seconds)  # which the student of a better teacher takes
+        print(f"[tune] the student ranks as well as its teacher, up to {error:.4f}: the budget is for the teacher", flush=True)
+    teacher = _tune_teacher(trials, first, limit)
+    if teacher.trial.digest != first.digest:
+        student = _first(trials.run(f"student-of-{teacher.trial.name}", "student", teacher.settings, teacher.trial))
+    found = Found(teacher.settings, student)
+    for question in _asked(student_questions, lambda: found.settings):
+        _answer(trials, found, question, "student", budget, lambda settings, name: trials.run(name, "student", settings, teacher.trial))
+    return teacher, found
 
 
-def _tune_teacher(trials: Trials, limit: float) -> Found:
+def _first(trial: Trial) -> Trial:
+    """Returns the first trial of a stage, or of a better teacher's students.
+
+    Raises:
+        InputError: it could not be trained.
+    """
+    if trial.value is None:
+        raise InputError(f"tune: the trial {trial.name} could not be trained with these settings; see the message above")
+    return trial
+
+
+def _tune_teacher(trials: Trials, first: Trial, limit: float) -> Found:
     """Searches the teacher's settings: all components but the one that the search is about are made once, and read by all other trials."""
-    first = trials.run("teacher", "teacher", trials.settings)
-    if first.value is None:
-        raise InputError("tune: the teacher of the first trial could not be trained with these settings; see the message above")
     found, made = _with_own_temperature(trials, first), _made(trials, first)
 
     def run(settings: Settings, name: str) -> Trial:
@@ -159,7 +176,8 @@ def _together(trials: Trials, found: Found, made: dict[str, dict[str, Any]]) -> 
     if not teacher_kind(found.settings.teacher).is_ensemble:
         return found
     part = trained_part(found.settings.teacher)
-    others = [trial for trial in trials.finished.values() if trial.value is not None and trial.name != found.trial.name]
+    teachers = [trial for trial in trials.finished.values() if trial.stage == "teacher" and trial.name != found.trial.name]
+    others = [trial for trial in teachers if trial.value is not None]
     others = sorted(others, key=lambda trial: -(trial.value or 0.0))[:TOGETHER]
     if part is None or not others:
         return found

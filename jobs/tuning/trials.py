@@ -62,6 +62,7 @@ class Trial:
 
     Attributes:
         name: Its name, and that of its folder.
+        stage: "teacher" or "student".
         settings: The settings that it was trained with, as a run would have them.
         digest: Checksum of everything that decided its result.
         value: The validation metric; None where its training failed.
@@ -71,6 +72,7 @@ class Trial:
     """
 
     name: str
+    stage: str
     settings: Settings
     digest: str
     value: float | None
@@ -146,7 +148,7 @@ class Trials:
             print(f"[tune] {name}: validation {self.metric} {value:.4f}, {seconds:.0f} s, {self.spent:.0f} s in all", flush=True)
         except (FloatingPointError, InputError) as error:  # settings under which this catalog cannot be learnt
             print(f"[tune] {name}: left out: {error}", flush=True)
-        self.finished[name] = Trial(name, settings, digest_of(made_with), value, seconds, of_users)
+        self.finished[name] = Trial(name, stage, settings, digest_of(made_with), value, seconds, of_users)
         return self.finished[name]
 
     def _of_users(self, cell: Cell) -> np.ndarray | None:

@@ -15,8 +15,8 @@ from promptmm.jobs.inspection.derivation import recipe_of
 from promptmm.jobs.inspection.facts import CatalogFacts
 from promptmm.jobs.settings import Settings, build, load_settings
 from promptmm.jobs.tuning.questions import teacher_questions
-from promptmm.jobs.tuning.search import is_ahead
-from promptmm.jobs.tuning.trials import Trial
+from promptmm.jobs.tuning.search import is_ahead, search_settings
+from promptmm.jobs.tuning.trials import Trial, Trials
 from promptmm.jobs.verbs.tune import seconds_of, without_weights
 from safetensors.numpy import load_file
 
@@ -212,7 +212,7 @@ def test_a_metric_of_all_lists_together_can_choose(command, tmp_path):
 
 def _trial(of_users, value=None):
     values = None if of_users is None else np.asarray(of_users, dtype=float)
-    return Trial("a-trial", Settings(), "digest", value if values is None else float(values.mean()), 1.0, values)
+    return Trial("a-trial", "teacher", Settings(), "digest", value if values is None else float(values.mean()), 1.0, values)
 
 
 BEST = np.array([0.0, 1.0, 0.5, 0.0, 1.0, 0.0, 0.5, 1.0])
@@ -241,6 +241,42 @@ def test_what_is_not_taken_is_said(capsys):
 def test_a_metric_without_users_needs_any_lead():
     assert is_ahead(_trial(None, 0.51), _trial(None, 0.5), "coverage@20")
     assert not is_ahead(_trial(None, 0.5), _trial(None, 0.5), "coverage@20")
+
+
+class Outcomes(Trials):
+    """Trials whose outcome is given by name, with a lead for every user; all of them take a second."""
+
+    def __init__(self, settings, leads):
+        super().__init__(settings, None)
+        self.leads = leads
+
+    def run(self, name, stage, settings, teacher=None):
+        self._seconds.setdefault(stage, []).append(1.0)
+        self.spent += 1
+        values = BEST + self.leads.get(name, -0.1)
+        self.finished[name] = Trial(name, stage, settings, name, float(values.mean()), 1.0, values)
+        return self.finished[name]
+
+
+@pytest.mark.parametrize(
+    ("of_student", "teachers", "students"), [(0.0, 15, 3), (-0.2, 11, 7)], ids=["as good as its teacher", "behind its teacher"]
+)
+def test_the_budget_goes_where_something_is_to_be_gained(tmp_path, of_student, teachers, students):
+    """A student that ranks as its teacher does has nothing to gain from other students' settings."""
+    settings = load_settings(None, [f"run.dir={tmp_path}", "teacher.kind=promptmm"])
+    trials = Outcomes(settings, {"teacher": 0.0, "student": of_student})
+    teacher, student = search_settings(trials, 18.5)
+    stages = [trial.stage for trial in trials.finished.values()]
+    assert (stages.count("teacher"), stages.count("student")) == (teachers, students)
+    assert (teacher.trial.name, student.trial.name.startswith("student")) == ("teacher", True)
+
+
+def test_a_better_teacher_has_a_student_of_its_own(tmp_path):
+    settings = load_settings(None, [f"run.dir={tmp_path}", "teacher.kind=promptmm"])
+    trials = Outcomes(settings, {"teacher": 0.0, "student": 0.0, "teacher-layers-1": 0.1, "student-of-teacher-layers-1": 0.05})
+    teacher, student = search_settings(trials, 12.0)
+    assert (teacher.trial.name, student.trial.name) == ("teacher-layers-1", "student-of-teacher-layers-1")
+    assert student.settings.teacher.layers == 1
 
 
 def test_tune_asks_about_the_multi_modal_component_and_makes_the_others_once(command, tmp_path):
