@@ -211,6 +211,8 @@ def _shown(ids: list[str]) -> str:
 
 
 def _indices(raw_ids: Sequence[Any], index: dict[str, int], kind: str) -> Tensor:
+    if isinstance(raw_ids, str):
+        raise InputError(f"{kind} ids {raw_ids!r}: expected a list of ids and got a single one; give [{raw_ids!r}]")
     unknown = [str(raw) for raw in raw_ids if str(raw) not in index]
     if unknown:
         raise InputError(f"unknown {kind} ids: {_shown(unknown)}; the student knows the {len(index)} {kind}s it was trained with")

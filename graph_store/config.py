@@ -16,7 +16,7 @@ class SourceConfig:
         f"format of the raw catalog: {', '.join(SOURCES.names)}, or your own as module:function",
     )
     path: str | None = setting(
-        None, "folder (path or URL) of the raw catalog; every format that ships but synthetic needs it; generate writes one there"
+        None, "folder (path or URL) of the raw catalog; every format that ships needs it but synthetic, whose catalog generate writes there"
     )
     modalities: dict[str, str] | None = setting(
         None,

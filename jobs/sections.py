@@ -57,6 +57,8 @@ class RecommendConfig:
 class TuneConfig:
     """Settings of the search for a catalog's settings; section `tune`."""
 
+    __pydantic_config__: typing.ClassVar[dict] = {"coerce_numbers_to_str": True}  # YAML reads tune.budget=90 as a number
+
     budget: str = setting("10m", "time of all trials together, such as 90s, 10m or 2h; the command again, with more, goes on")
 
     def __post_init__(self) -> None:

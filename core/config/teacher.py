@@ -102,7 +102,7 @@ class TeacherConfig:
         "teachers whose scores kind=ensemble adds up, with weights that validation chooses: {name: settings of this section that differ}; "
         "the name is the kind where no kind is set, {name: {artifact: URL}} takes a teacher of another run on the same dataset, a seed "
         "(1, 2, ...) sets components apart that have the same settings, and weight, which all components have or none, gives the weights "
-        "in place of validation",
+        "in place of validation; weight 0 where others have none is for a component that only shows a later one its temperature",
     )
     ensemble_rank: int = setting(512, "columns of an ensemble's vectors at most: those with the closest scores; read by ensemble", ge=1)
     options: dict[str, Any] = setting({}, "settings that a teacher of your own reads")

@@ -34,7 +34,8 @@ class EnsembleTeacher(Teacher):
     @classmethod
     def has_modality_vectors(cls, config: TeacherConfig) -> bool:
         """Returns whether a component that the run trains has vectors by modality: the ensemble takes those of the first one."""
-        return any(component.has_modality_vectors for component in component_configs(config).values())
+        left_out = outside(config)
+        return any(component.has_modality_vectors for name, component in component_configs(config).items() if name not in left_out)
 
     @classmethod
     def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:
@@ -51,24 +52,35 @@ def given_weights(config: TeacherConfig) -> dict[str, float] | None:
     """Returns the weights that the settings give the components, by name, which add up to 1; None where validation chooses them.
 
     Raises:
-        InputError: some components have a weight and others have none, a weight is no number of at least 0, or all are 0.
+        InputError: some components have a weight and others have none, and not all of these weights are 0 (`outside`); a weight is no
+            number of at least 0; or every component has the weight 0.
     """
     given = {name: own[WEIGHT] for name, own in config.components.items() if WEIGHT in own}
-    if not given:
-        return None
-    for name in config.components:
-        if name not in given:
-            raise InputError(
-                f"teacher.components.{name} has no weight, and {next(iter(given))} has one; give every component a weight, or none for "
-                "validation to choose them"
-            )
-        value = given[name]
+    for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise InputError(f"teacher.components.{name}.weight={value!r}: expected a number of at least 0")
+    without = [name for name in config.components if name not in given]
+    if not given or (without and not any(given.values())):
+        return None
+    if without:
+        raise InputError(
+            f"teacher.components.{without[0]} has no weight, and {next(iter(given))} has one; give every component a weight, or none for "
+            "validation to choose them"
+        )
     total = sum(given.values())
     if not total:
         raise InputError("teacher.components: every weight is 0; give at least one component a weight above 0")
     return {name: value / total for name, value in given.items()}
+
+
+def outside(config: TeacherConfig) -> set[str]:
+    """Returns the names of the components that are no part of the sum: those with the weight 0 where others have no weight.
+
+    They are trained for a later component, which takes the best one's temperature.
+    """
+    if given_weights(config) is not None:
+        return set()
+    return {name for name, own in config.components.items() if WEIGHT in own}
 
 
 def component_seed(config: TeacherConfig, name: str, seed: int) -> int:
@@ -147,8 +159,13 @@ def check_components(config: TeacherConfig) -> None:
         component_seed(config, name, 0)
         if own.get("kind", name) == config.kind:
             raise InputError(f"teacher.components.{name}: a component cannot be an ensemble; name its components here")
-    component_configs(config)
-    given_weights(config)
+    configs = component_configs(config)
+    read = {source for name in configs for source in temperature_sources(config, name, configs)}
+    for name in outside(config) - read:
+        raise InputError(
+            f"teacher.components.{name} has the weight 0, the others have none, and no component after it takes its temperature "
+            "(temperature: null), so that it would be trained for nothing; leave it out, or give every component a weight, or none"
+        )
 
 
 def _config(config: TeacherConfig, name: str, own: dict[str, Any]) -> TeacherConfig:

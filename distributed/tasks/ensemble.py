@@ -21,7 +21,7 @@ from ...core.sides import ITEMS, USERS
 from ...core.standard_scores import moments_of, score_deviation
 from ...core.storage import JsonObject, join
 from ...core.students.warm_start import warm_start_maps
-from ...core.teacher.ensemble import artifact_of, component_configs, component_seed, given_weights, temperature_sources
+from ...core.teacher.ensemble import artifact_of, component_configs, component_seed, given_weights, outside, temperature_sources
 from ...graph_store.dataset import Dataset, masks
 from ..artifacts.output import HistoryPart, Output, Rows
 from ..artifacts.teacher import FinalScores, RowShards, final_scores, modal_rows, revision_digest, revision_url, write_teacher
@@ -204,8 +204,8 @@ def _chunks(count: int) -> Iterator[Tensor]:
 def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> None:
     """Chooses the components' weights on validation and writes the ensemble's artifact; a collective call.
 
-    Weights that the settings give are taken, and without them and without a validation split all components have the same. Rank 0 chooses,
-    and every worker writes its share of the vectors.
+    Weights that the settings give are taken, and without them and without a validation split all components have the same. Components that
+    are `outside` the sum are not read. Rank 0 chooses, and every worker writes its share of the vectors.
 
     Args:
         job: The ensemble's job; the components that the run trains are finished.
@@ -217,7 +217,8 @@ def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> Non
         InputError: a component that is taken as an artifact is missing, damaged, or of another dataset.
     """
     trained = {name: each.teacher_url for name, each in component_jobs(job).items()}
-    urls = {name: trained.get(name) or artifact_of(own) for name, own in job.config.components.items()}
+    left_out = outside(job.config)
+    urls = {name: trained.get(name) or artifact_of(own) for name, own in job.config.components.items() if name not in left_out}
     train = functools.cache(lambda: dataset.csr("train"))
     components = {name: _Component.read(str(url), dataset, train, job.cluster.cache_dir) for name, url in urls.items()}
     metric = job.evaluation.select_by if dataset.has_split("validation") else None
@@ -233,8 +234,10 @@ def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> Non
         vectors[f"modal.{modality}"] = _Stored(sides[USERS]), _Stored(sides[ITEMS])
     dims = {name: dim for name, dim in modal.manifest["modalities"]} if modal is not None else {}
     used = {name: each for name, each in components.items() if weights.by_name[name]}
+    of_components = chosen[1] if chosen is not None else {name: {"weight": weights.by_name[name]} for name in components}
+    values = {name: read_manifest(trained[name], "teacher")["best_value"] for name in left_out}
     facts: JsonObject = {
-        "components": chosen[1] if chosen is not None else {name: {"weight": weights.by_name[name]} for name in components},
+        "components": of_components | {name: {"weight": 0.0, "alone": value} for name, value in values.items()},
         "component_order": list(job.config.components),  # a manifest's keys are sorted, and a temperature may be that of one before it
         "component_digests": {name: each.digest for name, each in components.items()},
         "trials": weights.trials,

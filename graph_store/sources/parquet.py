@@ -14,7 +14,7 @@ from .feature_table import feature_ids, read_features
 from .folder import SourceFolder, source_folder
 from .interactions import read_interactions
 from .kinds import Source
-from .raw_ids import distinct_ids, index_ids, sort_ids
+from .raw_ids import check_overlap, distinct_ids, index_ids, sort_ids
 from .table_file import TableFile, id_column, require_column
 
 
@@ -44,6 +44,8 @@ def _read(source: SourceFolder) -> Catalog:
     else:
         hint = ""
         user_ids, item_ids = distinct_ids(table, {user_column: "source.user_column", item_column: "source.item_column"}, config)
+        for modality, ids in ids_of_features.items():
+            check_overlap(ids, item_ids, files[modality], path)
         item_ids = sort_ids(item_ids, *ids_of_features.values())
     user_ids = sort_ids(user_ids)
     pa.default_memory_pool().release_unused()

@@ -60,3 +60,22 @@ def index_ids(column: pa.Array, ids: pa.Array, path: Path, hint: str, first_row:
         row = int(np.flatnonzero(index.is_null().to_numpy(zero_copy_only=False))[0])
         raise InputError(f"{path}, row {first_row + row}: names item {column[row].as_py()!r}, {hint} ({index.null_count} such rows)")
     return index.to_numpy()
+
+
+def check_overlap(ids: pa.Array, interacted: pa.Array, path: Path, interactions: Path) -> None:
+    """Refuses a feature file none of whose items has an interaction: its ids are most likely written in another way.
+
+    Args:
+        ids: Raw item ids of the file.
+        interacted: Raw item ids of all interactions.
+        path, interactions: Where both were read from, for the message.
+
+    Raises:
+        InputError: there are ids in both, and none in common.
+    """
+    if len(ids) and len(interacted) and not pc.any(pc.is_in(ids, value_set=interacted)).as_py():
+        raise InputError(
+            f"{path}: none of its {len(ids)} items has an interaction in {interactions}: it names {ids[0].as_py()!r}, and the interactions "
+            f"{interacted[0].as_py()!r}; write the ids in the same way in both, or, where these items are new indeed, list all items in "
+            "items.parquet"
+        )

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from ...core.ensemble import CACHE_BYTES
+from ...core.teacher.ensemble import outside
 from ...distributed.engines.sampled.inference import CHUNK_ROWS
 from ..settings import Settings
 from . import kinds
@@ -41,7 +42,7 @@ def teacher_worker(settings: Settings, sizes: Sizes, blocks: Estimate, most: Est
 
 def ensemble(settings: Settings, sizes: Sizes) -> Need:
     """Memory of the first worker while it adds an ensemble's components up: their scores for the users that choose the weights."""
-    count = len(settings.teacher.components)
+    count = len(settings.teacher.components.keys() - outside(settings.teacher))
     users = min(sizes.users, sizes.held_out, CACHE_BYTES // max(1, FLOAT * sizes.items * count))
     columns = max((kinds.final_dim(component, sizes) for component in kinds.components(settings.teacher)), default=0)
     parts = {

@@ -1,11 +1,13 @@
 """The raw catalog -> dataset/: for the verb prepare, and for an experiment."""
 
+from ...core.errors import InputError
 from ...core.storage import JsonObject, join
 from ...graph_store.catalog import COLD
 from ...graph_store.dataset import open_dataset
 from ...graph_store.dataset_writer import write_dataset
 from ...graph_store.joined import write_joined
 from ...graph_store.sources.formats import load_catalog, memory_bound
+from ...graph_store.sources.kinds import SOURCES
 from ...graph_store.splits import HoldOut
 from ..settings import Settings
 from .lineage import dataset_inputs
@@ -20,8 +22,16 @@ def prepare_dataset(settings: Settings) -> None:
     """Writes the run's dataset/ unless it is there, and says what is in it.
 
     Raises:
-        InputError: the source, one of its files or a row is wrong, or evaluation.cutoffs do not fit the catalog.
+        InputError: the source, one of its files or a row is wrong, a folder is named that the source's format does not read, or
+            evaluation.cutoffs do not fit the catalog.
     """
+    source = settings.source
+    if source.format == "synthetic" and source.path is not None and source.joined is None:
+        formats = ", ".join(name for name in SOURCES.names if name != "synthetic")
+        raise InputError(
+            f"source.path={source.path}: source.format=synthetic, the default, makes a catalog of its own and reads no folder; name the "
+            f"format of this one, source.format={formats}, or leave source.path out"
+        )
     inputs = dataset_inputs(settings)
 
     def make() -> JsonObject:

@@ -9,7 +9,7 @@ from ...core.config import as_dict
 from ...core.errors import InputError
 from ...core.storage import JsonObject, join
 from ...core.teacher import teacher_kind
-from ...core.teacher.ensemble import SEED, artifact_of, component_configs
+from ...core.teacher.ensemble import SEED, artifact_of, component_configs, outside
 from ..inspection.advice import Advice
 from ..settings import Settings
 from .questions import Question, differs, student_questions, teacher_questions, trained_part
@@ -106,7 +106,7 @@ def _asked(questions: Callable[[Settings], Iterator[Question]], settings: Callab
 
 def _answer(trials: Trials, found: Found, question: Question, stage: str, limit: float, run: Callable[[Settings, str], Trial]) -> None:
     """Tries the alternatives of a question, and takes over one that is clearly better than the best there was (see `is_ahead`)."""
-    before = found.value
+    begun, before = found.settings, found.trial
     for changes in question.alternatives:
         if not differs(changes, flat(as_dict(found.settings))) or not trials.fits(stage, limit):
             continue
@@ -116,9 +116,11 @@ def _answer(trials: Trials, found: Found, question: Question, stage: str, limit:
         except InputError as error:
             print(f"[tune] {name}: left out: {error}", flush=True)
             continue
+        if as_dict(settings) == as_dict(begun):  # what an earlier alternative took the place of
+            continue
         trial = run(settings, name)
         if is_ahead(trial, found.trial, trials.metric):
-            because = f"{question.about}: validation {trials.metric} {trial.value:.4f} in place of {before:.4f}"
+            because = f"{question.about}: {_gain(trial, before, trials.metric)}"
             kept = [one for one in found.advice if one.setting not in changes]
             found.settings, found.trial = settings, trial
             found.advice = [*kept, *(Advice(setting, value, because) for setting, value in changes.items())]
@@ -140,14 +142,25 @@ def is_ahead(trial: Trial, best: Trial, metric: str) -> bool:
     return gain > max(0.0, error)
 
 
+def _gain(trial: Trial, before: Trial, metric: str) -> str:
+    """Returns what a trial has gained over one before it, in words."""
+    gain, error = trial.lead(before)
+    errors = f", standard error {error:.4f}" if error else ""
+    return f"validation {metric} {trial.value:.4f} in place of {before.value:.4f} ({gain:+.4f}{errors})"
+
+
 def _with_own_temperature(trials: Trials, first: Trial) -> Found:
-    """Gives the component that the search is about the temperature that it took from another one, as a setting that can be searched."""
+    """Gives the component that the search is about the temperature that it took from another one, as a setting that can be searched.
+
+    Components that were trained for that temperature alone are left out from there on.
+    """
     teacher, part = first.settings.teacher, trained_part(first.settings.teacher)
     own = {} if part is None else teacher.components.get(part[0], {})
     if part is None or not teacher_kind(teacher).is_ensemble or own.get("temperature", 0.0) is not None:
         return Found(first.settings, first)
     manifest = read_manifest(join(trials.url(first.name), "components", part[0], "teacher"), "teacher")
-    components = {**teacher.components, part[0]: {key: value for key, value in own.items() if key != "temperature"}}
+    kept = {name: each for name, each in teacher.components.items() if name not in outside(teacher)}
+    components = {**kept, part[0]: {key: value for key, value in own.items() if key != "temperature"}}
     changes: JsonObject = {"teacher.components": components, "teacher.temperature": manifest["config"]["temperature"]}
     because = "the temperature of the best component before it, on validation"
     advice = [Advice(setting, value, because) for setting, value in changes.items()]
@@ -167,7 +180,8 @@ def _made(trials: Trials, first: Trial) -> dict[str, dict[str, Any]]:
 
 def _with_components(settings: Settings, made: dict[str, dict[str, Any]], further: dict[str, dict[str, Any]] | None = None) -> Settings:
     """Returns settings whose other components are read and not made again, with further components."""
-    components = {name: made.get(name, own) for name, own in settings.teacher.components.items()}
+    left_out = outside(settings.teacher)  # nothing is trained any more that takes a temperature of theirs
+    components = {name: made.get(name, own) for name, own in settings.teacher.components.items() if name not in left_out}
     return replace(settings, teacher=replace(settings.teacher, components={**components, **(further or {})}))
 
 
@@ -192,7 +206,7 @@ def _together(trials: Trials, found: Found, made: dict[str, dict[str, Any]]) -> 
     if not kept:
         return found
     components = {**found.settings.teacher.components, **{name: _difference(t.settings, found.settings, own) for name, t in kept.items()}}
-    because = f"{len(kept) + 1} trained teachers together: validation {trials.metric} {trial.value:.4f} in place of {found.value:.4f}"
+    because = f"{len(kept) + 1} trained teachers together: {_gain(trial, found.trial, trials.metric)}"
     settings = changed(found.settings, {"teacher.components": components})
     return Found(settings, trial, [*found.advice, Advice("teacher.components", components, because)])
 

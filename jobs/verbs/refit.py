@@ -1,5 +1,7 @@
 """`promptmm refit`: trains what a finished run has chosen once more, on its validation interactions too."""
 
+import dataclasses
+
 from ...core.errors import InputError
 from ...core.kinds import TEACHERS
 from ..runs.folder import open_run_dataset
@@ -53,7 +55,10 @@ def load_refit(recipe: str | None, overrides: list[str]) -> Settings:
         raise InputError(f"refit {recipe}: refit takes the settings of a finished run and no recipe; name its folder: run.dir=DIR")
     if any(parse_override(word)[0] == "cluster.engine" for word in overrides):
         raise InputError("cluster.engine: refit trains with the engine that the run was trained with; leave it out")
-    return load_saved(MAY_CHANGE, overrides, ("run.redo", "run.trackers"))
+    settings = load_saved(MAY_CHANGE, overrides, ("run.redo", "run.trackers"))
+    if any(parse_override(word)[0] == "recommend.output" for word in overrides):
+        return settings
+    return dataclasses.replace(settings, recommend=dataclasses.replace(settings.recommend, output=None))  # the run's lists stay its own
 
 
 REFIT: Verb[Settings] = Verb(

@@ -6,7 +6,8 @@ import re
 from ...core.config import as_dict
 from ...core.errors import InputError
 from ...core.storage import exists, join, write_bytes
-from ...core.teacher.ensemble import WEIGHT
+from ...core.teacher import teacher_kind
+from ...core.teacher.ensemble import WEIGHT, given_weights
 from ...graph_store.dataset import Dataset
 from ..inspection.advice import Advice
 from ..inspection.defaults import defaults_for
@@ -59,9 +60,9 @@ def tune(settings: Settings) -> None:
 
 def without_weights(settings: Settings) -> Settings:
     """Returns the settings without given weights of an ensemble's components: trials are compared by what validation makes of each."""
-    components = settings.teacher.components
-    if not any(WEIGHT in own for own in components.values()):
+    if not teacher_kind(settings.teacher).is_ensemble or given_weights(settings.teacher) is None:
         return settings
+    components = settings.teacher.components
     print("[tune] the weights of teacher.components are left out: validation chooses them for every trial", flush=True)
     free = {name: {key: value for key, value in own.items() if key != WEIGHT} for name, own in components.items()}
     return dataclasses.replace(settings, teacher=dataclasses.replace(settings.teacher, components=free))

@@ -117,6 +117,10 @@ def test_ids_are_compared_as_strings(student):
 
 
 def test_unknown_ids_are_listed(student):
+    with fails("user ids 'u1': expected a list of ids and got a single one; give ['u1']"):
+        student.recommend("u1")
+    with fails("item ids 'i1': expected a list of ids"):
+        student.recommend_from_history("i1")
     with fails("unknown user ids: nobody, 12", "the student knows the 7 users"):
         student.recommend(["nobody", USER_IDS[0], 12], k=3)
     with fails("unknown item ids: 999", "the student knows the 30 items"):

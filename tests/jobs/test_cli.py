@@ -275,3 +275,11 @@ def test_the_installed_command(process, tmp_path):
     ended = process("evaluate", f"run.dir={tmp_path}", timeout=120)
     refused(ended, "evaluate needs what distill leaves in")
     assert process("prepare", "--help", timeout=120).code == 0
+
+
+def test_a_folder_that_the_default_source_does_not_read_is_refused(command, tmp_path):
+    """Who forgets the format would train on a synthetic catalog."""
+    ended = command("prepare", f"source.path={tmp_path}", f"run.dir={tmp_path}/run")
+    assert ended.code == 2
+    assert "source.format=synthetic, the default, makes a catalog of its own and reads no folder; name the format" in ended.err
+    assert not (tmp_path / "run" / "dataset").exists()

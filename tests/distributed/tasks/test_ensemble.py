@@ -84,6 +84,26 @@ def test_a_temperature_can_be_that_of_the_best_component_before(fork_run, tiny_s
     assert manifests[best]["best_value"] == max(row["validation/recall@20"] for row in history)
 
 
+def test_components_with_weight_0_show_a_temperature_alone(fork_run, tiny_settings, capfd):
+    """They are trained, and are no part of the sum, whose weights validation chooses among the others."""
+    folder, plain = fork_run("run"), fork_run("plain")
+    soft, sharp = (f"{{kind: mf, weight: 0, temperature: {value}, train: {{epochs: 1}}}}" for value in (5.0, 0.2))
+    others = "spectral: {linear: {rank: 8, trials: 1}}"
+    shown = f"teacher.components={{soft: {soft}, sharp: {sharp}, lightgcn: {{temperature: null}}, {others}}}"
+    run_verb("train-teacher", tiny_settings(folder, *WORDS, "teacher.train.epochs=2", "teacher.loss=softmax", shown))
+    out, manifest = capfd.readouterr().out, read_manifest(f"{folder}/teacher", "teacher")
+    values = {name: read_manifest(f"{folder}/components/{name}/teacher", "teacher")["best_value"] for name in ("soft", "sharp")}
+    temperature = {"soft": 5.0, "sharp": 0.2}[max(values, key=values.get)]
+    assert {name: manifest["components"][name] for name in values} == {name: {"weight": 0.0, "alone": values[name]} for name in values}
+    assert set(manifest["component_digests"]) == {"lightgcn", "spectral"}
+    assert f"component lightgcn, 3 of 4; temperature {temperature}" in out
+    without = f"teacher.components={{lightgcn: {{temperature: {temperature}}}, {others}}}"
+    run_verb("train-teacher", tiny_settings(plain, *WORDS, "teacher.train.epochs=2", "teacher.loss=softmax", without))
+    one, other = (vectors_of(each / "teacher") for each in (folder, plain))
+    assert torch.equal(one.user, other.user)
+    assert torch.equal(one.item, other.item)
+
+
 def test_a_seed_sets_components_of_the_same_settings_apart(fork_run, tiny_settings):
     folder = fork_run("run")
     twins = "teacher.components={one: {kind: mf}, again: {kind: mf}, two: {kind: mf, seed: 2}}"
@@ -158,6 +178,8 @@ def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, cap
         (["teacher.components={ease: {weight: heavy}}"], r"ease\.weight='heavy': expected a number of at least 0"),
         (["teacher.components={ease: {weight: -1}}"], r"ease\.weight=-1: expected a number of at least 0"),
         (["teacher.components={ease: {weight: 0}}"], "every weight is 0"),
+        (["teacher.components={ease: {weight: 0}, mf: {}}"], r"ease has the weight 0.* it would be trained for nothing"),
+        (["teacher.components={ease: {weight: 0}, mf: {weight: 1}, lightgcn: {}}"], "lightgcn has no weight, and ease has one"),
         (["teacher.components={mf: {seed: 1.5}}"], r"mf\.seed=1\.5: expected a whole number of at least 0"),
         (["teacher.components={one: {artifact: x, seed: 1}}"], "has no settings but its weight"),
         (["teacher.components={../x: {kind: mf}}"], "names a folder"),

@@ -221,3 +221,14 @@ def test_truncated_parquet(write_source, name, fails):
     (folder / name).write_bytes((folder / name).read_bytes()[:-20])
     with fails(folder / name, "cannot be read", "it may be truncated"):
         load("parquet", folder, modalities={"visual": "visual.parquet"})
+
+
+def test_features_of_other_ids_than_the_interactions(tmp_path, fails):
+    """Ids that are written in another way would make a catalog of twice the items, half of them without features."""
+    write_interactions(tmp_path)
+    pq.write_table(pa.table({"item": ["X", "Y"], "vector": [[1.0, 0.0], [0.0, 1.0]]}), tmp_path / "visual.parquet")
+    named = {"visual": "visual.parquet"}
+    with fails(tmp_path / "visual.parquet", "none of its 2 items has an interaction in", "it names 'X', and the interactions 'x'"):
+        load("parquet", tmp_path, modalities=named)
+    pq.write_table(pa.table({"item": ["x", "y", "X", "Y"]}), tmp_path / "items.parquet")
+    assert len(load("parquet", tmp_path, modalities=named).item_ids) == 4  # the list says that they are items of their own

@@ -137,6 +137,18 @@ def test_what_other_commands_have_saved_since_changes_nothing(command, tmp_path)
     assert (config["teacher"]["dim"], config["student"]["dim"], config["run"]["seed"]) == (8, 8, 3)
 
 
+def test_lists_of_the_run_are_not_written_over(command, chosen, tmp_path):
+    lists, own = tmp_path / "lists.parquet", tmp_path / "refitted.parquet"
+    assert command("recommend", f"run.dir={chosen}", f"recommend.output={lists}").code == 0
+    before = lists.read_bytes()
+    ended = command("refit", f"run.dir={chosen}", "run.redo=recommend")
+    assert ended.code == 0, ended.err
+    assert lists.read_bytes() == before
+    assert "top 10 for user" in ended.out
+    assert command("refit", f"run.dir={chosen}", "run.redo=recommend", f"recommend.output={own}").code == 0
+    assert (own.exists(), lists.read_bytes()) == (True, before)
+
+
 def test_the_dataset_is_the_runs_and_no_source_is_read(command, chosen, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(chosen, folder, ignore=shutil.ignore_patterns("refit"))

@@ -100,6 +100,28 @@ def test_derived_settings_are_allowed_together(command, tmp_path, dims, validati
     assert all(one.because in " ".join(text.replace("\n#", " ").split()) for one in advice[:3])
 
 
+def test_components_that_only_show_a_temperature_are_trained_once(command, tmp_path):
+    shown = "shown: {kind: mf, temperature: 0.3, weight: 0, train: {epochs: 1}}"
+    words = (
+        "teacher.kind=ensemble",
+        f"teacher.components={{{shown}, lightgcn: {{temperature: null}}, spectral: {{}}}}",
+        "teacher.loss=softmax",
+    )
+    ended = command(
+        "tune", *SMALL, *QUICK, *words, "distill.list_weight=0", "distill.embedding_weight=0", f"run.dir={tmp_path}", "budget=10s"
+    )
+    assert ended.code == 0, ended.err
+    assert "the weights of teacher.components are left out" not in ended.out
+    assert ended.out.count("component shown, ") == 1
+    assert ended.out.count("component lightgcn, ") == len(re.findall(r"\[tune\] teacher[^:]*: validation", ended.out)) > 1
+    teacher = yaml.safe_load((tmp_path / "tuned.yaml").read_text())["teacher"]
+    assert (set(teacher["components"]), teacher["components"]["lightgcn"].get("temperature", "its own")) == (
+        {"lightgcn", "spectral"},
+        "its own",
+    )
+    assert teacher["temperature"] > 0
+
+
 def test_given_weights_are_left_to_validation(capsys):
     weighted = "teacher.components={mf: {weight: 1, dim: 8}, spectral: {weight: 2}}"
     settings = load_settings("lists", [*SMALL, "teacher.kind=ensemble", weighted])
@@ -135,8 +157,14 @@ def test_larger_catalogs_keep_similarities_of_items(command, tmp_path, users, it
     assert (settings.teacher.components.get("rp3beta", {}).get("linear", {}).get("rank") == 0) == keeps
     assert ("neighbours" in settings.teacher.components["spectral"].get("linear", {})) == keeps
     assert (settings.student.dim, settings.distill.score_positive) == ((256, False) if keeps else (128, True))
+    shown = {name for name, own in settings.teacher.components.items() if own.get("weight") == 0}
+    assert shown == ({"lightgcn-20", "lightgcn-15", "lightgcn-10"} if median > 2 else set())  # no table shows which temperature fits
+    assert (settings.teacher.train.evaluate_every, settings.teacher.train.patience) == (
+        (3, 3) if median == 2 else (2, 2) if users > 120 else (1, 4)
+    )
     sharded = defaults_for(dataclasses.replace(facts, num_users=users, num_items=items, validation=validation), fits=False)
     settings = build(Settings, yaml.safe_load(recipe_of(sharded, "A title.")))  # no ensemble, and so nothing that scores histories
+    assert settings.teacher.temperature == (0.2 if median == 2 else 0.15)
     assert (settings.student.dim, settings.distill.score_positive) == (128, True)
 
 
@@ -271,6 +299,15 @@ def test_the_budget_goes_where_something_is_to_be_gained(tmp_path, of_student, t
     assert (teacher.trial.name, student.trial.name.startswith("student")) == ("teacher", True)
 
 
+def test_settings_that_were_replaced_are_not_tried_again(tmp_path):
+    settings = load_settings(None, [f"run.dir={tmp_path}", "teacher.kind=promptmm", "distill.temperature=2.0"])
+    trials = Outcomes(settings, {"teacher": 0.0, "student": -0.05, "student-temperature-1.0": 0.1})
+    _, student = search_settings(trials, 1000.0)
+    tried = {name for name in trials.finished if name.startswith("student-temperature")}
+    assert tried == {"student-temperature-1.0", "student-temperature-4.0", "student-temperature-8.0"}
+    assert student.advice[0].because.startswith("τ, the temperature of the lists: validation recall@20 0.6000 in place of 0.4500 (+0.1500")
+
+
 def test_a_better_teacher_has_a_student_of_its_own(tmp_path):
     settings = load_settings(None, [f"run.dir={tmp_path}", "teacher.kind=promptmm"])
     trials = Outcomes(settings, {"teacher": 0.0, "student": 0.0, "teacher-layers-1": 0.1, "student-of-teacher-layers-1": 0.05})
@@ -304,6 +341,10 @@ def test_tune_never_reads_the_test_split(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("budget", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200)])
 def test_budgets(budget, seconds):
     assert seconds_of(budget) == seconds
+
+
+def test_a_budget_may_be_a_plain_number():
+    assert seconds_of(load_settings("lists", ["source.path=x", "source.format=lightgcn", "tune.budget=90"]).tune.budget) == 90
 
 
 @pytest.mark.parametrize("budget", ["soon", "10d", "0s", "", "1.2.3m"])
