@@ -81,9 +81,11 @@ class TeacherJob(Job):
 
     Attributes:
         config: The teacher's settings.
+        ends_early: Whether training is meant to end before it has converged: a component that shows another one its temperature.
     """
 
     config: TeacherConfig = field(kw_only=True)
+    ends_early: bool = field(default=False, kw_only=True)
 
     @property
     def reads_graph(self) -> bool:

@@ -171,7 +171,8 @@ def _train_with(job: TeacherJob | StudentJob, write: Callable[[Output, Selection
 def stage_of(job: Job, around: Surroundings) -> Stage:
     """Returns the job's training stage, with its recorder, selection and checkpoints."""
     select_by = job.evaluation.select_by if around.dataset.has_split("validation") else None
-    return Stage(job.stage, job.run_url, job.train, select_by, around.show, job.trackers, job.cluster.cache_dir)
+    ends_early = isinstance(job, TeacherJob) and job.ends_early
+    return Stage(job.stage, job.run_url, job.train, select_by, around.show, job.trackers, job.cluster.cache_dir, ends_early)
 
 
 def _tune(job: StudentJob, worker: Worker, around: Surroundings) -> None:

@@ -50,6 +50,7 @@ class Stage:
         show: Shows a line to the person who started the run.
         trackers: Names of the trackers that get every epoch's row.
         cache_dir: Folder for local copies where the run's folder is remote.
+        ends_early: Whether training is meant to end before it has converged, so that nothing is said of it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Stage:
     show: Callable[[str], None] = print_line
     trackers: Sequence[str] = ()
     cache_dir: str | None = None
+    ends_early: bool = False
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(stage_url(self.run_url, self.name), self.name, self.show, self.trackers)
@@ -105,7 +107,9 @@ class Stage:
 
     def _say_if_cut_off(self, trainer: Trainer, epochs: int) -> None:
         """Says where the largest number of epochs ended training while validation was still getting better."""
-        if trainer.worker.is_first and self.selection.metric is not None and self.selection.best_epoch == self.config.epochs - 1 < epochs:
+        if self.ends_early or not trainer.worker.is_first or self.selection.metric is None:
+            return
+        if self.selection.best_epoch == self.config.epochs - 1 < epochs:
             limit = f"{self.name}.train.epochs={self.config.epochs}"
             self.recorder.say(f"the last epoch was the best, so {limit} ended training before it had converged: raise that")
 

@@ -35,9 +35,15 @@ Show = Callable[[str], None]
 
 def component_jobs(job: TeacherJob) -> dict[str, TeacherJob]:
     """Returns the jobs of the components that the run trains, by name; each has a folder of its own in the run's."""
-    configs = component_configs(job.config)
+    configs, left_out = component_configs(job.config), outside(job.config)
     return {
-        name: replace(job, config=config, seed=component_seed(job.config, name, job.seed), run_url=join(job.run_url, "components", name))
+        name: replace(
+            job,
+            config=config,
+            seed=component_seed(job.config, name, job.seed),
+            run_url=join(job.run_url, "components", name),
+            ends_early=name in left_out,
+        )
         for name, config in configs.items()
     }
 

@@ -117,7 +117,7 @@ def interrupted() -> type[Interrupted]:
 def make_stage(tmp_path) -> Callable[..., Stage]:
     """Makes a stage as a new process would: it finds what others left in the run's folder."""
 
-    def make(run="run", select_by="recall@20", trackers=(), show=lambda line: None, **config) -> Stage:
-        return Stage("student", str(tmp_path / run), OptimizerConfig(**config), select_by, show, trackers)
+    def make(run="run", select_by="recall@20", trackers=(), show=lambda line: None, ends_early=False, **config) -> Stage:
+        return Stage("student", str(tmp_path / run), OptimizerConfig(**config), select_by, show, trackers, ends_early=ends_early)
 
     return make

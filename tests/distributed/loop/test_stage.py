@@ -362,6 +362,9 @@ def test_training_that_was_cut_off_is_said(make_stage, make_trainer, script, say
     make_stage(show=shown.append, epochs=3, select_by="recall@20" if script else None).train(make_trainer(script), 3)
     notice = "[student] the last epoch was the best, so student.train.epochs=3 ended training before it had converged: raise that"
     assert (notice in shown) == says
+    early = make_stage("another", show=shown.append, epochs=3, select_by="recall@20" if script else None, ends_early=True)
+    early.train(make_trainer(script), 3)
+    assert shown.count(notice) == says
 
 
 def test_a_round_that_is_not_the_last_says_nothing_of_it(make_stage, make_trainer):

@@ -97,6 +97,7 @@ def test_components_with_weight_0_show_a_temperature_alone(fork_run, tiny_settin
     assert {name: manifest["components"][name] for name in values} == {name: {"weight": 0.0, "alone": values[name]} for name in values}
     assert set(manifest["component_digests"]) == {"lightgcn", "spectral"}
     assert f"component lightgcn, 3 of 4; temperature {temperature}" in out
+    assert "teacher.train.epochs=1 ended training before it had converged" not in out
     without = f"teacher.components={{lightgcn: {{temperature: {temperature}}}, {others}}}"
     run_verb("train-teacher", tiny_settings(plain, *WORDS, "teacher.train.epochs=2", "teacher.loss=softmax", without))
     one, other = (vectors_of(each / "teacher") for each in (folder, plain))
