@@ -59,7 +59,7 @@ def search_settings(trials: Trials, budget: float) -> tuple[Found, Found]:
     limit = TEACHER_SHARE * budget
     if behind <= error:
         limit = max(0.0, budget - SURE * student.seconds)  # which the student of a better teacher takes
-        print(f"[tune] the student ranks as well as its teacher, up to {error:.4f}: the budget is for the teacher", flush=True)
+        print(f"[tune] the student ranks as well as its teacher, up to {error:.4f}: trials of the teacher that fit come first", flush=True)
     teacher = _tune_teacher(trials, first, limit)
     if teacher.trial.digest != first.digest:
         student = _first(trials.run(f"student-of-{teacher.trial.name}", "student", teacher.settings, teacher.trial))

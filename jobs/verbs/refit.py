@@ -53,10 +53,11 @@ def load_refit(recipe: str | None, overrides: list[str]) -> Settings:
     """
     if recipe is not None:
         raise InputError(f"refit {recipe}: refit takes the settings of a finished run and no recipe; name its folder: run.dir=DIR")
-    if any(parse_override(word)[0] == "cluster.engine" for word in overrides):
+    given = {parse_override(word)[0] for word in overrides}
+    if "cluster.engine" in given:
         raise InputError("cluster.engine: refit trains with the engine that the run was trained with; leave it out")
     settings = load_saved(MAY_CHANGE, overrides, ("run.redo", "run.trackers"))
-    if any(parse_override(word)[0] == "recommend.output" for word in overrides):
+    if "recommend.output" in given:
         return settings
     return dataclasses.replace(settings, recommend=dataclasses.replace(settings.recommend, output=None))  # the run's lists stay its own
 
