@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..worker import Worker
+from .adam import fused_adam
 
 Group = tuple[list[nn.Parameter], float]
 
@@ -60,7 +61,7 @@ class AdamLearner:
         self.weight_prefix = prefix if weight_prefix is None else weight_prefix
         groups = [(parameters, rate) for parameters, rate in groups if parameters]
         self.rates = [rate for _, rate in groups]
-        self.optimizer = torch.optim.Adam([{"params": parameters, "lr": rate} for parameters, rate in groups]) if groups else None
+        self.optimizer = fused_adam([{"params": parameters, "lr": rate} for parameters, rate in groups]) if groups else None
 
     def scale_rates(self, decay: float) -> None:
         for group, rate in zip(self.optimizer.param_groups if self.optimizer else (), self.rates):
@@ -93,9 +94,7 @@ class AdamLearner:
                 parameter.copy_(tensors[f"weight.{name}"])
                 keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
                 if keys and self.optimizer is not None:
-                    self.optimizer.state[parameter] = {
-                        key: tensors[f"{key}.{name}"].clone().to("cpu" if key == "step" else parameter.device) for key in keys
-                    }
+                    self.optimizer.state[parameter] = {key: tensors[f"{key}.{name}"].clone().to(parameter.device) for key in keys}
 
 
 def whole_state_stream(learners: list[Learner]) -> Iterator[tuple[str, Tensor]]:

@@ -70,7 +70,7 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
             "training": {
                 **held,
                 "activations": 11 * tables,
-                "scores of the batch": batch * (2 * (width + 1) * row + 3 * row + width * (2 + 8 * (1 + count)) * FLOAT),
+                "scores of the batch": batch * (3 * row + width * (2 + 8 * (1 + count)) * FLOAT),
                 "order of the epoch": 0 if taught else ORDER_ARRAYS * sizes.edges * INDEX,
             },
             "validation": {**held, "vectors": 6 * tables, "score blocks": SCORE_BYTES},
@@ -108,7 +108,7 @@ def sampled_student(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
         "training": {
             "blocks in flight": block_bytes(settings, blocks),
             "rows with gradients": (17 if workers == 1 else 20) * rows,
-            "scores of the batch": batch * (2 * (width + 1) * row + 3 * row + width * (2 + 8 * (1 + count)) * FLOAT),
+            "scores of the batch": batch * (3 * row + width * (2 + 8 * (1 + count)) * FLOAT),
             "labels": 2 * label_block(settings, sizes) if sizes.taught else 0,
             "order of the users": VISITED_ARRAYS[config.examples] * sizes.users * INDEX,
         },

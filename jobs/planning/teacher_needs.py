@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from ...core.config import TeacherConfig
 from ...core.ensemble import CACHE_BYTES
 from ...core.teacher.ensemble import outside
 from ...distributed.engines.sampled.inference import CHUNK_ROWS
@@ -95,7 +96,7 @@ def full_teacher(settings: Settings, sizes: Sizes) -> Need:
                 "item graphs": graphs,
                 "activations": (of_users * sizes.users + of_items * sizes.items) * row,
                 "reduction": rows * reduction_floats(settings, count) * FLOAT,
-                "scores of the batch": (3 * (2 + count) + 6) * batch * row,
+                "scores of the batch": scores_bytes(config, count, batch),
                 "softmax": softmax_bytes(settings, sizes, batch),
                 "order of the epoch": ORDER_ARRAYS * sizes.edges * INDEX,
             },
@@ -117,6 +118,16 @@ def search_bytes(settings: Settings, sizes: Sizes) -> int:
 def compared_items(settings: Settings, sizes: Sizes) -> int:
     """Counts the items that a step's positives are compared with by `teacher.loss=softmax`; 0 with other losses."""
     return min(settings.teacher.softmax_items, sizes.items) if settings.teacher.loss == "softmax" else 0
+
+
+def scores_bytes(config: TeacherConfig, num_modalities: int, batch: int) -> int:
+    """Bytes of the loss on pairs for a worker's share of a batch: rows that a gradient is summed from, and rows of the L2 loss.
+
+    Item vectors are gathered only where a modality's loss compares other vectors than those of the tables.
+    """
+    compares_others = config.leave_one_out or config.feature_temperature is not None
+    rows = 2 + 6 + (3 * num_modalities if compares_others else 0)
+    return rows * batch * config.dim * FLOAT
 
 
 def softmax_bytes(settings: Settings, sizes: Sizes, batch: int) -> int:
@@ -180,7 +191,7 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
             # Answers with their gradients, and with others what is sent; the ID rows with their propagation and update.
             "rows with gradients": (9 if workers == 1 else 15) * exchanged + 8 * (blocks.users + items) * row,
             "reduction": served * reduction_floats(settings, count) * FLOAT,
-            "scores of the batch": (3 * (2 + count) + 6) * batch * row,
+            "scores of the batch": scores_bytes(config, count, batch),
             "softmax": softmax_bytes(settings, sizes, batch),
             "order of the users": VISITED_ARRAYS[config.examples] * sizes.users * INDEX,
         },

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ....core.storage import JsonObject
 from ...config import ClusterConfig
 from ...worker import Worker
+from ..adam import fused_adam
 from .extensions import prepare_extensions
 from .plain import LARGEST_NORM
 
@@ -47,7 +48,7 @@ class DeepSpeedReduction:
         self.stage, self.rank, self.world_size = cluster.zero_stage, worker.rank, worker.world_size
         parameters = [p for p in module.parameters() if p.requires_grad]
         # torch's fused Adam makes no temporaries; DeepSpeed's own Adam for CPUs would have to be compiled first
-        adam = torch.optim.Adam(parameters, lr=learning_rate, fused=True if cluster.offload_optimizer else None)
+        adam = fused_adam([{"params": parameters, "lr": learning_rate}])
         with contextlib.redirect_stdout(io.StringIO()):
             self.engine, *_ = deepspeed.initialize(
                 model=module,

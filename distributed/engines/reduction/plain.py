@@ -72,4 +72,4 @@ class PlainReduction(AdamLearner):
                 parameter.copy_(tensors[f"weight.{name}"])
                 if parameter.requires_grad:
                     moments = {moment: tensors[f"{moment}.{name}"].clone().to(parameter.device) for moment in _MOMENTS}
-                    self.optimizer.state[parameter] = {"step": tensors["step"].clone().float(), **moments}
+                    self.optimizer.state[parameter] = {"step": tensors["step"].to(parameter.device, torch.float32, copy=True), **moments}
