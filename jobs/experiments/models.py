@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ...core.config import as_dict
 from ...core.errors import InputError
+from ...core.kinds import TEACHERS
 from ...core.linear.config import LinearConfig
 from ...core.storage import JsonObject, join
 from ..runs.lineage import distillation_settings
@@ -120,7 +121,10 @@ def what_decides(stage: str, settings: Settings) -> JsonObject:
         "metrics": settings.evaluation.metrics,
     }
     if stage == "teacher":
-        sections = {"teacher": as_dict(settings.teacher), "evaluation": evaluation}
+        teacher = as_dict(settings.teacher)
+        if not TEACHERS.get(settings.teacher.kind).is_ensemble:
+            teacher["components"] = {}  # another kind does not read them, so that a change leaves its cells as they are
+        sections = {"teacher": teacher, "evaluation": evaluation}
     else:
         sections = {**distillation_settings(settings, settings.distill.use_teacher), "evaluation": evaluation}
     return {name: _as_recorded(section) for name, section in sections.items()}

@@ -124,9 +124,9 @@ def _popularity(axes: "Axes", popularity: Popularity) -> None:
     top = axes.get_ylim()[1]
     ticks = [0, *(y for y in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1) if 0.01 * top < y <= top)]
     axes.set_yticks(ticks, [f"{y:g}" for y in ticks])
-    axes.set_xticks(range(len(groups)), [f"{group}\n{popularity['num_pairs'][group]:,} test pairs" for group in groups])
-    axes.set(xlabel="train interactions of the item", ylabel="share found (square-root scale)", ylim=(0, None))
-    axes.legend(frameon=False)
+    axes.set_xticks(range(len(groups)), [f"{group}\n{popularity['num_pairs'][group]:,} pairs" for group in groups])
+    axes.set(xlabel="train interactions of the item, test pairs", ylabel="share found (square-root scale)", ylim=(0, None))
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _sweep(axes: "Axes", models: Models, results: Results, name: str, points: list[str]) -> None:

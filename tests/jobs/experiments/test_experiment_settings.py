@@ -8,7 +8,7 @@ import yaml
 from promptmm.core.errors import InputError
 from promptmm.jobs.experiments.cells import Cell, task_options
 from promptmm.jobs.experiments.config import RangeConfig, SearchConfig
-from promptmm.jobs.experiments.models import expand
+from promptmm.jobs.experiments.models import expand, what_decides
 from promptmm.jobs.experiments.search import draw_points
 from promptmm.jobs.experiments.settings import describe_recipe, load_experiment
 
@@ -165,6 +165,14 @@ def test_a_model_has_its_own_settings_its_models_and_what_a_search_chose(load):
     assert (swept.distill.temperature, swept.student.l2) == (4, 0.25)
     assert models.settings("undistilled", 0, choices).student.l2 != 0.25
     assert models["t=4"].point == ("t", 4)
+
+
+def test_components_decide_what_an_ensemble_is_and_nothing_else(load):
+    models = {"promptmm": {"stage": "teacher"}, "sum": {"stage": "teacher", "set": {"teacher.kind": "ensemble"}}}
+    expanded = [load([f"teacher.components={given}"], models) for given in ("{spectral: {}}", "{spectral: {}, ease: {}}")]
+    made = {name: [what_decides("teacher", each.settings(name, 0, {})) for each in expanded] for name in models}
+    assert made["promptmm"][0] == made["promptmm"][1]
+    assert made["sum"][0] != made["sum"][1]
 
 
 def test_an_ablated_teacher_with_its_student(load):
