@@ -5,7 +5,7 @@ component and every user. What a user's scores have in common does not change a 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,14 @@ class Mixture:
         scores = {name: each[rows] for name, each in self.scores.items()}
         return Mixture(scores, self.held_out.select(rows), self.exclude.select(rows), self.metric)
 
+    def merged(self, alike: Sequence[Sequence[str]]) -> "Mixture":
+        """Returns the mixture with the mean of each group's scores in the place of its components, by the name of the first of them."""
+        scores = dict(self.scores)
+        for group in alike:
+            members = [scores.pop(name) for name in group]
+            scores[group[0]] = torch.stack(members).mean(0)
+        return Mixture({name: scores[name] for name in self.scores if name in scores}, self.held_out, self.exclude, self.metric)
+
     def lists(self, weights: Mapping[str, float]) -> Tensor:
         """Returns the best items of every user by a weighted sum, int64 [n, k]; -1 where no item is left."""
         num_users, num_items = next(iter(self.scores.values())).shape
@@ -104,13 +112,20 @@ class Weights:
     trials: int
 
 
-def choose_weights(mixture: Mixture) -> Weights:
+def choose_weights(mixture: Mixture, alike: Sequence[Sequence[str]] = ()) -> Weights:
     """Chooses weights by bagged ensemble selection, and returns the mean of what halves of the users choose, `SPLITS` times.
+
+    Args:
+        mixture: The scores.
+        alike: Names of components that differ by their seed alone, in groups of two or more. They weigh the same, as one component whose
+            scores are their mean: what validation finds of a difference between them is luck.
 
     Source: Caruana, Niculescu-Mizil, Crew, Ksikes, "Ensemble selection from libraries of models" (ICML 2004). One choice on all users
     follows what is luck in their few held-out items; a component is in the mean as often as a half finds it useful. A mean weight below
     `LEAST_WEIGHT` is 0. Where the best single component ranks better than the mean by more than a standard error, it stands alone.
     """
+    members = {group[0]: group for group in alike}
+    mixture = mixture.merged(alike)
     names, num_users = list(mixture.scores), mixture.held_out.num_rows
     singles = {name: mixture.values(mixture.lists({name: 1.0})) for name in names}
     trials, found = len(names), []
@@ -129,7 +144,8 @@ def choose_weights(mixture: Mixture) -> Weights:
     gain, error = mean_difference(singles[best].numpy(), values.numpy())
     if gain > error:
         weights, values = {name: float(name == best) for name in names}, singles[best]
-    return Weights(weights, float(values.mean()), trials + 1)
+    of_members = {name: weights[first] / len(group) for first, group in members.items() for name in group}
+    return Weights({**weights, **of_members}, float(values.mean()), trials + 1)
 
 
 def _select(mixture: Mixture) -> tuple[dict[str, float], int]:

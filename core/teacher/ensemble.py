@@ -115,6 +115,22 @@ def component_configs(config: TeacherConfig) -> dict[str, TeacherConfig]:
     return configs
 
 
+def alike(config: TeacherConfig) -> list[list[str]]:
+    """Returns the names of the components of the sum that differ by their seed alone, in groups of two or more."""
+    groups: list[tuple[TeacherConfig, dict[int, str]]] = []
+    left_out = outside(config)
+    for name, own in component_configs(config).items():
+        if name in left_out:
+            continue
+        seed = component_seed(config, name, 0)
+        group = next((names for of, names in groups if of == own and seed not in names), None)
+        if group is None:
+            groups.append((own, {seed: name}))
+        else:
+            group[seed] = name
+    return [list(names.values()) for _, names in groups if len(names) > 1]
+
+
 def temperature_sources(config: TeacherConfig, name: str, configs: Mapping[str, TeacherConfig]) -> list[str]:
     """Returns the components before `name` that are trained by a softmax with a temperature of their own: it takes that of the best one.
 

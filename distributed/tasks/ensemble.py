@@ -21,7 +21,7 @@ from ...core.sides import ITEMS, USERS
 from ...core.standard_scores import moments_of, score_deviation
 from ...core.storage import JsonObject, join
 from ...core.students.warm_start import warm_start_maps
-from ...core.teacher.ensemble import artifact_of, component_configs, component_seed, given_weights, outside, temperature_sources
+from ...core.teacher.ensemble import alike, artifact_of, component_configs, component_seed, given_weights, outside, temperature_sources
 from ...graph_store.dataset import Dataset, masks
 from ..artifacts.output import HistoryPart, Output, Rows
 from ..artifacts.teacher import FinalScores, RowShards, final_scores, modal_rows, revision_digest, revision_url, write_teacher
@@ -229,7 +229,7 @@ def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> Non
     components = {name: _Component.read(str(url), dataset, train, job.cluster.cache_dir) for name, url in urls.items()}
     metric = job.evaluation.select_by if dataset.has_split("validation") else None
     given = given_weights(job.config)
-    chosen = worker.share(_choose(components, dataset, job.evaluation.select_by, given) if worker.is_first and metric else None)
+    chosen = worker.share(_choose(components, dataset, job, given) if worker.is_first and metric else None)
     weights = chosen[0] if chosen is not None else Weights(given or {name: 1 / len(components) for name in components}, 0.0, 0)
     selection = Selection(metric, job.train.patience)
     selection.observe(START, None if metric is None else {metric: weights.value})
@@ -260,13 +260,19 @@ def add_up(job: TeacherJob, worker: Worker, dataset: Dataset, show: Show) -> Non
         show(f"[teacher] ensemble: {_in_words(facts['components'], metric, weights, given is not None)}")
 
 
-def _choose(components: dict[str, _Component], dataset: Dataset, metric: str, given: dict[str, float] | None) -> tuple[Weights, JsonObject]:
+def _choose(
+    components: dict[str, _Component], dataset: Dataset, job: TeacherJob, given: dict[str, float] | None
+) -> tuple[Weights, JsonObject]:
     """Chooses the weights, or measures those that are given; returns them and what each component brings."""
     held_out, exclude = masks(dataset, "validation")
     users = sample_users(held_out, dataset.num_items, len(components))
     scores = {name: each.scores(users, dataset.num_items) for name, each in components.items()}
-    mixture = Mixture(scores, held_out.select(users), exclude.select(users), metric)
-    weights = choose_weights(mixture) if given is None else Weights(given, float(mixture.values(mixture.lists(given)).mean()), 1)
+    mixture = Mixture(scores, held_out.select(users), exclude.select(users), job.evaluation.select_by)
+    weights = (
+        choose_weights(mixture, alike(job.config))
+        if given is None
+        else Weights(given, float(mixture.values(mixture.lists(given)).mean()), 1)
+    )
     return weights, contributions(mixture, weights.by_name, exclude, users)
 
 

@@ -15,6 +15,8 @@ EASE_ITEMS = 8_000  # from there on the inverses of matrices of items by items t
 EXAMPLES = 900_000  # lists that are labelled at least: few lists that come again and again are learnt by heart
 MOST_LABEL_EPOCHS = 30
 STEPS, PATIENT_STEPS = 1_200, 200  # of the student, about: in all, and without a better validation before patience ends it
+# Of the student where users have few items: a longer training is closer to its teacher, and validation is mostly luck
+FEW_STEPS, FEW_EVALUATE_EVERY = 2_600, 5
 
 GRAPH_ITEMS, DENSE_ITEMS = 12, 60  # train items of a user in the median: below, tables without a graph fall behind; above, it adds nothing
 SOFTMAX: dict[str, Value] = {"dim": 256, "loss": "softmax", "l2": 0.0, "feature_decay": 0.0, "init_scale": 0.1}
@@ -26,7 +28,7 @@ EXACT_ITEMS, DRAWN_ITEMS = 8192, 4096  # a softmax is over all of up to EXACT_IT
 TABLE_ROWS = 25_000  # users and items, up to which a table shows in a minute which temperature is right
 HISTORY_SCORES = 1 << 32  # users times items, up to which all scores can be computed from histories, several times, within an hour
 LARGE_BLOCK = 1 << 18  # examples in a label block there
-LARGE_DIM = 256  # of the student on larger catalogs: 128 columns hold .95 of what 256 do on Gowalla
+LARGE_DIM = 256  # of the student on larger catalogs: 128 columns hold .95 of what 256 do on Gowalla, .96 on Sports
 FEW_TRIALS = 10  # of a filter's settings on larger catalogs, where each takes many seconds, and where users have few items
 SPECTRAL_NEIGHBOURS = 400  # similarities of an item that the spectral filter keeps there
 TEMPERATURES = {"mf-20": 0.2, "mf-13": 0.13, "mf-30": 0.3}  # the best one differs by catalog: .3, .2 and .13 on three
@@ -69,7 +71,7 @@ def defaults_for(facts: CatalogFacts, fits: bool = True) -> list[Advice]:
     if not fits and not facts.modalities:
         why = "the train graph fits no single worker, and without features there is no teacher that trains on parts of it"
         return [Advice("distill.use_teacher", False, why), Advice("student.kind", "lightgcn", why)]
-    return [*_teacher(facts, fits), *_student(facts, fits and keeps_histories(facts))]
+    return [*_teacher(facts, fits), *_student(facts, fits)]
 
 
 def has_few_items(facts: CatalogFacts) -> bool:
@@ -79,8 +81,17 @@ def has_few_items(facts: CatalogFacts) -> bool:
 
 def keeps_histories(facts: CatalogFacts) -> bool:
     """Whether a teacher scores histories by similarities of items: on larger catalogs no vectors hold what those rank."""
-    can_be_scored = facts.num_users * facts.num_items <= HISTORY_SCORES
-    return can_be_scored and not _is_small(facts) and not has_few_items(facts)
+    return _compares_items(facts) and not _is_small(facts) and not _is_sparse(facts)
+
+
+def _compares_items(facts: CatalogFacts) -> bool:
+    """Whether all pairs of items can be compared, and all histories be scored by their similarities, several times within an hour."""
+    return facts.num_users * facts.num_items <= HISTORY_SCORES
+
+
+def _is_sparse(facts: CatalogFacts) -> bool:
+    """Whether users have so few train items that similarities of items are mostly chance, which a low rank smooths."""
+    return _median_items(facts) < GRAPH_ITEMS
 
 
 def _is_small(facts: CatalogFacts) -> bool:
@@ -162,6 +173,10 @@ def _components(facts: CatalogFacts, trained: str) -> Iterator[Advice]:
     if keeps_histories(facts):
         components["spectral"] = {"linear": {"filter": "neighbourhood", "neighbours": SPECTRAL_NEIGHBOURS, "trials": FEW_TRIALS}}
         components["rp3beta"] = {"linear": {"rank": 0, "trials": FEW_TRIALS}}
+    elif _is_sparse(facts) and _compares_items(facts):
+        components |= {kind: {"linear": {"trials": FEW_TRIALS}} for kind in ("rp3beta", "item_knn")}
+        if not few:
+            components["spectral"] = {"linear": {"trials": FEW_TRIALS}}
     else:
         components |= {"polynomial": dict(filters), "spectral": dict(filters)}
     if facts.num_items <= EASE_ITEMS and not few:
@@ -194,6 +209,8 @@ def _why_components(facts: CatalogFacts, trained: str, tables: bool) -> str:
     if keeps_histories(facts):
         text += "; rp3beta and spectral keep similarities of items, since no vectors of a few hundred columns hold what these rank here"
         text += ", and leave nothing to a polynomial of the same graph"
+    elif _is_sparse(facts) and _compares_items(facts):
+        text += "; rp3beta and item_knn compare items by the few users that they share, which a rank that validation chooses smooths"
     if facts.num_items > EASE_ITEMS:
         text += f"; EASE is left out, since a matrix of {facts.num_items:,} by {facts.num_items:,} items is too large"
     return text
@@ -204,12 +221,12 @@ def _why_beside(facts: CatalogFacts) -> str:
     return f"features ({names}) are set beside the collaborative vectors, whitened, where they help items with few interactions"
 
 
-def _student(facts: CatalogFacts, taught_by_histories: bool) -> Iterator[Advice]:
-    interactions = facts.num_interactions["train"]
+def _student(facts: CatalogFacts, fits: bool) -> Iterator[Advice]:
+    interactions, is_large = facts.num_interactions["train"], fits and not _is_small(facts) and not has_few_items(facts)
     batch = 4096 if interactions > 1 << 16 else 2048
     table = "two tables of vectors are all that serves, and they can hold what the teacher ranks"
     yield Advice("student.kind", "mf", table)
-    yield Advice("student.dim", LARGE_DIM if taught_by_histories else 128, table)
+    yield Advice("student.dim", LARGE_DIM if is_large else 128, table)
     yield Advice("student.warm_start", True, "tables that start at the closest scores of their size have less to learn from lists")
     lists = "the student learns the teacher's ranking alone, from lists: every user alike, as metrics count users"
     of_lists: dict[str, Value] = {"student.examples": "users", "student.bpr_weight": 0.0, "student.l2": 0.0, "distill.score_weight": 1.0}
@@ -217,7 +234,8 @@ def _student(facts: CatalogFacts, taught_by_histories: bool) -> Iterator[Advice]
         yield Advice(name, value, lists)
     for name in ("pair", "list", "embedding"):
         yield Advice(f"distill.{name}_weight", 0.0, lists)
-    if taught_by_histories:
+    few = has_few_items(facts)
+    if is_large or few:
         why = "items of a history speak for each other, so that a user's own items would drown the others of a list"
         yield Advice("distill.score_positive", False, why)
     yield Advice("distill.temperature", *_temperature(facts))
@@ -227,19 +245,20 @@ def _student(facts: CatalogFacts, taught_by_histories: bool) -> Iterator[Advice]
     epochs = min(MOST_LABEL_EPOCHS, max(2, -(-EXAMPLES // max(1, interactions))))
     fresh = f"{interactions:,} examples an epoch: {epochs} epochs of fresh lists are as many as the student needs"
     yield Advice("labels.epochs", epochs, fresh)
-    if taught_by_histories:
+    if fits and keeps_histories(facts):
         why = "a user's scores are computed once a block: the larger the block, the fewer times"
         yield Advice("labels.block_rows", LARGE_BLOCK, why)
     steps = -(-interactions // batch)
-    training: dict[str, Value] = {
-        "epochs": max(10, STEPS // steps),
-        "patience": max(3, min(10, PATIENT_STEPS // steps)),
-        "batch_size": batch,
-        "learning_rate": 0.003,
-        "lr_decay": _decay(steps),
-    }
+    if few:
+        epochs = max(10, FEW_STEPS // steps)
+        of_length: dict[str, Value] = {"epochs": epochs, "patience": epochs, "evaluate_every": FEW_EVALUATE_EVERY}
+        why = f"{steps} steps an epoch; about {FEW_STEPS:,} in all, looked at seldom, since a held-out item or two of a user say little"
+    else:
+        of_length = {"epochs": max(10, STEPS // steps), "patience": max(3, min(10, PATIENT_STEPS // steps))}
+        why = f"{steps} steps an epoch; about {STEPS} in all, {PATIENT_STEPS} without a gain"
+    training: dict[str, Value] = {**of_length, "batch_size": batch, "learning_rate": 0.003, "lr_decay": _decay(steps)}
     for name, value in training.items():
-        yield Advice(f"student.train.{name}", value, f"{steps} steps an epoch; about {STEPS} in all, {PATIENT_STEPS} without a gain")
+        yield Advice(f"student.train.{name}", value, why)
 
 
 def _temperature(facts: CatalogFacts) -> tuple[float, str]:

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from promptmm.core.config import TeacherConfig
 from promptmm.core.ensemble import Mixture, choose_weights, contributions, sample_users
 from promptmm.core.graph import Csr
 from promptmm.core.ranking import evaluate
 from promptmm.core.standard_scores import moments_of, score_deviation
+from promptmm.core.teacher.ensemble import alike
 
 USERS, ITEMS, DIM = 60, 40, 6
 
@@ -60,6 +62,37 @@ def test_components_that_help_each_other_share_the_weight_and_noise_has_none(cat
     gain = np.mean(facts["one"]["gain_by_users"])  # all thirds have as many users
     assert gain == pytest.approx(weights.value - alone["two"])
     assert facts["one"]["gain_by_items"] == pytest.approx([gain] * 3, abs=0.25)
+
+
+def test_components_that_differ_by_their_seed_weigh_the_same(catalog):
+    """As one component, the mean of their scores."""
+    taste, train, held_out = catalog
+    twin = taste["one"] + 0.5 * drawn(USERS, ITEMS, seed=4)
+    apart = choose_weights(Mixture({**taste, "twin": twin}, held_out, train, "recall@5")).by_name
+    found = choose_weights(Mixture({**taste, "twin": twin}, held_out, train, "recall@5"), [["one", "twin"]])
+    assert apart["one"] != apart["twin"]
+    assert found.by_name["one"] == found.by_name["twin"] > 0
+    assert sum(found.by_name.values()) == pytest.approx(1)
+    total = sum(weight * {**taste, "twin": twin}[name] for name, weight in found.by_name.items())
+    assert found.value == pytest.approx(evaluate(total, torch.eye(ITEMS), held_out, train, [5])["recall@5"])
+    merged = {"two": taste["two"], "noise": taste["noise"], "one": (taste["one"] + twin) / 2}
+    one = choose_weights(Mixture({name: merged[name] for name in taste}, held_out, train, "recall@5")).by_name
+    assert one["one"] == pytest.approx(2 * found.by_name["twin"])
+
+
+@pytest.mark.parametrize(
+    ("components", "groups"),
+    [
+        ({"promptmm": {}, "promptmm-2": {"kind": "promptmm", "seed": 1}, "spectral": {}}, [["promptmm", "promptmm-2"]]),
+        ({"a": {"kind": "mf", "dim": 8}, "mf": {"seed": 1}}, []),
+        ({"b": {"kind": "mf", "seed": 3}, "ease": {}, "a": {"kind": "mf", "seed": 2}, "mf": {}}, [["b", "a", "mf"]]),
+        ({"shown": {"kind": "mf", "temperature": 0.2, "weight": 0, "seed": 1}, "mf": {"temperature": None}}, []),
+        ({"mf": {}, "taken": {"artifact": "a/teacher"}}, []),
+    ],
+    ids=["two", "other sizes", "three", "outside the sum", "artifact"],
+)
+def test_which_components_differ_by_their_seed_alone(components, groups):
+    assert alike(TeacherConfig(kind="ensemble", loss="softmax", components=components)) == groups
 
 
 def test_the_best_component_stays_alone_where_others_add_nothing(catalog):

@@ -144,19 +144,33 @@ def test_a_batch_does_not_grow_with_the_catalog_without_end(command, tmp_path, f
 
 
 @pytest.mark.parametrize(
-    ("users", "items", "median", "keeps"),
-    [(30_000, 20_000, 8, True), (120, 80, 8, False), (30_000, 20_000, 2, False), (10**6, 10**5, 8, False)],
-    ids=["larger", "small", "few items a user", "too many scores"],
+    ("users", "items", "median", "keeps", "smooths"),
+    [
+        (30_000, 20_000, 14, True, False),
+        (30_000, 20_000, 8, False, True),
+        (120, 80, 8, False, True),
+        (30_000, 20_000, 2, False, True),
+        (10**6, 10**5, 14, False, False),
+        (10**6, 10**5, 8, False, False),
+    ],
+    ids=["larger", "larger, sparse", "small, sparse", "few items a user", "too many scores", "too many scores, sparse"],
 )
-def test_larger_catalogs_keep_similarities_of_items(command, tmp_path, users, items, median, keeps):
+def test_similarities_of_items_are_kept_smoothed_or_left_out(command, tmp_path, users, items, median, keeps, smooths):
     assert command("inspect", *SMALL, f"run.dir={tmp_path}").code == 0
     facts = facts_of(tmp_path)
     validation = dataclasses.replace(facts.validation, median_train_items=median)
     advice = defaults_for(dataclasses.replace(facts, num_users=users, num_items=items, validation=validation))
     settings = build(Settings, yaml.safe_load(recipe_of(advice, "A title.")))
-    assert (settings.teacher.components.get("rp3beta", {}).get("linear", {}).get("rank") == 0) == keeps
-    assert ("neighbours" in settings.teacher.components["spectral"].get("linear", {})) == keeps
-    assert (settings.student.dim, settings.distill.score_positive) == ((256, False) if keeps else (128, True))
+    components, few = settings.teacher.components, median == 2
+    ranks = {name: own.get("linear", {}).get("rank") for name, own in components.items()}
+    assert (ranks.get("rp3beta") == 0) == keeps
+    assert ("item_knn" in components and ranks["rp3beta"] is None) == smooths
+    assert ("neighbours" in components.get("spectral", {}).get("linear", {})) == keeps
+    assert ("polynomial" in components) == (not keeps and not smooths)
+    assert ("spectral" in components) == (not few)
+    assert settings.student.dim == (256 if users > 120 and not few else 128)
+    assert settings.distill.score_positive == (users == 120)
+    assert settings.student.train.evaluate_every == (5 if few else 1)
     shown = {name for name, own in settings.teacher.components.items() if own.get("weight") == 0}
     assert shown == ({"lightgcn-20", "lightgcn-15", "lightgcn-10"} if median > 2 else set())  # no table shows which temperature fits
     assert (settings.teacher.train.evaluate_every, settings.teacher.train.patience) == (
@@ -165,7 +179,7 @@ def test_larger_catalogs_keep_similarities_of_items(command, tmp_path, users, it
     sharded = defaults_for(dataclasses.replace(facts, num_users=users, num_items=items, validation=validation), fits=False)
     settings = build(Settings, yaml.safe_load(recipe_of(sharded, "A title.")))  # no ensemble, and so nothing that scores histories
     assert settings.teacher.temperature == (0.2 if median == 2 else 0.15)
-    assert (settings.student.dim, settings.distill.score_positive) == (128, True)
+    assert (settings.student.dim, settings.distill.score_positive) == (128, median != 2)
 
 
 def test_the_shipped_experiment_has_the_components_that_are_derived(command, tmp_path):
