@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autograd import Context, Gradients
+from .graph import Csr, weighted_sum
 
 CHUNK_BYTES = 2 << 20  # of gathered item vectors: they stay in a core's cache between the gather and the product
 
@@ -41,18 +42,14 @@ class _CandidateScores(torch.autograd.Function):
         flat, weights, width = candidates.reshape(-1), grad.reshape(-1), candidates.shape[1]
         to_users = to_items = None
         if ctx.needs_input_grad[0]:
-            of_examples = _segment_sums(item_vectors, flat, weights, torch.arange(0, len(flat) + 1, width, device=flat.device))
+            lists = Csr(torch.arange(0, len(flat) + 1, width, device=flat.device), flat, len(item_vectors))
+            of_examples = weighted_sum(item_vectors, lists, weights)
             to_users = torch.zeros_like(user_vectors).index_add_(0, users, of_examples)
         if ctx.needs_input_grad[1]:
             order = torch.argsort(flat, stable=True)  # stable, so that sums are taken in the same order every time
             pointers = torch.cat([flat.new_zeros(1), torch.bincount(flat, minlength=len(item_vectors)).cumsum(0)])
-            to_items = _segment_sums(user_vectors[users], order // width, weights[order], pointers)
+            to_items = weighted_sum(user_vectors[users], Csr(pointers, order // width, len(users)), weights[order])
         return to_users, to_items, None, None
-
-
-def _segment_sums(rows: Tensor, indices: Tensor, weights: Tensor, pointers: Tensor) -> Tensor:
-    """Computes Σ_k weights_k rows[indices_k] over the k of each segment: pointers_s to pointers_(s + 1)."""
-    return F.embedding_bag(indices, rows, pointers, mode="sum", include_last_offset=True, per_sample_weights=weights)
 
 
 def candidate_scores(user_vectors: Tensor, item_vectors: Tensor, users: Tensor, candidates: Tensor) -> Tensor:

@@ -117,15 +117,15 @@ def component_configs(config: TeacherConfig) -> dict[str, TeacherConfig]:
 
 def alike(config: TeacherConfig) -> list[list[str]]:
     """Returns the names of the components of the sum that differ by their seed alone, in groups of two or more."""
-    groups: list[tuple[TeacherConfig, dict[int, str]]] = []
+    groups: list[tuple[object, dict[int, str]]] = []  # an open temperature may end at another one than a given
     left_out = outside(config)
     for name, own in component_configs(config).items():
         if name in left_out:
             continue
-        seed = component_seed(config, name, 0)
-        group = next((names for of, names in groups if of == own and seed not in names), None)
+        seed, settings = component_seed(config, name, 0), (own, config.components[name].get(TEMPERATURE, own.temperature))
+        group = next((names for of, names in groups if of == settings and seed not in names), None)
         if group is None:
-            groups.append((own, {seed: name}))
+            groups.append((settings, {seed: name}))
         else:
             group[seed] = name
     return [list(names.values()) for _, names in groups if len(names) > 1]

@@ -87,9 +87,10 @@ def test_components_that_differ_by_their_seed_weigh_the_same(catalog):
         ({"a": {"kind": "mf", "dim": 8}, "mf": {"seed": 1}}, []),
         ({"b": {"kind": "mf", "seed": 3}, "ease": {}, "a": {"kind": "mf", "seed": 2}, "mf": {}}, [["b", "a", "mf"]]),
         ({"shown": {"kind": "mf", "temperature": 0.2, "weight": 0, "seed": 1}, "mf": {"temperature": None}}, []),
+        ({"given": {"kind": "mf", "temperature": 0.2}, "mf": {"temperature": None, "seed": 1}}, []),
         ({"mf": {}, "taken": {"artifact": "a/teacher"}}, []),
     ],
-    ids=["two", "other sizes", "three", "outside the sum", "artifact"],
+    ids=["two", "other sizes", "three", "outside the sum", "an open temperature", "artifact"],
 )
 def test_which_components_differ_by_their_seed_alone(components, groups):
     assert alike(TeacherConfig(kind="ensemble", loss="softmax", components=components)) == groups
