@@ -48,6 +48,13 @@ class LinearConfig:
         le=1,
     )
     ridge: float | None = setting(None, "λ of EASE, in units of the mean diagonal entry of the items' Gram matrix; read by ease", gt=0)
+    dropout: float | None = setting(
+        None,
+        "p: the part of every history that EASE leaves out, in expectation, where the history predicts its items, so that frequent items "
+        "have more of the penalty; 0: none, as EASE was published; read by ease",
+        ge=0,
+        lt=1,
+    )
     shrink: float | None = setting(None, "shrinkage that is added to the denominator of the cosine of two items; read by item_knn", ge=0)
     neighbours: int | None = setting(
         None,

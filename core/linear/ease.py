@@ -1,4 +1,4 @@
-"""Defines EASE (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019), with weighted users."""
+"""Defines EASE (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019), with weighted users and denoising."""
 
 from typing import ClassVar
 
@@ -25,11 +25,13 @@ def matrix_bytes(num_items: int) -> int:
 class EaseTeacher(LinearTeacher):
     """Predicts an item from the others by ridge regression in closed form.
 
-    With G = A^T diag(deg^-a) A and P = (G + λ m I)^-1, where m is the mean of G's diagonal, the weights are W = I - P diag(1 / diag P), and
-    the scores are H W with the users' histories H. a is `user_exponent`, λ `ridge`.
+    With G = A^T diag(deg^-a) A and P = (G + λ m I + p / (1 - p) diag G)^-1, where m is the mean of G's diagonal, the weights are
+    W = I - P diag(1 / diag P), and the scores are H W with the users' histories H. a is `user_exponent`, λ `ridge` and p `dropout`.
+    W is the least-squares solution in expectation where every item of a history is left out of the input with probability p (Steck,
+    "Autoencoders that don't overfit towards the Identity", NeurIPS 2020). p = 0 is EASE as it was published.
     """
 
-    reads: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "ridge")
+    reads: ClassVar[tuple[str, ...]] = ("rank", "user_exponent", "ridge", "dropout")
     limits: ClassVar[tuple[str, ...]] = ("trials", "memory_mib")
 
     def __init__(self, inputs: LinearInputs, config: LinearConfig) -> None:
@@ -42,7 +44,7 @@ class EaseTeacher(LinearTeacher):
                 "teacher.kind=spectral, which needs no such matrix"
             )
         self._gram: tuple[float, Tensor] | None = None
-        self._weights: tuple[tuple[float, float], Tensor] | None = None
+        self._weights: tuple[tuple[float, ...], Tensor] | None = None
 
     @classmethod
     def fitting_bytes(cls, config: LinearConfig, counts: CatalogCounts) -> int:
@@ -51,6 +53,7 @@ class EaseTeacher(LinearTeacher):
     def choices(self) -> dict[str, Choice]:
         return {
             "ridge": Choice(1.0, (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
+            "dropout": Choice(0.5, (0.0, 0.25, 0.5, 0.75)),
             "user_exponent": Choice(0.5, (0.0, 0.5, 1.0)),
             "rank": rank_choice(self.interactions.num_items),
         }
@@ -67,14 +70,19 @@ class EaseTeacher(LinearTeacher):
             self._gram = exponent, gram
         return self._gram[1]
 
+    @staticmethod
+    def _key(settings: Settings) -> tuple[float, float, float]:
+        """Returns what W depends on: user_exponent, ridge and dropout."""
+        return settings["user_exponent"], settings["ridge"], settings["dropout"]
+
     def weights(self, settings: Settings) -> Tensor:
         """Returns W, [num_items, num_items], in float64 for up to 4,000 items and in float32 for more."""
-        key = settings["user_exponent"], settings["ridge"]
+        key = self._key(settings)
         if self._weights is None or self._weights[0] != key:
             self._weights = None
             gram = self._gram_of(key[0])
             regular = gram.clone()
-            regular.diagonal().add_(key[1] * gram.diagonal().mean())
+            regular.diagonal().add_(key[1] * gram.diagonal().mean() + key[2] / (1 - key[2]) * gram.diagonal())
             factor, info = torch.linalg.cholesky_ex(regular)
             if info.any():
                 raise InputError(
@@ -93,5 +101,5 @@ class EaseTeacher(LinearTeacher):
         products = Scores(
             of.num_items, lambda x: (weights @ x.to(weights.dtype)).to(x.dtype), lambda x: (weights.T @ x.to(weights.dtype)).to(x.dtype)
         )
-        key = settings["user_exponent"], settings["ridge"]
+        key = self._key(settings)
         return self.best_vectors(key, chained(of.histories(), products), settings["rank"], lambda: (of.dense_histories(), weights.T))

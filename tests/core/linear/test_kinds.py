@@ -53,10 +53,15 @@ def largest(matrix, k):
     return top.indices, top.values
 
 
-def ease(dense, ridge, a=A):
+def ease(dense, ridge, dropout, a=A):
+    """Item by item: least squares from the other items' columns, whose penalty is that of items left out at random."""
     gram = dense.T @ (power(dense.sum(1), -a)[:, None] * dense)
-    inverse = torch.linalg.inv(gram + ridge * gram.diagonal().mean() * torch.eye(NUM_ITEMS, dtype=gram.dtype))
-    return torch.eye(NUM_ITEMS, dtype=gram.dtype) - inverse / inverse.diagonal()
+    penalty = ridge * gram.diagonal().mean() + dropout / (1 - dropout) * gram.diagonal()
+    weights = torch.zeros_like(gram)
+    for j in range(NUM_ITEMS):
+        others = torch.arange(NUM_ITEMS) != j
+        weights[others, j] = torch.linalg.solve((gram + penalty.diag())[others][:, others], gram[others, j])
+    return weights
 
 
 def walks(dense, alpha, beta, k):
@@ -99,7 +104,8 @@ GRAPH = {"user_exponent": A, "item_exponent": B, "output_exponent": C}
 FORMULAS = {  # settings with a rank of all items, and the matrix W of scores A W
     "item_knn": ({"user_exponent": A, "shrink": 1.0, "neighbours": 7}, lambda dense: cosines(dense).T),
     "rp3beta": ({"alpha": 0.7, "beta": 0.25, "neighbours": 7}, lambda dense: walks(dense, 0.7, 0.25, 7)),
-    "ease": ({"user_exponent": A, "ridge": 0.3}, lambda dense: ease(dense, 0.3)),
+    "ease": ({"user_exponent": A, "ridge": 0.3, "dropout": 0.0}, lambda dense: ease(dense, 0.3, 0.0)),
+    "ease with dropout": ({"user_exponent": A, "ridge": 0.3, "dropout": 0.4}, lambda dense: ease(dense, 0.3, 0.4)),
     "polynomial": ({**GRAPH, "degree": 3}, lambda dense: polynomial(dense, 3)),
     "polynomial by entries": (
         {**GRAPH, "degree": 2, "power": 0.7, "neighbours": 9},

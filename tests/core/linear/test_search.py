@@ -72,7 +72,7 @@ def test_the_weight_of_added_content_is_chosen_with_the_other_settings(inputs, m
     """It costs no fit of the kind's own; the weight that is chosen fits the same vectors again, and 0 leaves the rest out."""
     kind, fits = TEACHERS.get("ease"), []
     monkeypatch.setattr(kind, "vectors", lambda self, settings, real=kind.vectors: fits.append(settings) or real(self, settings))
-    given = {"rank": 6, "ridge": 0.3, "user_exponent": 0.5}
+    given = {"rank": 6, "ridge": 0.3, "dropout": 0.25, "user_exponent": 0.5}
     likes = ContentScores(Interactions(inputs.graph), inputs.features, LinearConfig(modality_weights={"text": 1.0}))
     liked = torch.mm(*(x if n == 0 else x.T for n, x in enumerate(likes.vectors({"preparation": "standardised", **likes.given()}))))
     for sign in (1, -1):  # a metric that likes content, and one that does not

@@ -198,8 +198,8 @@ def test_what_it_cannot_do_is_refused_before_work(tmp_path, tiny_settings, monke
     refused(r"micro_batches=2 has no meaning with teacher\.kind=spectral, which is fitted without steps",
             "teacher.kind=spectral", *BY_SCORES, *GIVEN, "teacher.linear.filter=ideal", "cluster.micro_batches=2")  # fmt: skip
     refused(r"a ease, which has no vectors by modality for distill\.list_weight=0\.5", *plain)
-    refused(r"teacher\.linear\.shrink=3\.0 is not read by teacher\.kind=ease: it reads rank, user_exponent, ridge, content_weight, "
-            "preparation, modality_weights, trials, memory_mib",
+    refused(r"teacher\.linear\.shrink=3\.0 is not read by teacher\.kind=ease: it reads rank, user_exponent, ridge, dropout, "
+            "content_weight, preparation, modality_weights, trials, memory_mib",
             *plain, "teacher.linear.shrink=3")  # fmt: skip
     refused(r"teacher\.linear\.rank=3 is not read by teacher\.kind=promptmm: it is no linear model", "teacher.linear.rank=3")
     refused(r"teacher\.linear\.ridge=0: ", *plain, "teacher.linear.ridge=0")
