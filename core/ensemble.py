@@ -5,7 +5,7 @@ component and every user. What a user's scores have in common does not change a 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,19 +21,47 @@ PLACES = 12  # that a half of the users gives to components, one after the other
 SPLITS = 3  # of the users into halves, each of which chooses weights
 LEAST_WEIGHT = 0.02  # a component of less is not worth its place in the sum
 CACHE_BYTES = 1 << 30  # of the components' scores for the users that the weights are chosen on
-BLOCK_SCORES = 1 << 22  # weighted sums that are ranked at a time
+DEPTH = 200  # best items of every component that are kept where not all scores are; at least ten times as many as lists have places
+BLOCK_SCORES = 1 << 22  # scores of a component, or weighted sums, that are ranked at a time
 NUM_GROUPS = 3
 
 
-def sample_users(held_out: Csr, num_items: int, num_components: int) -> Tensor:
-    """Returns the users that weights are chosen on, int64 ascending: those with a held-out item, or evenly spaced ones of them.
+@dataclass(frozen=True)
+class ChoiceSize:
+    """Says how much of the components' scores is kept to choose weights with, within `CACHE_BYTES`.
 
-    Args:
-        held_out: Every user's validation items.
-        num_items, num_components: Sizes of the scores that are held for each of these users.
+    Attributes:
+        users: The largest number of users that choose.
+        depth: Best unseen items of each component that are kept for a user; the number of items where all scores are.
+        width: Items whose scores are kept for a user at most, with any component's best ones among them.
+        bytes: Of the scores and, where not all are kept, of the items' indices.
     """
+
+    users: int
+    depth: int
+    width: int
+    bytes: int
+
+    @staticmethod
+    def of(num_users: int, num_items: int, num_components: int, metric: str) -> "ChoiceSize":
+        """Returns the size for a number of users with held-out items: all scores of all of them where there is room, else the best
+        `DEPTH` items of every component, and then fewer users where even that is too much."""
+        every = 4 * num_components * num_items
+        depth = num_items if num_users * every <= CACHE_BYTES else min(num_items, max(DEPTH, 10 * list_length(metric)))
+        width = min(num_items, depth * num_components)
+        of_user = every if depth == num_items else 4 * (num_components + 1) * width  # an item's scores and its index
+        users = min(num_users, max(1, CACHE_BYTES // of_user))
+        return ChoiceSize(users, depth, width, users * of_user)
+
+
+def list_length(metric: str) -> int:
+    """Returns the number of places in the lists of a metric such as "recall@20"."""
+    return int(metric.rpartition("@")[2])
+
+
+def sample_users(held_out: Csr, most: int) -> Tensor:
+    """Returns the users that weights are chosen on, int64 ascending: those with a held-out item, or `most` evenly spaced ones of them."""
     users = held_out.degrees.nonzero().squeeze(1)
-    most = max(1, CACHE_BYTES // (4 * num_items * num_components))
     return users if users.numel() <= most else users[torch.arange(most) * users.numel() // most]
 
 
@@ -42,20 +70,66 @@ class Mixture:
     """Holds the components' scores for some users, from which every weighted sum is ranked.
 
     Attributes:
-        scores: float32 [n, num_items] by component, in units of each user's standard deviation.
-        held_out, exclude: Validation items and masked items of these users, n rows.
+        scores: float32 [n, width] by component, in units of each user's standard deviation; -inf for masked items and where a row ends.
+        columns: The items that the scores are of, int32 [n, width], ascending in each row, -1 where a row ends; None where the scores are
+            of all items.
+        held_out: Validation items of these users, n rows.
         metric: The validation metric, such as "recall@20".
     """
 
     scores: Mapping[str, Tensor]
+    columns: Tensor | None
     held_out: Csr
-    exclude: Csr
     metric: str
+
+    @staticmethod
+    def gather(
+        scorers: Mapping[str, Callable[[Tensor], Tensor]], held_out: Csr, exclude: Csr, metric: str, depth: int | None = None
+    ) -> "Mixture":
+        """Computes the scores, a block of users at a time, and keeps those of every item that is among any component's best unseen ones.
+
+        A weighted sum of what is kept ranks as that of all scores does wherever the last place of its list is above the sum of what the
+        components have at `depth`, which no other item can pass.
+
+        Args:
+            scorers: By component, from rows of `held_out`, int64 [m], to float32 [m, num_items].
+            held_out, exclude: Validation items and masked items of the users, n rows.
+            metric: The validation metric.
+            depth: Best unseen items of each component that are kept; None, or at least the number of items: all scores.
+        """
+        num_users, num_items = held_out.num_rows, held_out.num_columns
+        whole = depth is None or depth >= num_items
+        width = num_items if depth is None else min(num_items, depth * len(scorers))
+        scores = {name: torch.full((num_users, width), -torch.inf) for name in scorers}
+        columns, widest = None if whole else torch.full((num_users, width), -1, dtype=torch.int32), 0
+        for rows in torch.arange(num_users).split(max(1, BLOCK_SCORES // num_items)):
+            excluded = exclude.select(rows)
+            blocks = {name: scorer(rows) for name, scorer in scorers.items()}
+            for block in blocks.values():
+                block[excluded.rows, excluded.columns] = -torch.inf
+            if columns is None:
+                for name, block in blocks.items():
+                    scores[name][rows] = block
+                continue
+            kept = torch.zeros(rows.numel(), num_items, dtype=torch.bool)
+            for block in blocks.values():
+                kept.scatter_(1, top_k_of_scores(block, min(width, depth or width))[1], True)
+            kept[excluded.rows, excluded.columns] = False  # where fewer items are unseen
+            sizes = kept.sum(1)
+            users, items = kept.nonzero(as_tuple=True)
+            places = torch.arange(items.numel()) - (sizes.cumsum(0) - sizes)[users]
+            columns[rows[users], places] = items.int()
+            for name, block in blocks.items():
+                scores[name][rows[users], places] = block[users, items]
+            widest = max(widest, int(sizes.max()))
+        if columns is not None:
+            columns, scores = columns[:, :widest], {name: each[:, :widest] for name, each in scores.items()}
+        return Mixture(scores, columns, held_out, metric)
 
     def of_users(self, rows: Tensor) -> "Mixture":
         """Returns the mixture of some of the users, int64 [n] rows."""
-        scores = {name: each[rows] for name, each in self.scores.items()}
-        return Mixture(scores, self.held_out.select(rows), self.exclude.select(rows), self.metric)
+        scores, columns = {name: each[rows] for name, each in self.scores.items()}, None if self.columns is None else self.columns[rows]
+        return Mixture(scores, columns, self.held_out.select(rows), self.metric)
 
     def merged(self, alike: Sequence[Sequence[str]]) -> "Mixture":
         """Returns the mixture with the mean of each group's scores in the place of its components, by the name of the first of them."""
@@ -63,12 +137,12 @@ class Mixture:
         for group in alike:
             members = [scores.pop(name) for name in group]
             scores[group[0]] = torch.stack(members).mean(0)
-        return Mixture({name: scores[name] for name in self.scores if name in scores}, self.held_out, self.exclude, self.metric)
+        return Mixture({name: scores[name] for name in self.scores if name in scores}, self.columns, self.held_out, self.metric)
 
     def lists(self, weights: Mapping[str, float]) -> Tensor:
         """Returns the best items of every user by a weighted sum, int64 [n, k]; -1 where no item is left."""
-        num_users, num_items = next(iter(self.scores.values())).shape
-        size, k, found = max(1, BLOCK_SCORES // num_items), int(self.metric.rpartition("@")[2]), []
+        num_users, width = next(iter(self.scores.values())).shape
+        size, k, found = max(1, BLOCK_SCORES // width), list_length(self.metric), []
         for start in range(0, num_users, size):
             rows = slice(start, min(start + size, num_users))
             total: Tensor | None = None
@@ -76,9 +150,8 @@ class Mixture:
                 if weight:
                     total = weight * self.scores[name][rows] if total is None else total.add_(self.scores[name][rows], alpha=weight)
             assert total is not None, "a weight is more than 0"
-            excluded = self.exclude.select(torch.arange(rows.start, rows.stop))
-            total[excluded.rows, excluded.columns] = -torch.inf
-            values, items = top_k_of_scores(total, min(k, num_items))
+            values, places = top_k_of_scores(total, min(k, width))
+            items = places if self.columns is None else self.columns[rows].gather(1, places).long()
             found.append(torch.where(values == -torch.inf, -1, items))
         return torch.cat(found)
 

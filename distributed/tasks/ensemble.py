@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core.artifact import has_artifact, read_manifest
 from ...core.config import TeacherConfig, as_dict
-from ...core.ensemble import Mixture, Weights, choose_weights, contributions, sample_users
+from ...core.ensemble import ChoiceSize, Mixture, Weights, choose_weights, contributions, sample_users
 from ...core.errors import InputError
 from ...core.graph import Csr
 from ...core.histories import HistoryScores, deviations, history_rows
@@ -130,16 +130,25 @@ class _Component:
         own = [part.select(ids) for part in self.final.histories]
         return [replace(part, weights=factors * part.weights) for part in own]
 
-    def scores(self, ids: Tensor, num_items: int) -> Tensor:
-        """Returns users' scores of all items in these units, float32 [n, num_items]."""
-        items = self.items(torch.arange(num_items)).T.contiguous()
-        rows = torch.cat([self.users(some) @ items for some in ids.split(CHUNK_ROWS)])
-        parts = self.histories(ids)
-        for some in parts[0].blocks() if parts else ():
-            of_histories = history_rows(parts, some)
-            assert of_histories is not None
-            rows[some] += of_histories
-        return rows
+    def scorer(self, users: Tensor, num_items: int) -> Callable[[Tensor], Tensor]:
+        """Returns the function from rows of `users`, int64 [m], to these users' scores of all items in these units, float32 [m, num_items].
+
+        It holds the items' vectors.
+        """
+        items = torch.empty(self.final.rows[ITEMS].dim, num_items)
+        for some in _chunks(num_items):
+            items[:, some] = self.items(some).T
+
+        def scores(rows: Tensor) -> Tensor:
+            ids = users[rows]
+            found, parts = self.users(ids) @ items, self.histories(ids)
+            for some in parts[0].blocks() if parts else ():
+                of_histories = history_rows(parts, some)
+                assert of_histories is not None
+                found[some] += of_histories
+            return found
+
+        return scores
 
     def _factors(self, ids: Tensor, rows: Tensor) -> Tensor:
         """Returns 1 / the standard deviation over all items of users' scores, float32 [n]; 0 where all are equal."""
@@ -265,9 +274,11 @@ def _choose(
 ) -> tuple[Weights, JsonObject]:
     """Chooses the weights, or measures those that are given; returns them and what each component brings."""
     held_out, exclude = masks(dataset, "validation")
-    users = sample_users(held_out, dataset.num_items, len(components))
-    scores = {name: each.scores(users, dataset.num_items) for name, each in components.items()}
-    mixture = Mixture(scores, held_out.select(users), exclude.select(users), job.evaluation.select_by)
+    metric = job.evaluation.select_by
+    size = ChoiceSize.of(int(held_out.degrees.count_nonzero()), dataset.num_items, len(components), metric)
+    users = sample_users(held_out, size.users)
+    scorers = {name: each.scorer(users, dataset.num_items) for name, each in components.items()}
+    mixture = Mixture.gather(scorers, held_out.select(users), exclude.select(users), metric, size.depth)
     weights = (
         choose_weights(mixture, alike(job.config))
         if given is None

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ...core.config import TeacherConfig
-from ...core.ensemble import CACHE_BYTES
+from ...core.ensemble import BLOCK_SCORES, ChoiceSize
 from ...core.teacher.ensemble import outside
 from ...distributed.engines.sampled.inference import CHUNK_ROWS
 from ..settings import Settings
@@ -44,11 +44,12 @@ def teacher_worker(settings: Settings, sizes: Sizes, blocks: Estimate, most: Est
 def ensemble(settings: Settings, sizes: Sizes) -> Need:
     """Memory of the first worker while it adds an ensemble's components up: their scores for the users that choose the weights."""
     count = len(settings.teacher.components.keys() - outside(settings.teacher))
-    users = min(sizes.users, sizes.held_out, CACHE_BYTES // max(1, FLOAT * sizes.items * count))
-    columns = max((kinds.final_dim(component, sizes) for component in kinds.components(settings.teacher)), default=0)
+    choice = ChoiceSize.of(max(1, min(sizes.users, sizes.held_out)), sizes.items, max(1, count), settings.evaluation.select_by)
+    columns = [kinds.final_dim(component, sizes) for component in kinds.components(settings.teacher)]
     parts = {
-        "scores of the components": count * users * sizes.items * FLOAT,
-        "vectors of a component": 2 * sizes.items * columns * FLOAT,
+        "scores of the components": choice.bytes * 3 // 2,  # a half of the users has a copy while it chooses
+        "blocks of scores": count * BLOCK_SCORES * FLOAT,
+        "vectors of the components": sizes.items * (sum(columns) + max(columns, default=0)) * FLOAT,
         **histories(settings, sizes),
         "masks": 8 * sizes.edges * INDEX,
         "score blocks": SCORE_BYTES,

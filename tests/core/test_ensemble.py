@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from promptmm.core.config import TeacherConfig
-from promptmm.core.ensemble import Mixture, choose_weights, contributions, sample_users
+from promptmm.core.ensemble import ChoiceSize, Mixture, choose_weights, contributions, sample_users
 from promptmm.core.graph import Csr
 from promptmm.core.ranking import evaluate
 from promptmm.core.standard_scores import moments_of, score_deviation
@@ -20,6 +20,10 @@ def drawn(*shape, seed=0):
 def csr(mask):
     rows, columns = mask.nonzero(as_tuple=True)
     return Csr.from_pairs(rows, columns, *mask.shape)
+
+
+def mixture_of(taste, held_out, exclude, metric, depth=None):
+    return Mixture.gather({name: lambda rows, of=each: of[rows] for name, each in taste.items()}, held_out, exclude, metric, depth)
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def test_scores_in_units_of_their_standard_deviation():
 
 def test_components_that_help_each_other_share_the_weight_and_noise_has_none(catalog):
     taste, train, held_out = catalog
-    mixture = Mixture(taste, held_out, train, "recall@5")
+    mixture = mixture_of(taste, held_out, train, "recall@5")
     weights = choose_weights(mixture)
     assert sum(weights.by_name.values()) == pytest.approx(1)
     assert weights.by_name["noise"] == 0
@@ -68,15 +72,15 @@ def test_components_that_differ_by_their_seed_weigh_the_same(catalog):
     """As one component, the mean of their scores."""
     taste, train, held_out = catalog
     twin = taste["one"] + 0.5 * drawn(USERS, ITEMS, seed=4)
-    apart = choose_weights(Mixture({**taste, "twin": twin}, held_out, train, "recall@5")).by_name
-    found = choose_weights(Mixture({**taste, "twin": twin}, held_out, train, "recall@5"), [["one", "twin"]])
+    apart = choose_weights(mixture_of({**taste, "twin": twin}, held_out, train, "recall@5")).by_name
+    found = choose_weights(mixture_of({**taste, "twin": twin}, held_out, train, "recall@5"), [["one", "twin"]])
     assert apart["one"] != apart["twin"]
     assert found.by_name["one"] == found.by_name["twin"] > 0
     assert sum(found.by_name.values()) == pytest.approx(1)
     total = sum(weight * {**taste, "twin": twin}[name] for name, weight in found.by_name.items())
     assert found.value == pytest.approx(evaluate(total, torch.eye(ITEMS), held_out, train, [5])["recall@5"])
     merged = {"two": taste["two"], "noise": taste["noise"], "one": (taste["one"] + twin) / 2}
-    one = choose_weights(Mixture({name: merged[name] for name in taste}, held_out, train, "recall@5")).by_name
+    one = choose_weights(mixture_of({name: merged[name] for name in taste}, held_out, train, "recall@5")).by_name
     assert one["one"] == pytest.approx(2 * found.by_name["twin"])
 
 
@@ -99,23 +103,59 @@ def test_which_components_differ_by_their_seed_alone(components, groups):
 def test_the_best_component_stays_alone_where_others_add_nothing(catalog):
     taste, train, held_out = catalog
     scores = {"noise": taste["noise"], "whole": taste["one"] + taste["two"]}
-    assert choose_weights(Mixture(scores, held_out, train, "ndcg@5")).by_name == {"noise": 0, "whole": 1}
+    assert choose_weights(mixture_of(scores, held_out, train, "ndcg@5")).by_name == {"noise": 0, "whole": 1}
 
 
 def test_lists_of_users_who_may_see_few_items(catalog):
     """Masked items are never hits, also where fewer items are left than the list has places."""
     taste, _, held_out = catalog
     exclude = csr(torch.ones(USERS, ITEMS, dtype=torch.bool).scatter_(1, held_out.columns.view(USERS, 4), False))
-    mixture = Mixture(taste, held_out, exclude, "recall@10")
+    mixture = mixture_of(taste, held_out, exclude, "recall@10")
     lists = mixture.lists({"one": 1.0, "two": 0.0, "noise": 0.0})
     assert (lists >= 0).sum(1).tolist() == [4] * USERS
     assert mixture.values(lists).tolist() == [1.0] * USERS
     assert mixture.found(lists).all()
 
 
-def test_weights_are_chosen_on_as_many_users_as_memory_allows(monkeypatch):
+def test_weights_are_chosen_on_as_many_users_and_items_as_memory_allows(monkeypatch):
     held_out = csr(torch.arange(USERS)[:, None] % 3 == torch.zeros(1, ITEMS))
     every_third = list(range(0, USERS, 3))
-    assert sample_users(held_out, ITEMS, 4).tolist() == every_third
+    assert sample_users(held_out, 20).tolist() == every_third
+    assert sample_users(held_out, 5).tolist() == every_third[::4]
+    assert ChoiceSize.of(20, ITEMS, 4, "recall@20") == ChoiceSize(20, ITEMS, ITEMS, 4 * ITEMS * 4 * 20)
     monkeypatch.setattr("promptmm.core.ensemble.CACHE_BYTES", 4 * ITEMS * 4 * 5)
-    assert sample_users(held_out, ITEMS, 4).tolist() == every_third[::4]
+    assert ChoiceSize.of(20, ITEMS, 4, "recall@20") == ChoiceSize(5, ITEMS, ITEMS, 4 * ITEMS * 4 * 5)  # all items are fewer than 200
+    monkeypatch.setattr("promptmm.core.ensemble.CACHE_BYTES", 1 << 26)
+    assert ChoiceSize.of(2_000, 50_000, 5, "recall@20") == ChoiceSize(2_000, 200, 1_000, 24 * 1_000 * 2_000)
+    assert ChoiceSize.of(200_000, 50_000, 5, "recall@20") == ChoiceSize(2_796, 200, 1_000, 24 * 1_000 * 2_796)
+    assert ChoiceSize.of(2_000, 50_000, 5, "recall@50").depth == 500
+
+
+@pytest.mark.parametrize("depth", [3, 8, 15])
+def test_sums_of_the_components_best_items_rank_as_sums_of_all_scores(catalog, monkeypatch, depth):
+    """Wherever the last place is above what the components have at the depth, and for every component alone; with ties and masked items."""
+    monkeypatch.setattr("promptmm.core.ensemble.BLOCK_SCORES", 7 * ITEMS)
+    taste, train, held_out = catalog
+    taste = {name: (2 * each).round() / 2 if name == "two" else each for name, each in taste.items()}
+    few = torch.zeros(USERS, ITEMS, dtype=torch.bool)
+    few[5, :-4] = True
+    few[5, held_out.columns[held_out.pointers[5] : held_out.pointers[6]]] = False
+    exclude = csr(torch.zeros(USERS, ITEMS).index_put((train.rows, train.columns), torch.ones(())).bool() | few)
+    whole, part = (mixture_of(taste, held_out, exclude, "ndcg@3", d) for d in (None, depth))
+    masked = torch.zeros(USERS, ITEMS).index_put((exclude.rows, exclude.columns), torch.tensor(-torch.inf))
+    least = {name: (each + masked).topk(depth, 1).values[:, -1] for name, each in taste.items()}
+    certain = 0
+    for weights in ({"one": 1.0, "two": 0.0, "noise": 0.0}, {"one": 0.0, "two": 1.0, "noise": 0.0}, {"one": 0.5, "two": 0.3, "noise": 0.2}):
+        expected, found = whole.lists(weights), part.lists(weights)
+        total = sum(weight * taste[name] for name, weight in weights.items())
+        bound = sum(weight * least[name] for name, weight in weights.items() if weight)
+        sure = total.gather(1, found[:, -1:].clamp(min=0)).squeeze(1) > bound if max(weights.values()) < 1 else torch.ones(USERS).bool()
+        sure |= bound == -torch.inf
+        certain += int(sure.sum())
+        assert torch.equal(found[sure], expected[sure])
+        assert torch.equal(part.values(found)[sure], whole.values(expected)[sure])
+    assert certain > 2 * USERS
+    half = torch.arange(0, USERS, 2)
+    assert torch.equal(part.of_users(half).lists({"one": 1.0}), part.lists({"one": 1.0})[half])
+    merged = part.merged([["one", "two"]])
+    assert torch.equal(merged.lists({"one": 1.0}), part.lists({"one": 0.5, "two": 0.5}))

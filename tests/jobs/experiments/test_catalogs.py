@@ -179,9 +179,9 @@ def test_catalogs_stay_once_they_are_tested(tmp_path):
         check_catalogs(f"{folder}/one", ["a"])
 
 
-def test_the_shipped_experiment_has_four_catalogs_and_one_student_from_a_random_start():
-    recipe = load_experiment("catalogs", [f"catalogs.{name}.source.path=/data" for name in ("tiktok", "lfm2k", "sports")])
-    assert [*recipe.recipes] == ["tiktok", "lfm2k", "sports", "dense"]
+def test_the_shipped_experiment_has_five_catalogs_and_one_student_from_a_random_start():
+    recipe = load_experiment("catalogs", [f"catalogs.{name}.source.path=/data" for name in ("tiktok", "lfm2k", "sports", "movielens")])
+    assert [*recipe.recipes] == ["tiktok", "lfm2k", "sports", "movielens", "dense"]
     students, of_features = [], {"promptmm", "content", "spectral + content", "EASE + content"}
     linear, losses = {"spectral", "EASE", "polynomial", "RP3beta", "item kNN", "popularity"}, ("pair", "list", "embedding", "score")
     by_modality = {"list alone", "embedding alone", "all losses", *(f"all without {loss}" for loss in losses)}
