@@ -98,8 +98,8 @@ class Mixture:
             depth: Best unseen items of each component that are kept; None, or at least the number of items: all scores.
         """
         num_users, num_items = held_out.num_rows, held_out.num_columns
-        whole = depth is None or depth >= num_items
-        width = num_items if depth is None else min(num_items, depth * len(scorers))
+        depth = num_items if depth is None else min(depth, num_items)
+        whole, width = depth == num_items, min(num_items, depth * len(scorers))
         scores = {name: torch.full((num_users, width), -torch.inf) for name in scorers}
         columns, widest = None if whole else torch.full((num_users, width), -1, dtype=torch.int32), 0
         for rows in torch.arange(num_users).split(max(1, BLOCK_SCORES // num_items)):
@@ -113,7 +113,7 @@ class Mixture:
                 continue
             kept = torch.zeros(rows.numel(), num_items, dtype=torch.bool)
             for block in blocks.values():
-                kept.scatter_(1, top_k_of_scores(block, min(width, depth or width))[1], True)
+                kept.scatter_(1, top_k_of_scores(block, depth)[1], True)
             kept[excluded.rows, excluded.columns] = False  # where fewer items are unseen
             sizes = kept.sum(1)
             users, items = kept.nonzero(as_tuple=True)

@@ -138,6 +138,7 @@ class _Component:
         items = torch.empty(self.final.rows[ITEMS].dim, num_items)
         for some in _chunks(num_items):
             items[:, some] = self.items(some).T
+        self.histories(users)  # standard deviations of all of them at once, which are known from then on
 
         def scores(rows: Tensor) -> Tensor:
             ids = users[rows]
