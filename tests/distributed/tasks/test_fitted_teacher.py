@@ -112,7 +112,8 @@ def test_without_a_validation_split_the_start_values_stand(tmp_path, tiny_settin
 
 
 def test_given_settings_are_not_searched(fit):
-    folder, _ = fit("ease", "teacher.linear.ridge=0.5", "teacher.linear.rank=7", "teacher.linear.trials=2")
+    given = ("teacher.linear.ridge=0.5", "teacher.linear.dropout=0", "teacher.linear.rank=7", "teacher.linear.trials=2")
+    folder, _ = fit("ease", *given)
     linear = read_manifest(str(folder / "teacher"), "teacher")["linear"]
     assert linear["chosen"] == ["user_exponent"]
     assert linear["settings"]["ridge"] == 0.5
