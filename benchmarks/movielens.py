@@ -65,9 +65,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="the folder that is made, in MMRec's format")
     arguments = parser.parse_args()
     users, items, films = interactions(arguments.path)
-    order = np.lexsort((items, users))
-    users, items = users[order], items[order]
-    table = np.stack([users, items, np.ones_like(users), splits(users)], axis=1)
+    table = np.stack([users, items, np.ones_like(users), splits(users)], axis=1)[np.lexsort((items, users))]
     arguments.out.mkdir(parents=True, exist_ok=True)
     np.savetxt(arguments.out / "movielens.inter", table, fmt="%d", delimiter="\t", header="userID\titemID\trating\tx_label", comments="")
     np.save(arguments.out / "textual.npy", features(arguments.path, films))
