@@ -33,13 +33,11 @@ class ChoiceSize:
     Attributes:
         users: The largest number of users that choose.
         depth: Best unseen items of each component that are kept for a user; the number of items where all scores are.
-        width: Items whose scores are kept for a user at most, with any component's best ones among them.
         bytes: Of the scores and, where not all are kept, of the items' indices.
     """
 
     users: int
     depth: int
-    width: int
     bytes: int
 
     @staticmethod
@@ -48,10 +46,10 @@ class ChoiceSize:
         `DEPTH` items of every component, and then fewer users where even that is too much."""
         every = 4 * num_components * num_items
         depth = num_items if num_users * every <= CACHE_BYTES else min(num_items, max(DEPTH, 10 * list_length(metric)))
-        width = min(num_items, depth * num_components)
-        of_user = every if depth == num_items else 4 * (num_components + 1) * width  # an item's scores and its index
+        # of every item that may be among some component's best ones, its scores and its index
+        of_user = every if depth == num_items else 4 * (num_components + 1) * min(num_items, depth * num_components)
         users = min(num_users, max(1, CACHE_BYTES // of_user))
-        return ChoiceSize(users, depth, width, users * of_user)
+        return ChoiceSize(users, depth, users * of_user)
 
 
 def list_length(metric: str) -> int:

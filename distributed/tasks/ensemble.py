@@ -138,16 +138,11 @@ class _Component:
         items = torch.empty(self.final.rows[ITEMS].dim, num_items)
         for some in _chunks(num_items):
             items[:, some] = self.items(some).T
-        self.histories(users)  # standard deviations of all of them at once, which are known from then on
+        parts = self.histories(users)
 
         def scores(rows: Tensor) -> Tensor:
-            ids = users[rows]
-            found, parts = self.users(ids) @ items, self.histories(ids)
-            for some in parts[0].blocks() if parts else ():
-                of_histories = history_rows(parts, some)
-                assert of_histories is not None
-                found[some] += of_histories
-            return found
+            found, of_histories = self.users(users[rows]) @ items, history_rows(parts, rows)
+            return found if of_histories is None else found.add_(of_histories)
 
         return scores
 

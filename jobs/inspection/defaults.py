@@ -237,7 +237,8 @@ def _student(facts: CatalogFacts, fits: bool) -> Iterator[Advice]:
     few = has_few_items(facts)
     if is_large or few:
         why = "items of a history speak for each other, so that a user's own items would drown the others of a list"
-        why = "a user's own item in a list says nothing about the order of the others" if few else why
+        if few:
+            why = "a user's own item in a list says nothing about the order of the others"
         yield Advice("distill.score_positive", False, why)
     yield Advice("distill.temperature", *_temperature(facts))
     half = "half of a list is what the teacher ranks best, half is drawn from all that the user has not seen"

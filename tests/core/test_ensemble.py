@@ -122,12 +122,12 @@ def test_weights_are_chosen_on_as_many_users_and_items_as_memory_allows(monkeypa
     every_third = list(range(0, USERS, 3))
     assert sample_users(held_out, 20).tolist() == every_third
     assert sample_users(held_out, 5).tolist() == every_third[::4]
-    assert ChoiceSize.of(20, ITEMS, 4, "recall@20") == ChoiceSize(20, ITEMS, ITEMS, 4 * ITEMS * 4 * 20)
+    assert ChoiceSize.of(20, ITEMS, 4, "recall@20") == ChoiceSize(20, ITEMS, 4 * ITEMS * 4 * 20)
     monkeypatch.setattr("promptmm.core.ensemble.CACHE_BYTES", 4 * ITEMS * 4 * 5)
-    assert ChoiceSize.of(20, ITEMS, 4, "recall@20") == ChoiceSize(5, ITEMS, ITEMS, 4 * ITEMS * 4 * 5)  # all items are fewer than 200
+    assert ChoiceSize.of(20, ITEMS, 4, "recall@20") == ChoiceSize(5, ITEMS, 4 * ITEMS * 4 * 5)  # all items are fewer than 200
     monkeypatch.setattr("promptmm.core.ensemble.CACHE_BYTES", 1 << 26)
-    assert ChoiceSize.of(2_000, 50_000, 5, "recall@20") == ChoiceSize(2_000, 200, 1_000, 24 * 1_000 * 2_000)
-    assert ChoiceSize.of(200_000, 50_000, 5, "recall@20") == ChoiceSize(2_796, 200, 1_000, 24 * 1_000 * 2_796)
+    assert ChoiceSize.of(2_000, 50_000, 5, "recall@20") == ChoiceSize(2_000, 200, 24 * 1_000 * 2_000)
+    assert ChoiceSize.of(200_000, 50_000, 5, "recall@20") == ChoiceSize(2_796, 200, 24 * 1_000 * 2_796)
     assert ChoiceSize.of(2_000, 50_000, 5, "recall@50").depth == 500
 
 
