@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-LEAST_RATINGS, DIMENSIONS, SEED = 5, 128, 7
+LEAST_RATINGS, DIMENSIONS = 5, 128
 
 
 def interactions(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -27,9 +27,9 @@ def interactions(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return users[kept], items, films
 
 
-def splits(users: np.ndarray) -> np.ndarray:
-    """Returns the split of every interaction: 0 train, 1 validation, 2 test."""
-    generator, labels = np.random.default_rng(SEED), np.zeros(len(users), np.int64)
+def splits(users: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the split of every interaction: 0 train, 1 validation, 2 test. The seed draws it."""
+    generator, labels = np.random.default_rng(seed), np.zeros(len(users), np.int64)
     for user in range(users.max() + 1):
         own = generator.permutation(np.flatnonzero(users == user))
         share = max(1, round(len(own) / 10))
@@ -63,9 +63,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", required=True, type=Path, help="the folder of MovieLens 100K, with u.data and u.item")
     parser.add_argument("--out", required=True, type=Path, help="the folder that is made, in MMRec's format")
+    parser.add_argument("--draw", type=int, default=7, help="seed of the split; tables of one draw have that of 7")
     arguments = parser.parse_args()
     users, items, films = interactions(arguments.path)
-    table = np.stack([users, items, np.ones_like(users), splits(users)], axis=1)[np.lexsort((items, users))]
+    table = np.stack([users, items, np.ones_like(users), splits(users, arguments.draw)], axis=1)[np.lexsort((items, users))]
     arguments.out.mkdir(parents=True, exist_ok=True)
     np.savetxt(arguments.out / "movielens.inter", table, fmt="%d", delimiter="\t", header="userID\titemID\trating\tx_label", comments="")
     np.save(arguments.out / "textual.npy", features(arguments.path, films))

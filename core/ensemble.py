@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .graph import Csr
+from .metric_names import split_metric
 from .metrics import of_each_user
 from .ranking import top_k_of_scores
 from .sampling import epoch_order
@@ -45,16 +46,11 @@ class ChoiceSize:
         """Returns the size for a number of users with held-out items: all scores of all of them where there is room, else the best
         `DEPTH` items of every component, and then fewer users where even that is too much."""
         every = 4 * num_components * num_items
-        depth = num_items if num_users * every <= CACHE_BYTES else min(num_items, max(DEPTH, 10 * list_length(metric)))
+        depth = num_items if num_users * every <= CACHE_BYTES else min(num_items, max(DEPTH, 10 * split_metric(metric)[1]))
         # of every item that may be among some component's best ones, its scores and its index
         of_user = every if depth == num_items else 4 * (num_components + 1) * min(num_items, depth * num_components)
         users = min(num_users, max(1, CACHE_BYTES // of_user))
         return ChoiceSize(users, depth, users * of_user)
-
-
-def list_length(metric: str) -> int:
-    """Returns the number of places in the lists of a metric such as "recall@20"."""
-    return int(metric.rpartition("@")[2])
 
 
 def sample_users(held_out: Csr, most: int) -> Tensor:
@@ -140,7 +136,7 @@ class Mixture:
     def lists(self, weights: Mapping[str, float]) -> Tensor:
         """Returns the best items of every user by a weighted sum, int64 [n, k]; -1 where no item is left."""
         num_users, width = next(iter(self.scores.values())).shape
-        size, k, found = max(1, BLOCK_SCORES // width), list_length(self.metric), []
+        size, k, found = max(1, BLOCK_SCORES // width), split_metric(self.metric)[1], []
         for start in range(0, num_users, size):
             rows = slice(start, min(start + size, num_users))
             total: Tensor | None = None
@@ -157,7 +153,7 @@ class Mixture:
         """Returns the metric of each user's list, float64 [n], from the lists, int64 [n, k]."""
         at, hits = self._places(lists), torch.zeros(lists.shape, dtype=torch.bool)
         hits[self.held_out.rows.repeat_interleave(at.sum(1)), at.nonzero()[:, 1]] = True
-        return of_each_user(self.metric.rpartition("@")[0], hits, self.held_out.degrees)
+        return of_each_user(split_metric(self.metric)[0], hits, self.held_out.degrees)
 
     def found(self, lists: Tensor) -> Tensor:
         """Returns for every held-out pair whether the list of its user holds the item, float64 [num_pairs]."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from .errors import InputError
 from .graph import Csr
 from .histories import HistoryScores, history_rows
+from .metric_names import split_metric
 from .metrics import RankingMetrics, metric_of_users
 
 CACHED_SCORES = 1 << 22  # the largest number of scores in a block: 16 MiB stay near a CPU's caches
@@ -267,7 +268,7 @@ def metric_of_each_user(
     Raises:
         InputError: there is no such metric, or it has no value for a single user.
     """
-    metric, _, k = name.rpartition("@")
-    places = held_out_places(users, items, held_out, exclude, int(k), memory_mib, histories)
+    metric, k = split_metric(name)
+    places = held_out_places(users, items, held_out, exclude, k, memory_mib, histories)
     _, rows, degrees = held_out.rows.unique(return_inverse=True, return_counts=True)
-    return metric_of_users(metric, int(k), places, rows, degrees)
+    return metric_of_users(metric, k, places, rows, degrees)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..kinds import METRICS
+from ..metric_names import check_metric
 from ..settings import check_bounds, setting
 
 
@@ -22,12 +23,7 @@ class EvaluationConfig:
             raise InputError(f"evaluation.cutoffs={self.cutoffs}: name at least one list length, each at least 1")
         for further in self.metrics:
             METRICS.check(further)
-        name, _, cutoff = self.select_by.rpartition("@")
-        if name not in self.metric_names or cutoff not in map(str, self.cutoffs):
-            raise InputError(
-                f"evaluation.select_by={self.select_by!r}: expected METRIC@K with METRIC one of {', '.join(self.metric_names)} "
-                f"and K one of evaluation.cutoffs={self.cutoffs}"
-            )
+        check_metric("evaluation.select_by", self.select_by, self.metric_names, self.cutoffs)
 
     @property
     def metric_names(self) -> list[str]:

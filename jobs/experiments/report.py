@@ -1,5 +1,6 @@
 """report.md and the plots of an experiment."""
 
+from ...core.metric_names import split_metric
 from ...core.storage import join, write_bytes
 from .convergence import SHARE
 from .document import Comparison, Popularity, Results, Transferability, metrics_of
@@ -15,7 +16,7 @@ def write_report(run_dir: str, models: Models, results: Results) -> str:
     metric, transfer = results["metric"], results["transferability"]
     main = [name for name, model in results["models"].items() if model["role"] == "model"]
     others = [name for name, model in results["models"].items() if model["role"] != "model"]
-    cutoffs, main_k = models.recipe.base.evaluation.cutoffs, int(metric.partition("@")[2])
+    cutoffs, main_k = models.recipe.base.evaluation.cutoffs, split_metric(metric)[1]
     shown = _metric_table(results, main, main_k)
     counts, users = results["dataset"]["num_interactions"], results["dataset"]["test_users"]
     parts = [
@@ -182,4 +183,4 @@ def _ablation_table(results: Results) -> str:
     names: list[str] = []
     for row in results["ablations"]:
         names += [name for name in (row["second"], row["first"]) if name not in names]
-    return _metric_table(results, names, int(results["metric"].partition("@")[2]))
+    return _metric_table(results, names, split_metric(results["metric"])[1])

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.metric_names import split_metric
 from ...core.metrics import metric_of_users
 from ...core.statistics import bootstrap_interval, holm, mean_interval, sign_flip_p, transferability
 from ...graph_store.dataset import Dataset
@@ -43,8 +44,8 @@ class Outcome:
 
     def of_users(self, metric: str) -> np.ndarray:
         """Computes a metric of every user by seed, float64 [num_seeds, num_users]."""
-        name, _, k = metric.rpartition("@")
-        return np.stack([metric_of_users(name, int(k), places, self.rows, self.degrees).numpy() for places in self.places])
+        name, k = split_metric(metric)
+        return np.stack([metric_of_users(name, k, places, self.rows, self.degrees).numpy() for places in self.places])
 
     @cached_property
     def depth(self) -> int:
@@ -211,7 +212,7 @@ def _transferability(outcomes: dict[str, Outcome], names: TransferConfig, metric
 
 def _popularity(models: Models, outcomes: dict[str, Outcome], dataset: Dataset, metric: str) -> Popularity:
     """Computes the share of test items found in lists of K, by how often train has them, for the models of the recipe."""
-    k = int(metric.partition("@")[2])
+    k = split_metric(metric)[1]
     popularity = np.bincount(dataset.csr("train").columns.numpy(), minlength=dataset.num_items)
     of_pairs = popularity[dataset.csr(TEST).columns.numpy()]  # train interactions of the item of every test pair
     known, edges = of_pairs[of_pairs > 0], np.empty(0, np.int64)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...core.errors import InputError
+from ...core.metric_names import check_metric
 from ...core.metrics import is_of_users
 from ...core.storage import JsonObject, join
 from ..settings import Settings, build, load_settings, parse_override, read_recipe
@@ -207,13 +208,8 @@ def _check_base(recipe: Recipe) -> None:
         raise InputError("run.redo is not for experiments: remove the folders of the cells to train again, or use another run.dir")
     if any(override.startswith("run.seed=") for override in recipe.overrides):
         raise InputError("run.seed is not for experiments: set experiment.seeds=[...]")
-    chosen, _, cutoff = metric.rpartition("@")
     of_users = [name for name in base.evaluation.metric_names if is_of_users(name)]
-    if chosen not in of_users or cutoff not in map(str, base.evaluation.cutoffs):
-        raise InputError(
-            f"metric={metric!r}: expected METRIC@K with METRIC one of {', '.join(of_users)}, which every user has, and K one of "
-            f"evaluation.cutoffs={base.evaluation.cutoffs}"
-        )
+    check_metric("metric", metric, of_users, base.evaluation.cutoffs, ", which every user has,")
 
 
 def describe_recipe() -> str:

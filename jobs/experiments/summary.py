@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
+from ...core.metric_names import split_metric
 from ...core.statistics import holm, ranks
 from ...core.storage import JsonObject
 from .config import ExperimentConfig
@@ -88,7 +89,7 @@ class Summary(TypedDict):
 
 def metrics_shown(metric: str) -> list[str]:
     """Lists the test metrics that are compared over catalogs: the experiment's, and NDCG and recall at its list length."""
-    return list(dict.fromkeys([metric, *(f"{name}@{metric.rpartition('@')[2]}" for name in ("recall", "ndcg"))]))
+    return list(dict.fromkeys([metric, *(f"{name}@{split_metric(metric)[1]}" for name in ("recall", "ndcg"))]))
 
 
 def summarise(recipe: CatalogsRecipe, parts: Mapping[str, Part]) -> Summary:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...core.config import as_dict
 from ...core.errors import InputError
+from ...core.metric_names import split_metric
 from ...core.metrics import is_of_users
 from ...core.ranking import metric_of_each_user
 from ...core.statistics import mean_difference
@@ -155,7 +156,7 @@ class Trials:
         """Reads or computes the validation metric of each user of a finished trial; None where a single user has no value of it."""
         from safetensors.numpy import load, save
 
-        if not is_of_users(self.metric.rpartition("@")[0]):
+        if not is_of_users(split_metric(self.metric)[0]):
             return None
         url = join(cell.url, "validation.safetensors")
         if not exists(url):
