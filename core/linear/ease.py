@@ -1,5 +1,6 @@
 """Defines EASE (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019), with weighted users and denoising."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -22,6 +23,12 @@ def matrix_bytes(num_items: int) -> int:
     return MATRICES * num_items**2 * (8 if num_items <= DOUBLE_ITEMS else 4)
 
 
+def most_items(memory_mib: int) -> int:
+    """Returns the largest number of items that can be fitted within a bound of MiB."""
+    single, double = (math.isqrt(memory_mib * 2**20 // (MATRICES * size)) for size in (4, 8))
+    return single if single > DOUBLE_ITEMS else min(double, DOUBLE_ITEMS)
+
+
 class EaseTeacher(LinearTeacher):
     """Predicts an item from the others by ridge regression in closed form.
 
@@ -40,8 +47,8 @@ class EaseTeacher(LinearTeacher):
         if matrix_bytes(count) > config.memory_mib * 2**20:
             raise InputError(
                 f"teacher.kind=ease: the Gram matrix of {count:,} items, its factor and its inverse need {matrix_bytes(count) / 2**20:,.0f}"
-                f" MiB, and teacher.linear.memory_mib={config.memory_mib}; raise that where the host has the memory, or set "
-                "teacher.kind=spectral, which needs no such matrix"
+                f" MiB, and teacher.linear.memory_mib={config.memory_mib} is room for {most_items(config.memory_mib):,} items; raise that where "
+                "the host has the memory, or set teacher.kind=spectral, which needs no such matrix"
             )
         self._gram: tuple[float, Tensor] | None = None
         self._weights: tuple[tuple[float, ...], Tensor] | None = None

@@ -1,7 +1,8 @@
-"""How fast models train: steps and seconds to a share of a validation metric."""
+"""How fast models train: steps and seconds to a share of a validation metric, and to what the best linear model has."""
 
 from collections.abc import Mapping, Sequence
 
+from ...core.kinds import TEACHERS
 from ...distributed.loop.selection import START
 from ..runs.report import read_history
 from .document import Convergence, Reached
@@ -21,16 +22,49 @@ def converged(models: Models, name: str, choices: Choices, results: Mapping[str,
         results: What training gave, by model and in the order of the seeds.
         num_train: Train interactions, all of which an epoch counts as examples.
     """
+    of = models.teacher_of(name, models.settings(name, models.recipe.config.seeds[0], choices))
+    metric = models.recipe.metric
+    thresholds = [SHARE * result.validation[metric] for result in results[name if of is None else of]]
+    return _reached(models, name, choices, results[name], of, thresholds, num_train)
+
+
+def as_linear(
+    models: Models, name: str, choices: Choices, results: Mapping[str, Sequence[CellResult]], num_train: int
+) -> Convergence | None:
+    """Finds when a model's trainings reached the validation metric that the best linear model has at the same seed.
+
+    Args:
+        models, name, choices, results, num_train: As for `converged`.
+
+    Returns:
+        It, with `of` the linear model; None where no model is fitted in closed form, or the model is itself.
+    """
+    metric = models.recipe.metric
+    linear = [each for each in results if _is_linear(models, each, choices)]
+    if not linear or name in linear:
+        return None
+    best = max(linear, key=lambda each: sum(result.validation[metric] for result in results[each]))
+    return _reached(models, name, choices, results[name], best, [result.validation[metric] for result in results[best]], num_train)
+
+
+def _is_linear(models: Models, name: str, choices: Choices) -> bool:
+    if models[name].stage != "teacher":
+        return False
+    return TEACHERS.get(models.settings(name, models.recipe.config.seeds[0], choices).teacher.kind).is_fitted
+
+
+def _reached(
+    models: Models, name: str, choices: Choices, results: Sequence[CellResult], of: str | None, thresholds: list[float], num_train: int
+) -> Convergence:
+    """Finds when a model's trainings, in the order of the seeds, reached a threshold each."""
     stage, metric = models[name].stage, models.recipe.metric
-    of, thresholds, by_seed, fitted = None, [], [], True
-    for at, (seed, own) in enumerate(zip(models.recipe.config.seeds, results[name])):
+    by_seed, fitted = [], True
+    for seed, own, threshold in zip(models.recipe.config.seeds, results, thresholds):
         settings = models.settings(name, seed, choices)
-        of = models.teacher_of(name, settings)
-        thresholds.append(SHARE * (own if of is None else results[of][at]).validation[metric])
         train, history = (settings.teacher if stage == "teacher" else settings.student).train, read_history(settings.dir, stage)
         fitted &= not history
         steps = -(-num_train // train.batch_size)
-        by_seed.append(first_reached(history, metric, thresholds[at], steps, own.best_epoch, own.validation[metric]))
+        by_seed.append(first_reached(history, metric, threshold, steps, own.best_epoch, own.validation[metric]))
     return Convergence(of=of, thresholds=thresholds, by_seed=by_seed, fitted=fitted)
 
 

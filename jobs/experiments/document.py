@@ -23,10 +23,10 @@ class Reached(TypedDict):
 
 
 class Convergence(TypedDict):
-    """When the trainings of a model reached .95 of a validation metric.
+    """When the trainings of a model reached a share of a validation metric.
 
-    `of` is the teacher whose metric at the same seed it is, None for the model's own at its chosen epoch; `by_seed` is None where it was
-    never reached; `fitted` says that there were no epochs to count, as where a model is fitted in closed form.
+    `of` is the model whose metric at the same seed it is, None for the model's own at its chosen epoch; `by_seed` is None where it was
+    never reached; `fitted` says that there were no epochs to count, as where a model is fitted in closed form or adds up others.
     """
 
     of: str | None
@@ -40,7 +40,9 @@ class ModelResults(TypedDict):
 
     `validation` and `test` are by metric, `modalities` is the main metric on validation by a teacher's modality; `search` is an entry of
     choices.json, None where the model was not searched; `fit_trials` are the settings that a teacher's own fit tried on validation, None
-    where it does not try any; `added` says that the model came when test figures of others were known.
+    where it does not try any; `convergence` is that to .95 of the teacher's metric or its own, `as_linear` to the whole metric of the best
+    model that is fitted in closed form, None where there is none or the model is one; `added` says that the model came when test figures
+    of others were known.
     """
 
     role: str
@@ -58,6 +60,7 @@ class ModelResults(TypedDict):
     best_epoch: Spread
     epochs: Spread
     convergence: Convergence
+    as_linear: Convergence | None
     search: JsonObject | None
     fit_trials: Spread | None
     agreement: dict[str, Spread] | None

@@ -11,6 +11,11 @@ CONVERGENCE_NOTE = (
     "before the first step. Counted where validation is measured, after whole epochs: a training that starts above it shows its first one."
 )
 
+LINEAR_NOTE = (
+    "Steps and seconds from the start of training to the whole validation metric of the best model that is fitted in closed form, at the "
+    "same seed; a student's are without its teacher's. Ensembles have no epochs, and have - here."
+)
+
 
 def row(cells: Sequence[str]) -> str:
     """Formats a row of a table."""

@@ -4,7 +4,7 @@ from ...core.metric_names import split_metric
 from ...core.storage import join, write_bytes
 from .convergence import SHARE
 from .document import Comparison, Popularity, Results, Transferability, metrics_of
-from .markdown import CONVERGENCE_NOTE, comparison_cells, convergence_cells, spread, table
+from .markdown import CONVERGENCE_NOTE, LINEAR_NOTE, comparison_cells, convergence_cells, spread, table
 from .models import Models
 from .plots import write_plots
 
@@ -35,6 +35,7 @@ def write_report(run_dir: str, models: Models, results: Results) -> str:
         f"## Steps to {SHARE:g} of validation {metric}",
         CONVERGENCE_NOTE,
         _convergence_table(results),
+        *_linear_table(results),
         f"## Paired tests over {users:,} users, test {metric}",
         f"A user's {metric} is averaged over the seeds. Difference with its 95 % bootstrap interval over users; two-sided p of the paired "
         "t-test, the same adjusted for the number of rows (Holm), and of random sign flips.",
@@ -132,6 +133,20 @@ def _convergence_table(results: Results) -> str:
             threshold = sum(convergence["thresholds"]) / len(convergence["thresholds"])
             rows.append([_label(results, name), convergence["of"] or "its own", f"{threshold:.4f}", *convergence_cells(convergence)])
     return table(["", "metric of", f"mean threshold, {results['metric']}", "steps", "seconds"], rows)
+
+
+def _linear_table(results: Results) -> list[str]:
+    """Tabulates when the models and ablations reached the validation metric of the best linear model; nothing where there is none."""
+    rows, best = [], None
+    for name, model in results["models"].items():
+        reached = model["as_linear"]
+        if reached is not None and model["role"] in ("model", "ablation"):
+            best = reached["of"], sum(reached["thresholds"]) / len(reached["thresholds"])
+            rows.append([_label(results, name), *convergence_cells(reached)])
+    if best is None:
+        return []
+    title = f"## Steps to the best linear model, {best[0]}: validation {results['metric']} {best[1]:.4f}"
+    return [title, LINEAR_NOTE, table(["", "steps", "seconds"], rows)]
 
 
 def _popularity_table(popularity: Popularity) -> str:

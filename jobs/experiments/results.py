@@ -13,7 +13,7 @@ from ...core.statistics import bootstrap_interval, holm, mean_interval, sign_fli
 from ...graph_store.dataset import Dataset
 from .cells import TEST
 from .config import TransferConfig
-from .convergence import converged
+from .convergence import as_linear, converged
 from .document import Comparison, Convergence, ModelResults, Popularity, Results, Spread, Transferability, over_seeds
 from .models import Model, Models
 from .records import CellResult, SearchResult, TestRecord, read_cell, read_test
@@ -52,12 +52,15 @@ class Outcome:
         """Length of the ranked lists."""
         return self.tests[0].depth
 
-    def summary(self, metric: str, convergence: Convergence, search: SearchResult | None, added: bool) -> ModelResults:
+    def summary(
+        self, metric: str, convergence: Convergence, as_linear: Convergence | None, search: SearchResult | None, added: bool
+    ) -> ModelResults:
         """Computes means over seeds of everything that cells gave; of a teacher's modalities the metric alone.
 
         Args:
             metric: Name of the metric.
             convergence: When its trainings reached a share of a validation metric.
+            as_linear: When they reached what the best linear model has.
             search: What the model's search found, None where it was not searched.
             added: Whether the model was added when test figures were known.
         """
@@ -82,6 +85,7 @@ class Outcome:
             best_epoch=over_seeds([result.best_epoch for result in self.results]),
             epochs=over_seeds([result.epochs for result in self.results]),
             convergence=convergence,
+            as_linear=as_linear,
             search=None if search is None else asdict(search),
             fit_trials=over_seeds(fitted) if fitted else None,
             agreement=_agreement([result.agreement for result in self.results]),
@@ -116,7 +120,8 @@ def collect(models: Models, dataset: Dataset, searches: dict[str, SearchResult],
 
     def summary(name: str, outcome: Outcome) -> ModelResults:
         convergence = converged(models, name, choices, trained, num_train)
-        return outcome.summary(metric, convergence, searches.get(name), name in added)
+        linear = as_linear(models, name, choices, trained, num_train)
+        return outcome.summary(metric, convergence, linear, searches.get(name), name in added)
 
     return {
         "experiment": models.recipe.title,

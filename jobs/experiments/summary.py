@@ -38,6 +38,7 @@ class OnCatalog(TypedDict):
     rank: float
     share_of_teacher: float | None
     convergence: Convergence
+    as_linear: Convergence | None
     seconds: Spread
     serving_bytes: Spread
     budget: Budget
@@ -151,6 +152,7 @@ def _on_catalog(name: str, part: Part, rank: float) -> OnCatalog:
         "rank": rank,
         "share_of_teacher": share,
         "convergence": model["convergence"],
+        "as_linear": model["as_linear"],
         "seconds": model["seconds"],
         "serving_bytes": model["serving_bytes"],
         "budget": part.budgets[name],

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from ...core.storage import join, write_bytes
 from .config import ExperimentConfig
 from .convergence import SHARE
-from .document import Spread
-from .markdown import CONVERGENCE_NOTE, comparison_cells, convergence_cells, spread, table
+from .document import Convergence, Spread
+from .markdown import CONVERGENCE_NOTE, LINEAR_NOTE, comparison_cells, convergence_cells, spread, table
 from .summary import CatalogComparison, OnCatalog, Summary, metrics_shown
 from .summary_plots import write_summary_plots
 
@@ -148,12 +148,33 @@ def _students(summary: Summary) -> list[str]:
         head = ["student / teacher", *(_label(summary, catalog) for catalog in summary["catalogs"])]
         parts += [f"## Students as a share of their teachers, test {summary['metric']}", table(head, rows)]
 
-    def steps(on: OnCatalog) -> str:
-        number, seconds = convergence_cells(on["convergence"])
+    def steps(found: Convergence | None) -> str:
+        number, seconds = [NONE, NONE] if found is None else convergence_cells(found)
         return number if number in (NONE, "never") else f"{number}; {seconds} s"
 
-    parts += [f"## Steps to {SHARE:g} of validation {summary['metric']}", CONVERGENCE_NOTE, _table(summary, steps)]
+    parts += [
+        f"## Steps to {SHARE:g} of validation {summary['metric']}",
+        CONVERGENCE_NOTE,
+        _table(summary, lambda on: steps(on["convergence"])),
+    ]
+    best = _best_linear(summary)
+    if best:
+        parts += [
+            f"## Steps to the best linear model's validation {summary['metric']}",
+            f"{LINEAR_NOTE} The best one is {', '.join(f'{name} on {catalog}' for catalog, name in best.items())}.",
+            _table(summary, lambda on: steps(on["as_linear"])),
+        ]
     return parts
+
+
+def _best_linear(summary: Summary) -> dict[str, str]:
+    """Names the best linear model of every catalog that has one."""
+    found = {}
+    for model in summary["models"].values():
+        for catalog, on in model["catalogs"].items():
+            if on["as_linear"] is not None and on["as_linear"]["of"] is not None:
+                found[catalog] = on["as_linear"]["of"]
+    return {catalog: found[catalog] for catalog in summary["catalogs"] if catalog in found}
 
 
 def _comparison_table(comparisons: Sequence[CatalogComparison], what: str) -> str:

@@ -95,7 +95,17 @@ def test_linear_models_are_peers(recipe, tmp_path):
         assert results[name]["test"]["recall@20"]["mean"] > 0
     record = read_json(f"{tmp_path}/run/cells/EASE/seed-0/cell.json")
     assert (record["epochs"], record["seconds_per_epoch"], record["best_epoch"]) == (0, 0.0, -1)
-    assert "EASE" in (tmp_path / "run" / "report.md").read_text()
+    best = max(("EASE", "content"), key=lambda name: results[name]["validation"]["recall@20"]["mean"])
+    goal = results[best]["validation"]["recall@20"]["mean"]
+    assert results["EASE"]["as_linear"] is results["content"]["as_linear"] is None
+    assert (results["student"]["as_linear"]["of"], results["student"]["as_linear"]["thresholds"]) == (best, [goal])
+    rows = [json.loads(line) for line in (tmp_path / "run/cells/student/seed-0/training/student/metrics.jsonl").read_text().splitlines()]
+    above = [at for at, row in enumerate(rows) if row.get("validation/recall@20", 0) >= goal]
+    reached, own = results["student"]["as_linear"]["by_seed"][0], results["student"]["validation"]["recall@20"]["mean"]
+    assert (reached is None) == (own < goal)
+    if above and results["student"]["best_epoch"]["mean"] != -1:
+        assert reached["seconds"] == pytest.approx(sum(row["seconds"] for row in rows[: above[0] + 1]))
+    assert f"## Steps to the best linear model, {best}: validation recall@20 {goal:.4f}" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_the_search_chose_the_best_trial_for_the_model_and_its_students(run_dir):

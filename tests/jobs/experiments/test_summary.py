@@ -47,6 +47,7 @@ def model_results(name: str, values: list[float]) -> dict:
         "convergence": Convergence(
             of="teacher" if taught else None, thresholds=[0.1, 0.1], by_seed=[None, None] if fitted else steps, fitted=fitted
         ),
+        "as_linear": None if fitted else Convergence(of="EASE", thresholds=[0.2, 0.2], by_seed=steps, fitted=False),
         "search": None,
         "fit_trials": over_seeds([17, 17]) if fitted else None,
         "added": False,
@@ -156,6 +157,7 @@ def test_the_report_says_what_was_compared_and_at_which_budget(recipe, parts, tm
         "| EASE | - | - |",
         "| student | 20 ± 14; 2.0 ± 1.4 s | 20 ± 14; 2.0 ± 1.4 s |",
         "| MF | 2,048 | - |",
+        "The best one is EASE on a, EASE on b.",
     ):
         assert line in text, line
     for plot in ("models", "differences", "cost"):
