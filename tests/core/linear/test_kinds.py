@@ -344,7 +344,9 @@ def test_a_catalog_that_ease_cannot_hold_is_refused(inputs):
     users, items = inputs.graph.users.rows, inputs.graph.users.columns
     large = dataclasses.replace(inputs, graph=BipartiteGraph.from_pairs(users, items, NUM_USERS, many))
     assert fit("ease", large, memory_mib=24, rank=4).items.shape == (many, 4)
-    with pytest.raises(InputError, match=r"Gram matrix of 1,000 items.* need 23 MiB, and teacher\.linear\.memory_mib=22 is room for 980 items; raise"):
+    with pytest.raises(
+        InputError, match=r"Gram matrix of 1,000 items.* need 23 MiB, and teacher\.linear\.memory_mib=22 is room for 980 items; raise"
+    ):
         fit("ease", large, memory_mib=22)
 
 
