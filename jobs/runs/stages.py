@@ -20,7 +20,7 @@ from ...distributed.labels.blocks import labels_url
 from ...graph_store.sources.folder import check_folder
 from ...graph_store.sources.kinds import source_of
 from ..sections import STAGES
-from ..settings import Settings
+from ..settings import CONFIGURATION, Settings
 from .lineage import up_to_date
 
 
@@ -88,7 +88,8 @@ def run_stage(settings: Settings, verb: str, made_with: JsonObject, make: Callab
         changed = differences(up_to_date(record.made_with, made_with), made_with, setting_defaults())
         if changed:
             raise InputError(
-                f"{settings.dir}: {verb} was started here with " + "; ".join(changed) + f". Use another run.dir, or add run.redo={verb}"
+                f"{settings.dir}: {verb} was started here with {'; '.join(changed)}. Use another run.dir, or add run.redo={verb} to do it "
+                f"again with what is given now; to go on as before, give the recipe {join(settings.dir, CONFIGURATION)}"
             )
         if record.done:
             print(f"[{verb}] already done", flush=True)

@@ -42,7 +42,8 @@ def test_changed_inputs_are_refused_by_name(settings):
     changed = {"teacher": {"dim": 16, "train": {"epochs": 3}}, "dataset": "abc"}
     message = (
         f"{settings.dir}: train-teacher was started here with teacher.dim=8 (now 16); teacher.train.epochs=2 (now 3). "
-        "Use another run.dir, or add run.redo=train-teacher"
+        "Use another run.dir, or add run.redo=train-teacher to do it again with what is given now; to go on as before, give the recipe "
+        f"{settings.dir}/config.yaml"
     )
     with pytest.raises(InputError, match=re.escape(message)):
         run_stage(settings, "train-teacher", changed, lambda: pytest.fail("done again"))
