@@ -64,7 +64,8 @@ def _reached(
         train, history = (settings.teacher if stage == "teacher" else settings.student).train, read_history(settings.dir, stage)
         fitted &= not history
         steps = -(-num_train // train.batch_size)
-        by_seed.append(first_reached(history, metric, threshold, steps, own.best_epoch, own.validation[metric]))
+        reached = first_reached(history, metric, threshold, steps, own.best_epoch, own.validation[metric])
+        by_seed.append(reached if history else None)  # without epochs there is no time to count
     return Convergence(of=of, thresholds=thresholds, by_seed=by_seed, fitted=fitted)
 
 

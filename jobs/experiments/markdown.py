@@ -7,13 +7,13 @@ from .document import Comparison, Convergence, Spread, over_seeds
 
 CONVERGENCE_NOTE = (
     f"Steps from the start of training to {SHARE:g} of a validation metric: of the teacher's at the same seed for a student that has one, "
-    "else of the model's own at its chosen epoch. Seconds are those of the epochs until then, validation included, without what comes "
-    "before the first step. Counted where validation is measured, after whole epochs: a training that starts above it shows its first one."
+    "else of the model's own at its chosen epoch. Models without epochs, which are fitted in closed form or add up others, have -. Seconds "
+    "are those of the epochs until then, validation included, without what comes before the first step. Counted where validation is "
+    "measured, after whole epochs: a training that starts above it shows its first one."
 )
-
 LINEAR_NOTE = (
     "Steps and seconds from the start of training to the whole validation metric of the best model that is fitted in closed form, at the "
-    "same seed; a student's are without its teacher's. Ensembles have no epochs, and have - here."
+    "same seed; a student's are without its teacher's. Models without epochs have - here, too."
 )
 
 

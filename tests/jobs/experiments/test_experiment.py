@@ -98,6 +98,8 @@ def test_linear_models_are_peers(recipe, tmp_path):
     best = max(("EASE", "content"), key=lambda name: results[name]["validation"]["recall@20"]["mean"])
     goal = results[best]["validation"]["recall@20"]["mean"]
     assert results["EASE"]["as_linear"] is results["content"]["as_linear"] is None
+    assert (results["EASE"]["convergence"]["fitted"], results["EASE"]["convergence"]["by_seed"]) == (True, [None])
+    assert re.search(r"\| EASE \| its own \| [\d.]+ \| - \| - \|", (tmp_path / "run" / "report.md").read_text())
     assert (results["student"]["as_linear"]["of"], results["student"]["as_linear"]["thresholds"]) == (best, [goal])
     rows = [json.loads(line) for line in (tmp_path / "run/cells/student/seed-0/training/student/metrics.jsonl").read_text().splitlines()]
     above = [at for at, row in enumerate(rows) if row.get("validation/recall@20", 0) >= goal]
