@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", required=True, type=Path, help="the folder of MovieLens 100K, with u.data and u.item")
     parser.add_argument("--out", required=True, type=Path, help="the folder that is made, in MMRec's format")
-    parser.add_argument("--draw", type=int, default=7, help="seed of the split; tables of one draw have that of 7")
+    parser.add_argument("--draw", type=int, default=7, help="seed of the split; 7 is that of the published tables")
     arguments = parser.parse_args()
     users, items, films = interactions(arguments.path)
     table = np.stack([users, items, np.ones_like(users), splits(users, arguments.draw)], axis=1)[np.lexsort((items, users))]

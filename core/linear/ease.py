@@ -23,10 +23,10 @@ def matrix_bytes(num_items: int) -> int:
     return MATRICES * num_items**2 * (8 if num_items <= DOUBLE_ITEMS else 4)
 
 
-def most_items(memory_mib: int) -> int:
-    """Returns the largest number of items that can be fitted within a bound of MiB."""
+def most_items(memory_mib: int, num_items: int) -> int:
+    """Returns the number of items below `num_items` that can be fitted within a bound of MiB, where all of them cannot."""
     single, double = (math.isqrt(memory_mib * 2**20 // (MATRICES * size)) for size in (4, 8))
-    return single if single > DOUBLE_ITEMS else min(double, DOUBLE_ITEMS)
+    return single if num_items > DOUBLE_ITEMS and single > DOUBLE_ITEMS else min(double, DOUBLE_ITEMS)
 
 
 class EaseTeacher(LinearTeacher):
@@ -47,8 +47,8 @@ class EaseTeacher(LinearTeacher):
         if matrix_bytes(count) > config.memory_mib * 2**20:
             raise InputError(
                 f"teacher.kind=ease: the Gram matrix of {count:,} items, its factor and its inverse need {matrix_bytes(count) / 2**20:,.0f}"
-                f" MiB, and teacher.linear.memory_mib={config.memory_mib} is room for {most_items(config.memory_mib):,} items; raise that "
-                "where the host has the memory, or set teacher.kind=spectral, which needs no such matrix"
+                f" MiB, and teacher.linear.memory_mib={config.memory_mib} is room for {most_items(config.memory_mib, count):,} items; raise "
+                "that where the host has the memory, or set teacher.kind=spectral, which needs no such matrix"
             )
         self._gram: tuple[float, Tensor] | None = None
         self._weights: tuple[tuple[float, ...], Tensor] | None = None

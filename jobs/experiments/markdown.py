@@ -13,7 +13,8 @@ CONVERGENCE_NOTE = (
 )
 LINEAR_NOTE = (
     "Steps and seconds from the start of training to the whole validation metric of the best model that is fitted in closed form, at the "
-    "same seed; a student's are without its teacher's. Models without epochs have - here, too."
+    "same seed. A student's seconds leave out its teacher's training. The best one is that of the highest mean over the seeds. Counted as "
+    "above: at validations, so that the first of them is the earliest that can be shown."
 )
 
 
