@@ -47,8 +47,8 @@ class EaseTeacher(LinearTeacher):
         if matrix_bytes(count) > config.memory_mib * 2**20:
             raise InputError(
                 f"teacher.kind=ease: the Gram matrix of {count:,} items, its factor and its inverse need {matrix_bytes(count) / 2**20:,.0f}"
-                f" MiB, and teacher.linear.memory_mib={config.memory_mib} is room for {most_items(config.memory_mib, count):,} items; raise "
-                "that where the host has the memory, or set teacher.kind=spectral, which needs no such matrix"
+                f" MiB, and teacher.linear.memory_mib={config.memory_mib} is room for {most_items(config.memory_mib, count):,} items; "
+                "raise that where the host has the memory, or set teacher.kind=spectral, which needs no such matrix"
             )
         self._gram: tuple[float, Tensor] | None = None
         self._weights: tuple[tuple[float, ...], Tensor] | None = None

@@ -183,8 +183,8 @@ def test_the_shipped_experiment_has_five_catalogs_and_one_student_from_a_random_
     recipe = load_experiment("catalogs", [f"catalogs.{name}.source.path=/data" for name in ("tiktok", "lfm2k", "sports", "movielens")])
     assert [*recipe.recipes] == ["tiktok", "lfm2k", "sports", "movielens", "dense"]
     students, of_features = [], {"promptmm", "content", "spectral + content", "EASE + content"}
-    linear, losses = {"spectral", "EASE", "polynomial", "RP3beta", "item kNN", "popularity"}, ("pair", "list", "embedding", "score")
-    by_modality = {"list alone", "embedding alone", "all losses", *(f"all without {loss}" for loss in losses)}
+    linear, losses = {"spectral", "EASE", "polynomial", "RP3beta", "item kNN", "iALS", "popularity"}, ("pair", "list", "embedding", "score")
+    by_modality = {"no prompt", "list alone", "embedding alone", "all losses", *(f"all without {loss}" for loss in losses)}
     for catalog, of_one in recipe.recipes.items():
         models = expand(of_one)
         expected = {"ensemble", "student", "undistilled", "LightGCN", *linear}
