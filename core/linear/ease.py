@@ -24,7 +24,7 @@ def matrix_bytes(num_items: int) -> int:
 
 
 def most_items(memory_mib: int, num_items: int) -> int:
-    """Returns the number of items below `num_items` that can be fitted within a bound of MiB, where all of them cannot."""
+    """Returns how many items a bound of MiB is room for, in the precision in which `num_items` items are computed where it can."""
     single, double = (math.isqrt(memory_mib * 2**20 // (MATRICES * size)) for size in (4, 8))
     return single if num_items > DOUBLE_ITEMS and single > DOUBLE_ITEMS else min(double, DOUBLE_ITEMS)
 

@@ -1,6 +1,7 @@
 """How fast models train: steps and seconds to a share of a validation metric, and to what the best linear model has."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ...core.kinds import TEACHERS
 from ...distributed.loop.selection import START
@@ -12,61 +13,54 @@ from .records import CellResult
 SHARE = 0.95
 
 
-def converged(models: Models, name: str, choices: Choices, results: Mapping[str, Sequence[CellResult]], num_train: int) -> Convergence:
-    """Finds when a model's trainings reached `SHARE` of the validation metric of their teacher, or of their own where they have none.
+def converged(
+    models: Models, choices: Choices, results: Mapping[str, Sequence[CellResult]], num_train: int
+) -> dict[str, tuple[Convergence, Convergence | None]]:
+    """Finds when the trainings of all models reached what they are measured by, on validation.
 
     Args:
         models: All models.
-        name: The model.
         choices: Settings that searches chose, by model.
         results: What training gave, by model and in the order of the seeds.
         num_train: Train interactions, all of which an epoch counts as examples.
-    """
-    of = models.teacher_of(name, models.settings(name, models.recipe.config.seeds[0], choices))
-    metric = models.recipe.metric
-    thresholds = [SHARE * result.validation[metric] for result in results[name if of is None else of]]
-    return _reached(models, name, choices, results[name], of, thresholds, num_train)
-
-
-def as_linear(
-    models: Models, name: str, choices: Choices, results: Mapping[str, Sequence[CellResult]], num_train: int
-) -> Convergence | None:
-    """Finds when a model's trainings reached the validation metric that the best linear model has at the same seed.
-
-    Args:
-        models, name, choices, results, num_train: As for `converged`.
 
     Returns:
-        It, with `of` the linear model; None where no model is fitted in closed form, or the model is itself.
+        By model, when it reached `SHARE` of its teacher's metric, or of its own where it has no teacher; and when it reached the metric
+        that the best linear model has at the same seed, None where no model is fitted in closed form, or the model is itself.
     """
-    metric = models.recipe.metric
-    linear = [each for each in results if _is_linear(models, each, choices)]
-    if not linear or name in linear:
-        return None
-    best = max(linear, key=lambda each: sum(result.validation[metric] for result in results[each]))
-    return _reached(models, name, choices, results[name], best, [result.validation[metric] for result in results[best]], num_train)
+    seeds, metric = models.recipe.config.seeds, models.recipe.metric
+    found: dict[str, tuple[Convergence, Convergence | None]] = {}
+    settings = {name: [models.settings(name, seed, choices) for seed in seeds] for name in results}
+    values = {name: [result.validation[metric] for result in of_model] for name, of_model in results.items()}
+    linear = [name for name in results if models[name].stage == "teacher" and TEACHERS.get(settings[name][0].teacher.kind).is_fitted]
+    best = max(linear, key=lambda name: sum(values[name]), default=None)
+    for name, of_model in results.items():
+        stage, teacher = models[name].stage, models.teacher_of(name, settings[name][0])
+        trains = [(of_seed.teacher if stage == "teacher" else of_seed.student).train for of_seed in settings[name]]
+        trainings = [
+            _Training(read_history(of_seed.dir, stage), -(-num_train // train.batch_size), result)
+            for of_seed, train, result in zip(settings[name], trains, of_model)
+        ]
+        share = _reached(trainings, metric, teacher, [SHARE * value for value in values[name if teacher is None else teacher]])
+        found[name] = share, None if best is None or name in linear else _reached(trainings, metric, best, values[best])
+    return found
 
 
-def _is_linear(models: Models, name: str, choices: Choices) -> bool:
-    if models[name].stage != "teacher":
-        return False
-    return TEACHERS.get(models.settings(name, models.recipe.config.seeds[0], choices).teacher.kind).is_fitted
+class _Training(NamedTuple):
+    """A finished training: its rows of metrics.jsonl, none where there were no epochs; steps of an epoch; and what it gave."""
+
+    history: Sequence[dict[str, float]]
+    steps_per_epoch: int
+    result: CellResult
 
 
-def _reached(
-    models: Models, name: str, choices: Choices, results: Sequence[CellResult], of: str | None, thresholds: list[float], num_train: int
-) -> Convergence:
-    """Finds when a model's trainings, in the order of the seeds, reached a threshold each."""
-    stage, metric = models[name].stage, models.recipe.metric
-    by_seed, fitted = [], True
-    for seed, own, threshold in zip(models.recipe.config.seeds, results, thresholds):
-        settings = models.settings(name, seed, choices)
-        train, history = (settings.teacher if stage == "teacher" else settings.student).train, read_history(settings.dir, stage)
-        fitted &= not history
-        steps = -(-num_train // train.batch_size)
-        reached = first_reached(history, metric, threshold, steps, own.best_epoch, own.validation[metric])
-        by_seed.append(reached if history else None)  # without epochs there is no time to count
-    return Convergence(of=of, thresholds=thresholds, by_seed=by_seed, fitted=fitted)
+def _reached(trainings: Sequence[_Training], metric: str, of: str | None, thresholds: list[float]) -> Convergence:
+    """Finds when trainings, in the order of the seeds, reached a threshold each; without epochs there is no time to count."""
+    by_seed = [
+        first_reached(history, metric, threshold, steps, result.best_epoch, result.validation[metric]) if history else None
+        for (history, steps, result), threshold in zip(trainings, thresholds)
+    ]
+    return Convergence(of=of, thresholds=thresholds, by_seed=by_seed, fitted=not any(training.history for training in trainings))
 
 
 def first_reached(

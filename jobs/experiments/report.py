@@ -108,7 +108,7 @@ def _ratio_table(models: Models, results: Results, names: list[str]) -> list[str
         own, taught_by = results["models"][name], results["models"][teacher]
         sizes = [f"{own[key]['mean'] / taught_by[key]['mean']:.2%}" for key in ("num_parameters", "serving_bytes", "ranking_seconds")]
         agrees = own.get("agreement") or {}
-        shared = spread(agrees[at]) if (at := f"agreement@{metric.rpartition('@')[2]}") in agrees else ""
+        shared = spread(agrees[at]) if (at := f"agreement@{split_metric(metric)[1]}") in agrees else ""
         rows.append([f"{name} / {teacher}", *sizes, f"{own['test'][metric]['mean'] / taught_by['test'][metric]['mean']:.3f}", shared])
     head = ["student / teacher", "trained parameters", "bytes to serve", "seconds to rank all users", f"test {metric}", "agreement"]
     return [table(head, rows)] if rows else []

@@ -13,7 +13,7 @@ from ...core.statistics import bootstrap_interval, holm, mean_interval, sign_fli
 from ...graph_store.dataset import Dataset
 from .cells import TEST
 from .config import TransferConfig
-from .convergence import as_linear, converged
+from .convergence import converged
 from .document import Comparison, Convergence, ModelResults, Popularity, Results, Spread, Transferability, over_seeds
 from .models import Model, Models
 from .records import CellResult, SearchResult, TestRecord, read_cell, read_test
@@ -116,12 +116,11 @@ def collect(models: Models, dataset: Dataset, searches: dict[str, SearchResult],
     transfer = config.compare.transferability
     choices = {name: search.settings for name, search in searches.items()}
 
-    trained, num_train = {name: outcome.results for name, outcome in outcomes.items()}, dataset.manifest["num_interactions"]["train"]
+    trained = {name: outcome.results for name, outcome in outcomes.items()}
+    convergences = converged(models, choices, trained, dataset.manifest["num_interactions"]["train"])
 
     def summary(name: str, outcome: Outcome) -> ModelResults:
-        convergence = converged(models, name, choices, trained, num_train)
-        linear = as_linear(models, name, choices, trained, num_train)
-        return outcome.summary(metric, convergence, linear, searches.get(name), name in added)
+        return outcome.summary(metric, *convergences[name], searches.get(name), name in added)
 
     return {
         "experiment": models.recipe.title,

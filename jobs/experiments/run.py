@@ -25,6 +25,7 @@ from ...graph_store.dataset import Dataset
 from ..runs.compatibility import check_teachable
 from ..runs.folder import need_shared_storage, open_run_dataset, warn_of_passing_folder
 from ..runs.preparation import prepare_dataset
+from ..runs.stages import ChangedInputsError
 from .catalogs import left_out, naming
 from .cells import Cell, failure_of, task_options, waiting_for
 from .config import ExperimentConfig
@@ -108,7 +109,10 @@ def _prepare(models: Models) -> Prepared:
     with naming(catalog):
         if catalog is not None:
             print(f"[experiment] catalog {catalog}", flush=True)
-        prepare_dataset(base)
+        try:
+            prepare_dataset(base)
+        except ChangedInputsError as error:
+            raise InputError(f"{error.found}. Use another run.dir for another experiment") from error
         dataset = open_run_dataset(base)
         for split in ("validation", "test"):
             if not dataset.has_split(split):

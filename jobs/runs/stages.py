@@ -71,6 +71,18 @@ def require_done(run_dir: str, verb: str, needed_by: str) -> Record:
     return record
 
 
+class ChangedInputsError(InputError):
+    """Says that a stage was started in a folder with other inputs, and what to do.
+
+    Attributes:
+        found: What the inputs were and are, for a command that has other advice.
+    """
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(f"{found}. {advice}")
+        self.found = found
+
+
 def run_stage(settings: Settings, verb: str, made_with: JsonObject, make: Callable[[], object]) -> Record:
     """Does a stage unless it is already done with the same inputs; returns its record.
 
@@ -81,15 +93,17 @@ def run_stage(settings: Settings, verb: str, made_with: JsonObject, make: Callab
         make: Does the work; what it returns (JSON-able) is kept in the record.
 
     Raises:
-        InputError: the stage was started here with other inputs; the message names them.
+        ChangedInputsError: the stage was started here with other inputs; the message names them.
     """
     record = read_record(settings.dir, verb)
     if record is not None:
         changed = differences(up_to_date(record.made_with, made_with), made_with, setting_defaults())
         if changed:
-            raise InputError(
-                f"{settings.dir}: {verb} was started here with {'; '.join(changed)}. Use another run.dir, or add run.redo={verb} to do it "
-                f"again with what is given now; to go on as before, give the recipe {join(settings.dir, CONFIGURATION)}"
+            saved = join(settings.dir, CONFIGURATION)
+            as_before = f"; to go on as before, give the recipe {saved}" if exists(saved) else ""
+            raise ChangedInputsError(
+                f"{settings.dir}: {verb} was started here with {'; '.join(changed)}",
+                f"Use another run.dir, or add run.redo={verb} to do it again with what is given now{as_before}",
             )
         if record.done:
             print(f"[{verb}] already done", flush=True)

@@ -191,6 +191,14 @@ def test_the_same_command_again_repeats_nothing(run_dir, recipe, command):
     assert "cells, " not in ended.out
 
 
+def test_another_source_is_refused_with_advice_that_an_experiment_can_follow(run_dir, recipe, command):
+    before = states(run_dir)
+    ended = command("experiment", recipe(), f"run.dir={run_dir}", FAST, "source.seed=9")
+    assert ended.code == 2
+    assert ended.err.rstrip().endswith("source.seed=0 (now 9). Use another run.dir for another experiment")
+    assert states(run_dir) == before
+
+
 @pytest.mark.parametrize(
     ("keys", "override", "message"),
     [

@@ -40,6 +40,9 @@ def test_a_finished_verb_is_not_repeated(settings, capsys):
 def test_changed_inputs_are_refused_by_name(settings):
     run_stage(settings, "train-teacher", INPUTS, dict)
     changed = {"teacher": {"dim": 16, "train": {"epochs": 3}}, "dataset": "abc"}
+    with pytest.raises(InputError, match=r"or add run\.redo=train-teacher to do it again with what is given now$"):
+        run_stage(settings, "train-teacher", changed, lambda: pytest.fail("done again"))
+    write_bytes(f"{settings.dir}/config.yaml", b"{}")  # what a command saves; there is none in an experiment's folder
     message = (
         f"{settings.dir}: train-teacher was started here with teacher.dim=8 (now 16); teacher.train.epochs=2 (now 3). "
         "Use another run.dir, or add run.redo=train-teacher to do it again with what is given now; to go on as before, give the recipe "
