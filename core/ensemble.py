@@ -235,14 +235,14 @@ def _select(mixture: Mixture) -> tuple[dict[str, float], int]:
     return {name: count / sum(best.values()) for name, count in best.items()}, PLACES * len(names)
 
 
-def contributions(mixture: Mixture, weights: Mapping[str, float], train: Csr, users: Tensor) -> dict[str, dict[str, object]]:
+def contributions(mixture: Mixture, weights: Mapping[str, float], activity: Tensor, popularity: Tensor) -> dict[str, dict[str, object]]:
     """Measures what each component brings, for the run's report.
 
     Args:
         mixture: The scores.
         weights: The chosen weights.
-        train: Train items of all users.
-        users: int64 [n], dataset indices of the users of the mixture.
+        activity: int64 [n], how many train items each of the mixture's users has.
+        popularity: int64 [num_items], how many train interactions each item has.
 
     Returns:
         By component `weight`; `alone`, the metric of the component by itself; and where it has a weight beside others `without`, the metric
@@ -253,7 +253,7 @@ def contributions(mixture: Mixture, weights: Mapping[str, float], train: Csr, us
     names = list(mixture.scores)
     lists = mixture.lists(weights)
     whole, whole_found = mixture.values(lists), mixture.found(lists)
-    degrees, popularity = train.degrees[users], torch.bincount(train.columns, minlength=train.num_columns)[mixture.held_out.columns]
+    popularity = popularity[mixture.held_out.columns]
     facts: dict[str, dict[str, object]] = {}
     for name in names:
         alone = float(mixture.values(mixture.lists({other: float(other == name) for other in names})).mean())
@@ -263,7 +263,7 @@ def contributions(mixture: Mixture, weights: Mapping[str, float], train: Csr, us
             lists = mixture.lists(others)
             without = mixture.values(lists)
             facts[name]["without"] = float(without.mean())
-            facts[name]["gain_by_users"] = _by_thirds(degrees, whole - without)
+            facts[name]["gain_by_users"] = _by_thirds(activity, whole - without)
             facts[name]["gain_by_items"] = _by_thirds(popularity, whole_found - mixture.found(lists))
     return facts
 

@@ -100,14 +100,18 @@ def _train_teacher(job: TeacherJob, worker: Worker, around: Surroundings, whole:
 
 
 def _train_ensemble(job: TeacherJob, worker: Worker, around: Surroundings) -> None:
-    """Trains the components that are not finished, one after the other on one graph, and adds all of them up."""
+    """Trains the components that are not finished, one after the other, and adds all of them up.
+
+    In the full engine they share one graph; in the sampled one each has a connection of its own, whose tables end with it.
+    """
     whole: Whole | None = None
     jobs = component_jobs(job)
     for number, name in enumerate(jobs):
         component = with_temperature(job, name, jobs)
         if worker.share(is_finished(component) if worker.is_first else None):
             continue
-        whole = whole or around.graph.whole(worker, job.config.reads_features)
+        if job.engine == "full":
+            whole = whole or around.graph.whole(worker, job.config.reads_features)
         if worker.is_first:
             of_best = f"; temperature {component.config.temperature}" if component is not jobs[name] else ""
             around.show(f"[teacher] component {name}, {number + 1} of {len(jobs)}{of_best}")

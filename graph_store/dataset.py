@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from ..core.artifact import manifest_digest, open_artifact
 from ..core.errors import InputError, RunError
@@ -81,6 +82,27 @@ class Dataset:
         """A split's items of every user; no rows' items where the split is absent."""
         users, items = (torch.from_numpy(ids) for ids in self.interactions(split))
         return Csr.from_pairs(users, items, self.num_users, self.num_items)
+
+    def csr_of(self, split: str, users: Tensor) -> Csr:
+        """A split's items of some users, int64 [n] ascending, as a matrix of n rows; a piece of the split is in memory at a time."""
+        self._check_given(split)
+        wanted, found = np.zeros(self.num_users, bool), []
+        wanted[users.numpy()] = True
+        for of_users, items in self.pair_chunks(split) if self.has_split(split) else ():
+            kept = wanted[of_users]
+            found.append((of_users[kept], items[kept]))
+        rows, columns = (np.concatenate([np.empty(0, np.int32), *parts]) for parts in (zip(*found) if found else ((), ())))
+        degrees = torch.from_numpy(np.bincount(rows, minlength=self.num_users))[users]
+        pointers = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
+        return Csr(pointers, torch.from_numpy(columns.astype(np.int64)), self.num_items)  # pairs are in order already
+
+    def item_degrees(self, split: str) -> Tensor:
+        """The number of a split's interactions of every item, int64 [num_items]; a piece of the split is in memory at a time."""
+        self._check_given(split)
+        degrees = np.zeros(self.num_items, np.int64)
+        for _, items in self.pair_chunks(split) if self.has_split(split) else ():
+            degrees += np.bincount(items, minlength=self.num_items)
+        return torch.from_numpy(degrees)
 
     def user_ids(self) -> list[str]:
         """Raw user ids by index."""

@@ -137,12 +137,14 @@ class Settings:
         if not teacher.is_baseline:
             return
         kind, sampled, why = f"teacher.kind={teacher.kind}", self.needs_sampled_engine, teacher_kind(teacher).why_full(teacher)
+        parts = [teacher_kind(part) for part in parts_of(teacher).values()]
         if why is not None and (cluster.engine == "sampled" or sampled is not None):
+            other = "another component" if teacher_kind(teacher).is_ensemble else "teacher.kind=promptmm"
             raise InputError(
                 f"{why}, and not with {sampled or 'cluster.engine=sampled'}; set cluster.engine=full"
-                f"{f' and leave {sampled} out' if sampled else ''}, or teacher.kind=promptmm"
+                f"{f' and leave {sampled} out' if sampled else ''}, or {other}"
             )
-        if why is None and cluster.micro_batches > 1:
+        if why is None and cluster.micro_batches > 1 and all(part.is_fitted for part in parts):
             raise InputError(
                 f"cluster.micro_batches={cluster.micro_batches} has no meaning with {kind}, which is fitted without steps; leave it out"
             )
@@ -151,6 +153,8 @@ class Settings:
                 f"{kind} has no prompt to tune with distill.regime={distill.regime}, distill.rounds={distill.rounds}; set "
                 "distill.regime=rounds and distill.rounds=1, or teacher.kind=promptmm"
             )
+        if any(part.has_towers for part in parts):  # an ensemble's
+            return
         of_towers = {
             f"teacher.hidden={teacher.hidden}": bool(teacher.hidden),
             f"teacher.reduction_dtype={teacher.reduction_dtype}": teacher.reduction_dtype != "float32",
@@ -165,21 +169,23 @@ class Settings:
 
     def _check_towers(self) -> None:
         """Refuses ways to train the reduction towers that do not fit the towers as they are set."""
-        teacher, cluster = self.teacher, self.cluster
-        if teacher.reduction_dtype == "bfloat16" and not cluster.zero_stage:
-            raise InputError(
-                "teacher.reduction_dtype=bfloat16 keeps float32 masters in ZeRO's sharded optimizer; set cluster.zero_stage=1, 2 or 3, "
-                "or teacher.reduction_dtype=float32"
-            )
-        if cluster.checkpoint_activations and not teacher.hidden:
+        cluster, parts = self.cluster, parts_of(self.teacher)
+        for name, part in parts.items():
+            where = f"teacher.components.{name}" if teacher_kind(self.teacher).is_ensemble else "teacher"
+            if part.reduction_dtype == "bfloat16" and not cluster.zero_stage and teacher_kind(part).has_towers:
+                raise InputError(
+                    f"{where}.reduction_dtype=bfloat16 keeps float32 masters in ZeRO's sharded optimizer; set cluster.zero_stage=1, 2 "
+                    f"or 3, or {where}.reduction_dtype=float32"
+                )
+            if cluster.micro_batches > part.train.batch_size and not teacher_kind(part).is_fitted:
+                raise InputError(
+                    f"cluster.micro_batches={cluster.micro_batches} is more than {where}.train.batch_size={part.train.batch_size}; "
+                    "cut the batch into fewer shares"
+                )
+        if cluster.checkpoint_activations and not any(part.hidden for part in parts.values() if teacher_kind(part).has_towers):
             raise InputError(
                 "cluster.checkpoint_activations=true: a single linear layer has no hidden layers to compute again; set teacher.hidden, or "
                 "cluster.checkpoint_activations=false"
-            )
-        if cluster.micro_batches > teacher.train.batch_size:
-            raise InputError(
-                f"cluster.micro_batches={cluster.micro_batches} is more than teacher.train.batch_size={teacher.train.batch_size}; "
-                "cut the batch into fewer shares"
             )
 
     @property

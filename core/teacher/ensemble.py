@@ -20,12 +20,21 @@ SECTIONS = ("train", "linear")
 class EnsembleTeacher(Teacher):
     """Declares the ensemble; `core/ensemble.py` adds its components up, and the engine trains or reads each of them."""
 
+    engines: ClassVar[tuple[str, ...]] = ("full", "sampled")  # the sampled one where it trains or fits every component
     is_ensemble: ClassVar[bool] = True
     losses: ClassVar[tuple[str, ...]] = ("bpr", "softmax")  # its components' own
 
     @classmethod
     def check(cls, config: TeacherConfig) -> None:
         check_components(config)
+
+    @classmethod
+    def why_full(cls, config: TeacherConfig) -> str | None:
+        for name, component in component_configs(config).items():
+            why = TEACHERS.get(component.kind).why_full(component)
+            if why is not None:
+                return f"teacher.components.{name}: {why.replace('teacher.linear.', f'teacher.components.{name}.linear.')}"
+        return None
 
     @classmethod
     def learns_from_features(cls, config: TeacherConfig) -> bool:

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,8 @@ from ...core.standard_scores import moments_of, score_deviation
 from ...core.storage import JsonObject, join
 from ...core.students.warm_start import warm_start_maps
 from ...core.teacher.ensemble import alike, artifact_of, component_configs, component_seed, given_weights, outside, temperature_sources
-from ...graph_store.dataset import Dataset, masks
+from ...graph_store.dataset import Dataset
+from ...graph_store.external import scratch
 from ..artifacts.output import HistoryPart, Output, Rows
 from ..artifacts.teacher import FinalScores, RowShards, final_scores, modal_rows, revision_digest, revision_url, write_teacher
 from ..loop.selection import START, Selection
@@ -133,9 +135,9 @@ class _Component:
     def scorer(self, users: Tensor, num_items: int) -> Callable[[Tensor], Tensor]:
         """Returns the function from rows of `users`, int64 [m], to these users' scores of all items in these units, float32 [m, num_items].
 
-        It holds the items' vectors.
+        The items' vectors are mapped from a scratch file, whose pages count as cache.
         """
-        items = torch.empty(self.final.rows[ITEMS].dim, num_items)
+        items = torch.from_numpy(scratch(np.float32, self.final.rows[ITEMS].dim, num_items))
         for some in _chunks(num_items):
             items[:, some] = self.items(some).T
         parts = self.histories(users)
@@ -269,18 +271,19 @@ def _choose(
     components: dict[str, _Component], dataset: Dataset, job: TeacherJob, given: dict[str, float] | None
 ) -> tuple[Weights, JsonObject]:
     """Chooses the weights, or measures those that are given; returns them and what each component brings."""
-    held_out, exclude = masks(dataset, "validation")
+    held_out = dataset.csr("validation")
     metric = job.evaluation.select_by
     size = ChoiceSize.of(int(held_out.degrees.count_nonzero()), dataset.num_items, len(components), metric)
     users = sample_users(held_out, size.users)
     scorers = {name: each.scorer(users, dataset.num_items) for name, each in components.items()}
-    mixture = Mixture.gather(scorers, held_out.select(users), exclude.select(users), metric, size.depth)
+    exclude = dataset.csr_of("train", users)
+    mixture = Mixture.gather(scorers, held_out.select(users), exclude, metric, size.depth)
     weights = (
         choose_weights(mixture, alike(job.config))
         if given is None
         else Weights(given, float(mixture.values(mixture.lists(given)).mean()), 1)
     )
-    return weights, contributions(mixture, weights.by_name, exclude, users)
+    return weights, contributions(mixture, weights.by_name, exclude.degrees, dataset.item_degrees("train"))
 
 
 def _summed(components: dict[str, _Component], weights: Weights, dataset: Dataset, config: TeacherConfig) -> tuple[_Sum, _Sum]:

@@ -66,7 +66,7 @@ def defaults_for(facts: CatalogFacts, fits: bool = True) -> list[Advice]:
 
     Args:
         facts: Of the catalog.
-        fits: Whether a worker holds the whole train graph (the full engine); else the sampled engine trains, which has no ensembles.
+        fits: Whether a worker holds the whole train graph (the full engine); else the sampled engine trains one teacher over its parts.
     """
     if not fits and not facts.modalities:
         why = "the train graph fits no single worker, and without features there is no teacher that trains on parts of it"
@@ -109,7 +109,7 @@ def _teacher(facts: CatalogFacts, fits: bool) -> Iterator[Advice]:
     if fits:
         yield from _components(facts, trained)
     else:
-        yield Advice("teacher.kind", trained, "the train graph fits no single worker, which adding up several teachers needs")
+        yield Advice("teacher.kind", trained, "the train graph fits no single worker: one teacher is trained over its parts")
     median, few = _median_items(facts), has_few_items(facts)
     if few:
         why = f"users have {median} train items in the median: too few for cosines, while BPR learns popularity with taste, and depth helps"

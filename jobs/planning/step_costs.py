@@ -178,19 +178,19 @@ def steps_of(settings: Settings, sizes: Sizes, blocks: Estimate) -> dict[str, St
         sizes: Of the catalog.
         blocks: Sizes of a worker's neighbour blocks; the full engine does not ask for them.
     """
-    steps = {}
-    if settings.cluster.engine == "sampled":
-        fan_outs = settings.sampling.fan_outs_of
-        if sizes.taught and not kinds.is_fitted(settings.teacher):
-            hops = kinds.num_hops(settings.teacher)
-            of_teacher = blocks(teacher_seeds(settings, sizes), fan_outs(hops)).times(settings.cluster.micro_batches)
-            steps["teacher"] = sampled_teacher_step(settings, sizes, of_teacher)
+    fan_outs, sampled = settings.sampling.fan_outs_of, settings.cluster.engine == "sampled"
+    trained = [config for config in kinds.components(settings.teacher) if not kinds.is_fitted(config)] if sizes.taught else []
+    costs = []
+    for each in (dataclasses.replace(settings, teacher=config) for config in trained):
+        if sampled:
+            of_teacher = blocks(teacher_seeds(each, sizes), fan_outs(kinds.num_hops(each.teacher))).times(settings.cluster.micro_batches)
+            costs.append(sampled_teacher_step(each, sizes, of_teacher))
+        else:
+            costs.append(full_teacher_step(each, sizes))
+    steps = {"teacher": max(costs, key=lambda cost: cost.multiply_adds)} if costs else {}  # of an ensemble the dearest
+    if sampled:
         of_student = blocks(student_seeds(settings, sizes), fan_outs(kinds.student_hops(settings.student)))
         return {**steps, "student": sampled_student_step(settings, sizes, of_student)}
-    trained = [config for config in kinds.components(settings.teacher) if not kinds.is_fitted(config)]
-    if sizes.taught and trained:  # of an ensemble the dearest
-        costs = [full_teacher_step(dataclasses.replace(settings, teacher=config), sizes) for config in trained]
-        steps["teacher"] = max(costs, key=lambda cost: cost.multiply_adds)
     return {**steps, "student": full_student_step(settings, sizes)}
 
 

@@ -46,15 +46,19 @@ def ensemble(settings: Settings, sizes: Sizes) -> Need:
     count = len(settings.teacher.components.keys() - outside(settings.teacher))
     choice = ChoiceSize.of(max(1, min(sizes.users, sizes.held_out)), sizes.items, max(1, count), settings.evaluation.select_by)
     columns = [kinds.final_dim(component, sizes) for component in kinds.components(settings.teacher)]
+    by_histories = histories(settings, sizes)
     parts = {
         "scores of the components": choice.bytes * 3 // 2,  # a half of the users has a copy while it chooses
         "blocks of scores": count * BLOCK_SCORES * FLOAT,
-        "vectors of the components": sizes.items * (sum(columns) + max(columns, default=0)) * FLOAT,
-        **histories(settings, sizes),
-        "masks": 8 * sizes.edges * INDEX,
+        "vectors beside histories": sizes.items * max(columns, default=0) * FLOAT if by_histories else 0,
+        **by_histories,
+        "train items of these users": 4 * sizes.edges * min(1.0, choice.users / max(1, sizes.users)) * INDEX,
+        "users and items": (2 * sizes.users + sizes.items) * INDEX,
+        "held-out items": 8 * sizes.held_out * INDEX,
         "score blocks": SCORE_BYTES,
     }
-    return Need.of("teacher worker", "worker", {"choice of the weights": parts}, "teacher.components")
+    mapped = 2 * sizes.items * sum(columns) * FLOAT  # each component's own, and one whose scores are in common units
+    return Need.of("teacher worker", "worker", {"choice of the weights": parts}, "teacher.components", mapped)
 
 
 def full_teacher(settings: Settings, sizes: Sizes) -> Need:
@@ -206,7 +210,10 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
 
 def teacher_floats(settings: Settings, sizes: Sizes) -> int:
     """Counts the numbers in the sharded tables of the sampled teacher: of one that is fitted its blocks; of another one tables of IDs,
-    Adam and best, tokens, final vectors, two layers, modalities and prompt."""
+    Adam and best, tokens, final vectors, two layers, modalities and prompt; of an ensemble those of its largest component."""
+    components = kinds.components(settings.teacher)
+    if components != [settings.teacher]:
+        return max((teacher_floats(replace(settings, teacher=component), sizes) for component in components), default=0)
     if kinds.is_fitted(settings.teacher):
         of_users, of_items = kinds.block_columns(settings.teacher, sizes)
         return sizes.users * of_users + sizes.items * of_items

@@ -59,7 +59,7 @@ def test_components_that_help_each_other_share_the_weight_and_noise_has_none(cat
     assert weights.value == pytest.approx(evaluate(total, torch.eye(ITEMS), held_out, train, [5])["recall@5"])
     alone = {name: evaluate(scores, torch.eye(ITEMS), held_out, train, [5])["recall@5"] for name, scores in taste.items()}
     assert weights.value > max(alone.values())
-    facts = contributions(mixture, weights.by_name, train, torch.arange(USERS))
+    facts = contributions(mixture, weights.by_name, train.degrees, torch.bincount(train.columns, minlength=ITEMS))
     assert {name: each["alone"] for name, each in facts.items()} == pytest.approx(alone)
     assert facts["one"]["without"] == pytest.approx(alone["two"])
     assert set(facts["noise"]) == {"weight", "alone"}

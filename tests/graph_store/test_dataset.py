@@ -1,15 +1,18 @@
 """The dataset artifact: what is written is what is read."""
 
 import dataclasses
+import functools
+from functools import partial
 
 import numpy as np
 import pytest
-from promptmm.core.errors import InputError
+import torch
+from promptmm.core.errors import InputError, RunError
 from promptmm.graph_store import catalog as catalog_module
 from promptmm.graph_store import dataset_writer
 from promptmm.graph_store.catalog import Catalog, Unsplit, ids_of
 from promptmm.graph_store.config import SourceConfig
-from promptmm.graph_store.dataset import ModalityInfo, open_dataset
+from promptmm.graph_store.dataset import Dataset, ModalityInfo, open_dataset
 from promptmm.graph_store.dataset_writer import write_dataset
 
 
@@ -36,6 +39,29 @@ def test_duplicates_are_merged_counted_and_pairs_sorted(tmp_path, small):
     assert list(zip(users, items)) == [(0, 2), (0, 4), (3, 1)]
     assert manifest["duplicates_merged"] == {"train": 2, "validation": 0, "test": 0}
     assert manifest["num_interactions"] == {"train": 3, "validation": 0, "test": 0}
+
+
+def test_rows_of_some_users_and_degrees_are_read_in_pieces(tmp_path, small, monkeypatch):
+    rng = np.random.default_rng(0)
+    users, items = np.divmod(rng.choice(24, 15, replace=False), 6)
+    write_dataset(str(tmp_path / "d"), dataclasses.replace(small, interactions={"train": (users, items)}), {})
+    dataset = open_dataset(str(tmp_path / "d"))
+    monkeypatch.setattr(Dataset, "pair_chunks", functools.partialmethod(Dataset.pair_chunks, rows=4))
+    whole = dataset.csr("train")
+    for some in ([0, 1, 2, 3], [1, 3], [2], []):
+        found, expected = (each(torch.tensor(some, dtype=torch.int64)) for each in (partial(dataset.csr_of, "train"), whole.select))
+        assert found.pointers.tolist() == expected.pointers.tolist()
+        assert found.columns.tolist() == expected.columns.tolist()
+        assert (found.num_columns, found.columns.dtype) == (6, torch.int64)
+    assert dataset.item_degrees("train").tolist() == np.bincount(items, minlength=6).tolist()
+    assert dataset.csr_of("test", torch.tensor([0, 3])).degrees.tolist() == [0, 0]
+    assert dataset.item_degrees("test").tolist() == [0] * 6
+    for read in (
+        partial(dataset.without("train").csr_of, "train", torch.tensor([0])),
+        partial(dataset.without("train").item_degrees, "train"),
+    ):
+        with pytest.raises(RunError, match="train split is withheld"):
+            read()
 
 
 def test_an_absent_split_is_empty(tmp_path, small):

@@ -1,7 +1,5 @@
 """Ranks the validation users by vectors that are in sharded tables."""
 
-import tempfile
-
 import numpy as np
 import torch
 
@@ -9,6 +7,7 @@ from ....core.config import EvaluationConfig
 from ....core.graph import Csr
 from ....graph_store.backend import RowTable
 from ....graph_store.dataset import Dataset
+from ....graph_store.external import scratch
 from ...worker import Worker
 from ..validation import Validation
 from .inference import chunks
@@ -17,7 +16,7 @@ from .inference import chunks
 class ShardedValidation:
     """Computes validation metrics of sharded vectors: a user's row is pulled when it is ranked, and all item rows are in a mapped file.
 
-    The file's pages count as cache, and the process's end deletes it.
+    The file's pages count as cache, and it goes with this object.
 
     Args:
         validation: Ranks this worker's share of the users.
@@ -27,8 +26,7 @@ class ShardedValidation:
 
     def __init__(self, validation: Validation, num_items: int, dim: int) -> None:
         self._validation = validation
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - the file is needed as long as this object
-        self._items = torch.from_numpy(np.memmap(self._file, np.float32, "w+", shape=(num_items, dim)))
+        self._items = torch.from_numpy(scratch(np.float32, num_items, dim))
 
     @staticmethod
     def of(dataset: Dataset | None, worker: Worker, train: Csr, config: EvaluationConfig, dim: int) -> "ShardedValidation | None":

@@ -12,6 +12,8 @@ from promptmm.jobs.verbs import run_verb
 
 COMPONENTS = "teacher.components={lightgcn: {dim: 6}, spectral: {linear: {rank: 16}}, content: {}}"
 WORDS = ("cluster.executor=local", "teacher.kind=ensemble", "teacher.hidden=[]", "teacher.train.epochs=4", "teacher.train.batch_size=64")
+POLYNOMIAL = "{linear: {rank: 12, degree: 2, user_exponent: 0.6, item_exponent: 0.4, output_exponent: 0.2}}"
+OF_BOTH_ENGINES = f"teacher.components={{promptmm: {{}}, again: {{kind: promptmm, seed: 1}}, polynomial: {POLYNOMIAL}}}"
 BY_SCORES = ("distill.list_weight=0", "distill.embedding_weight=0", "distill.score_weight=1")
 
 
@@ -185,7 +187,25 @@ def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, cap
         (["teacher.components={one: {artifact: x, seed: 1}}"], "has no settings but its weight"),
         (["teacher.components={../x: {kind: mf}}"], "names a folder"),
         (["teacher.components={spectral: {}, mf: {temperature: null}}"], r"components\.mf\.temperature: null takes .* there is none"),
-        (["cluster.engine=sampled"], "teacher.kind=ensemble is trained by the full engine alone"),
+        (["cluster.engine=sampled"], r"teacher\.components\.spectral: .* not given but chosen, is trained by the full engine alone"),
+        (
+            ["cluster.engine=sampled", "teacher.components={mf: {}, promptmm: {}}"],
+            r"teacher\.components\.mf: teacher\.kind=mf is trained by the full engine alone",
+        ),
+        (
+            ["cluster.engine=sampled", "teacher.components={promptmm: {}, polynomial: {}}"],
+            r"teacher\.components\.polynomial: .*components\.polynomial\.linear\.\w+.* not given but chosen.* set cluster\.engine=full",
+        ),
+        (
+            ["cluster.micro_batches=2", f"teacher.components={{polynomial: {POLYNOMIAL}}}"],
+            "cluster.micro_batches=2 has no meaning with teacher.kind=ensemble, which is fitted without steps",
+        ),
+        (["cluster.zero_stage=1", "teacher.components={mf: {}, ease: {}}"], "teacher.kind=ensemble has no reduction towers"),
+        (
+            ["teacher.components={mf: {}, promptmm: {reduction_dtype: bfloat16}}"],
+            r"teacher\.components\.promptmm\.reduction_dtype=bfloat16 keeps float32 masters",
+        ),
+        (["cluster.micro_batches=99", "teacher.components={promptmm: {train: {batch_size: 64}}}"], r"promptmm\.train\.batch_size=64"),
         (["distill.rounds=2"], "teacher.kind=ensemble has no prompt to tune"),
     ],
 )
@@ -201,6 +221,48 @@ def test_a_teacher_of_another_dataset_is_refused(fork_run, tiny_settings):
     path.write_text(path.read_text().replace('"dataset": "', '"dataset": "0'))
     with pytest.raises(InputError, match="trained on another dataset"):
         run_verb("train-teacher", tiny_settings(folder, *WORDS, f"teacher.components={{mine: {{artifact: {other}/teacher}}}}"))
+
+
+def close(one, other, tolerance):
+    """Compares the scores of two ensembles, each user's without what is common to all items."""
+    scores = [x.user.double() @ x.item.double().T for x in map(vectors_of, (one / "teacher", other / "teacher"))]
+    torch.testing.assert_close(*(x - x.mean(1, keepdim=True) for x in scores), atol=tolerance, rtol=0)
+
+
+def test_the_sampled_engine_makes_the_same_ensemble(fork_run, tiny_settings, capfd):
+    """With all neighbours: components that are trained and fitted over the shards, weights, sum, and vectors by modality."""
+    words, folders = (*WORDS, "teacher.train.epochs=2", OF_BOTH_ENGINES), {}
+    for engine in ("full", "sampled"):
+        folders[engine] = fork_run(engine)
+        settings = tiny_settings(folders[engine], *words, f"cluster.engine={engine}", "sampling.fan_outs=[-1]")
+        run_verb("train-teacher", settings)
+    said = capfd.readouterr().out
+    assert said.count("component again, 2 of 3") == 2
+    one, two = (read_manifest(f"{folder}/teacher", "teacher") for folder in folders.values())
+    weights = [{name: facts["weight"] for name, facts in each["components"].items()} for each in (one, two)]
+    assert weights[0] == weights[1]
+    assert two["modalities"] == one["modalities"] != []
+    assert two["best_value"] == pytest.approx(one["best_value"])
+    close(*folders.values(), 2e-3)  # Adam turns differences of rounding into larger ones
+    run_verb("train-teacher", settings)  # what is finished is not trained again
+    assert "component" not in capfd.readouterr().out
+
+
+def test_towers_of_components_are_set_as_those_of_a_teacher(fork_run, tiny_settings):
+    folder = fork_run("run")
+    components = "teacher.components={promptmm: {hidden: [5]}, mf: {}}"
+    run_verb("train-teacher", tiny_settings(folder, *WORDS, "teacher.train.epochs=1", components, "cluster.checkpoint_activations=true"))
+    assert read_manifest(f"{folder}/components/promptmm/teacher", "teacher")["config"]["hidden"] == [5]
+
+
+@pytest.mark.slow
+def test_two_workers_of_the_sampled_engine_make_the_ensemble_of_one(ray_cluster, fork_run, tiny_settings):
+    """Every component has graph servers of its own, and the towers' optimizer is sharded."""
+    words = (*WORDS[1:], OF_BOTH_ENGINES, "teacher.train.epochs=2", "cluster.engine=sampled", "sampling.fan_outs=[-1]")
+    alone, together = fork_run("alone"), fork_run("together")
+    run_verb("train-teacher", tiny_settings(alone, *words, "cluster.executor=local"))
+    run_verb("train-teacher", tiny_settings(together, *words, "cluster.num_workers=2", "cluster.zero_stage=1"))
+    close(alone, together, 5e-2)
 
 
 @pytest.mark.slow

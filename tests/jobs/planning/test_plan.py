@@ -18,7 +18,7 @@ from promptmm.jobs.planning.plan import make_plan
 from promptmm.jobs.planning.reduction import reduction_bytes, reduction_floats, tower_parameters
 from promptmm.jobs.planning.sizes import Sizes
 from promptmm.jobs.planning.student_needs import sampled_student
-from promptmm.jobs.planning.teacher_needs import sampled_teacher, teacher_seeds
+from promptmm.jobs.planning.teacher_needs import ensemble, sampled_teacher, teacher_seeds
 from promptmm.jobs.planning.units import GIB
 from promptmm.jobs.settings import load_settings
 
@@ -173,8 +173,8 @@ def test_a_teacher_that_scores_histories_is_planned_with_its_similarities(datase
     vectors_alone = make_plan(load_settings(None, [word for word in spectral if "neighbours" not in word]), catalog, None)
     assert fitting - vectors_alone.roles["teacher worker"].parts["fitting"] > 4 * size
     assert beside.roles["evaluator (teacher)"].parts["vectors"] == cut.roles["evaluator (teacher)"].parts["vectors"]
-    ensemble = ["teacher.kind=ensemble", "teacher.components={one: {kind: rp3beta, linear: {rank: 0, neighbours: 20}}, spectral: {}}"]
-    both = make_plan(load_settings(None, [*ensemble, *by_scores, "cluster.engine=full"]), catalog, None)
+    together = ["teacher.kind=ensemble", "teacher.components={one: {kind: rp3beta, linear: {rank: 0, neighbours: 20}}, spectral: {}}"]
+    both = make_plan(load_settings(None, [*together, *by_scores, "cluster.engine=full"]), catalog, None)
     assert both.roles["labeler"].parts["item similarities"] == size
     for role in cut.roles.values():
         assert "item similarities" not in role.parts
@@ -194,6 +194,25 @@ def test_a_teacher_that_is_fitted_over_shards(dataset):
     assert little.moment == "fitting"
     assert little.parts == much.parts
     assert little.total < GIB
+
+
+def test_an_ensemble_of_the_sampled_engine(dataset):
+    """Its components are trained one after the other, so that the largest counts; adding up holds no vectors and not the train graph."""
+    linear = "{rank: 8, user_exponent: 1, item_exponent: 0.5, output_exponent: 0.5, degree: 2}"
+    words = [
+        "teacher.kind=ensemble",
+        f"teacher.components={{polynomial: {{linear: {linear}}}, promptmm: {{dim: 48}}, small: {{kind: promptmm}}}}",
+    ]
+    words += ["cluster.engine=sampled", "teacher.dim=16"]
+    plan = make_plan(load_settings(None, words), large(dataset, 100), None)
+    alone = make_plan(load_settings(None, ["cluster.engine=sampled", "teacher.dim=48"]), large(dataset, 100), None)
+    servers = "graph server (train-teacher)"
+    assert plan.roles[servers].parts["tables"] == alone.roles[servers].parts["tables"]
+    assert plan.steps["teacher"].multiply_adds == alone.steps["teacher"].multiply_adds
+    settings = load_settings(None, [*words, "teacher.components={promptmm: {}}"])
+    sizes = [dataclasses.replace(Sizes.of(settings, large(dataset, factor)), held_out=1000) for factor in (10**4, 10**5)]
+    little, much = (ensemble(settings, each) for each in sizes)
+    assert {name for name in much.parts if much.parts[name] != little.parts[name]} == {"users and items"}
 
 
 def test_a_catalog_without_modalities_has_no_teacher(bare, settings):
