@@ -86,6 +86,7 @@ class Dataset:
     def csr_of(self, split: str, users: Tensor) -> Csr:
         """A split's items of some users, int64 [n] ascending, as a matrix of n rows; a piece of the split is in memory at a time."""
         self._check_given(split)
+        assert bool((users.diff() > 0).all()), "ascending, each once"
         wanted, found = np.zeros(self.num_users, bool), []
         wanted[users.numpy()] = True
         for of_users, items in self.pair_chunks(split) if self.has_split(split) else ():

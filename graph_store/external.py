@@ -1,12 +1,16 @@
 """Work on more rows than memory holds: arrays that grow on disk, and rows grouped by a key in runs that fit."""
 
 import contextlib
+import math
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike
+
+from ..core.errors import InputError
 
 
 class Spool:
@@ -35,10 +39,19 @@ def scratch(dtype: DTypeLike, *shape: int, folder: Path | None = None) -> np.nda
 
     Args:
         folder: Where the file lies, the system's folder for temporary files where not given.
+
+    Raises:
+        InputError: the folder has no room for it.
     """
     if 0 in shape:
         return np.zeros(shape, dtype)
     with tempfile.TemporaryFile(dir=folder) as file:  # the mapping keeps it
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # a mapped page without room on the disk would end the process
+        except OSError as error:
+            where = f"{folder}" if folder is not None else f"{tempfile.gettempdir()}, the folder for temporary files (TMPDIR)"
+            raise InputError(f"{where} has no room for a scratch file of {size / 2**20:,.1f} MiB: {error.strerror}; free some") from error
         return np.memmap(file, dtype, "w+", shape=shape)
 
 

@@ -3,14 +3,14 @@
 The sections themselves lie beside the code that reads them. `jobs/settings.py` fills the tree from recipes and the command line.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, StudentConfig, TeacherConfig, check_balance
 from ..core.errors import InputError
 from ..core.linear.base import LinearTeacher
 from ..core.objectives import candidate_policy
 from ..core.students import LayeredStudent, check_start_from_histories, student_kind
-from ..core.teacher import WholeTeacher, teacher_kind
+from ..core.teacher import Teacher, WholeTeacher, teacher_kind
 from ..core.teacher.ensemble import EnsembleTeacher, component_configs, parts_of
 from ..core.teacher.model import PromptTeacher
 from ..distributed.config import ClusterConfig, LabelConfig
@@ -50,7 +50,7 @@ class Settings:
         self._check_own_kinds()
         self._check_linear()
         self._check_baseline()
-        self._check_towers()
+        self._check_training()
         needs_full, needs_sampled = self.why_full_engine, self.needs_sampled_engine
         if needs_full is not None and (self.cluster.engine == "sampled" or needs_sampled is not None):
             back = "" if needs_sampled is None else f" (without {needs_sampled})"
@@ -80,7 +80,7 @@ class Settings:
 
     def _check_own_kinds(self) -> None:
         """Refuses classes of the user's own that declare an engine which could not train them."""
-        student, teacher = student_kind(self.student), teacher_kind(self.teacher)
+        student = student_kind(self.student)
         if not {*student.engines} & {"full", "sampled"}:
             raise InputError(
                 f"student.kind={self.student.kind}: no engine trains it; its engines have to be some of full and sampled, as those of a "
@@ -93,28 +93,13 @@ class Settings:
             )
         if "full" not in student.engines:
             raise InputError(f"student.kind={self.student.kind} has engines={student.engines}; it has to have 'full' among them")
-        claims, samples = teacher.has_towers or teacher.has_prompt, "sampled" in teacher.engines
-        if issubclass(teacher, WholeTeacher) and (claims or samples or teacher.is_fitted):
-            raise InputError(
-                f"teacher.kind={self.teacher.kind}: a core.teacher.WholeTeacher has no towers and no prompt, and is trained by the full "
-                "engine alone; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
-            )
-        over_shards = any("fit_blocks" in vars(each) for each in teacher.__mro__ if each is not LinearTeacher)
-        if issubclass(teacher, LinearTeacher) and (claims or not teacher.is_fitted or (samples and not over_shards)):
-            raise InputError(
-                f"teacher.kind={self.teacher.kind}: a core.linear.base.LinearTeacher has no towers and no prompt, and is fitted in the "
-                "full engine alone unless it has fit_blocks; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
-            )
+        for config in (self.teacher, *parts_of(self.teacher).values()):
+            _check_own_teacher(config.kind, teacher_kind(config))
         policy = candidate_policy(self.distill)
         if policy.num_candidates < 1 or policy.depth < 0:
             raise InputError(
                 f"distill.candidates={self.distill.candidates}: num_candidates={policy.num_candidates}, depth={policy.depth}; make them at "
                 "least 1 and at least 0"
-            )
-        if not issubclass(teacher, WholeTeacher | PromptTeacher | LinearTeacher | EnsembleTeacher):
-            raise InputError(
-                f"teacher.kind={self.teacher.kind}: no engine trains it; the full engine trains subclasses of core.teacher.WholeTeacher, "
-                "and fits those of core.linear.base.LinearTeacher"
             )
 
     def _check_linear(self) -> None:
@@ -132,46 +117,32 @@ class Settings:
                 kind.check_settings(config.linear)
 
     def _check_baseline(self) -> None:
-        """Refuses what only the method's own teacher has, where teacher.kind names a baseline."""
+        """Refuses what only the method's own teacher has, where teacher.kind names another one."""
         teacher, cluster, distill = self.teacher, self.cluster, self.distill
         if not teacher.is_baseline:
             return
         kind, sampled, why = f"teacher.kind={teacher.kind}", self.needs_sampled_engine, teacher_kind(teacher).why_full(teacher)
-        parts = [teacher_kind(part) for part in parts_of(teacher).values()]
         if why is not None and (cluster.engine == "sampled" or sampled is not None):
             other = "another component" if teacher_kind(teacher).is_ensemble else "teacher.kind=promptmm"
             raise InputError(
                 f"{why}, and not with {sampled or 'cluster.engine=sampled'}; set cluster.engine=full"
                 f"{f' and leave {sampled} out' if sampled else ''}, or {other}"
             )
-        if why is None and cluster.micro_batches > 1 and all(part.is_fitted for part in parts):
-            raise InputError(
-                f"cluster.micro_batches={cluster.micro_batches} has no meaning with {kind}, which is fitted without steps; leave it out"
-            )
         if distill.use_teacher and distill.tunes_prompt:
             raise InputError(
                 f"{kind} has no prompt to tune with distill.regime={distill.regime}, distill.rounds={distill.rounds}; set "
                 "distill.regime=rounds and distill.rounds=1, or teacher.kind=promptmm"
             )
-        if any(part.has_towers for part in parts):  # an ensemble's
-            return
-        of_towers = {
-            f"teacher.hidden={teacher.hidden}": bool(teacher.hidden),
-            f"teacher.reduction_dtype={teacher.reduction_dtype}": teacher.reduction_dtype != "float32",
-            f"cluster.zero_stage={cluster.zero_stage}": cluster.zero_stage > 0,  # offloading needs a stage, and so falls with it
-            "cluster.checkpoint_activations=true": cluster.checkpoint_activations,
-        }
-        for name, is_set in of_towers.items():
-            if is_set:
-                raise InputError(
-                    f"{kind} has no reduction towers for {name}; leave {name.split('=')[0]} at its default, or set teacher.kind=promptmm"
-                )
 
-    def _check_towers(self) -> None:
-        """Refuses ways to train the reduction towers that do not fit the towers as they are set."""
-        cluster, parts = self.cluster, parts_of(self.teacher)
+    def _check_training(self) -> None:
+        """Refuses ways to train reduction towers and to take steps that fit nothing which the teacher trains, or not as it is set.
+
+        Of an ensemble `teacher.hidden` and `teacher.reduction_dtype` are what its components have by default, whether they read it or not.
+        """
+        teacher, cluster, parts = self.teacher, self.cluster, parts_of(self.teacher)
+        is_ensemble = teacher_kind(teacher).is_ensemble
         for name, part in parts.items():
-            where = f"teacher.components.{name}" if teacher_kind(self.teacher).is_ensemble else "teacher"
+            where = f"teacher.components.{name}" if is_ensemble else "teacher"
             if part.reduction_dtype == "bfloat16" and not cluster.zero_stage and teacher_kind(part).has_towers:
                 raise InputError(
                     f"{where}.reduction_dtype=bfloat16 keeps float32 masters in ZeRO's sharded optimizer; set cluster.zero_stage=1, 2 "
@@ -182,11 +153,46 @@ class Settings:
                     f"cluster.micro_batches={cluster.micro_batches} is more than {where}.train.batch_size={part.train.batch_size}; "
                     "cut the batch into fewer shares"
                 )
-        if cluster.checkpoint_activations and not any(part.hidden for part in parts.values() if teacher_kind(part).has_towers):
+        if cluster.micro_batches > 1 and all(teacher_kind(part).is_fitted for part in parts.values()):
+            what = "none of whose components is trained in steps" if is_ensemble else "which is fitted without steps"
+            raise InputError(
+                f"cluster.micro_batches={cluster.micro_batches} has no meaning with teacher.kind={teacher.kind}, {what}; leave it out"
+            )
+        towers = [part for part in parts.values() if teacher_kind(part).has_towers]
+        if not towers:
+            of_towers = {
+                f"teacher.hidden={teacher.hidden}": bool(teacher.hidden) and not is_ensemble,
+                f"teacher.reduction_dtype={teacher.reduction_dtype}": teacher.reduction_dtype != "float32" and not is_ensemble,
+                f"cluster.zero_stage={cluster.zero_stage}": cluster.zero_stage > 0,  # offloading needs a stage, and so falls with it
+                "cluster.checkpoint_activations=true": cluster.checkpoint_activations,
+            }
+            other = "name promptmm among its components" if is_ensemble else "set teacher.kind=promptmm"
+            for name in (name for name, is_set in of_towers.items() if is_set):
+                raise InputError(
+                    f"teacher.kind={teacher.kind} has no reduction towers for {name}; leave {name.split('=')[0]} at its default, or {other}"
+                )
+        elif cluster.checkpoint_activations and not any(part.hidden for part in towers):
             raise InputError(
                 "cluster.checkpoint_activations=true: a single linear layer has no hidden layers to compute again; set teacher.hidden, or "
                 "cluster.checkpoint_activations=false"
             )
+
+    def with_teacher(self, teacher: TeacherConfig) -> "Settings":
+        """Returns the settings with another teacher, such as a component by itself or an ensemble of fewer components.
+
+        What nothing of it reads of towers and of steps is at its default, where it would be refused.
+        """
+        cluster, parts = self.cluster, parts_of(teacher).values()
+        towers = [part for part in parts if teacher_kind(part).has_towers]
+        if not towers:
+            cluster = replace(cluster, zero_stage=0, offload_optimizer=False, offload_parameters=False)
+            if not teacher_kind(teacher).is_ensemble:
+                teacher = replace(teacher, hidden=[], reduction_dtype="float32")
+        if not any(part.hidden for part in towers):
+            cluster = replace(cluster, checkpoint_activations=False)
+        if all(teacher_kind(part).is_fitted for part in parts):
+            cluster = replace(cluster, micro_batches=1)
+        return replace(self, teacher=teacher, cluster=cluster)
 
     @property
     def needs_full_engine(self) -> str | None:
@@ -234,3 +240,24 @@ def _scores_histories(teacher: TeacherConfig) -> bool:
     """Whether a teacher's scores, or a part of them, are sums of item similarities that no vectors hold."""
     kind = teacher_kind(teacher)
     return issubclass(kind, LinearTeacher) and kind.scores_histories(teacher.linear)
+
+
+def _check_own_teacher(kind: str, teacher: type[Teacher]) -> None:
+    """Refuses a class of a teacher that declares what its base class cannot do."""
+    claims, samples = teacher.has_towers or teacher.has_prompt, "sampled" in teacher.engines
+    if issubclass(teacher, WholeTeacher) and (claims or samples or teacher.is_fitted):
+        raise InputError(
+            f"teacher.kind={kind}: a core.teacher.WholeTeacher has no towers and no prompt, and is trained by the full "
+            "engine alone; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
+        )
+    over_shards = any("fit_blocks" in vars(each) for each in teacher.__mro__ if each is not LinearTeacher)
+    if issubclass(teacher, LinearTeacher) and (claims or not teacher.is_fitted or (samples and not over_shards)):
+        raise InputError(
+            f"teacher.kind={kind}: a core.linear.base.LinearTeacher has no towers and no prompt, and is fitted in the "
+            "full engine alone unless it has fit_blocks; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
+        )
+    if not issubclass(teacher, WholeTeacher | PromptTeacher | LinearTeacher | EnsembleTeacher):
+        raise InputError(
+            f"teacher.kind={kind}: no engine trains it; the full engine trains subclasses of core.teacher.WholeTeacher, "
+            "and fits those of core.linear.base.LinearTeacher"
+        )

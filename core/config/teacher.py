@@ -27,7 +27,8 @@ class TeacherConfig:
         "model of the teacher: promptmm; a baseline: mf (MF-BPR), lightgcn, vbpr or lattice; a linear model, which is fitted in one go: "
         "popularity, item_knn, rp3beta, ease, spectral, polynomial, content or ials; ensemble, several of them together "
         "(teacher.components); or your own as module:Class (docs/extending.md). All but promptmm need cluster.engine=full; "
-        "spectral with filter=ideal and polynomial with power=1 do not where the settings that they read are given. mf, lightgcn "
+        "spectral with filter=ideal and polynomial with power=1 do not where the settings that they read are given, nor does ensemble "
+        "where none of its components does. mf, lightgcn "
         "and linear models have no vectors by modality: distil from them with distill.list_weight=0 and distill.embedding_weight=0",
         kinds=TEACHERS,
     )

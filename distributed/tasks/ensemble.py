@@ -76,6 +76,12 @@ def is_finished(job: TeacherJob) -> bool:
     return (manifest["config"], manifest["seed"], manifest["lineage"]) == (as_dict(job.config), job.seed, job.lineage)
 
 
+def check_of_dataset(url: str, manifest: JsonObject, dataset: Dataset) -> None:
+    """Raises InputError where a teacher, whose manifest this is, was trained on another dataset."""
+    if manifest["lineage"].get("dataset") != dataset.digest:
+        raise InputError(f"{url}: this teacher was trained on another dataset than the run's; name one of the same dataset/")
+
+
 @dataclass(frozen=True)
 class _Component:
     """Holds a finished component.
@@ -107,8 +113,7 @@ class _Component:
             InputError: it is missing or damaged, or of another dataset.
         """
         manifest = read_manifest(url, "teacher")
-        if manifest["lineage"].get("dataset") != dataset.digest:
-            raise InputError(f"{url}: this teacher was trained on another dataset than the run's; name one of the same dataset/")
+        check_of_dataset(url, manifest, dataset)
         final = final_scores(url, 0, train, cache_dir)
         items = final.rows[ITEMS]
         moments = moments_of((items[ids] for ids in _chunks(dataset.num_items)), items.dim)

@@ -8,6 +8,7 @@ from ...core.linear.fit import CatalogCounts
 from ...core.students import student_kind
 from ...core.teacher import teacher_kind
 from ...core.teacher.ensemble import parts_of
+from ..settings import Settings
 from .sizes import Sizes
 from .units import FLOAT, INDEX
 
@@ -33,6 +34,16 @@ def final_dim(config: TeacherConfig, sizes: Sizes) -> int:
 def components(config: TeacherConfig) -> list[TeacherConfig]:
     """Settings of what a teacher trains or fits, one after the other: an ensemble its components, another teacher itself."""
     return list(parts_of(config).values())
+
+
+def settings_of_components(settings: Settings) -> list[Settings]:
+    """Settings of runs that train or fit each component of an ensemble alone; none for a teacher of another kind."""
+    return [settings.with_teacher(each) for each in components(settings.teacher)] if is_ensemble(settings.teacher) else []
+
+
+def is_ensemble(config: TeacherConfig) -> bool:
+    """Whether a teacher adds up the scores of others."""
+    return teacher_kind(config).is_ensemble
 
 
 def is_fitted(config: TeacherConfig) -> bool:

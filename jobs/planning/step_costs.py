@@ -1,6 +1,5 @@
 """What a step of one worker costs: bytes sent, multiply-adds and bytes of memory; expectations, of one worker on average."""
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
 
@@ -179,9 +178,9 @@ def steps_of(settings: Settings, sizes: Sizes, blocks: Estimate) -> dict[str, St
         blocks: Sizes of a worker's neighbour blocks; the full engine does not ask for them.
     """
     fan_outs, sampled = settings.sampling.fan_outs_of, settings.cluster.engine == "sampled"
-    trained = [config for config in kinds.components(settings.teacher) if not kinds.is_fitted(config)] if sizes.taught else []
+    trained = kinds.settings_of_components(settings) or [settings] if sizes.taught else []
     costs = []
-    for each in (dataclasses.replace(settings, teacher=config) for config in trained):
+    for each in (each for each in trained if not kinds.is_fitted(each.teacher)):
         if sampled:
             of_teacher = blocks(teacher_seeds(each, sizes), fan_outs(kinds.num_hops(each.teacher))).times(settings.cluster.micro_batches)
             costs.append(sampled_teacher_step(each, sizes, of_teacher))

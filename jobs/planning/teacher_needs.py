@@ -1,7 +1,5 @@
 """Memory of a teacher's worker, in either engine."""
 
-from dataclasses import replace
-
 from ...core.config import TeacherConfig
 from ...core.ensemble import BLOCK_SCORES, ChoiceSize
 from ...core.teacher.ensemble import outside
@@ -27,10 +25,8 @@ def teacher_worker(settings: Settings, sizes: Sizes, blocks: Estimate, most: Est
         sizes: Of the catalog.
         blocks, most: Sizes of its neighbour blocks, expected and at most; the full engine does not ask for them.
     """
-    components = kinds.components(settings.teacher)
-    if components != [settings.teacher]:
-        each = [replace(settings, teacher=component) for component in components]
-        needs = [teacher_worker(component, sizes, blocks, most) for component in each]
+    if kinds.is_ensemble(settings.teacher):
+        needs = [teacher_worker(each, sizes, blocks, most) for each in kinds.settings_of_components(settings)]
         return max([*needs, ensemble(settings, sizes)], key=lambda need: need.total)
     if kinds.is_fitted(settings.teacher):
         return fitted_teacher(settings, sizes) if settings.cluster.engine == "full" else fitted_over_shards(settings, sizes)
@@ -211,9 +207,8 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
 def teacher_floats(settings: Settings, sizes: Sizes) -> int:
     """Counts the numbers in the sharded tables of the sampled teacher: of one that is fitted its blocks; of another one tables of IDs,
     Adam and best, tokens, final vectors, two layers, modalities and prompt; of an ensemble those of its largest component."""
-    components = kinds.components(settings.teacher)
-    if components != [settings.teacher]:
-        return max((teacher_floats(replace(settings, teacher=component), sizes) for component in components), default=0)
+    if kinds.is_ensemble(settings.teacher):
+        return max((teacher_floats(each, sizes) for each in kinds.settings_of_components(settings)), default=0)
     if kinds.is_fitted(settings.teacher):
         of_users, of_items = kinds.block_columns(settings.teacher, sizes)
         return sizes.users * of_users + sizes.items * of_items

@@ -6,8 +6,9 @@ from ...core.kinds import LOSSES, TEACHERS
 from ...core.objectives import needs_modalities
 from ...core.storage import join
 from ...core.students import check_start_from_histories
-from ...core.teacher.ensemble import parts_of
+from ...core.teacher.ensemble import artifact_of, parts_of
 from ...distributed.artifacts.teacher import revision_url, teacher_config_of
+from ...distributed.tasks.ensemble import check_of_dataset
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 
@@ -28,14 +29,29 @@ def has_teacher(settings: Settings, dataset: Dataset) -> bool:
 
 
 def check_teachable(settings: Settings, dataset: Dataset) -> None:
-    """Raises InputError where the dataset has nothing that a teacher of `teacher.kind` learns from, or a package for it is missing."""
-    TEACHERS.get(settings.teacher.kind).check_installed()
+    """Raises InputError where the dataset has nothing that a teacher of `teacher.kind` learns from, or something for it is missing.
+
+    That is a package, or a teacher of another run that an ensemble takes as a component.
+    """
+    for part in parts_of(settings.teacher).values():
+        TEACHERS.get(part.kind).check_installed()
     check_content(settings, dataset)
+    _check_artifacts(settings, dataset)
     if settings.teacher.reads_features and not dataset.modalities:
         raise InputError(
             f"{settings.dir}: the dataset has no modality, and teacher.kind={settings.teacher.kind} learns from at least one; name feature "
             "files in source.modalities, set teacher.kind=lightgcn or mf, or train a student alone with distill.use_teacher=false"
         )
+
+
+def _check_artifacts(settings: Settings, dataset: Dataset) -> None:
+    """Raises InputError where a teacher that an ensemble takes as an artifact is missing, of another dataset, or none to start from."""
+    components = settings.teacher.components if TEACHERS.get(settings.teacher.kind).is_ensemble else {}
+    for url in filter(None, map(artifact_of, components.values())):
+        manifest, vectors = read_manifest(url, "teacher"), read_manifest(revision_url(url, 0), "teacher-vectors")
+        check_of_dataset(url, manifest, dataset)
+        if vectors.get("histories") and settings.distill.use_teacher:
+            check_start_from_histories(settings.student, settings.cluster.engine)
 
 
 def check_content(settings: Settings, dataset: Dataset) -> None:

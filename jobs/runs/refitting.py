@@ -51,10 +51,9 @@ def refit_settings(settings: Settings, taught: bool) -> Settings:
         )
     train = dataclasses.replace(settings.student.train, epochs=read_student_manifest(settings)["best_epoch"] + 1)
     return dataclasses.replace(
-        settings,
+        settings.with_teacher(_teacher(settings)) if taught else settings,
         run=dataclasses.replace(settings.run, dir=join(settings.dir, FOLDER)),
         source=dataclasses.replace(settings.source, joined=join(settings.dir, "dataset")),
-        teacher=_teacher(settings) if taught else settings.teacher,
         student=dataclasses.replace(settings.student, train=train),
     )
 

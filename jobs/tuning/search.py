@@ -182,7 +182,7 @@ def _with_components(settings: Settings, made: dict[str, dict[str, Any]], furthe
     """Returns settings whose other components are read and not made again, with further components."""
     left_out = outside(settings.teacher)  # nothing is trained any more that takes a temperature of theirs
     components = {name: made.get(name, own) for name, own in settings.teacher.components.items() if name not in left_out}
-    return replace(settings, teacher=replace(settings.teacher, components={**components, **(further or {})}))
+    return settings.with_teacher(replace(settings.teacher, components={**components, **(further or {})}))
 
 
 def _together(trials: Trials, found: Found, made: dict[str, dict[str, Any]]) -> Found:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from ...core.errors import InputError
 from ...core.kinds import TEACHERS
 from ...core.storage import JsonObject
+from ...core.teacher.ensemble import parts_of
 from ...graph_store.dataset import Dataset
 from ..planning.engine import engine_of, with_engine
-from ..runs.compatibility import check_teacher, has_teacher
+from ..runs.compatibility import check_teachable, check_teacher, has_teacher
 from ..runs.executors import open_executor, require_packages
 from ..runs.folder import open_run_dataset
 from ..runs.report import cold_table, table
@@ -32,12 +33,15 @@ def pipeline(settings: Settings) -> None:
     """All verbs; a verb that is already done is not done again."""
     if settings.distill.use_teacher:
         check_teacher(settings, settings.teacher.kind, settings.teacher.has_modality_vectors)
-        TEACHERS.get(settings.teacher.kind).check_installed()
+        for part in parts_of(settings.teacher).values():
+            TEACHERS.get(part.kind).check_installed()
     require_packages(settings)
     run_checked(PREPARE, settings)
     dataset = open_run_dataset(settings)
     _check_catalog(settings, dataset)
     taught = has_teacher(settings, dataset)
+    if taught:
+        check_teachable(settings, dataset)
     training = (TRAIN_TEACHER, LABEL, DISTILL, EVALUATE) if taught else (DISTILL, EVALUATE)
     run_checked(PLAN, settings)  # before anything else works: it measures rates, and refuses what does not fit
     with open_executor(settings, dataset, expects_jobs=_trains(settings, training)) as executor:  # starts while partition works

@@ -14,6 +14,7 @@ from promptmm.graph_store.catalog import Catalog, Unsplit, ids_of
 from promptmm.graph_store.config import SourceConfig
 from promptmm.graph_store.dataset import Dataset, ModalityInfo, open_dataset
 from promptmm.graph_store.dataset_writer import write_dataset
+from promptmm.graph_store.external import scratch
 
 
 def test_round_trip(tmp_path, small):
@@ -172,3 +173,10 @@ def test_a_dataset_whose_checksum_does_not_match(tmp_path, small, fails):
             open_dataset(str(tmp_path / "d"))
     with fails("no complete dataset here"):
         open_dataset(str(tmp_path / "nowhere"))
+
+
+def test_a_scratch_file_without_room_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path} has no room for a scratch file of 4,398,046,511,104.0 MiB"):
+        scratch(np.uint8, 1 << 62, folder=tmp_path)
+    with pytest.raises(InputError, match=r"TMPDIR\) has no room"):
+        scratch(np.uint8, 1 << 62)

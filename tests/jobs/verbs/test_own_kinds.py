@@ -177,5 +177,9 @@ def test_own_kinds_that_do_not_fit_are_refused_before_any_work(own, command, tin
         return of
 
     refused("MyTeacher is trained by the full engine alone")(f"teacher.kind={own}:MyTeacher", "cluster.engine=sampled")
+    boastful = f"from {own} import MyTeacher\n\n\nclass Boastful(MyTeacher):\n    engines = ('full', 'sampled')\n"
+    (tmp_path / f"{own}_boastful.py").write_text(boastful)
+    ensemble = ("teacher.kind=ensemble", f"teacher.components={{promptmm: {{}}, mine: {{kind: '{own}_boastful:Boastful'}}}}")
+    refused("Boastful: a core.teacher.WholeTeacher has no towers and no prompt")(*ensemble, "cluster.engine=sampled")
     refused("MyTeacher has no prompt to tune")(f"teacher.kind={own}:MyTeacher", "distill.rounds=2")
     refused("there is no module 'nowhere' here; put its file into the folder that the command is started from")("student.kind=nowhere:X")

@@ -195,7 +195,7 @@ def test_the_shipped_experiment_has_the_components_that_are_derived(command, tmp
 
 @pytest.mark.parametrize("dims", ["null", "{}"], ids=["features", "no features"])
 def test_what_fits_no_worker_is_trained_on_parts_of_the_graph(command, tmp_path, dims):
-    """The sampled engine has no ensembles: the multi-modal teacher alone, or without features none."""
+    """The multi-modal teacher alone, or without features none."""
     words = (*SMALL, *QUICK, f"source.modalities={dims}", f"run.dir={tmp_path}", "cluster.engine=sampled", "sampling.fan_outs=[3]")
     more = ("student.dim=8", "student.init_scale=0.1", "graph.num_parts=1")
     ended = command("pipeline", *words, *more)
