@@ -198,7 +198,7 @@ def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, cap
         ),
         (
             ["cluster.micro_batches=2", f"teacher.components={{polynomial: {POLYNOMIAL}}}"],
-            "cluster.micro_batches=2 has no meaning with teacher.kind=ensemble, which is fitted without steps",
+            "cluster.micro_batches=2 has no meaning with teacher.kind=ensemble, none of whose components is trained in steps",
         ),
         (["cluster.zero_stage=1", "teacher.components={mf: {}, ease: {}}"], "teacher.kind=ensemble has no reduction towers"),
         (
