@@ -235,11 +235,10 @@ def _student(facts: CatalogFacts, fits: bool) -> Iterator[Advice]:
     for name in ("pair", "list", "embedding"):
         yield Advice(f"distill.{name}_weight", 0.0, lists)
     few = has_few_items(facts)
-    if is_large or few:
-        why = "items of a history speak for each other, so that a user's own items would drown the others of a list"
-        if few:
-            why = "a user's own item in a list says nothing about the order of the others"
-        yield Advice("distill.score_positive", False, why)
+    own = "a user's own item in a list says nothing about the order of the others"
+    if is_large:
+        own = "items of a history speak for each other, so that a user's own items would drown the others of a list"
+    yield Advice("distill.score_positive", False, own)
     yield Advice("distill.temperature", *_temperature(facts))
     half = "half of a list is what the teacher ranks best, half is drawn from all that the user has not seen"
     for name, value in {"distill.num_uniform": 10, "distill.num_top": 10, "distill.top_depth": min(100, facts.num_items // 4)}.items():

@@ -189,7 +189,11 @@ def test_the_shipped_experiment_has_five_catalogs_and_one_student_from_a_random_
         models = expand(of_one)
         expected = {"ensemble", "student", "undistilled", "LightGCN", *linear}
         expected |= set() if catalog == "sports" else of_features
-        expected |= {"pair alone", "warm start"} | (by_modality if catalog in ("tiktok", "lfm2k") else set())
+        expected |= (
+            {"pair alone", "warm start"}
+            | (set() if catalog in ("tiktok", "sports") else {"warm start without positive"})
+            | (by_modality if catalog in ("tiktok", "lfm2k") else set())
+        )
         assert {*models.by_name} == expected
         for loss in losses if catalog == "lfm2k" else ():
             assert loss == "score" or {*models.settings(f"{loss} alone", 0, {}).distill.loss_weights()} == {loss}

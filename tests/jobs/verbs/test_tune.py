@@ -169,7 +169,7 @@ def test_similarities_of_items_are_kept_smoothed_or_left_out(command, tmp_path, 
     assert ("polynomial" in components) == (not keeps and not smooths)
     assert ("spectral" in components) == (not few)
     assert settings.student.dim == (256 if users > 120 and not few else 128)
-    assert settings.distill.score_positive == (users == 120)
+    assert not settings.distill.score_positive
     assert settings.student.train.evaluate_every == (5 if few else 1)
     shown = {name for name, own in settings.teacher.components.items() if own.get("weight") == 0}
     assert shown == ({"lightgcn-20", "lightgcn-15", "lightgcn-10"} if median > 2 else set())  # no table shows which temperature fits
@@ -179,7 +179,7 @@ def test_similarities_of_items_are_kept_smoothed_or_left_out(command, tmp_path, 
     sharded = defaults_for(dataclasses.replace(facts, num_users=users, num_items=items, validation=validation), fits=False)
     settings = build(Settings, yaml.safe_load(recipe_of(sharded, "A title.")))  # no ensemble, and so nothing that scores histories
     assert settings.teacher.temperature == (0.2 if median == 2 else 0.15)
-    assert (settings.student.dim, settings.distill.score_positive) == (128, median != 2)
+    assert (settings.student.dim, settings.distill.score_positive) == (128, False)
 
 
 def test_the_shipped_experiment_has_the_components_that_are_derived(command, tmp_path):
