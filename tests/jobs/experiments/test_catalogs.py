@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 from promptmm.core.errors import InputError
+from promptmm.core.teacher import teacher_kind
 from promptmm.jobs.experiments.models import expand
 from promptmm.jobs.experiments.settings import CatalogsRecipe, describe_recipe, load_experiment
 from promptmm.jobs.experiments.testing import check_catalogs, check_frozen, freeze, freeze_catalogs
@@ -209,6 +210,22 @@ def test_the_shipped_experiment_has_five_catalogs_and_one_student_from_a_random_
         assert (taught.student.dim, taught.distill.score_positive) == own.get(catalog, (128, True))
         students.append({key: value for key, value in vars(taught.student).items() if key not in ("train", "dim")})
     assert all(student == students[0] for student in students)
+
+
+def test_the_shipped_experiment_of_equal_budgets_gives_every_model_as_many_trials():
+    """The ensemble alone has none of its own: its components are those that are derived."""
+    recipe = load_experiment("budgets", [f"catalogs.{name}.source.path=/data" for name in ("lfm2k", "movielens")])
+    for of_one in recipe.recipes.values():
+        models = expand(of_one)
+        fitted = {name for name in models.by_name if teacher_kind(models.settings(name, 0, {}).teacher).is_fitted}
+        assert {models.settings(name, 0, {}).teacher.linear.trials for name in fitted} == {8}
+        assert {name: each.trials for name, each in of_one.config.search.items()} == dict.fromkeys(
+            models.by_name.keys() - fitted - {"ensemble"}, 8
+        )
+        parts = models.settings("ensemble", 0, {}).teacher.components.items()
+        assert {name: own["linear"]["trials"] for name, own in parts if "linear" in own} == dict.fromkeys(
+            ("polynomial", "spectral", "ease"), 8
+        )
 
 
 def test_the_description_names_the_keys_of_a_catalog():

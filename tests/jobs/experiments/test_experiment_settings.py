@@ -102,13 +102,12 @@ def test_overrides_that_cells_cannot_have(load, override, message):
 def test_an_experiment_needs_a_recipe():
     with fails("experiment needs its recipe"):
         load_experiment(None, [])
-    with fails(
-        "recipe 'tiktak': no such file, and no shipped recipe of that name (there are: catalogs, electronics, tiktok, tiktok-teacher)"
-    ):
+    shipped = "budgets, catalogs, electronics, tiktok, tiktok-teacher"
+    with fails(f"recipe 'tiktak': no such file, and no shipped recipe of that name (there are: {shipped})"):
         load_experiment("tiktak", [])
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "catalogs"])  # that one is in test_catalogs.py
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in ("budgets", "catalogs")])  # of several catalogs: test_catalogs.py
 def test_shipped_experiments_load(name):
     models = expand(load_experiment(name, ["source.path=/data"]))
     assert models.recipe.base.dir.endswith(f"/runs/experiment-{name}")
