@@ -60,13 +60,13 @@ class LocalExecutor:
 
     def rank(self, job: RankingJob) -> None:
         """See `Executor`."""
-        with _threads(self.cluster.worker_threads):
+        with torch_threads(self.cluster.worker_threads):
             rank_here(job, self.dataset)
 
     def label(self, job: LabelJob, run_url: str, epochs: int, metadata: dict) -> dict:
         """See `Executor`."""
         url = clear_labels(run_url, job.revision)
-        with _threads(job.threads):
+        with torch_threads(job.threads):
             labeler = Labeler(job, self.dataset)
             written = [labeler.write_block(url, epoch, block) for epoch in range(epochs) for block in range(job.num_blocks)]
         return publish_labels(job, url, epochs, written, metadata)
@@ -74,7 +74,7 @@ class LocalExecutor:
     def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: Histories = ()) -> dict[str, float]:
         """See `Executor`."""
         held_out, exclude = masks(self.dataset, split)
-        with _threads(self.cluster.worker_threads):
+        with torch_threads(self.cluster.worker_threads):
             further = config.metrics
             return evaluate(users, items, held_out, exclude, config.cutoffs, config.memory_mib, further=further, histories=histories)
 
@@ -87,7 +87,7 @@ def _locally(job: TeacherJob | StudentJob | TuneJob) -> TeacherJob | StudentJob 
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """torch's threads while the block runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

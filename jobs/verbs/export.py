@@ -28,7 +28,10 @@ def export(settings: Settings) -> None:
 
     def make() -> JsonObject:
         student = trained_student(settings.dir, cache_dir)
-        item_map = fit_new_items(dataset, student, manifest["seed"])
+        from ...distributed.execution.local import torch_threads
+
+        with torch_threads(settings.cluster.worker_threads):  # sums of floats depend on it, and what ran here before may have set it
+            item_map = fit_new_items(dataset, student, manifest["seed"])
         bundle = bundle_items(dataset, student, item_map if settings.export.map_untouched else None)
         ranked = results["bundle" if bundle.num_mapped else "student"]
         metadata = {
