@@ -37,8 +37,8 @@ def components(config: TeacherConfig) -> list[TeacherConfig]:
 
 
 def settings_of_components(settings: Settings) -> list[Settings]:
-    """Settings of runs that train or fit each component of an ensemble alone; none for a teacher of another kind."""
-    return [settings.with_teacher(each) for each in components(settings.teacher)] if is_ensemble(settings.teacher) else []
+    """Settings of runs that train or fit each component of an ensemble alone; those of the run itself for a teacher of another kind."""
+    return [settings.with_teacher(each) for each in components(settings.teacher)] if is_ensemble(settings.teacher) else [settings]
 
 
 def is_ensemble(config: TeacherConfig) -> bool:

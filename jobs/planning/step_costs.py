@@ -178,7 +178,7 @@ def steps_of(settings: Settings, sizes: Sizes, blocks: Estimate) -> dict[str, St
         blocks: Sizes of a worker's neighbour blocks; the full engine does not ask for them.
     """
     fan_outs, sampled = settings.sampling.fan_outs_of, settings.cluster.engine == "sampled"
-    trained = kinds.settings_of_components(settings) or [settings] if sizes.taught else []
+    trained = kinds.settings_of_components(settings) if sizes.taught else []
     costs = []
     for each in (each for each in trained if not kinds.is_fitted(each.teacher)):
         if sampled:

@@ -209,6 +209,8 @@ def test_an_ensemble_of_the_sampled_engine(dataset):
     servers = "graph server (train-teacher)"
     assert plan.roles[servers].parts["tables"] == alone.roles[servers].parts["tables"]
     assert plan.steps["teacher"].multiply_adds == alone.steps["teacher"].multiply_adds
+    taken = load_settings(None, [*words, "teacher.components={other: {artifact: /elsewhere/teacher}}"])
+    assert set(make_plan(taken, large(dataset, 100), None).steps) == {"student"}  # nothing of it is trained
     settings = load_settings(None, [*words, "teacher.components={promptmm: {}}"])
     sizes = [dataclasses.replace(Sizes.of(settings, large(dataset, factor)), held_out=1000) for factor in (10**4, 10**5)]
     little, much = (ensemble(settings, each) for each in sizes)
