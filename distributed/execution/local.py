@@ -1,6 +1,5 @@
 """Jobs in this process: the same loops, tasks and engines as on Ray, with one worker and no sockets."""
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,7 @@ from ..labels.rankings import rank_here
 from ..messages import LabelJob, RankingJob, StudentJob, TeacherJob, TuneJob
 from ..run_job import run_job
 from ..surroundings import Surroundings
-from ..worker import Worker
+from ..worker import Worker, torch_threads
 from .dataset_graph import DatasetGraph
 
 
@@ -84,14 +83,3 @@ def _locally(job: TeacherJob | StudentJob | TuneJob) -> TeacherJob | StudentJob 
     if isinstance(job, TuneJob):
         return TuneJob(replace(job.student, cluster=replace(job.student.cluster, executor="local", address=None)))
     return replace(job, cluster=replace(job.cluster, executor="local", address=None))
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """torch's threads while the block runs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ...distributed.config import ClusterConfig
+from ...distributed.worker import torch_threads
 from .step_costs import StepCosts
 from .units import FLOAT
 
@@ -32,13 +33,9 @@ class Rates:
     @staticmethod
     def of(cluster: ClusterConfig) -> "Rates":
         """Takes the rates that are set, and measures the others here, with as many threads as a worker has."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(cluster.worker_threads)
-        try:
+        with torch_threads(cluster.worker_threads):
             memory = cluster.memory_rate * 1e9 if cluster.memory_rate else _memory_rate()
             compute = cluster.compute_rate * 1e9 if cluster.compute_rate else _compute_rate()
-        finally:
-            torch.set_num_threads(threads)
         return Rates(memory, compute, cluster.network_rate * 1e9 / 8)
 
     def bounds(self, costs: StepCosts) -> dict[str, float]:

@@ -6,6 +6,7 @@ from ...core.new_items import ItemMap
 from ...core.serving import write_bundle
 from ...core.storage import JsonObject, join, read_json
 from ...distributed.loop.stage import stage_url
+from ...distributed.worker import torch_threads
 from ...graph_store.dataset import Dataset
 from ..runs.folder import open_run_dataset
 from ..runs.lineage import UNMAPPED, bundle_inputs
@@ -28,8 +29,6 @@ def export(settings: Settings) -> None:
 
     def make() -> JsonObject:
         student = trained_student(settings.dir, cache_dir)
-        from ...distributed.execution.local import torch_threads
-
         with torch_threads(settings.cluster.worker_threads):  # sums of floats depend on it, and what ran here before may have set it
             item_map = fit_new_items(dataset, student, manifest["seed"])
         bundle = bundle_items(dataset, student, item_map if settings.export.map_untouched else None)
