@@ -11,7 +11,7 @@ from ..core.linear.base import LinearTeacher
 from ..core.objectives import candidate_policy
 from ..core.students import LayeredStudent, check_start_from_histories, student_kind
 from ..core.teacher import Teacher, WholeTeacher, teacher_kind
-from ..core.teacher.ensemble import EnsembleTeacher, component_configs, parts_of
+from ..core.teacher.ensemble import EnsembleTeacher, component_configs, in_component, parts_of
 from ..core.teacher.model import PromptTeacher
 from ..distributed.config import ClusterConfig, LabelConfig
 from ..graph_store.config import GraphConfig, SourceConfig
@@ -48,7 +48,7 @@ class Settings:
                 "set distill.regime=rounds and distill.rounds=1, or keep the prompt"
             )
         self._check_own_kinds()
-        self._check_linear()
+        _check_linear(self.teacher)
         self._check_baseline()
         self._check_training()
         needs_full, needs_sampled = self.why_full_engine, self.needs_sampled_engine
@@ -101,20 +101,6 @@ class Settings:
                 f"distill.candidates={self.distill.candidates}: num_candidates={policy.num_candidates}, depth={policy.depth}; make them at "
                 "least 1 and at least 0"
             )
-
-    def _check_linear(self) -> None:
-        """Refuses settings of linear models that the teacher's kind does not read."""
-        components = component_configs(self.teacher) if teacher_kind(self.teacher).is_ensemble else {}
-        of_components = {f"teacher.components.{name}.": config for name, config in components.items()}
-        for where, config in {"teacher.": self.teacher, **of_components}.items():
-            kind = teacher_kind(config)
-            reads = kind.linear_settings()
-            for name, value in config.linear.changed().items():
-                if name not in reads:
-                    known = f"it reads {', '.join(reads)}" if reads else "it is no linear model and reads none of them"
-                    raise InputError(f"{where}linear.{name}={value} is not read by {where}kind={config.kind}: {known}; leave it out")
-            if issubclass(kind, LinearTeacher):
-                kind.check_settings(config.linear)
 
     def _check_baseline(self) -> None:
         """Refuses what only the method's own teacher has, where teacher.kind names another one."""
@@ -234,6 +220,23 @@ class Settings:
         """The run's folder or URL, without a slash at the end."""
         assert self.run.dir is not None
         return self.run.dir.rstrip("/")
+
+
+def _check_linear(teacher: TeacherConfig) -> None:
+    """Refuses settings of linear models that a teacher's kind does not read, or that have no meaning together; of an ensemble those of
+    each component."""
+    kind = teacher_kind(teacher)
+    reads = kind.linear_settings()
+    for name, value in teacher.linear.changed().items():
+        if name not in reads:
+            known = f"it reads {', '.join(reads)}" if reads else "it is no linear model and reads none of them"
+            raise InputError(f"teacher.linear.{name}={value} is not read by teacher.kind={teacher.kind}: {known}; leave it out")
+    if issubclass(kind, LinearTeacher):
+        kind.check_settings(teacher.linear)
+    if kind.is_ensemble:
+        for name, component in component_configs(teacher).items():
+            with in_component(name):
+                _check_linear(component)
 
 
 def _scores_histories(teacher: TeacherConfig) -> bool:

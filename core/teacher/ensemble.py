@@ -1,9 +1,11 @@
 """Defines the teacher that adds up the scores of other teachers (docs/method.md 7.2)."""
 
+import contextlib
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from ..config import TeacherConfig
@@ -15,6 +17,7 @@ from .base import Teacher
 ARTIFACT, TEMPERATURE, WEIGHT, SEED = "artifact", "temperature", "weight", "seed"
 SEED_STRIDE = 1_000  # between the seeds of components, so that runs of neighbouring seeds share none of them
 SECTIONS = ("train", "linear")
+OF_COMPONENT = re.compile(r"\bteacher\.(?=(linear|kind)\b(?!=ensemble\b))")  # settings that a component has for itself alone
 
 
 class EnsembleTeacher(Teacher):
@@ -33,7 +36,7 @@ class EnsembleTeacher(Teacher):
         for name, component in component_configs(config).items():
             why = TEACHERS.get(component.kind).why_full(component)
             if why is not None:
-                return f"teacher.components.{name}: {why.replace('teacher.linear.', f'teacher.components.{name}.linear.')}"
+                return renamed(name, why)
         return None
 
     @classmethod
@@ -49,6 +52,22 @@ class EnsembleTeacher(Teacher):
     @classmethod
     def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:
         return config.ensemble_rank
+
+
+def renamed(name: str, message: str) -> str:
+    """Returns a message about a component's settings with the names that they have among the ensemble's."""
+    own = f"teacher.components.{name}"
+    said = OF_COMPONENT.sub(f"{own}.", message)
+    return said if own in said else f"{own}: {message}"
+
+
+@contextlib.contextmanager
+def in_component(name: str) -> Iterator[None]:
+    """While the block runs, errors about the settings of a component name them as `renamed` does."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(renamed(name, str(error))) from error
 
 
 def artifact_of(component: dict[str, Any]) -> str | None:
@@ -204,12 +223,11 @@ def _config(config: TeacherConfig, name: str, own: dict[str, Any]) -> TeacherCon
             raise InputError(f"teacher.components.{name}: unknown setting {key}; {hint}")
         if key in SECTIONS:
             base = LinearConfig() if key == "linear" else config.train
-            value = _section(base, value, f"teacher.components.{name}.{key}")
+            with in_component(name):
+                value = _section(base, value, f"teacher.components.{name}.{key}")
         values[key] = value
-    try:
+    with in_component(name):
         return dataclasses.replace(config, **values)
-    except InputError as error:
-        raise InputError(f"teacher.components.{name}: {error}") from error
 
 
 def _section(base: Any, own: Any, where: str) -> Any:

@@ -194,5 +194,9 @@ def steps_of(settings: Settings, sizes: Sizes, blocks: Estimate) -> dict[str, St
 
 
 def raw_row_ratios(settings: Settings, dataset: Dataset) -> dict[str, float]:
-    """Ratios d_m / 2d by modality: how many times as much raw rows would send as d-sized rows with gradients, at equal precision."""
-    return {m: info.dim / (2 * settings.teacher.dim) for m, info in dataset.modalities.items()}
+    """Ratios d_m / 2d by modality: how many times as much raw rows would send as d-sized rows with gradients, at equal precision.
+
+    d is that of the teacher or component that is trained from features, of several the largest; there are no ratios without one.
+    """
+    trained = [each for each in kinds.components(settings.teacher) if each.reads_features and not kinds.is_fitted(each)]
+    return {m: info.dim / (2 * max(each.dim for each in trained)) for m, info in dataset.modalities.items() if trained}

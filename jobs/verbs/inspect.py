@@ -1,12 +1,12 @@
 """`promptmm inspect`: what the catalog is like and which settings it asks for, before anything is trained."""
 
+import contextlib
 import dataclasses
 import time
 
-import torch
-
 from ...core.storage import join, write_bytes
 from ...distributed.config import ClusterConfig
+from ...distributed.worker import torch_threads
 from ...graph_store.dataset import Dataset
 from ..inspection.advice import Advice, advice_for
 from ..inspection.facts import CatalogFacts, catalog_facts
@@ -35,12 +35,12 @@ def inspect(settings: Settings) -> None:
 
 def facts_of(settings: Settings) -> CatalogFacts:
     """Returns the facts of the run's prepared dataset: those of inspection.json, or new ones, which it then holds."""
-    if settings.cluster.threads is not None:
-        torch.set_num_threads(settings.cluster.threads)
     dataset = open_run_dataset(settings).without("test")
     facts = read_facts(settings.dir, dataset, settings.run.seed)
     if facts is None:
-        facts = _measure(settings, dataset)
+        threads = settings.cluster.threads
+        with contextlib.nullcontext() if threads is None else torch_threads(threads):
+            facts = _measure(settings, dataset)
     else:
         print("[inspect] already measured", flush=True)
     write_inspection(settings.dir, dataset, settings.run.seed, facts, advice_for(facts))

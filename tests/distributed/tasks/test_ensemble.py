@@ -171,10 +171,22 @@ def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, cap
     [
         (["teacher.components={}"], "names no component"),
         (["teacher.components={ease: {rank: 3}}"], r"teacher\.components\.ease: unknown setting rank"),
-        (["teacher.components={ease: {linear: {rank: -1}}}"], r"teacher\.linear\.rank=-1: expected at least 0"),
+        (["teacher.components={ease: {linear: {rank: -1}}}"], r"teacher\.components\.ease\.linear\.rank=-1: expected at least 0"),
         (["teacher.components={ease: {linear: {trails: 3}}}"], r"teacher\.components\.ease\.linear=.*trials"),
-        (["teacher.components={nobody: {}}"], r"teacher\.components\.nobody: teacher\.kind='nobody': no such teacher"),
-        (["teacher.components={mf: {linear: {rank: 3}}}"], r"teacher\.components\.mf\.linear\.rank=3 is not read"),
+        (["teacher.components={nobody: {}}"], r"teacher\.components\.nobody\.kind='nobody': no such teacher"),
+        (
+            ["teacher.components={mf: {linear: {rank: 3}}}"],
+            r"components\.mf\.linear\.rank=3 is not read by teacher\.components\.mf\.kind=mf",
+        ),
+        (
+            ["teacher.components={ease: {linear: {rank: 0}}}"],
+            r"^teacher\.components\.ease\.linear\.rank=0 .* teacher\.components\.ease\.kind$",
+        ),
+        (["teacher.components={mf: {dim: 0}}"], r"^teacher\.components\.mf: teacher\.dim=0: expected at least 1"),
+        (
+            ["teacher.components={one: {kind: item_knn, linear: {rank: 0, content_weight: 0.1}}}"],
+            r"^teacher\.components\.one\.linear\.rank=0 .*one\.linear\.content_weight=0, .* of teacher\.kind=ensemble beside",
+        ),
         (["teacher.components={one: {kind: ensemble}}"], "a component cannot be an ensemble"),
         (["teacher.components={one: {artifact: x, dim: 3}}"], "has no settings but its weight"),
         (["teacher.components={ease: {weight: 1}, mf: {}}"], r"teacher\.components\.mf has no weight, and ease has one"),
@@ -187,14 +199,17 @@ def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, cap
         (["teacher.components={one: {artifact: x, seed: 1}}"], "has no settings but its weight"),
         (["teacher.components={../x: {kind: mf}}"], "names a folder"),
         (["teacher.components={spectral: {}, mf: {temperature: null}}"], r"components\.mf\.temperature: null takes .* there is none"),
-        (["cluster.engine=sampled"], r"teacher\.components\.spectral: .* not given but chosen, is trained by the full engine alone"),
+        (
+            ["cluster.engine=sampled"],
+            r"teacher\.components\.spectral\.kind=spectral.* not given but chosen, is trained by the full engine alone",
+        ),
         (
             ["cluster.engine=sampled", "teacher.components={mf: {}, promptmm: {}}"],
-            r"teacher\.components\.mf: teacher\.kind=mf is trained by the full engine alone",
+            r"teacher\.components\.mf\.kind=mf is trained by the full engine alone",
         ),
         (
             ["cluster.engine=sampled", "teacher.components={promptmm: {}, polynomial: {}}"],
-            r"teacher\.components\.polynomial: .*components\.polynomial\.linear\.\w+.* not given but chosen.* set cluster\.engine=full",
+            r"^teacher\.components\.polynomial\.kind=polynomial.*polynomial\.linear\.\w+.* not given but.* set cluster\.engine=full",
         ),
         (
             ["cluster.micro_batches=2", f"teacher.components={{polynomial: {POLYNOMIAL}}}"],
@@ -212,6 +227,12 @@ def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, cap
 def test_what_cannot_be_is_refused(tmp_path, tiny_settings, words, message):
     with pytest.raises(InputError, match=message):
         tiny_settings(tmp_path, "teacher.hidden=[]", "teacher.kind=ensemble", *words)
+
+
+def test_what_a_component_cannot_fit_names_its_own_setting(fork_run, tiny_settings):
+    settings = tiny_settings(fork_run("run"), *WORDS, "teacher.components={mine: {kind: content, linear: {modality_weights: {smell: 1}}}}")
+    with pytest.raises(InputError, match=r"^teacher\.components\.mine\.linear\.modality_weights names smell, and the catalog"):
+        run_verb("train-teacher", settings)
 
 
 def test_a_teacher_of_another_dataset_is_refused(fork_run, tiny_settings):

@@ -291,6 +291,10 @@ def test_rows_that_cost_more_than_raw_ones_are_said(dataset):
     plan = make_plan(load_settings(None, ["teacher.dim=64"]), dataset, None)
     dims = {m: info.dim for m, info in dataset.modalities.items()}
     assert plan.raw_row_ratios == {m: dim / 128 for m, dim in dims.items()}
+    several = ["teacher.kind=ensemble", "teacher.dim=64", "teacher.components={lightgcn: {dim: 256}, promptmm: {dim: 16}, content: {}}"]
+    assert make_plan(load_settings(None, several), dataset, None).raw_row_ratios == {m: dim / 32 for m, dim in dims.items()}
+    fitted = ["teacher.kind=ensemble", "teacher.components={lightgcn: {}, content: {}}"]
+    assert make_plan(load_settings(None, fitted), dataset, None).raw_row_ratios == {}  # no reduced rows
     lines = describe_plan(plan).splitlines()
     for modality, dim in dims.items():
         line = next(line for line in lines if line.startswith(f"{modality}: "))

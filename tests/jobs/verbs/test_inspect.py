@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from promptmm.core.storage import exists, join, read_bytes, read_json
 from promptmm.graph_store.dataset import open_dataset
 from promptmm.jobs.inspection.facts import CatalogFacts, catalog_facts
+from promptmm.jobs.settings import load_settings
+from promptmm.jobs.verbs import run_verb
 
 SMALL = (
     "source.format=synthetic", "source.synthetic_num_users=120", "source.synthetic_num_items=80",
@@ -35,6 +38,12 @@ def test_a_catalog_is_prepared_and_inspected(command, tmp_path, where):
         assert f"(inspection/{plot}.png)" in text
         assert read_bytes(join(run_dir, "inspection", f"{plot}.png")).startswith(b"\x89PNG")
     assert not exists(join(run_dir, "stages", "inspect.json"))
+
+
+def test_threads_are_those_of_before_when_it_ends(tmp_path):
+    before = torch.get_num_threads()
+    run_verb("inspect", load_settings(None, [*SMALL, f"cluster.threads={before + 1}", f"run.dir={tmp_path}"]))
+    assert torch.get_num_threads() == before
 
 
 def test_the_same_again_measures_nothing(command, tmp_path):
