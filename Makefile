@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 TEST_PROCESSES ?= 2
+RUNS ?= runs/accuracy
+BOTH := lfm2k movielens
+of_catalog = catalogs.$(1).source.path=$(DATA)/$(1)
 UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow and not whole'
 
-.PHONY: setup demo check unit-core unit-jobs test lint slow clean
+.PHONY: setup demo check unit-core unit-jobs test lint slow accuracy clean
 
 setup: $(READY)
 
@@ -44,6 +47,14 @@ test: lint
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# The experiments over catalogs, many hours of two cores, then their reports in docs/experiments and tables in docs/accuracy.md. DATA has the
+# folders tiktok, lfm2k, sports and movielens (benchmarks/movielens.py writes the last). Goes on where it stopped.
+accuracy: setup
+	$(if $(DATA),,$(error accuracy needs the folder of the data sets: make accuracy DATA=DIR))
+	$(BIN)/promptmm experiment catalogs run.dir=$(RUNS)/catalogs $(foreach name,tiktok sports $(BOTH),$(call of_catalog,$(name)))
+	$(BIN)/promptmm experiment budgets run.dir=$(RUNS)/budgets $(foreach name,$(BOTH),$(call of_catalog,$(name)))
+	$(BIN)/python benchmarks/accuracy.py $(RUNS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
