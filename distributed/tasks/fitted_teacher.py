@@ -24,6 +24,7 @@ from ..engines.full.catalog import WholeCatalog
 from ..engines.learners import Learner
 from ..engines.validation import Validation
 from ..engines.view import View
+from ..loop.recorder import LINE_SECONDS
 from ..loop.selection import Selection
 from ..messages import TeacherJob
 from ..worker import Worker
@@ -105,12 +106,20 @@ def _fit(job: TeacherJob, worker: Worker, catalog: WholeCatalog, validation: Val
     if not worker.is_first:
         return _follow(worker, catalog, validation)
 
+    values: list[float] = []
+    started = said = time.monotonic()
+
     def score(users: Tensor, items: Tensor, histories: Histories) -> float:
+        nonlocal said
         assert validation is not None
         _send(worker, users, items, histories, None)
-        return validation(users.__getitem__, items, histories)[metric]
+        values.append(validation(users.__getitem__, items, histories)[metric])
+        if time.monotonic() - said >= LINE_SECONDS:
+            said = time.monotonic()
+            of = f"[teacher] {job.config.kind}: trial {len(values)} of at most {job.config.linear.trials}"
+            show(f"{of} has {metric} {values[-1]:.4f} (best {max(values):.4f}), {said - started:.0f} s")
+        return values[-1]
 
-    started = time.monotonic()
     fit = kind.fit(LinearInputs(catalog.graph, features, job.seed), job.config.linear, score if validation is not None else None)
     facts = {"settings": fit.settings, "chosen": fit.chosen, "value": fit.value, "trials": fit.trials}
     _send(worker, fit.users, fit.items, fit.histories, facts)

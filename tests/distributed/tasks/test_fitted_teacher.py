@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,15 @@ def test_without_a_validation_split_the_start_values_stand(tmp_path, tiny_settin
     linear = read_manifest(str(folder / "teacher"), "teacher")["linear"]
     assert (linear["trials"], linear["chosen"]) == (0, [])
     assert linear["settings"]["item_exponent"] == 0.5
+
+
+def test_a_search_that_takes_long_says_where_it_is(fit, capsys, monkeypatch):
+    monkeypatch.setattr("promptmm.distributed.tasks.fitted_teacher.LINE_SECONDS", 0.0)
+    fit("ease", "teacher.linear.trials=3")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[teacher] ease: trial ")]
+    assert [re.sub(r"0\.\d{4}|\d+ s", "#", line) for line in lines] == [
+        f"[teacher] ease: trial {number} of at most 3 has recall@20 # (best #), #" for number in (1, 2, 3)
+    ]
 
 
 def test_given_settings_are_not_searched(fit):
