@@ -9,7 +9,7 @@ from ..core.graph import BipartiteGraph
 from ..core.linear.base import LinearTeacher
 from ..core.sides import ITEMS
 from ..core.teacher import teacher_kind
-from ..core.teacher.ensemble import in_component
+from ..core.teacher.ensemble import in_part
 from ..graph_store.own_features import ItemShard
 from .artifacts.output import Output
 from .engines.full.catalog import WholeCatalog, build_catalog
@@ -116,7 +116,7 @@ def _train_ensemble(job: TeacherJob, worker: Worker, around: Surroundings) -> No
         if worker.is_first:
             of_best = f"; temperature {component.config.temperature}" if component is not jobs[name] else ""
             around.show(f"[teacher] component {name}, {number + 1} of {len(jobs)}{of_best}")
-        with in_component(name):
+        with in_part(job.config, name):
             _train_teacher(component, worker, around, whole)
     add_up(job, worker, around.dataset, around.show)
 

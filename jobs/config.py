@@ -11,7 +11,7 @@ from ..core.linear.base import LinearTeacher
 from ..core.objectives import candidate_policy
 from ..core.students import LayeredStudent, check_start_from_histories, student_kind
 from ..core.teacher import Teacher, WholeTeacher, teacher_kind
-from ..core.teacher.ensemble import EnsembleTeacher, component_configs, in_component, parts_of
+from ..core.teacher.ensemble import EnsembleTeacher, component_configs, in_part, parts_of
 from ..core.teacher.model import PromptTeacher
 from ..distributed.config import ClusterConfig, LabelConfig
 from ..graph_store.config import GraphConfig, SourceConfig
@@ -93,8 +93,10 @@ class Settings:
             )
         if "full" not in student.engines:
             raise InputError(f"student.kind={self.student.kind} has engines={student.engines}; it has to have 'full' among them")
-        for config in (self.teacher, *parts_of(self.teacher).values()):
-            _check_own_teacher(config.kind, teacher_kind(config))
+        _check_own_teacher(self.teacher.kind, teacher_kind(self.teacher))
+        for name, config in parts_of(self.teacher).items():
+            with in_part(self.teacher, name):
+                _check_own_teacher(config.kind, teacher_kind(config))
         policy = candidate_policy(self.distill)
         if policy.num_candidates < 1 or policy.depth < 0:
             raise InputError(
@@ -235,7 +237,7 @@ def _check_linear(teacher: TeacherConfig) -> None:
         kind.check_settings(teacher.linear)
     if kind.is_ensemble:
         for name, component in component_configs(teacher).items():
-            with in_component(name):
+            with in_part(teacher, name):
                 _check_linear(component)
 
 

@@ -9,8 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..core.config import TeacherConfig
 from ..core.errors import InputError
 from ..core.storage import exists, is_local, join, local_path, read_bytes
+from ..core.teacher.ensemble import TEMPERATURE
 from .config import Settings
 
 __all__ = ["Settings", "build", "describe", "load_saved", "load_settings", "parse_override", "read_recipe", "walk"]
@@ -127,10 +129,48 @@ def build(kind: type[T], values: dict) -> T:
     """
     import pydantic
 
+    if kind is Settings:
+        values = _with_typed_components(values)
     try:
         return pydantic.TypeAdapter(kind).validate_python(values)
     except pydantic.ValidationError as error:
         raise InputError("; ".join(_explain(e) for e in error.errors())) from error
+
+
+def _with_typed_components(values: dict) -> dict:
+    """Returns the values with those of `teacher.components` as their settings' types ask for, as pydantic makes all others: 1e-3 a number.
+
+    Raises:
+        InputError: a component's value has a wrong type; the message names every one.
+    """
+    teacher = values.get("teacher")
+    if not isinstance(teacher, Mapping) or not isinstance(teacher.get("components"), Mapping):
+        return values
+    problems: list[str] = []
+    typed = {name: _typed(own, TeacherConfig, f"teacher.components.{name}", problems) for name, own in teacher["components"].items()}
+    if problems:
+        raise InputError("; ".join(problems))
+    return {**values, "teacher": {**teacher, "components": typed}}
+
+
+def _typed(values: Any, kind: Any, where: str, problems: list[str]) -> Any:
+    """Returns some settings of a section with values of their types; appends what is wrong. Other keys stay as they are."""
+    import pydantic
+
+    if not isinstance(values, Mapping):
+        return values
+    types_of: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(kind)}
+    typed = dict(values)
+    for name, value in values.items():
+        of = types_of.get(name)
+        if dataclasses.is_dataclass(of):
+            typed[name] = _typed(value, of, f"{where}.{name}", problems)
+        elif of is not None and not (name == TEMPERATURE and value is None):  # which is that of the best component before it
+            try:
+                typed[name] = pydantic.TypeAdapter(of).validate_python(value)
+            except pydantic.ValidationError as error:
+                problems += [_explain({**each, "loc": (where, name, *each["loc"])}) for each in error.errors()]
+    return typed
 
 
 def _explain(error: Any) -> str:

@@ -17,7 +17,7 @@ from .base import Teacher
 ARTIFACT, TEMPERATURE, WEIGHT, SEED = "artifact", "temperature", "weight", "seed"
 SEED_STRIDE = 1_000  # between the seeds of components, so that runs of neighbouring seeds share none of them
 SECTIONS = ("train", "linear")
-OF_COMPONENT = re.compile(r"\bteacher\.(?=(linear|kind)\b(?!=ensemble\b))")  # settings that a component has for itself alone
+OF_COMPONENT = ("kind", "linear")  # settings that a component never takes from the ensemble
 
 
 class EnsembleTeacher(Teacher):
@@ -36,7 +36,7 @@ class EnsembleTeacher(Teacher):
         for name, component in component_configs(config).items():
             why = TEACHERS.get(component.kind).why_full(component)
             if why is not None:
-                return renamed(name, why)
+                return renamed(config, name, why)
         return None
 
     @classmethod
@@ -54,20 +54,30 @@ class EnsembleTeacher(Teacher):
         return config.ensemble_rank
 
 
-def renamed(name: str, message: str) -> str:
-    """Returns a message about a component's settings with the names that they have among the ensemble's."""
-    own = f"teacher.components.{name}"
-    said = OF_COMPONENT.sub(f"{own}.", message)
-    return said if own in said else f"{own}: {message}"
+def renamed(config: TeacherConfig, name: str, message: str) -> str:
+    """Returns a message about a component's settings with the names that they have among the ensemble's.
+
+    Args:
+        config: The ensemble's settings.
+        name: Of the component.
+        message: It names settings as those of a teacher: `teacher.linear.rank`. Those that the component takes from the ensemble keep their
+            names, and then the message begins with the component's.
+    """
+    own, keys = f"teacher.components.{name}", {*OF_COMPONENT, *config.components[name]}
+    settings = rf"(?<![\w./])teacher\.(?=({'|'.join(map(re.escape, sorted(keys)))})\b(?!=ensemble\b))"
+    said = re.sub(settings, f"{own}.", message)
+    return f"{own}: {said}" if said.startswith("teacher.") and not said.startswith(own) else said
 
 
 @contextlib.contextmanager
-def in_component(name: str) -> Iterator[None]:
-    """While the block runs, errors about the settings of a component name them as `renamed` does."""
+def in_part(config: TeacherConfig, name: str) -> Iterator[None]:
+    """While the block runs, errors about the settings of what `parts_of` names are those of a component, where it is one (`renamed`)."""
     try:
         yield
     except InputError as error:
-        raise InputError(renamed(name, str(error))) from error
+        if not TEACHERS.get(config.kind).is_ensemble:
+            raise
+        raise InputError(renamed(config, name, str(error))) from error
 
 
 def artifact_of(component: dict[str, Any]) -> str | None:
@@ -223,10 +233,9 @@ def _config(config: TeacherConfig, name: str, own: dict[str, Any]) -> TeacherCon
             raise InputError(f"teacher.components.{name}: unknown setting {key}; {hint}")
         if key in SECTIONS:
             base = LinearConfig() if key == "linear" else config.train
-            with in_component(name):
-                value = _section(base, value, f"teacher.components.{name}.{key}")
+            value = _section(base, value, f"teacher.components.{name}.{key}")
         values[key] = value
-    with in_component(name):
+    with in_part(config, name):
         return dataclasses.replace(config, **values)
 
 
@@ -235,4 +244,8 @@ def _section(base: Any, own: Any, where: str) -> Any:
     fields = {field.name for field in dataclasses.fields(base)}
     if not isinstance(own, dict) or not own.keys() <= fields:
         raise InputError(f"{where}={own!r}: expected settings of {', '.join(sorted(fields))}")
-    return dataclasses.replace(base, **own)
+    try:
+        return dataclasses.replace(base, **own)
+    except InputError as error:  # it names the setting as one of `train` or of `teacher.linear`
+        section = where.rpartition(".")[2]
+        raise InputError(re.sub(rf"^(teacher\.)?{section}\.", f"{where}.", str(error))) from error

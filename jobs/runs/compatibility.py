@@ -6,7 +6,7 @@ from ...core.kinds import LOSSES, TEACHERS
 from ...core.objectives import needs_modalities
 from ...core.storage import join
 from ...core.students import check_start_from_histories
-from ...core.teacher.ensemble import artifact_of, parts_of
+from ...core.teacher.ensemble import artifact_of, in_part, parts_of
 from ...distributed.artifacts.teacher import revision_url, teacher_config_of
 from ...distributed.tasks.ensemble import check_of_dataset
 from ...graph_store.dataset import Dataset
@@ -33,8 +33,7 @@ def check_teachable(settings: Settings, dataset: Dataset) -> None:
 
     That is a package, or a teacher of another run that an ensemble takes as a component.
     """
-    for part in parts_of(settings.teacher).values():
-        TEACHERS.get(part.kind).check_installed()
+    check_installed(settings)
     check_content(settings, dataset)
     _check_artifacts(settings, dataset)
     if settings.teacher.reads_features and not dataset.modalities:
@@ -42,6 +41,13 @@ def check_teachable(settings: Settings, dataset: Dataset) -> None:
             f"{settings.dir}: the dataset has no modality, and teacher.kind={settings.teacher.kind} learns from at least one; name feature "
             "files in source.modalities, set teacher.kind=lightgcn or mf, or train a student alone with distill.use_teacher=false"
         )
+
+
+def check_installed(settings: Settings) -> None:
+    """Raises InputError where the teacher, or a component of it, needs a package that is not installed."""
+    for name, part in parts_of(settings.teacher).items():
+        with in_part(settings.teacher, name):
+            TEACHERS.get(part.kind).check_installed()
 
 
 def _check_artifacts(settings: Settings, dataset: Dataset) -> None:

@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from ...core.errors import InputError
-from ...core.kinds import TEACHERS
 from ...core.storage import JsonObject
-from ...core.teacher.ensemble import parts_of
 from ...graph_store.dataset import Dataset
 from ..planning.engine import engine_of, with_engine
-from ..runs.compatibility import check_teachable, check_teacher, has_teacher
+from ..runs.compatibility import check_installed, check_teachable, check_teacher, has_teacher
 from ..runs.executors import open_executor, require_packages
 from ..runs.folder import open_run_dataset
 from ..runs.report import cold_table, table
@@ -33,8 +31,7 @@ def pipeline(settings: Settings) -> None:
     """All verbs; a verb that is already done is not done again."""
     if settings.distill.use_teacher:
         check_teacher(settings, settings.teacher.kind, settings.teacher.has_modality_vectors)
-        for part in parts_of(settings.teacher).values():
-            TEACHERS.get(part.kind).check_installed()
+        check_installed(settings)
     require_packages(settings)
     run_checked(PREPARE, settings)
     dataset = open_run_dataset(settings)

@@ -182,7 +182,20 @@ def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, cap
             ["teacher.components={ease: {linear: {rank: 0}}}"],
             r"^teacher\.components\.ease\.linear\.rank=0 .* teacher\.components\.ease\.kind$",
         ),
-        (["teacher.components={mf: {dim: 0}}"], r"^teacher\.components\.mf: teacher\.dim=0: expected at least 1"),
+        (["teacher.components={mf: {dim: 0}}"], r"^teacher\.components\.mf\.dim=0: expected at least 1"),
+        (["teacher.components={mf: {train: {epochs: -1}}}"], r"^teacher\.components\.mf\.train\.epochs=-1: expected at least 0"),
+        (["teacher.components={mf: {dim: wide}}"], r"^teacher\.components\.mf\.dim='wide': Input should be a valid integer"),
+        (
+            ["teacher.components={mf: {l2: much}, ease: {linear: {ridge: [1]}}, lightgcn: {train: {epochs: 2.5}}}"],
+            r"^teacher\.components\.mf\.l2='much': .*number.*; teacher\.components\.ease\.linear\.ridge=\[1\]: .*number.*; "
+            r"teacher\.components\.lightgcn\.train\.epochs=2\.5: .* valid integer",
+        ),
+        (
+            ["teacher.components={vbpr: {}}", "teacher.loss=softmax"],
+            r"^teacher\.components\.vbpr: teacher\.loss=softmax: .* or another teacher\.components\.vbpr\.kind$",
+        ),
+        (["teacher.components={vbpr: {loss: softmax}}"], r"^teacher\.components\.vbpr\.loss=softmax: the vbpr teacher trains with bpr"),
+        (["teacher.components={one: {kind: 'my.teacher.linear:Mine'}}"], r"^teacher\.components\.one\.kind=.*my\.teacher\.linear:Mine"),
         (
             ["teacher.components={one: {kind: item_knn, linear: {rank: 0, content_weight: 0.1}}}"],
             r"^teacher\.components\.one\.linear\.rank=0 .*one\.linear\.content_weight=0, .* of teacher\.kind=ensemble beside",
@@ -227,6 +240,17 @@ def test_without_a_validation_split_all_weigh_alike(fork_run, tiny_settings, cap
 def test_what_cannot_be_is_refused(tmp_path, tiny_settings, words, message):
     with pytest.raises(InputError, match=message):
         tiny_settings(tmp_path, "teacher.hidden=[]", "teacher.kind=ensemble", *words)
+
+
+def test_values_of_components_have_the_types_of_their_settings(tmp_path, tiny_settings):
+    """YAML reads 1e-3 as text, here as in any setting."""
+    settings = tiny_settings(
+        tmp_path, *WORDS, "teacher.components={mf: {l2: 1e-3, train: {learning_rate: 1e-2}}, ease: {linear: {ridge: 1e1, rank: 3}}}"
+    )
+    assert settings.teacher.components == {
+        "mf": {"l2": 0.001, "train": {"learning_rate": 0.01}},
+        "ease": {"linear": {"ridge": 10.0, "rank": 3}},
+    }
 
 
 def test_what_a_component_cannot_fit_names_its_own_setting(fork_run, tiny_settings):
