@@ -12,6 +12,12 @@ UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not slow and not whole'
 
 .PHONY: setup demo check unit-core unit-jobs test lint slow accuracy clean
 
+ifneq ($(filter accuracy,$(MAKECMDGOALS)),)
+ifndef DATA
+$(error accuracy needs the folder of the data sets: make accuracy DATA=DIR)
+endif
+endif
+
 setup: $(READY)
 
 # Strict editable mode: type checkers then see the packages at their real names.
@@ -51,7 +57,6 @@ slow: setup
 # The experiments over catalogs, many hours of two cores, then their reports in docs/experiments and tables in docs/accuracy.md. DATA has the
 # folders tiktok, lfm2k, sports and movielens (benchmarks/movielens.py writes the last). Goes on where it stopped.
 accuracy: setup
-	$(if $(DATA),,$(error accuracy needs the folder of the data sets: make accuracy DATA=DIR))
 	$(BIN)/promptmm experiment catalogs run.dir=$(RUNS)/catalogs $(foreach name,tiktok sports $(BOTH),$(call of_catalog,$(name)))
 	$(BIN)/promptmm experiment budgets run.dir=$(RUNS)/budgets $(foreach name,$(BOTH),$(call of_catalog,$(name)))
 	$(BIN)/python benchmarks/accuracy.py $(RUNS)

@@ -18,6 +18,7 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CATALOGS = {"tiktok": "TikTok", "lfm2k": "Last.fm", "sports": "Sports", "movielens": "MovieLens", "dense": "dense, synthetic"}
+EXPERIMENTS = {"catalogs": tuple(CATALOGS), "budgets": ("lfm2k", "movielens")}
 WITH_LOSSES = ("lfm2k", "tiktok")
 LOSSES = {
     "pair alone": "pairs alone",
@@ -30,14 +31,14 @@ LOSSES = {
     "all without score": "all without the score",
 }
 LABELS = {
-    "ensemble": "the ensemble, the student's teacher",
-    "student": "**student: a table of d = {dim} from a random start, lists alone**",
-    "warm start": "student: the same from a warm start",
-    "warm start without positive": "student: that without the positive",
+    "ensemble": "the ensemble, the students' teacher",
+    "student": "**student from a random start: a table of d = {dim}, lists alone**",
+    "warm start": "student from a warm start",
+    "warm start without positive": "student from a warm start, without the positive (as it is derived)",
     "promptmm": "promptmm alone",
     "no prompt": "promptmm without its prompt",
     "LightGCN": "LightGCN of d = 256",
-    "undistilled": "LightGCN of the student's size, without a teacher",
+    "undistilled": "LightGCN of the student's size (BPR)",
     "EASE + content": "EASE with content",
     "spectral + content": "spectral with content",
 }
@@ -48,20 +49,38 @@ Results = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, help="folder of the experiments' folders")
-    runs: Path = parser.parse_args().runs
-    for name in ("catalogs", "budgets"):
-        copy_reports(runs / name, DOCS / "experiments" / name)
-    page = DOCS / "accuracy.md"
+    write(parser.parse_args().runs, DOCS)
+
+
+def write(runs: Path, docs: Path) -> None:
+    """Writes page and reports; nothing is touched unless all that they are made of is there.
+
+    Raises:
+        SystemExit: an experiment is not finished, or the page has no place for a table.
+    """
+    check_finished(runs)
+    page = docs / "accuracy.md"
     text = page.read_text()
     for name, table in tables(runs).items():
         text = with_table(text, name, table)
+    for name in EXPERIMENTS:
+        copy_reports(runs / name, docs / "experiments" / name)
     page.write_text(text)
+
+
+def check_finished(runs: Path) -> None:
+    """Raises SystemExit that names everything which the experiments have not left."""
+    folders = [runs / name / "catalogs" / catalog for name, catalogs in EXPERIMENTS.items() for catalog in catalogs]
+    folders += [runs / name for name in EXPERIMENTS]
+    missing = [str(path) for path in folders if not all((path / kind).exists() for kind in ("results.json", "report.md", "plots"))]
+    if missing:
+        raise SystemExit(f"these have no results, report or plots; finish the experiments with all catalogs first: {', '.join(missing)}")
 
 
 def copy_reports(run: Path, folder: Path) -> None:
     """Copies an experiment's report, results and plots, and the reports and plots of its catalogs."""
     shutil.rmtree(folder, ignore_errors=True)
-    for path in (run, *sorted((run / "catalogs").iterdir())):
+    for path in (run, *(run / "catalogs" / name for name in EXPERIMENTS[run.name])):
         into = folder / path.relative_to(run)
         shutil.copytree(path / "plots", into / "plots")
         shutil.copy(path / "report.md", into)
@@ -71,10 +90,10 @@ def copy_reports(run: Path, folder: Path) -> None:
 def with_table(text: str, name: str, table: list[list[str]]) -> str:
     """Returns the page with one of its tables in place of what stands between its marks."""
     start, end = f"<!-- table: {name} -->\n", "<!-- end of table -->"
-    if start not in text:
-        raise SystemExit(f"docs/accuracy.md has no place for the table {name}: {start.strip()}")
-    before, after = text.split(start)
-    return f"{before}{start}\n{in_markdown(table)}\n{end}{after.split(end, 1)[1]}"
+    before, *after = text.split(start)
+    if len(after) != 1 or end not in after[0] or "<!-- table:" in after[0].split(end)[0]:
+        raise SystemExit(f"docs/accuracy.md: the table {name} needs one place, between the lines {start.strip()} and {end}")
+    return f"{before}{start}\n{in_markdown(table)}\n{end}{after[0].split(end, 1)[1]}"
 
 
 def in_markdown(table: list[list[str]]) -> str:
@@ -183,7 +202,7 @@ def losses(catalogs: dict[str, Results], compared: Callable[[str, str], Results 
 def budgets(run: Path) -> list[list[str]]:
     """Returns what every model has with the same number of trials, the student first and then the best on test of the first catalog."""
     whole = results_of(run)
-    compared, catalogs = differences(whole), [name for name in CATALOGS if (run / "catalogs" / name).exists()]
+    compared, catalogs = differences(whole), EXPERIMENTS["budgets"]
     of = {name: results_of(run / "catalogs" / name)["models"] for name in catalogs}
     header = [f"{CATALOGS[name]}, {what}" if what == "validation" else what for name in catalogs for what in BUDGET_COLUMNS]
     models = sorted(whole["models"], key=lambda model: (model != "student", -of[catalogs[0]][model]["test"]["recall@20"]["mean"]))
@@ -202,7 +221,7 @@ def budget_cells(model: str, of: dict[str, Results], compared: Callable[[str, st
 
 def short(model: str) -> str:
     """Returns a model's name in tables that have little room."""
-    return {"student": "student, random start", "undistilled": "LightGCN without a teacher"}.get(model, model.replace(" + ", " with "))
+    return {"student": "student, random start", "undistilled": "LightGCN of the student's size"}.get(model, model.replace(" + ", " with "))
 
 
 def number(value: float) -> str:
