@@ -186,7 +186,10 @@ def _with_components(settings: Settings, made: dict[str, dict[str, Any]], furthe
 
 
 def _together(trials: Trials, found: Found, made: dict[str, dict[str, Any]]) -> Found:
-    """Adds up the trained components of several trials, which costs no training, and keeps those that get a weight."""
+    """Adds up the trained components of several trials, which costs no training, and takes over the sum of those that get a weight.
+
+    Where some get none, the others are added up by themselves: what the search compares is what the recipe will train.
+    """
     if not teacher_kind(found.settings.teacher).is_ensemble:
         return found
     part = trained_part(found.settings.teacher)
@@ -197,12 +200,15 @@ def _together(trials: Trials, found: Found, made: dict[str, dict[str, Any]]) -> 
         return found
     own = part[0]
     best = {"artifact": join(trials.url(found.trial.name), "components", own, "teacher")}
-    further = {f"{own}-{n + 2}": {"artifact": join(trials.url(t.name), "components", own, "teacher")} for n, t in enumerate(others)}
-    trial = trials.run("together", "teacher", _with_components(found.settings, {**made, own: best}, further))
-    if not is_ahead(trial, found.trial, trials.metric):
-        return found
-    weights = read_manifest(join(trials.url(trial.name), "teacher"), "teacher")["components"]
-    kept = {name: t for name, t in zip(further, others) if weights[name]["weight"] >= LEAST_WEIGHT}
+    kept, name, added = {f"{own}-{n + 2}": t for n, t in enumerate(others)}, "together", 0
+    while kept and len(kept) != added:
+        further = {name: {"artifact": join(trials.url(t.name), "components", own, "teacher")} for name, t in kept.items()}
+        trial = trials.run(name, "teacher", _with_components(found.settings, {**made, own: best}, further))
+        if not is_ahead(trial, found.trial, trials.metric):
+            return found
+        weights = read_manifest(join(trials.url(trial.name), "teacher"), "teacher")["components"]
+        added, kept = len(kept), {name: t for name, t in kept.items() if weights[name]["weight"] >= LEAST_WEIGHT}
+        name = f"together-{len(kept) + 1}"
     if not kept:
         return found
     components = {**found.settings.teacher.components, **{name: _difference(t.settings, found.settings, own) for name, t in kept.items()}}

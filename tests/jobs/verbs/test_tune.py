@@ -330,6 +330,29 @@ def test_a_better_teacher_has_a_student_of_its_own(tmp_path):
     assert student.settings.teacher.layers == 1
 
 
+@pytest.mark.parametrize(
+    ("leads", "weights", "tried", "taken"),
+    [
+        ({"together": 0.2}, [0.2, 0.2, 0.2], ["together"], {"promptmm-2", "promptmm-3", "promptmm-4"}),
+        ({"together": 0.2, "together-3": 0.1}, [0.2, 0.01, 0.2], ["together", "together-3"], {"promptmm-2", "promptmm-4"}),
+        ({"together": 0.2}, [0.2, 0.01, 0.2], ["together", "together-3"], set()),  # without the one there is no lead any more
+        ({"together": 0.2}, [0.0, 0.01, 0.04], ["together"], set()),
+        ({}, [0.2, 0.2, 0.2], ["together"], set()),
+    ],
+)
+def test_the_sum_that_is_compared_is_the_one_that_the_recipe_trains(tmp_path, monkeypatch, leads, weights, tried, taken):
+    words = [f"run.dir={tmp_path}", "teacher.kind=ensemble", "teacher.hidden=[]", "teacher.components={promptmm: {}, spectral: {}}"]
+    further = {f"promptmm-{number}": {"weight": weight} for number, weight in zip((2, 3, 4), weights)}
+    monkeypatch.setattr("promptmm.jobs.tuning.search.read_manifest", lambda url, kind: {"components": further})
+    trials = Outcomes(load_settings(None, [*words, "distill.list_weight=0", "distill.embedding_weight=0"]), {"teacher": 0.0, **leads})
+    teacher, _ = search_settings(trials, 1000.0)
+    assert [name for name in trials.finished if name.startswith("together")] == tried
+    assert teacher.trial.name == (tried[-1] if taken else "teacher")
+    assert {*teacher.settings.teacher.components} == {"promptmm", "spectral"} | taken
+    if taken:
+        assert [one.because for one in teacher.advice][-1].startswith(f"{len(taken) + 1} trained teachers together: ")
+
+
 def test_tune_asks_about_the_multi_modal_component_and_makes_the_others_once(command, tmp_path):
     """Users with some twenty items have tables in the ensemble, whose best temperature the multi-modal component begins with."""
     busier = [word.replace("per_user=12", "per_user=25") for word in SMALL]
