@@ -20,6 +20,7 @@ teachers did not move.
 import json
 from pathlib import Path
 
+LISTS = "distill.list_weight=0.01"  # as the recipe had it when the run was recorded
 CURVES = Path(__file__).with_name("curves.json")
 TINY = [
     "source.synthetic_num_users=150",
@@ -76,7 +77,7 @@ TWO_WORKERS: dict[str, list[str]] = {
 }
 LARGE_RUNS: dict[str, list[str]] = {
     "demo": ["demo", "cluster.threads=1"],
-    "tiktok": ["tiktok", "cluster.threads=1", "teacher.train.epochs=3", "student.train.epochs=3", "labels.epochs=2"],
+    "tiktok": ["tiktok", "cluster.threads=1", "teacher.train.epochs=3", "student.train.epochs=3", "labels.epochs=2", LISTS],
 }
 LOCAL = "cluster.executor=local"
 LEFT_OUT = ("seconds", "waiting", "mib_sent")  # what the clock decides, or the traffic

@@ -14,7 +14,7 @@ from promptmm.jobs.verbs import run_verb
 
 DEADLINE = 240
 # Enough epochs that a process can be killed in the middle.
-LONG = ["teacher.train.epochs=40", "student.train.epochs=40", "teacher.train.patience=40", "student.train.patience=40"]
+LONG = ["teacher.train.epochs=40", "student.train.epochs=400", "teacher.train.patience=40", "student.train.patience=400"]
 LONG += ["teacher.train.checkpoint_every=2", "student.train.checkpoint_every=2", "source.synthetic_num_users=150"]
 LOCAL = "cluster.executor=local"
 
@@ -122,7 +122,7 @@ def test_a_killed_student_worker_changes_nothing(undisturbed, fork_run):
     folder = fork_run("student", undisturbed)
     shutil.rmtree(folder / "training" / "student")
     (folder / "stages" / "distill.json").unlink()
-    process = start("distill", folder)
+    process = start("distill", folder, "cluster.executor=ray")  # the undisturbed run has saved that it was local
     wait_for_epochs(folder, "student", 7, process)
     train_workers(descendants(process))[0].kill()
     output = finish(process)
