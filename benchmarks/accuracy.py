@@ -43,6 +43,8 @@ LABELS = {
     "spectral + content": "spectral with content",
 }
 OF_STEPS = ("promptmm", "LightGCN", "student", "undistilled")
+PLACES = (("validation", "recall@20"), ("test", "recall@20"), ("test", "ndcg@20"))
+BUDGET_COLUMNS = ("validation", "test", "student minus it")
 Results = dict[str, Any]
 
 
@@ -144,9 +146,6 @@ def of_catalog(name: str, results: Results, compared: Callable[[str, str], Resul
     return rows
 
 
-PLACES = (("validation", "recall@20"), ("test", "recall@20"), ("test", "ndcg@20"))
-
-
 def ranks(whole: Results) -> list[list[str]]:
     """Returns test Recall@20 and the rank of every model on every catalog, and its mean rank."""
     models = whole["models"]
@@ -207,9 +206,6 @@ def budgets(run: Path) -> list[list[str]]:
     header = [f"{CATALOGS[name]}, {what}" if what == "validation" else what for name in catalogs for what in BUDGET_COLUMNS]
     models = sorted(whole["models"], key=lambda model: (model != "student", -of[catalogs[0]][model]["test"]["recall@20"]["mean"]))
     return [["", *header], *([short(model), *budget_cells(model, of, compared)] for model in models)]
-
-
-BUDGET_COLUMNS = ("validation", "test", "student minus it")
 
 
 def budget_cells(model: str, of: dict[str, Results], compared: Callable[[str, str], Results | None]) -> Iterator[str]:

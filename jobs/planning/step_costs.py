@@ -198,5 +198,7 @@ def raw_row_ratios(settings: Settings, dataset: Dataset) -> dict[str, float]:
 
     d is that of the teacher or component that is trained from features, of several the largest; there are no ratios without one.
     """
-    trained = [each for each in kinds.components(settings.teacher) if each.reads_features and not kinds.is_fitted(each)]
-    return {m: info.dim / (2 * max(each.dim for each in trained)) for m, info in dataset.modalities.items() if trained}
+    dims = [each.dim for each in kinds.components(settings.teacher) if each.reads_features and not kinds.is_fitted(each)]
+    if not dims:
+        return {}
+    return {m: info.dim / (2 * max(dims)) for m, info in dataset.modalities.items()}

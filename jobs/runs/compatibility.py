@@ -65,11 +65,11 @@ def check_content(settings: Settings, dataset: Dataset) -> None:
     for name, config in parts_of(settings.teacher).items():
         kind, weight = TEACHERS.get(config.kind), config.linear.content_weight
         if not dataset.modalities and weight != 0 and kind.learns_from_features(config) and not kind.reads_features:
-            where = "teacher" if name == settings.teacher.kind else f"teacher.components.{name}"
-            raise InputError(
-                f"{settings.dir}: {where}.linear.content_weight={'null' if weight is None else weight} adds a content score, and the "
-                "dataset has no modality; set content_weight=0, or name feature files in source.modalities"
-            )
+            with in_part(settings.teacher, name):
+                raise InputError(
+                    f"{settings.dir}: teacher.linear.content_weight={'null' if weight is None else weight} adds a content score, and the "
+                    "dataset has no modality; set content_weight=0, or name feature files in source.modalities"
+                )
 
 
 def check_teacher(settings: Settings, kind: str, by_modality: bool, learnt_prompt: bool = True) -> None:

@@ -200,17 +200,17 @@ def _together(trials: Trials, found: Found, made: dict[str, dict[str, Any]]) -> 
         return found
     own = part[0]
     best = {"artifact": join(trials.url(found.trial.name), "components", own, "teacher")}
-    kept, name, added = {f"{own}-{n + 2}": t for n, t in enumerate(others)}, "together", 0
-    while kept and len(kept) != added:
+    kept, added, trial_name = {f"{own}-{n + 2}": t for n, t in enumerate(others)}, 0, "together"
+    while len(kept) != added:
         further = {name: {"artifact": join(trials.url(t.name), "components", own, "teacher")} for name, t in kept.items()}
-        trial = trials.run(name, "teacher", _with_components(found.settings, {**made, own: best}, further))
+        trial = trials.run(trial_name, "teacher", _with_components(found.settings, {**made, own: best}, further))
         if not is_ahead(trial, found.trial, trials.metric):
             return found
         weights = read_manifest(join(trials.url(trial.name), "teacher"), "teacher")["components"]
         added, kept = len(kept), {name: t for name, t in kept.items() if weights[name]["weight"] >= LEAST_WEIGHT}
-        name = f"together-{len(kept) + 1}"
-    if not kept:
-        return found
+        if not kept:
+            return found
+        trial_name = f"together-{len(kept) + 1}"
     components = {**found.settings.teacher.components, **{name: _difference(t.settings, found.settings, own) for name, t in kept.items()}}
     because = f"{len(kept) + 1} trained teachers together: {_gain(trial, found.trial, trials.metric)}"
     settings = changed(found.settings, {"teacher.components": components})
