@@ -106,6 +106,23 @@ def student_hops(config: StudentConfig) -> int:
     return student_kind(config).num_hops(config)
 
 
+def learns_tables(config: StudentConfig) -> bool:
+    """Whether a student learns its tables; another one holds the teacher's vectors as they are."""
+    return student_kind(config).learns_rows
+
+
+def student_step_tables(config: StudentConfig) -> float:
+    """What a step of the full engine holds beside the student's weights, in tables of one vector of `student.dim` for each node.
+
+    Most of it is free memory in pieces too small for the next table: tables of a step come from the heap and go back to it. Measured for
+    0 to 3 layers at 64, 128 and 256 dimensions. A student that learns its tables holds 8 of them, 2.4 more for each layer that adds up
+    neighbours, and 6.3 more for each layer with a map and an activation of its own; perceptrons on frozen vectors hold 4.3 for each layer.
+    """
+    if not learns_tables(config):
+        return 4.3 * config.layers
+    return 8 + student_hops(config) * (6.3 if student_maps(config) else 2.4)
+
+
 def student_maps(config: StudentConfig) -> int:
     """Parameters of a student beside its tables."""
     kind = student_kind(config)

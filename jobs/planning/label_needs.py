@@ -10,7 +10,7 @@ from . import kinds
 from .sizes import SCORE_BYTES, Need, Sizes
 from .units import FLOAT, INDEX
 
-DRAW_ARRAYS = 7  # int64 arrays that live at once while the candidates of a block are drawn, measured
+DRAW_ARRAYS = 5.5  # int64 arrays that live at once while the candidates of a block are drawn, measured
 HISTORY_BYTES = BLOCK_SCORES * 3 * FLOAT + BLOCK_ENTRIES * ENTRY_BYTES
 
 

@@ -39,7 +39,11 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
     config, workers, taught = settings.student, settings.cluster.num_workers, sizes.taught
     row, width = config.dim * FLOAT, candidates_of(settings, sizes)
     batch, tables, count = -(-config.train.batch_size // workers), sizes.nodes * row, len(sizes.dims)
-    held: dict[str, float] = {"graph": sizes.graph + 2 * sizes.edges * INDEX, "tables, Adam and best": 5 * tables}
+    held: dict[str, float] = {"graph": sizes.graph + 2 * sizes.edges * INDEX}
+    if kinds.learns_tables(config):
+        held["tables, Adam and best"] = 5 * tables
+    else:
+        held["the teacher's vectors"] = sizes.nodes * kinds.final_dim(settings.teacher, sizes) * FLOAT
     mapped = 0.0
     if taught:
         vectors = vectors_bytes(settings, sizes)
@@ -69,7 +73,7 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
             ),
             "training": {
                 **held,
-                "activations": 11 * tables,
+                "activations": kinds.student_step_tables(settings.student) * tables,
                 "scores of the batch": batch * (3 * row + width * (2 + 8 * (1 + count)) * FLOAT),
                 "order of the epoch": 0 if taught else ORDER_ARRAYS * sizes.edges * INDEX,
             },

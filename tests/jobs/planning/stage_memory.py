@@ -21,6 +21,7 @@ if os.environ.get("MALLOC_TRIM_THRESHOLD_") is None:  # read when a process star
 import memory
 import promptmm.distributed.engines.sampled.trainer
 import promptmm.graph_store.dgl.standalone  # noqa: F401 - a worker's libraries, DGL's client among them
+import pyarrow.dataset  # noqa: F401 - and pandas with it, which reading a Parquet file loads
 import torch
 from promptmm.core.artifact import read_manifest
 from promptmm.core.storage import join

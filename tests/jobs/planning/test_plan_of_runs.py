@@ -73,6 +73,9 @@ def write_labels(folder: Path, settings, dataset) -> None:
         pytest.param("student", "student worker", ["cluster.engine=full", "distill.use_teacher=false"], marks=pytest.mark.slow),
         pytest.param("student", "student worker", ["cluster.engine=sampled", "distill.use_teacher=false"], marks=pytest.mark.slow),
         pytest.param("student", "student worker", ["cluster.engine=full", "distill.num_uniform=10"], marks=pytest.mark.slow),
+        pytest.param("student", "student worker", ["cluster.engine=full", "student.kind=mf", "student.dim=128"], marks=pytest.mark.slow),
+        pytest.param("student", "student worker", ["cluster.engine=full", "student.kind=gcn", "student.layers=3"], marks=pytest.mark.slow),
+        pytest.param("student", "student worker", ["cluster.engine=full", "student.kind=mlp", "student.dim=128"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.block_rows=200000"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.block_rows=200000", "distill.num_top=10"], marks=pytest.mark.slow),
         pytest.param("rank", "ranker", ["distill.num_top=10", "distill.top_depth=700"], marks=pytest.mark.slow),
@@ -85,6 +88,9 @@ def write_labels(folder: Path, settings, dataset) -> None:
         "student",
         "sampled student",
         "taught student",
+        "taught student without layers",
+        "taught student with maps",
+        "taught student of perceptrons",
         "labeler",
         "labeler of ranked items",
         "ranker",
@@ -117,7 +123,7 @@ def test_memory_is_within_a_quarter(run_dir, tmp_path, stage, role, overrides):
     assert done.returncode == 0, done.stdout + done.stderr
     measured = json.loads(done.stdout.split("MEASURED ")[1])["beyond"]
     print(f"{role}: planned {wanted / MIB:.0f} MiB, measured {measured / MIB:.0f} MiB")
-    assert measured >= 200 * MIB
+    assert measured >= 150 * MIB  # far above what differs from run to run
     assert abs(wanted - measured) <= 0.25 * measured
 
 
