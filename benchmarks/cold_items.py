@@ -17,8 +17,9 @@ import torch
 from promptmm.core.artifact import has_artifact
 from promptmm.core.cold_ranking import ColdSplit, vector_metrics
 from promptmm.core.features import Standardisation
-from promptmm.core.ranking import evaluate, top_k
+from promptmm.core.ranking import evaluate
 from promptmm.core.storage import read_json
+from promptmm.core.top_k import top_k
 from promptmm.distributed.artifacts.teacher import read_weights
 from promptmm.graph_store.catalog import SPLITS, Catalog, ids_of
 from promptmm.graph_store.dataset import Dataset, masks, open_dataset

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .graph import Csr
 from .histories import HistoryScores
-from .ranking import top_k
+from .top_k import top_k
 
 MOST_USERS = 10_000
 MOST_PAIRS = 1 << 32  # of a user and an item: what is scored for one model, minutes of one core at most

@@ -14,9 +14,9 @@ from torch import Tensor
 from .graph import Csr
 from .metric_names import split_metric
 from .metrics import of_each_user
-from .ranking import top_k_of_scores
 from .sampling import epoch_order
 from .statistics import mean_difference
+from .top_k import top_k_of_scores
 
 PLACES = 12  # that a half of the users gives to components, one after the other; a component may have several
 SPLITS = 3  # of the users into halves, each of which chooses weights

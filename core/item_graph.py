@@ -13,7 +13,7 @@ from torch import Tensor
 from .autograd import Context, Gradients
 from .errors import InputError
 from .graph import Csr, NeighbourSum, edge_products, weighted_sum
-from .ranking import top_k
+from .top_k import top_k
 
 
 def nearest_neighbours(rows: Tensor, k: int, memory_mib: int = 256, wanted: slice | None = None) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .graph import Csr
-from .ranking import top_k, top_k_of_scores
+from .top_k import top_k, top_k_of_scores
 
 Ranked = tuple[Tensor, Tensor]  # scores [users, k] in descending order, and item indices, int64 [users, k]
 

@@ -1,109 +1,15 @@
-"""Computes exact full-ranking top-k and its evaluation, in blocks of bounded memory (docs/method.md 5)."""
+"""Evaluates exact rankings of the whole catalog, and lists the best unseen items (docs/method.md 5)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .errors import InputError
 from .graph import Csr
-from .histories import HistoryScores, history_rows
+from .histories import HistoryScores
 from .metric_names import split_metric
 from .metrics import RankingMetrics, metric_of_users
-
-CACHED_SCORES = 1 << 22  # the largest number of scores in a block: 16 MiB stay near a CPU's caches
-
-
-def top_k_of_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Finds the k best columns of each row; of equal scores the lower index comes first.
-
-    Args:
-        scores: float [rows, columns], -inf where a column is excluded.
-        k: At most the number of columns.
-
-    Returns:
-        Values [rows, k] in descending order and their columns, int64 [rows, k].
-    """
-    values, columns = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
-    if values.shape[1] > k:
-        # torch.topk keeps any of the scores that tie with the k-th one: in rows where there was such a choice the lower indices are taken.
-        tied = (values[:, k] == values[:, k - 1]).nonzero().squeeze(1)
-        values, columns = values[:, :k].contiguous(), columns[:, :k].contiguous()
-        if tied.numel():
-            rows, least = scores[tied], values[tied, k - 1 :]
-            above, equal = rows > least, rows == least
-            room = k - above.sum(1, keepdim=True)
-            kept = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
-            columns[tied] = kept.nonzero()[:, 1].view(-1, k)
-            values[tied] = rows.gather(1, columns[tied])
-    columns, by_index = columns.sort(1)
-    values, by_score = torch.sort(values.gather(1, by_index), dim=1, descending=True, stable=True)
-    return values, columns.gather(1, by_score)
-
-
-def top_k(
-    users: Tensor,
-    items: Tensor,
-    k: int,
-    exclude: Csr | None = None,
-    memory_mib: int = 256,
-    histories: Sequence[HistoryScores] = (),
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Ranks the whole catalog by dot product, block by block.
-
-    Args:
-        users: float [num_users, d].
-        items: float [num_items, d].
-        k: List length, at most num_items.
-        exclude: For every user the items that may not be recommended.
-        memory_mib: Bound on one block of scores.
-        histories: Scores from the same users' histories, which are added to the dot products; a block then has whole rows of scores, and
-            similarities on their way to the sums come on top (`histories.BLOCK_ENTRIES`).
-
-    Yields:
-        The block's users as a slice, their scores [rows, k], and item indices, int64 [rows, k], best first. Where fewer than k items are
-        allowed, the remaining scores are -inf.
-
-    Raises:
-        InputError: k is larger than the catalog.
-    """
-    num_items = items.shape[0]
-    if k > num_items:
-        raise InputError(f"k={k} is larger than the catalog of {num_items} items; ask for at most {num_items}")
-    budget = memory_mib * 2**20 // (4 * items.element_size())  # scores, their sort and the masks
-    item_block = max(k, min(num_items, budget // 64))
-    user_block = max(1, min(budget, CACHED_SCORES) // (num_items if histories else item_block))
-    users, transposed = users.detach(), items.detach().T
-    buffer = users.new_empty(min(user_block, users.shape[0]) * item_block)  # reused: fresh pages would cost as much time as the product
-    for start in range(0, users.shape[0], user_block):
-        rows = slice(start, min(start + user_block, users.shape[0]))
-        here = torch.arange(rows.start, rows.stop, device=users.device)
-        excluded = exclude.select(here) if exclude is not None else None
-        of_histories = history_rows(histories, here)
-        best: tuple[Tensor, Tensor] | None = None
-        for first in range(0, num_items, item_block):
-            block = transposed[:, first : first + item_block]
-            size = (rows.stop - rows.start, block.shape[1])
-            scores = torch.mm(users[rows], block, out=buffer[: size[0] * size[1]].view(size))
-            if of_histories is not None:
-                scores += of_histories[:, first : first + size[1]]
-            if excluded is not None:
-                _exclude(scores, excluded, first)
-            values, columns = top_k_of_scores(scores, min(k, scores.shape[1]))
-            columns = columns + first
-            if best is not None:  # earlier blocks hold lower indices and come first, so of equal scores the lower index still comes first
-                values, columns = torch.cat([best[0], values], 1), torch.cat([best[1], columns], 1)
-                values, at = torch.sort(values, dim=1, descending=True, stable=True)
-                values, columns = values[:, :k], columns.gather(1, at[:, :k])
-            best = values, columns
-        assert best is not None
-        yield rows, *best
-
-
-def _exclude(scores: Tensor, excluded: Csr, first: int) -> None:
-    columns = excluded.columns - first
-    inside = (columns >= 0) & (columns < scores.shape[1])
-    scores[excluded.rows[inside], columns[inside]] = -torch.inf
+from .top_k import top_k
 
 
 def top_unseen(users: Tensor, items: Tensor, seen: Csr, train: Csr, depth: int, histories: Sequence[HistoryScores] = ()) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..graph import Csr
-from ..ranking import top_k
+from ..top_k import top_k
 from .draws import STREAM_CALIBRATION, order_by_draw
 
 FEW = 3  # the items of few interactions are the third with the fewest

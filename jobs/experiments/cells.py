@@ -17,8 +17,9 @@ from torch import Tensor
 from ...core.artifact import copy_artifact, has_artifact
 from ...core.errors import InputError
 from ...core.histories import Histories
-from ...core.ranking import evaluate, top_k
+from ...core.ranking import evaluate
 from ...core.storage import JsonObject, join, remove
+from ...core.top_k import top_k
 from ...distributed.artifacts.teacher import revision_url
 from ...distributed.execution.local import LocalExecutor
 from ...graph_store.dataset import Dataset, masks, open_dataset

@@ -128,7 +128,7 @@ def judge(held_out: HeldOut, scorers: Mapping[str, Scorer]) -> dict[str, Judged]
 
 
 def _places(scores: Tensor, wanted: Csr, num_candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Ranks the wanted items as `core.ranking.top_k_of_scores` does: of equal scores the lower index comes first.
+    """Ranks the wanted items as `core.top_k.top_k_of_scores` does: of equal scores the lower index comes first.
 
     That function sorts all of a row in which scores tie at the end of the list, as counts do in most rows. Counting what is above an item
     needs no order: with 18,357 items it took a thirtieth of the time.

@@ -6,8 +6,9 @@ from promptmm.core import histories as module
 from promptmm.core.graph import Csr
 from promptmm.core.histories import HistoryScores, Similarities, add_list_scores, deviations, history_rows
 from promptmm.core.objectives import label
-from promptmm.core.ranking import held_out_places, rank_users, top_k, top_unseen
+from promptmm.core.ranking import held_out_places, rank_users, top_unseen
 from promptmm.core.students import closest_tables
+from promptmm.core.top_k import top_k
 from promptmm.core.vectors import TeacherVectors
 
 NUM_USERS, NUM_ITEMS, DIM = 40, 25, 5
@@ -90,7 +91,7 @@ def test_lists_have_the_same_scores_in_any_block_size(scored, block, monkeypatch
 @pytest.mark.parametrize("memory_mib", [1, 256])
 @pytest.mark.parametrize("dim", [0, DIM])
 def test_rankings_are_those_of_the_matrix(scored, memory_mib, dim, monkeypatch):
-    monkeypatch.setattr("promptmm.core.ranking.CACHED_SCORES", 100)  # blocks of four users
+    monkeypatch.setattr("promptmm.core.top_k.CACHED_SCORES", 100)  # blocks of four users
     users, items, parts, dense = scored
     if not dim:  # a teacher without vectors
         users, items, dense = users[:, :0], items[:, :0], dense - users.double() @ items.double().T

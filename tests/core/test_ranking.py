@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from promptmm.core import top_k as kernel
 from promptmm.core.errors import InputError
 from promptmm.core.graph import Csr
 from promptmm.core.ranking import (
@@ -13,9 +14,8 @@ from promptmm.core.ranking import (
     held_out_places,
     merge_rows,
     metric_of_each_user,
-    top_k,
-    top_k_of_scores,
 )
+from promptmm.core.top_k import top_k, top_k_of_scores
 
 
 def integers(seed, *shape, high=3):
@@ -104,6 +104,89 @@ def test_excluded_items_come_last_with_no_score():
 def test_k_larger_than_the_catalog():
     with pytest.raises(InputError, match=re.escape("k=6 is larger than the catalog of 5 items; ask for at most 5")):
         list(top_k(torch.ones(2, 3), torch.ones(5, 3), 6))
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    """Lets small catalogs be ranked by the maxima of groups, in many blocks: the sizes from which that pays are set down."""
+    sizes = {"FEW_USERS": 1, "GROUPS_A_PLACE": 2, "USERS_A_BLOCK": 16, "ITEMS_A_BLOCK": 32, "ITEMS_A_CHOICE": 256, "GATHERED": 4096}
+    for name, value in sizes.items():
+        monkeypatch.setattr(kernel, name, value)
+
+
+def refuse(monkeypatch):
+    """Fails the test where all scores of some users are sorted out."""
+
+    def refused(*_args):
+        raise AssertionError("all scores were sorted out")
+
+    monkeypatch.setattr(kernel, "_top_k_of_rows", refused)
+
+
+@pytest.mark.parametrize("num_items", [1000, 1003, 2048])  # 1003: three items are in no group
+@pytest.mark.parametrize("k", [1, 7, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_maxima_of_groups_give_the_list_of_all_scores(small_groups, monkeypatch, num_items, k, dtype):
+    generator = torch.Generator().manual_seed(num_items + k)
+    users, items = (torch.randn(n, 24, generator=generator, dtype=dtype) for n in (50, num_items))
+    items[-2:] *= 3  # the last items are among the best
+    exclude = random_pairs(3, 50, num_items, torch.linspace(0, 0.8, 50))
+    refuse(monkeypatch)
+    for masked in (None, exclude):
+        order, scores = brute_force(users, items, masked)
+        columns, values, num_blocks = gather(top_k(users, items, k, masked))
+        assert num_blocks == 4
+        np.testing.assert_array_equal(columns, order[:, :k])
+        np.testing.assert_allclose(values, scores[:, :k], rtol=2e-5 if dtype == torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 7, 20])
+def test_maxima_of_groups_with_ties_and_with_hardly_an_item_left(small_groups, k):
+    users, items = integers(14, 60, 3), integers(15, 1003, 3)
+    exclude = random_pairs(16, 60, 1003, torch.linspace(0, 1, 60) ** 0.05)
+    for masked in (None, exclude):
+        order, scores = brute_force(users, items, masked)
+        columns, values, _ = gather(top_k(users, items, k, masked))
+        np.testing.assert_array_equal(columns, order[:, :k])
+        np.testing.assert_array_equal(values, scores[:, :k])
+
+
+@pytest.mark.parametrize("allowed", [[], [1002], [5, 6, 7, 8, 9, 10], [*range(0, 1003, 50)]])
+def test_maxima_of_groups_where_few_items_are_allowed(small_groups, allowed):
+    users, items = (torch.randn(n, 24, generator=torch.Generator().manual_seed(n)) for n in (20, 1003))
+    columns = torch.tensor([item for item in range(1003) if item not in allowed])
+    exclude = Csr(torch.arange(21) * len(columns), columns.repeat(20), 1003)
+    found, values, _ = gather(top_k(users, items, 10, exclude))
+    order, _ = brute_force(users, items, exclude)
+    np.testing.assert_array_equal(found, order[:, :10])
+    assert (values[:, len(allowed) :] == -math.inf).all()
+
+
+def test_twins_far_apart_keep_their_order(small_groups):
+    """Every vector occurs twice: the two have the same score, though they are scored in other groups and other blocks."""
+    different = torch.randn(800, 64, generator=torch.Generator().manual_seed(17))
+    users = torch.randn(64, 64, generator=torch.Generator().manual_seed(18))
+    columns, _, _ = gather(top_k(users, torch.cat([different, different]), 20))
+    np.testing.assert_array_equal(columns[:, 1::2], columns[:, ::2] + 800)
+
+
+def test_close_scores_are_sorted_out_exactly(small_groups):
+    """Vectors that differ in their last bits: the maxima of groups cannot tell them apart, and nothing is left out for that."""
+    generator = torch.Generator().manual_seed(19)
+    users, one = torch.rand(64, 64, generator=generator), torch.rand(64, generator=generator)
+    items = one * (1 + 1e-7 * torch.randint(0, 3, (1000, 1), generator=generator))
+    _, values, _ = gather(top_k(users, items, 20))
+    _, scores = brute_force(users, items)
+    np.testing.assert_allclose(values, scores[:, :20], rtol=3e-6)
+
+
+def test_vectors_that_are_no_numbers_are_ranked_as_by_all_scores(small_groups):
+    users, items = (torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (20, 1000))
+    users[3], users[5] = torch.nan, torch.inf
+    by_maxima = gather(top_k(users, items, 5))
+    by_scores = gather(kernel._top_k_of_rows(users, items, 5, None, 256))
+    np.testing.assert_array_equal(by_maxima[1][3], by_scores[1][3])
+    np.testing.assert_array_equal(by_maxima[0][4], by_scores[0][4])
 
 
 def metrics_reference(users, items, held_out, exclude, cutoffs):

@@ -1,0 +1,315 @@
+"""Finds the k items of largest dot product exactly, for blocks of users, in bounded memory (docs/method.md 5)."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .graph import Csr
+from .histories import HistoryScores, history_rows
+
+Block = tuple[slice, Tensor, Tensor]  # users, their scores [rows, k] in descending order, and item indices, int64 [rows, k]
+
+CACHED_SCORES = 1 << 22  # the largest number of scores in a block: 16 MiB stay near a CPU's caches
+FEW_USERS = 64  # for fewer users it is not worth while to know the norms of all items
+GROUP = 8  # consecutive items with one maximum
+FAN_OUTS = (4, 8, 8, 8)  # maxima that each maximum of the next level covers
+SPARE = 4  # groups beyond k: without a tie nearly every user's list is certain then
+GROUPS_A_PLACE = 16  # groups for each of the k + SPARE + 1 that are chosen: with fewer, sorting out takes longer than scores save
+USERS_A_BLOCK, ITEMS_A_BLOCK = 512, 1024  # 2 MiB of scores, which a core's cache still holds when their maxima are taken
+ITEMS_A_CHOICE = 1 << 17  # items whose maxima are kept until the best groups among them are chosen
+TURNED_ROWS = 16  # a level of up to this many rows for each that is gathered is turned first: rows of its turn are gathered faster
+CHOSEN_BYTES = 352  # of each chosen group of a user: its items, the children of a level with their values, and turned copies
+GATHERED = 1 << 18  # numbers that are gathered at a time: 1 MiB
+
+
+def top_k_of_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Finds the k best columns of each row; of equal scores the lower index comes first.
+
+    Args:
+        scores: float [rows, columns], -inf where a column is excluded.
+        k: At most the number of columns.
+
+    Returns:
+        Values [rows, k] in descending order and their columns, int64 [rows, k].
+    """
+    values, columns = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
+    tied = (values[:, 1:] == values[:, :-1]).any(1).nonzero().squeeze(1)
+    cut = values[:, k:]  # one column, or none where all are wanted
+    values, columns = values[:, :k].contiguous(), columns[:, :k].contiguous()
+    if tied.numel():
+        values[tied], columns[tied] = _by_index(scores[tied], values[tied], columns[tied], cut[tied])
+    return values, columns
+
+
+def _by_index(scores: Tensor, values: Tensor, columns: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the k best columns of rows in which scores tie, the lower index first, as `top_k_of_scores`.
+
+    Args:
+        scores: The rows.
+        values, columns: Their best k as torch.topk orders them, which keeps any of the scores that tie with the k-th one.
+        cut: Of each row the next best score [rows, 1], or nothing [rows, 0].
+    """
+    k = values.shape[1]
+    chosen = (cut == values[:, -1:]).any(1).nonzero().squeeze(1)  # there was such a choice: the lower indices are taken
+    if chosen.numel():
+        rows, least = scores[chosen], values[chosen, -1:]
+        above, equal = rows > least, rows == least
+        room = k - above.sum(1, keepdim=True)
+        kept = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+        columns[chosen] = kept.nonzero()[:, 1].view(-1, k)
+        values[chosen] = rows.gather(1, columns[chosen])
+    columns, by_index = columns.sort(1)
+    values, by_score = torch.sort(values.gather(1, by_index), dim=1, descending=True, stable=True)
+    return values, columns.gather(1, by_score)
+
+
+def top_k(
+    users: Tensor,
+    items: Tensor,
+    k: int,
+    exclude: Csr | None = None,
+    memory_mib: int = 256,
+    histories: Sequence[HistoryScores] = (),
+) -> Iterator[Block]:
+    """Ranks the whole catalog by dot product, block by block; of equal scores the lower index comes first.
+
+    Args:
+        users: float [num_users, d].
+        items: float [num_items, d]; may be memory-mapped.
+        k: List length, at most num_items.
+        exclude: For every user the items that may not be recommended.
+        memory_mib: Bound on one block of scores.
+        histories: Scores from the same users' histories, which are added to the dot products; a block then has whole rows of scores, and
+            similarities on their way to the sums come on top (`histories.BLOCK_ENTRIES`).
+
+    Yields:
+        The block's users as a slice, their scores [rows, k], and item indices, int64 [rows, k], best first. Where fewer than k items are
+        allowed, the remaining scores are -inf.
+
+    Raises:
+        InputError: k is larger than the catalog.
+    """
+    num_items, users, items = items.shape[0], users.detach(), items.detach()
+    if k > num_items:
+        raise InputError(f"k={k} is larger than the catalog of {num_items} items; ask for at most {num_items}")
+    is_large = users.shape[0] >= FEW_USERS and num_items // GROUP >= GROUPS_A_PLACE * (k + SPARE + 1)
+    if is_large and items.is_contiguous() and items.device.type == "cpu" and not histories:
+        yield from _top_k_by_maxima(users, items, k, exclude, memory_mib)
+    else:
+        yield from _top_k_of_rows(users, items, k, exclude, memory_mib, histories)
+
+
+def _top_k_of_rows(
+    users: Tensor, items: Tensor, k: int, exclude: Csr | None, memory_mib: int, histories: Sequence[HistoryScores] = ()
+) -> Iterator[Block]:
+    """Ranks as `top_k`: sorts out the best of all scores of a block."""
+    num_items, transposed = items.shape[0], items.T
+    budget = memory_mib * 2**20 // (4 * items.element_size())  # scores, their sort and the masks
+    item_block = max(k, min(num_items, budget // 64))
+    user_block = max(1, min(budget, CACHED_SCORES) // (num_items if histories else item_block))
+    buffer = users.new_empty(min(user_block, users.shape[0]) * item_block)  # reused: fresh pages would cost as much time as the product
+    for start in range(0, users.shape[0], user_block):
+        rows = slice(start, min(start + user_block, users.shape[0]))
+        here = torch.arange(rows.start, rows.stop, device=users.device)
+        excluded = exclude.select(here) if exclude is not None else None
+        of_histories = history_rows(histories, here)
+        best: tuple[Tensor, Tensor] | None = None
+        for first in range(0, num_items, item_block):
+            block = transposed[:, first : first + item_block]
+            size = (rows.stop - rows.start, block.shape[1])
+            scores = torch.mm(users[rows], block, out=buffer[: size[0] * size[1]].view(size))
+            if of_histories is not None:
+                scores += of_histories[:, first : first + size[1]]
+            if excluded is not None:
+                _exclude(scores, excluded, first)
+            values, columns = top_k_of_scores(scores, min(k, scores.shape[1]))
+            columns = columns + first
+            if best is not None:  # earlier blocks hold lower indices and come first, so of equal scores the lower index still comes first
+                values, columns = torch.cat([best[0], values], 1), torch.cat([best[1], columns], 1)
+                values, at = torch.sort(values, dim=1, descending=True, stable=True)
+                values, columns = values[:, :k], columns.gather(1, at[:, :k])
+            best = values, columns
+        assert best is not None
+        yield rows, *best
+
+
+def _exclude(scores: Tensor, excluded: Csr, first: int) -> None:
+    columns = excluded.columns - first
+    inside = (columns >= 0) & (columns < scores.shape[1])
+    scores[excluded.rows[inside], columns[inside]] = -torch.inf
+
+
+class _Memory:
+    """Lends tensors by purpose, the same memory each time: fresh pages would cost as much time as what is computed on them."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype, self._held = dtype, dict[str, Tensor]()
+
+    def __call__(self, purpose: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Returns a tensor whose values are arbitrary; it is valid until the next call with the same purpose."""
+        size = torch.Size(shape).numel()
+        held = self._held.get(purpose)
+        if held is None or held.numel() < size:
+            held = self._held[purpose] = torch.empty(size, dtype=dtype or self.dtype)
+        return held[:size].view(shape)
+
+
+class _Masks:
+    """Holds the excluded pairs of a block of users, by item."""
+
+    def __init__(self, excluded: Csr) -> None:
+        self.items, order = excluded.columns.sort()
+        self.users = excluded.rows.index_select(0, order)
+
+    def hide(self, scores: Tensor, first: int) -> None:
+        """Sets the scores [items, users] of the excluded pairs to -inf, for the items from `first` on."""
+        run = slice(*torch.searchsorted(self.items, torch.tensor([first, first + scores.shape[0]])).tolist())
+        places = (self.items[run] - first) * scores.shape[1] + self.users[run]
+        scores.view(-1).index_fill_(0, places, -torch.inf)
+
+    def hide_candidates(self, scores: Tensor, groups: Tensor, num_groups: int) -> None:
+        """Sets those of the excluded pairs to -inf among the scores of some groups of items.
+
+        Args:
+            scores: [users, groups * GROUP], contiguous.
+            groups: int64 [users, groups], ascending within a row and distinct.
+            num_groups: The number of all groups.
+        """
+        count, offsets = groups.shape[0], torch.arange(groups.shape[0]) * num_groups
+        keys = (groups + offsets[:, None]).view(-1)
+        of_pairs = self.items // GROUP
+        wanted = torch.where(of_pairs < num_groups, of_pairs + offsets[self.users], count * num_groups)
+        places = torch.searchsorted(keys, wanted).clamp_(max=keys.numel() - 1)
+        found = keys[places] == wanted
+        scores.view(-1).index_fill_(0, places[found] * GROUP + self.items[found] % GROUP, -torch.inf)
+
+
+def _top_k_by_maxima(users: Tensor, items: Tensor, k: int, exclude: Csr | None, memory_mib: int) -> Iterator[Block]:
+    """Ranks as `top_k`, and sorts out far fewer scores.
+
+    Items are taken in groups of `GROUP`, and of a block of scores only the groups' maxima are kept. A user's k best items lie in the k
+    groups of largest maxima; they and `SPARE` more are scored again. Another product rounds otherwise: both together by at most
+    d eps ‖u‖ max ‖v‖. A user's list is certain where its k-th score is that much above the maximum of the best group that was left out.
+    For the other users, as where many scores tie, all scores are sorted out.
+    """
+    dim, memory = items.shape[1], _Memory(items.dtype)
+    num_groups, count = items.shape[0] // GROUP, k + SPARE + 1
+    largest = max(float(block.norm(dim=1).max()) for block in items.split(ITEMS_A_CHOICE))
+    margin = 1.01 * dim * torch.finfo(items.dtype).eps * largest
+    in_choice = min(ITEMS_A_CHOICE, items.shape[0]) * 4 // (3 * GROUP)  # maxima, and theirs
+    of_a_user = items.element_size() * (ITEMS_A_BLOCK + in_choice) + count * CHOSEN_BYTES
+    user_block = max(1, min(USERS_A_BLOCK, memory_mib * 2**18 // of_a_user))
+    for start in range(0, users.shape[0], user_block):
+        rows = slice(start, min(start + user_block, users.shape[0]))
+        own = users[rows]
+        masks = _Masks(exclude.select(torch.arange(rows.start, rows.stop))) if exclude is not None else None
+        groups, bound = _best_groups(own, items, count, masks, memory)
+        values, places = top_k_of_scores(_candidates(own, items, groups, masks, memory), k)
+        after = places - groups.shape[1] * GROUP  # from 0 on for items that are in no group
+        ranked = groups.gather(1, places.clamp(max=groups.shape[1] * GROUP - 1) // GROUP) * GROUP + places % GROUP
+        ranked = torch.where(after < 0, ranked, num_groups * GROUP + after)
+        is_certain = (bound > -torch.inf) & (values[:, -1] > bound + margin * own.norm(dim=1))
+        doubtful = (~is_certain).nonzero().squeeze(1)
+        if doubtful.numel():
+            of_doubtful = exclude.select(rows.start + doubtful) if exclude is not None else None
+            for part, part_values, part_ranked in _top_k_of_rows(own[doubtful], items, k, of_doubtful, memory_mib):
+                values[doubtful[part]], ranked[doubtful[part]] = part_values, part_ranked
+        yield rows, values, ranked
+
+
+def _best_groups(users: Tensor, items: Tensor, count: int, masks: _Masks | None, memory: _Memory) -> tuple[Tensor, Tensor]:
+    """Finds the groups of largest maxima for each of some users.
+
+    Returns:
+        The `count` - 1 best groups, int64 [n, count - 1], ascending, and the maximum of the next one [n], which no other one exceeds; it is
+        -inf where fewer groups have an item that is not excluded, and the groups are arbitrary then.
+    """
+    transposed, size, num_groups = users.T.contiguous(), len(users), items.shape[0] // GROUP
+    values, groups = users.new_empty(size, 0), torch.empty(size, 0, dtype=torch.int64)
+    for begin in range(0, num_groups * GROUP, ITEMS_A_CHOICE):
+        end = min(begin + ITEMS_A_CHOICE, num_groups * GROUP)
+        fan_outs, padded = _fan_outs((end - begin) // GROUP, count)
+        maxima = memory("maxima", padded, size)
+        maxima[(end - begin) // GROUP :] = -torch.inf
+        for first in range(begin, end, ITEMS_A_BLOCK):
+            last = min(first + ITEMS_A_BLOCK, end)
+            scores = torch.mm(items[first:last], transposed, out=memory("scores", last - first, size))
+            if masks is not None:
+                masks.hide(scores, first)
+            torch.amax(scores.view(-1, GROUP, size), 1, out=maxima[(first - begin) // GROUP : (last - begin) // GROUP])
+        of_choice, chosen = _best_rows(maxima, fan_outs, count, memory)
+        values, groups = torch.cat([values, of_choice], 1), torch.cat([groups, chosen + begin // GROUP], 1)
+        if begin:
+            values, places = torch.topk(values, min(count, values.shape[1]), dim=1)
+            groups = groups.gather(1, places)
+    return groups[:, :-1].clamp(max=num_groups - 1).sort(1).values, values[:, -1]
+
+
+def _fan_outs(num_rows: int, count: int) -> tuple[list[int], int]:
+    """Returns the levels in which `count` of some rows are chosen, from the lowest on, and the number of rows that they divide."""
+    used: list[int] = []
+    for fan_out in FAN_OUTS:
+        if num_rows // math.prod([*used, fan_out]) < 2 * count:
+            break
+        used.append(fan_out)
+    step = math.prod(used)
+    return used, -(-num_rows // step) * step
+
+
+def _best_rows(maxima: Tensor, fan_outs: list[int], count: int, memory: _Memory) -> tuple[Tensor, Tensor]:
+    """Finds the largest rows of each column, through maxima of maxima: values [n, count] in descending order and rows, int64.
+
+    Args:
+        maxima: float [rows, n].
+        fan_outs: Of the levels, from the lowest on; their product divides the number of rows.
+        count: How many rows are wanted; fewer are returned where there are fewer.
+    """
+    size, levels = maxima.shape[1], [maxima]
+    for number, fan_out in enumerate(fan_outs):
+        below = levels[-1].view(-1, fan_out, size)
+        levels.append(torch.amax(below, 1, out=memory(f"level {number}", len(below), size)))
+    top = memory("top", size, len(levels[-1])).copy_(levels[-1].T)
+    values, chosen = torch.topk(top, min(count, top.shape[1]), dim=1)
+    for level, fan_out in zip(reversed(levels[:-1]), reversed(fan_outs)):
+        children = (chosen[:, :, None] * fan_out + torch.arange(fan_out)).flatten(1)
+        of_children = memory("children", size, children.shape[1])
+        if len(level) <= TURNED_ROWS * children.shape[1]:
+            turned = memory("turned", size, len(level)).copy_(level.T).view(-1, fan_out)
+            places = chosen + torch.arange(size)[:, None] * (len(level) // fan_out)
+            torch.index_select(turned, 0, places.view(-1), out=of_children.view(-1, fan_out))
+        else:
+            places = memory("places", *reversed(children.shape), dtype=torch.int64).copy_(children.T)
+            of_children.copy_(torch.gather(level, 0, places, out=memory("gathered", *places.shape)).T)
+        values, places = torch.topk(of_children, min(count, children.shape[1]), dim=1)
+        chosen = children.gather(1, places)
+    return values, chosen
+
+
+def _candidates(users: Tensor, items: Tensor, groups: Tensor, masks: _Masks | None, memory: _Memory) -> Tensor:
+    """Scores some groups of items for each user, and after them the items that are in no group.
+
+    Args:
+        groups: int64 [n, count], ascending.
+
+    Returns:
+        Scores [n, count * GROUP + rest], -inf where an item is excluded.
+    """
+    (size, count), dim, num_groups = groups.shape, items.shape[1], items.shape[0] // GROUP
+    by_group, rest = items[: num_groups * GROUP].view(num_groups, GROUP * dim), items[num_groups * GROUP :]
+    scores, step = memory("candidates", size, count * GROUP), max(1, GATHERED // (count * GROUP * dim))
+    for first in range(0, size, step):
+        part = slice(first, min(first + step, size))
+        places = groups[part].reshape(-1)
+        rows = torch.index_select(by_group, 0, places, out=memory("rows", places.numel(), GROUP * dim))
+        torch.bmm(users[part, None], rows.view(-1, count * GROUP, dim).transpose(1, 2), out=scores[part, None])
+    if masks is not None:
+        masks.hide_candidates(scores, groups, num_groups)
+    if not len(rest):
+        return scores
+    of_rest = rest @ users.T
+    if masks is not None:
+        masks.hide(of_rest, num_groups * GROUP)
+    return torch.cat([scores, of_rest.T], 1)
