@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .errors import InputError
 from .graph import Csr
-from .top_k import top_k, top_k_of_scores
+from .top_k import top_k
 
 Ranked = tuple[Tensor, Tensor]  # scores [users, k] in descending order, and item indices, int64 [users, k]
 
@@ -26,12 +25,7 @@ def rank_parts(users: Tensor, items: Tensor, ends: Sequence[int], k: int, exclud
         k: List length, at most the number of items that are ranked.
         exclude: For every user the items that may not be recommended; their scores are -inf.
         allowed: int64 [n], ascending, the only items that are ranked; all items by default.
-
-    Raises:
-        InputError: k is larger than the number of items.
     """
-    if allowed is None and k > items.shape[0]:
-        raise InputError(f"k={k} is larger than the catalog of {items.shape[0]} items; ask for at most {items.shape[0]}")
     lists = [_rank_part(users, items, slice(*part), k, exclude, allowed) for part in zip((0, *ends), ends)]
     scores, ranked = (torch.cat(parts, 1) for parts in zip(*lists))
     scores, order = torch.sort(scores, dim=1, descending=True, stable=True)  # earlier parts hold lower indices
@@ -40,22 +34,15 @@ def rank_parts(users: Tensor, items: Tensor, ends: Sequence[int], k: int, exclud
 
 def _rank_part(users: Tensor, items: Tensor, part: slice, k: int, exclude: Csr | None, allowed: Tensor | None) -> Ranked:
     """Returns the best scores of one part [users, at most k] with the items' indices."""
-    size = part.stop - part.start
+    chosen = torch.arange(part.start, part.stop) if allowed is None else allowed[(allowed >= part.start) & (allowed < part.stop)]
+    size = chosen.numel()
     if exclude is not None:
-        inside = (exclude.columns >= part.start) & (exclude.columns < part.stop)
-        exclude = Csr.from_pairs(exclude.rows[inside], exclude.columns[inside] - part.start, exclude.num_rows, size)
-    if allowed is None:
-        blocks = [(scores, ranked) for _, scores, ranked in top_k(users, items[part], min(k, size), exclude)]
-        if not blocks:
-            return users.new_empty(0, min(k, size)), torch.empty(0, min(k, size), dtype=torch.int64)
-        scores, ranked = (torch.cat(column) for column in zip(*blocks))
-        return scores, ranked + part.start
-    chosen = allowed[(allowed >= part.start) & (allowed < part.stop)]
-    scores = users @ items[chosen].T
-    if exclude is not None:
-        place = torch.full((size,), -1)
-        place[chosen - part.start] = torch.arange(chosen.numel())
+        place = torch.full((items.shape[0],), -1)
+        place[chosen] = torch.arange(size)
         columns = place[exclude.columns]
-        scores[exclude.rows[columns >= 0], columns[columns >= 0]] = -torch.inf
-    values, columns = top_k_of_scores(scores, min(k, chosen.numel()))
-    return values, chosen[columns]
+        exclude = Csr.from_pairs(exclude.rows[columns >= 0], columns[columns >= 0], exclude.num_rows, size)
+    own, count = items[part] if allowed is None else items[chosen], min(k, size)
+    scores, ranked = users.new_empty(users.shape[0], count), torch.empty(users.shape[0], count, dtype=torch.int64)
+    for rows, of_block, best in top_k(users, own, count, exclude) if count else ():
+        scores[rows], ranked[rows] = of_block, chosen[best]
+    return scores, ranked

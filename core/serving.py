@@ -2,10 +2,10 @@
 
 import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,11 @@ from .errors import InputError
 from .graph import Csr
 from .item_parts import rank_parts
 from .new_items.item_map import ENTRY, ItemMap, read_item_map
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+USERS_A_BATCH = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,37 @@ class Recommender:
         """
         rows = _indices(user_ids, self._user_index, "user")
         exclude = self._seen.select(rows) if exclude_seen else None
-        return self._rank(self.users[rows], [str(u) for u in user_ids], k, exclude, items)
+        return self._lists([str(u) for u in user_ids], *self._rank(self.users[rows], k, exclude, self._allowed(k, items)))
+
+    def recommend_in_batches(
+        self, user_ids: Sequence[Any] | None = None, k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
+    ) -> "Iterator[pa.RecordBatch]":
+        """Returns an iterator over the lists of many users, `USERS_A_BATCH` at a time, as Arrow record batches; see `recommend`.
+
+        Args:
+            user_ids: Raw user ids, compared as strings; all users by default.
+            k, exclude_seen, items: As for `recommend`.
+
+        Yields:
+            Batches with the columns `user` string, `items` list of string, and `scores` list of double, in the order of the users.
+
+        Raises:
+            InputError: as `recommend`, before the first batch.
+        """
+        rows = torch.arange(len(self.user_ids)) if user_ids is None else _indices(user_ids, self._user_index, "user")
+        return self._batches(rows, k, exclude_seen, self._allowed(k, items))
+
+    def _batches(self, rows: Tensor, k: int, exclude_seen: bool, allowed: Tensor | None) -> "Iterator[pa.RecordBatch]":
+        import pyarrow as pa
+
+        user_ids, item_ids = pa.array(self.user_ids, pa.string()), pa.array(self.item_ids, pa.string())
+        for own in rows.split(USERS_A_BATCH):
+            scores, ranked = self._rank(self.users[own], k, self._seen.select(own) if exclude_seen else None, allowed)
+            kept = scores != -torch.inf
+            ends = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)]).int().numpy()
+            columns = (item_ids.take(pa.array(ranked[kept].numpy())), pa.array(scores[kept].double().numpy()))
+            lists = [pa.ListArray.from_arrays(ends, column) for column in columns]
+            yield pa.RecordBatch.from_arrays([user_ids.take(pa.array(own.numpy())), *lists], ["user", "items", "scores"])
 
     def recommend_from_history(
         self, item_ids: Sequence[Any], k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
@@ -176,16 +211,22 @@ class Recommender:
         history = torch.unique(_indices(item_ids, self._item_index, "item"))
         user = self.items[history].sum(0, keepdim=True) / history.numel() ** 0.5
         seen = Csr(torch.tensor([0, history.numel()]), history, len(self.item_ids)) if exclude_seen else None
-        recommendation = self._rank(user, [""], k, seen, items)[0]
+        recommendation = self._lists([""], *self._rank(user, k, seen, self._allowed(k, items)))[0]
         return Recommendation(None, recommendation.items, recommendation.scores)
 
-    def _rank(self, users: Tensor, names: list[str], k: int, exclude: Csr | None, items: Sequence[Any] | None) -> list[Recommendation]:
+    def _allowed(self, k: int, items: Sequence[Any] | None) -> Tensor | None:
+        """Returns the indices of the only items that may be recommended; None where all may. Raises InputError where k is not possible."""
         if k < 1:
             raise InputError(f"k={k}: ask for at least one item")
         allowed = None if items is None else torch.unique(_indices(items, self._item_index, "item"))
         if allowed is not None and k > allowed.numel():
             raise InputError(f"k={k} is larger than the {allowed.numel()} items named; ask for fewer or name more")
-        return self._lists(names, *rank_parts(users, self.items, self._ends, k, exclude, allowed))
+        if allowed is None and k > len(self.item_ids):
+            raise InputError(f"k={k} is larger than the catalog of {len(self.item_ids)} items; ask for at most {len(self.item_ids)}")
+        return allowed
+
+    def _rank(self, users: Tensor, k: int, exclude: Csr | None, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+        return rank_parts(users, self.items, self._ends, k, exclude, allowed)
 
     def _lists(self, names: list[str], scores: Tensor, ranked: Tensor) -> list[Recommendation]:
         lists: list[Recommendation] = []

@@ -1,8 +1,11 @@
 """Reads, writes and removes files by fsspec URL."""
 
+import contextlib
 import json
 import os
+import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -65,14 +68,34 @@ def read_bytes(url: str) -> bytes:
 def write_bytes(url: str, data: bytes) -> None:
     """Writes one file so that a reader of a local one sees the old content or the new, never a part of it."""
     if is_local(url):
-        path = local_path(url)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        aside.write_bytes(data)
-        os.replace(aside, path)
+        with staged_file(url) as aside:
+            aside.write_bytes(data)
     else:
         fs, path_in_fs = filesystem(url)
         fs.pipe_file(path_in_fs, data)
+
+
+@contextlib.contextmanager
+def staged_file(url: str) -> Iterator[Path]:
+    """Lends the path of a local file to write, which becomes the file at `url` when the block ends; after an error nothing is left of it.
+
+    A reader of `url` sees the old content or the new, never a part of it. The file for a remote URL is in the folder for temporary files.
+    """
+    if is_local(url):
+        path = local_path(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            yield aside
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    else:
+        fs, path_in_fs = filesystem(url)
+        with tempfile.TemporaryDirectory(prefix="promptmm-") as folder:
+            aside = Path(folder) / "file"
+            yield aside
+            fs.put_file(str(aside), path_in_fs)
 
 
 def read_json(url: str) -> dict:

@@ -3,6 +3,7 @@
 import typing
 from dataclasses import dataclass
 
+from ..core.errors import InputError
 from ..core.settings import check_bounds, setting
 from ..distributed.loop.trackers import TRACKERS
 
@@ -45,12 +46,15 @@ class RecommendConfig:
     __pydantic_config__: typing.ClassVar[dict] = {"coerce_numbers_to_str": True}  # YAML reads the ids of recommend.users=[0, 17] as numbers
 
     users: list[str] | None = setting(None, "raw user ids; not set: all with recommend.output, else the first user with train items")
+    users_from: str | None = setting(None, "URL of a file of raw user ids: text, an id a line, or Parquet with a column user")
     k: int = setting(10, "items a list", ge=1)
     exclude_seen: bool = setting(True, "leave out the user's train items")
     output: str | None = setting(None, "URL of a Parquet file for the lists; not set: they are printed")
 
     def __post_init__(self) -> None:
         check_bounds(self, "recommend")
+        if self.users is not None and self.users_from is not None:
+            raise InputError("recommend.users and recommend.users_from are both set; leave one of them out")
 
 
 @dataclass(frozen=True)

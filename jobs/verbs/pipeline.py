@@ -22,7 +22,7 @@ from .label import LABEL
 from .partition import PARTITION
 from .plan import PLAN
 from .prepare import PREPARE
-from .recommend import RECOMMEND
+from .recommend import RECOMMEND, named_users
 from .train_teacher import TRAIN_TEACHER
 from .verb import Verb, run_checked
 
@@ -72,9 +72,10 @@ def _check_catalog(settings: Settings, dataset: Dataset) -> None:
     settings.evaluation.check_catalog(dataset.num_items)
     if settings.recommend.k > dataset.num_items:
         raise InputError(f"recommend.k={settings.recommend.k} is larger than the catalog of {dataset.num_items} items")
-    unknown = sorted(set(settings.recommend.users or []) - set(dataset.user_ids()))
+    unknown = sorted(set(named_users(settings.recommend) or []) - set(dataset.user_ids()))
     if unknown:
-        raise InputError(f"recommend.users: the catalog has no users {', '.join(unknown[:20])}")
+        name = "users" if settings.recommend.users_from is None else "users_from"
+        raise InputError(f"recommend.{name}: the catalog has no users {', '.join(unknown[:20])}")
 
 
 def _show(settings: Settings, dataset: Dataset, results: JsonObject) -> None:

@@ -1,44 +1,104 @@
 """`promptmm recommend`: top-k lists from the bundle."""
 
+import time
+from collections.abc import Sequence
+
+from ...core.errors import InputError
 from ...core.serving import Recommendation, Recommender, load_student
-from ...core.storage import join, write_bytes
+from ...core.storage import join, read_bytes, staged_file
 from ..sections import RecommendConfig
 from ..settings import Settings
 from .verb import Verb
+
+PARQUET_MAGIC = b"PAR1"
+LINE_SECONDS = 15.0
 
 
 def recommend(settings: Settings) -> None:
     """student/ -> top-k lists, printed or written to Parquet."""
     config = settings.recommend
+    users = named_users(config)
     student = load_student(join(settings.dir, "student"), settings.cluster.cache_dir)
-    lists = student.recommend(_users(config, student), config.k, config.exclude_seen)
     if config.output is not None:
-        _write_lists(config.output, lists)
-        print(f"[recommend] {len(lists):,} lists of {config.k} written to {config.output}", flush=True)
+        _write_lists(config.output, student, users, config)
+        print(
+            f"[recommend] {len(student.user_ids if users is None else users):,} lists of {config.k} written to {config.output}", flush=True
+        )
         return
-    for recommendation in lists:
-        print(f"top {config.k} for user {recommendation.user}:", flush=True)
-        for place, (item, score) in enumerate(zip(recommendation.items, recommendation.scores), 1):
-            print(f"  {place:3d}. {item}  ({score:.4f})", flush=True)
+    for recommendation in student.recommend(_first_user(student) if users is None else users, config.k, config.exclude_seen):
+        _print_list(recommendation, config.k)
 
 
-def _users(config: RecommendConfig, student: Recommender) -> list[str]:
-    """Raw ids as set; else of all users for a file, and of the first user with train items for the terminal."""
-    if config.users is not None:
+def named_users(config: RecommendConfig) -> list[str] | None:
+    """Returns the raw ids of the users for whom lists are made, as they are set or as their file has them; None where neither is set.
+
+    Raises:
+        InputError: the file has no ids, or cannot be read as text or as Parquet with a column of ids.
+    """
+    if config.users_from is None:
         return config.users
-    if config.output is not None:
-        return student.user_ids
-    return [next((user for user, degree in zip(student.user_ids, student.num_seen().tolist()) if degree), student.user_ids[0])]
+    url, data = config.users_from, read_bytes(config.users_from)
+    users = _ids_of_parquet(url, data) if data.startswith(PARQUET_MAGIC) else _ids_of_text(url, data)
+    if not users:
+        raise InputError(f"recommend.users_from={url}: the file has no user ids")
+    return users
 
 
-def _write_lists(url: str, lists: list[Recommendation]) -> None:
+def _ids_of_text(url: str, data: bytes) -> list[str]:
+    try:
+        lines = [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"recommend.users_from={url}: not UTF-8 text ({error}); write an id a line, or Parquet with a column user"
+        ) from error
+    return [line for line in lines if line.strip()]
+
+
+def _ids_of_parquet(url: str, data: bytes) -> list[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    sink = pa.BufferOutputStream()
-    columns = {"user": [r.user for r in lists], "items": [r.items for r in lists], "scores": [r.scores for r in lists]}
-    pq.write_table(pa.table(columns), sink)
-    write_bytes(url, sink.getvalue().to_pybytes())
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except pa.ArrowInvalid as error:
+        raise InputError(f"recommend.users_from={url}: damaged Parquet ({error}); write the file again") from error
+    if "user" not in table.column_names:
+        raise InputError(
+            f"recommend.users_from={url}: no column user, the columns are {', '.join(table.column_names)}; rename the one with ids"
+        )
+    users = table["user"].to_pylist()
+    if None in users:
+        raise InputError(f"recommend.users_from={url}: row {users.index(None)} has no user id; leave it out")
+    return [str(user) for user in users]
+
+
+def _first_user(student: Recommender) -> list[str]:
+    """The first user with train items, as an example for the terminal."""
+    return [next((user for user, degree in zip(student.user_ids, student.num_seen().tolist()) if degree), student.user_ids[0])]
+
+
+def _print_list(recommendation: Recommendation, k: int) -> None:
+    print(f"top {k} for user {recommendation.user}:", flush=True)
+    for place, (item, score) in enumerate(zip(recommendation.items, recommendation.scores), 1):
+        print(f"  {place:3d}. {item}  ({score:.4f})", flush=True)
+
+
+def _write_lists(url: str, student: Recommender, users: Sequence[str] | None, config: RecommendConfig) -> None:
+    """Writes lists as they are made, a row group for each batch of users; every `LINE_SECONDS` it says how far it is."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("user", pa.string()), ("items", pa.list_(pa.string())), ("scores", pa.list_(pa.float64()))])
+    batches = student.recommend_in_batches(users, config.k, config.exclude_seen)
+    total, done = len(student.user_ids if users is None else users), 0
+    said = started = time.monotonic()
+    with staged_file(url) as path, pq.ParquetWriter(path, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            done, now = done + batch.num_rows, time.monotonic()
+            if now - said >= LINE_SECONDS and done < total:
+                said, rate = now, done / (now - started)
+                print(f"[recommend] user {done:,}/{total:,}, {rate:,.0f} users/s, {(total - done) / rate:.0f} s left", flush=True)
 
 
 RECOMMEND: Verb[Settings] = Verb("recommend", recommend, ("run", "recommend", "cluster"), is_stage=True)

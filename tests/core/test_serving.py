@@ -75,6 +75,28 @@ def pairs_of(found) -> list[tuple[str, float]]:
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("users", [None, ["user-6", "user-0", "user-6"]])
+@pytest.mark.parametrize("items", [None, ITEM_IDS[3:20]])
+def test_lists_in_batches_are_those_of_recommend(student, monkeypatch, users, items, exclude_seen):
+    monkeypatch.setattr("promptmm.core.serving.USERS_A_BATCH", 2)
+    k = NUM_ITEMS if items is None else len(items)
+    batches = [*student.recommend_in_batches(users, k, exclude_seen, items)]
+    assert [batch.num_rows for batch in batches] == ([2, 2, 2, 1] if users is None else [2, 1])
+    found = [row for batch in batches for row in batch.to_pylist()]
+    expected = student.recommend(USER_IDS if users is None else users, k, exclude_seen, items)
+    assert [(row["user"], row["items"], row["scores"]) for row in found] == [(r.user, r.items, r.scores) for r in expected]
+
+
+def test_what_batches_refuse_they_refuse_at_once(student):
+    with fails("unknown user ids: nobody"):
+        student.recommend_in_batches(["nobody"], 3)
+    with fails(f"k={NUM_ITEMS + 1} is larger than the catalog of {NUM_ITEMS} items"):
+        student.recommend_in_batches(None, NUM_ITEMS + 1)
+    with fails("k=0: ask for at least one item"):
+        student.recommend_in_batches(None, 0)
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
 @pytest.mark.parametrize("k", [1, 10, 25, NUM_ITEMS])
 def test_lists_agree_with_brute_force(student, truth, k, exclude_seen):
     lists = student.recommend(USER_IDS, k=k, exclude_seen=exclude_seen)

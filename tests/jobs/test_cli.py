@@ -3,6 +3,7 @@
 import re
 import sys
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -186,6 +187,47 @@ def test_recommend_writes_lists_of_all_users(command, run_dir, tmp_path):
     expected = load_student(join(run_dir, "student")).recommend(["a", "b", "7"], k=11)
     assert [(row["user"], row["items"], row["scores"]) for row in rows] == [(r.user, r.items, r.scores) for r in expected]
     assert [len(row["items"]) for row in rows] == [11, 10, 11]
+
+
+def test_recommend_to_users_from_a_file(command, run_dir, tmp_path):
+    bundle_at(join(run_dir, "student"))
+    text, parquet, output = (tmp_path / name for name in ("users.txt", "users.parquet", "lists.parquet"))
+    text.write_bytes("\ufeff7\r\nb\r\n\r\n".encode())
+    pq.write_table(pa.table({"user": ["7", "b"], "since": [1, 2]}), parquet)
+    for path in (text, parquet):
+        assert command("recommend", f"run.dir={run_dir}", f"recommend.users_from={path}", f"recommend.output={output}").code == 0
+        assert pq.read_table(output)["user"].to_pylist() == ["7", "b"]
+        ended = command("recommend", f"run.dir={run_dir}", f"recommend.users_from={path}", "recommend.k=1")
+        assert re.findall(r"user (\S+):", ended.out) == ["7", "b"]
+
+
+def test_files_of_users_that_cannot_be_read(command, tiny, run_dir, tmp_path):
+    bundle_at(join(run_dir, "student"))
+    path, output = tmp_path / "users", tmp_path / "lists.parquet"
+    output.write_text("earlier lists")
+
+    def refuses(data: bytes, *said: str) -> None:
+        path.write_bytes(data)
+        words = (f"run.dir={run_dir}", f"recommend.users_from={path}", f"recommend.output={output}")
+        refused(command("recommend", *words), *said)
+        assert [output.read_text(), *(each.name for each in tmp_path.glob("*tmp*"))] == ["earlier lists"]
+
+    def parquet(table: pa.Table) -> bytes:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        return sink.getvalue().to_pybytes()
+
+    refuses(b"b\nc\n9\n", "unknown user ids: c, 9")
+    refuses(b"\n  \n", "the file has no user ids")
+    refuses(b"\xff\xfe\x00", "not UTF-8 text")
+    refuses(parquet(pa.table({"id": ["b"]})), "no column user, the columns are id")
+    refuses(parquet(pa.table({"user": ["b", None]})), "row 1 has no user id")
+    refuses(b"PAR1 and nothing else", "damaged Parquet")
+    refused(command("recommend", f"run.dir={run_dir}", f"recommend.users_from={tmp_path}/none"), "none: no such file")
+    refused(command("recommend", f"run.dir={run_dir}", "recommend.users_from=a", "recommend.users=[b]"), "are both set")
+    path.write_text("u1\nnobody\n")
+    words = (tiny, f"run.dir={tmp_path}/other", f"recommend.users_from={path}")
+    refused(command("pipeline", *words), "recommend.users_from: the catalog has no users nobody")
 
 
 def test_a_damaged_bundle(command, tmp_path):
