@@ -3,9 +3,10 @@
     python benchmarks/top_k.py [--items 100000 1000000] [--k 20 100] [--threads 1 2] [--users 4096] [--dim 64] [--seen 50] [--repeats 5]
 
 The peer comes with `pip install faiss-cpu`. Vectors are random normal ones, of users in one call. `all scores` is the way in which small
-catalogs and few users are ranked: every score is sorted out. In the last columns every user has --seen items that may not be in its list:
-faiss ranks as many more items, and those that the user has seen are dropped. All calls take turns, and a figure is the median over the
-repeats. The last column is the share of places that have the same item; two products round scores that are nearly equal otherwise.
+catalogs and few users are ranked: every score is sorted out. In the three columns of unseen items every user has --seen items that may
+not be in its list: faiss ranks as many more items, and those that the user has seen are dropped. All calls take turns, and a figure is the
+median over the repeats. The last column is the share of places that have the same item in both lists, the mean of lists with and without
+seen items: two products round scores that are nearly equal otherwise.
 """
 
 import argparse

@@ -19,7 +19,7 @@ from .new_items.item_map import ENTRY, ItemMap, read_item_map
 if TYPE_CHECKING:
     import pyarrow as pa
 
-USERS_A_BATCH = 1 << 13
+USERS_A_BATCH, PLACES_A_BATCH = 1 << 13, 1 << 21  # at most, of lists that are made at a time
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Recommender:
     def recommend_in_batches(
         self, user_ids: Sequence[Any] | None = None, k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
     ) -> "Iterator[pa.RecordBatch]":
-        """Returns an iterator over the lists of many users, `USERS_A_BATCH` at a time, as Arrow record batches; see `recommend`.
+        """Returns an iterator over the lists of many users as Arrow record batches, each of 8,192 users, or fewer with long lists.
 
         Args:
             user_ids: Raw user ids, compared as strings; all users by default.
@@ -181,7 +181,7 @@ class Recommender:
         import pyarrow as pa
 
         user_ids, item_ids = pa.array(self.user_ids, pa.string()), pa.array(self.item_ids, pa.string())
-        for own in rows.split(USERS_A_BATCH):
+        for own in rows.split(max(1, min(USERS_A_BATCH, PLACES_A_BATCH // k))):
             scores, ranked = self._rank(self.users[own], k, self._seen.select(own) if exclude_seen else None, allowed)
             kept = scores != -torch.inf
             ends = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)]).int().numpy()

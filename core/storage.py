@@ -63,6 +63,8 @@ def read_bytes(url: str) -> bytes:
         return fs.cat_file(path)
     except FileNotFoundError as error:
         raise InputError(f"{url}: no such file") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{url or 'an empty URL'}: a folder, not a file; name a file") from error
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -77,12 +79,18 @@ def write_bytes(url: str, data: bytes) -> None:
 
 @contextlib.contextmanager
 def staged_file(url: str) -> Iterator[Path]:
-    """Lends the path of a local file to write, which becomes the file at `url` when the block ends; after an error nothing is left of it.
+    """Lends the path of a local file to write, which becomes the file at `url` when the block ends; after an error it is removed.
 
-    A reader of `url` sees the old content or the new, never a part of it. The file for a remote URL is in the folder for temporary files.
+    A reader of a local `url` sees the old content or the new, never a part of it. The file for a remote `url` is written in the folder for
+    temporary files, and then copied: what a reader sees meanwhile, and what an interrupted copy leaves, depends on the file system.
+
+    Raises:
+        InputError: there is a folder at the local `url`.
     """
     if is_local(url):
         path = local_path(url)
+        if path.is_dir():
+            raise InputError(f"{url}: a folder is there; name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:

@@ -13,15 +13,15 @@ from .histories import HistoryScores, history_rows
 Block = tuple[slice, Tensor, Tensor]  # users, their scores [rows, k] in descending order, and item indices, int64 [rows, k]
 
 CACHED_SCORES = 1 << 22  # the largest number of scores in a block: 16 MiB stay near a CPU's caches
-FEW_USERS = 64  # for fewer users it is not worth while to know the norms of all items
+FEW_USERS = 64  # for fewer users the norms of all items, which the maxima of groups need, take too long
 GROUP = 8  # consecutive items with one maximum
-FAN_OUTS = (4, 8, 8, 8)  # maxima that each maximum of the next level covers
-SPARE = 4  # groups beyond k: without a tie nearly every user's list is certain then
-GROUPS_A_PLACE = 16  # groups for each of the k + SPARE + 1 that are chosen: with fewer, sorting out takes longer than scores save
+FAN_OUTS = (4, 8, 8, 8)  # maxima that one maximum of the next level covers, from the lowest level on
+SPARE = 4  # groups that are chosen beyond k, so that nearly every list is certain unless scores tie
+LEAST_GROUPS = 16  # for each group that is chosen: in smaller catalogs it is faster to sort out all scores
 USERS_A_BLOCK, ITEMS_A_BLOCK = 512, 1024  # 2 MiB of scores, which a core's cache still holds when their maxima are taken
 ITEMS_A_CHOICE = 1 << 17  # items whose maxima are kept until the best groups among them are chosen
-TURNED_ROWS = 16  # a level of up to this many rows for each that is gathered is turned first: rows of its turn are gathered faster
-CHOSEN_BYTES = 352  # of each chosen group of a user: its items, the children of a level with their values, and turned copies
+CHOSEN_BYTES = 352  # for each group that is chosen for a user: its items, and the maxima and places of a level while it is chosen
+TRANSPOSED_ROWS = 16  # a level is transposed if it has at most this many rows for each that is read: reading is faster then
 GATHERED = 1 << 18  # numbers that are gathered at a time: 1 MiB
 
 
@@ -81,13 +81,13 @@ def top_k(
         items: float [num_items, d]; may be memory-mapped.
         k: List length, at most num_items.
         exclude: For every user the items that may not be recommended.
-        memory_mib: Bound on one block of scores.
+        memory_mib: Bound on a block: about a quarter of it is for scores or their maxima, the rest for what sorts them out.
         histories: Scores from the same users' histories, which are added to the dot products; a block then has whole rows of scores, and
             similarities on their way to the sums come on top (`histories.BLOCK_ENTRIES`).
 
     Yields:
         The block's users as a slice, their scores [rows, k], and item indices, int64 [rows, k], best first. Where fewer than k items are
-        allowed, the remaining scores are -inf.
+        allowed, the remaining scores are -inf. A user's scores can differ in their last digits with the number of users that are ranked.
 
     Raises:
         InputError: k is larger than the catalog.
@@ -95,9 +95,10 @@ def top_k(
     num_items, users, items = items.shape[0], users.detach(), items.detach()
     if k > num_items:
         raise InputError(f"k={k} is larger than the catalog of {num_items} items; ask for at most {num_items}")
-    is_large = users.shape[0] >= FEW_USERS and num_items // GROUP >= GROUPS_A_PLACE * (k + SPARE + 1)
-    if is_large and items.is_contiguous() and items.device.type == "cpu" and not histories:
-        yield from _top_k_by_maxima(users, items, k, exclude, memory_mib)
+    user_block = min(users.shape[0], USERS_A_BLOCK, memory_mib * 2**20 // 4 // _bytes_of_maxima(items, k))
+    is_large = user_block >= FEW_USERS and num_items // GROUP >= LEAST_GROUPS * (k + SPARE + 1)
+    if is_large and k and items.shape[1] and items.is_contiguous() and items.device.type == "cpu" and not histories:
+        yield from _top_k_by_maxima(users, items, k, exclude, memory_mib, user_block)
     else:
         yield from _top_k_of_rows(users, items, k, exclude, memory_mib, histories)
 
@@ -171,46 +172,45 @@ class _Masks:
         scores.view(-1).index_fill_(0, places, -torch.inf)
 
     def hide_candidates(self, scores: Tensor, groups: Tensor, num_groups: int) -> None:
-        """Sets those of the excluded pairs to -inf among the scores of some groups of items.
+        """Sets the scores of the excluded pairs to -inf among those of each user's candidates.
 
         Args:
-            scores: [users, groups * GROUP], contiguous.
-            groups: int64 [users, groups], ascending within a row and distinct.
-            num_groups: The number of all groups.
+            scores: [users, count * GROUP], contiguous: of the items of each group.
+            groups: int64 [users, count], ascending within a row and distinct.
+            num_groups: The number of all groups; items // GROUP is below it.
         """
-        count, offsets = groups.shape[0], torch.arange(groups.shape[0]) * num_groups
-        keys = (groups + offsets[:, None]).view(-1)
-        of_pairs = self.items // GROUP
-        wanted = torch.where(of_pairs < num_groups, of_pairs + offsets[self.users], count * num_groups)
-        places = torch.searchsorted(keys, wanted).clamp_(max=keys.numel() - 1)
-        found = keys[places] == wanted
-        scores.view(-1).index_fill_(0, places[found] * GROUP + self.items[found] % GROUP, -torch.inf)
+        keys = (groups + torch.arange(len(groups))[:, None] * num_groups).view(-1)
+        wanted = self.items // GROUP + self.users * num_groups
+        at = torch.searchsorted(keys, wanted).clamp_(max=keys.numel() - 1)
+        is_candidate = keys[at] == wanted
+        scores.view(-1).index_fill_(0, (at * GROUP + self.items % GROUP)[is_candidate], -torch.inf)
 
 
-def _top_k_by_maxima(users: Tensor, items: Tensor, k: int, exclude: Csr | None, memory_mib: int) -> Iterator[Block]:
-    """Ranks as `top_k`, and sorts out far fewer scores.
+def _bytes_of_maxima(items: Tensor, k: int) -> int:
+    """Returns the bytes that `_top_k_by_maxima` needs for each user of a block."""
+    kept = min(ITEMS_A_CHOICE, items.shape[0]) * 4 // (3 * GROUP)  # maxima of all levels
+    return items.element_size() * (ITEMS_A_BLOCK + kept) + (k + SPARE + 1) * CHOSEN_BYTES
+
+
+def _top_k_by_maxima(users: Tensor, items: Tensor, k: int, exclude: Csr | None, memory_mib: int, user_block: int) -> Iterator[Block]:
+    """Ranks as `top_k`, `user_block` users at a time, and sorts out far fewer scores.
 
     Items are taken in groups of `GROUP`, and of a block of scores only the groups' maxima are kept. A user's k best items lie in the k
     groups of largest maxima; they and `SPARE` more are scored again. Another product rounds otherwise: both together by at most
     d eps ‖u‖ max ‖v‖. A user's list is certain where its k-th score is that much above the maximum of the best group that was left out.
     For the other users, as where many scores tie, all scores are sorted out.
     """
-    dim, memory = items.shape[1], _Memory(items.dtype)
-    num_groups, count = items.shape[0] // GROUP, k + SPARE + 1
+    dim, memory, count = items.shape[1], _Memory(items.dtype), k + SPARE + 1
     largest = max(float(block.norm(dim=1).max()) for block in items.split(ITEMS_A_CHOICE))
     margin = 1.01 * dim * torch.finfo(items.dtype).eps * largest
-    in_choice = min(ITEMS_A_CHOICE, items.shape[0]) * 4 // (3 * GROUP)  # maxima, and theirs
-    of_a_user = items.element_size() * (ITEMS_A_BLOCK + in_choice) + count * CHOSEN_BYTES
-    user_block = max(1, min(USERS_A_BLOCK, memory_mib * 2**18 // of_a_user))
     for start in range(0, users.shape[0], user_block):
         rows = slice(start, min(start + user_block, users.shape[0]))
         own = users[rows]
         masks = _Masks(exclude.select(torch.arange(rows.start, rows.stop))) if exclude is not None else None
         groups, bound = _best_groups(own, items, count, masks, memory)
-        values, places = top_k_of_scores(_candidates(own, items, groups, masks, memory), k)
-        after = places - groups.shape[1] * GROUP  # from 0 on for items that are in no group
-        ranked = groups.gather(1, places.clamp(max=groups.shape[1] * GROUP - 1) // GROUP) * GROUP + places % GROUP
-        ranked = torch.where(after < 0, ranked, num_groups * GROUP + after)
+        scores, candidates = _candidates(own, items, groups, masks, memory)
+        values, places = top_k_of_scores(scores, k)
+        ranked = candidates.gather(1, places)
         is_certain = (bound > -torch.inf) & (values[:, -1] > bound + margin * own.norm(dim=1))
         doubtful = (~is_certain).nonzero().squeeze(1)
         if doubtful.numel():
@@ -224,8 +224,8 @@ def _best_groups(users: Tensor, items: Tensor, count: int, masks: _Masks | None,
     """Finds the groups of largest maxima for each of some users.
 
     Returns:
-        The `count` - 1 best groups, int64 [n, count - 1], ascending, and the maximum of the next one [n], which no other one exceeds; it is
-        -inf where fewer groups have an item that is not excluded, and the groups are arbitrary then.
+        The `count` - 1 best groups, int64 [n, count - 1], ascending, and the maximum of the next one [n], which no other one exceeds. Where
+        fewer groups have an item that is not excluded, this bound is -inf, and a group may be there more than once.
     """
     transposed, size, num_groups = users.T.contiguous(), len(users), items.shape[0] // GROUP
     values, groups = users.new_empty(size, 0), torch.empty(size, 0, dtype=torch.int64)
@@ -249,7 +249,10 @@ def _best_groups(users: Tensor, items: Tensor, count: int, masks: _Masks | None,
 
 
 def _fan_outs(num_rows: int, count: int) -> tuple[list[int], int]:
-    """Returns the levels in which `count` of some rows are chosen, from the lowest on, and the number of rows that they divide."""
+    """Returns the fan-outs of the levels in which `count` of some rows are chosen, from the lowest on, and the padded number of rows.
+
+    Rows are padded to a multiple of the product of the fan-outs.
+    """
     used: list[int] = []
     for fan_out in FAN_OUTS:
         if num_rows // math.prod([*used, fan_out]) < 2 * count:
@@ -276,10 +279,10 @@ def _best_rows(maxima: Tensor, fan_outs: list[int], count: int, memory: _Memory)
     for level, fan_out in zip(reversed(levels[:-1]), reversed(fan_outs)):
         children = (chosen[:, :, None] * fan_out + torch.arange(fan_out)).flatten(1)
         of_children = memory("children", size, children.shape[1])
-        if len(level) <= TURNED_ROWS * children.shape[1]:
-            turned = memory("turned", size, len(level)).copy_(level.T).view(-1, fan_out)
+        if len(level) <= TRANSPOSED_ROWS * children.shape[1]:
+            transposed = memory("transposed", size, len(level)).copy_(level.T).view(-1, fan_out)
             places = chosen + torch.arange(size)[:, None] * (len(level) // fan_out)
-            torch.index_select(turned, 0, places.view(-1), out=of_children.view(-1, fan_out))
+            torch.index_select(transposed, 0, places.view(-1), out=of_children.view(-1, fan_out))
         else:
             places = memory("places", *reversed(children.shape), dtype=torch.int64).copy_(children.T)
             of_children.copy_(torch.gather(level, 0, places, out=memory("gathered", *places.shape)).T)
@@ -288,28 +291,31 @@ def _best_rows(maxima: Tensor, fan_outs: list[int], count: int, memory: _Memory)
     return values, chosen
 
 
-def _candidates(users: Tensor, items: Tensor, groups: Tensor, masks: _Masks | None, memory: _Memory) -> Tensor:
-    """Scores some groups of items for each user, and after them the items that are in no group.
+def _candidates(users: Tensor, items: Tensor, groups: Tensor, masks: _Masks | None, memory: _Memory) -> tuple[Tensor, Tensor]:
+    """Scores the items of some groups for each user, and the rest: the fewer than `GROUP` items that are in no group.
+
+    One product scores all of a user's candidates, so that items with the same vector have the same score. The rest is filled up to `GROUP`
+    columns for that: the last few columns of a product of any other width are rounded otherwise.
 
     Args:
         groups: int64 [n, count], ascending.
 
     Returns:
-        Scores [n, count * GROUP + rest], -inf where an item is excluded.
+        Scores [n, width], -inf where an item is excluded, and the items, int64; ascending within a row, but for columns that fill up.
     """
-    (size, count), dim, num_groups = groups.shape, items.shape[1], items.shape[0] // GROUP
-    by_group, rest = items[: num_groups * GROUP].view(num_groups, GROUP * dim), items[num_groups * GROUP :]
-    scores, step = memory("candidates", size, count * GROUP), max(1, GATHERED // (count * GROUP * dim))
+    size, num_items, rest = len(groups), items.shape[0], items.shape[0] % GROUP
+    if rest:
+        groups = torch.cat([groups, torch.full((size, 1), num_items // GROUP)], 1)
+    candidates = (groups[:, :, None] * GROUP + torch.arange(GROUP)).flatten(1).clamp_(max=num_items - 1)
+    width, dim = candidates.shape[1], items.shape[1]
+    scores, step = memory("candidates", size, width), max(1, GATHERED // (width * dim))
     for first in range(0, size, step):
         part = slice(first, min(first + step, size))
-        places = groups[part].reshape(-1)
-        rows = torch.index_select(by_group, 0, places, out=memory("rows", places.numel(), GROUP * dim))
-        torch.bmm(users[part, None], rows.view(-1, count * GROUP, dim).transpose(1, 2), out=scores[part, None])
+        wanted = candidates[part].reshape(-1)
+        rows = torch.index_select(items, 0, wanted, out=memory("rows", wanted.numel(), dim)).view(-1, width, dim)
+        torch.bmm(users[part, None], rows.transpose(1, 2), out=scores[part, None])
     if masks is not None:
-        masks.hide_candidates(scores, groups, num_groups)
-    if not len(rest):
-        return scores
-    of_rest = rest @ users.T
-    if masks is not None:
-        masks.hide(of_rest, num_groups * GROUP)
-    return torch.cat([scores, of_rest.T], 1)
+        masks.hide_candidates(scores, groups, -(-num_items // GROUP))
+    if rest:
+        scores[:, rest - GROUP :] = -torch.inf
+    return scores, candidates

@@ -45,8 +45,12 @@ class RecommendConfig:
 
     __pydantic_config__: typing.ClassVar[dict] = {"coerce_numbers_to_str": True}  # YAML reads the ids of recommend.users=[0, 17] as numbers
 
-    users: list[str] | None = setting(None, "raw user ids; not set: all with recommend.output, else the first user with train items")
-    users_from: str | None = setting(None, "URL of a file of raw user ids: text, an id a line, or Parquet with a column user")
+    users: list[str] | None = setting(
+        None, "raw user ids; neither these nor a file: all with recommend.output, else the first user with train items"
+    )
+    users_from: str | None = setting(
+        None, "URL of a file of raw user ids in place of recommend.users: an id a line, or Parquet with a column user"
+    )
     k: int = setting(10, "items a list", ge=1)
     exclude_seen: bool = setting(True, "leave out the user's train items")
     output: str | None = setting(None, "URL of a Parquet file for the lists; not set: they are printed")

@@ -43,7 +43,7 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
     if kinds.learns_tables(config):
         held["tables, Adam and best"] = 5 * tables
     else:
-        held["the teacher's vectors"] = sizes.nodes * kinds.final_dim(settings.teacher, sizes) * FLOAT
+        held["frozen vectors"] = sizes.nodes * kinds.final_dim(settings.teacher, sizes) * FLOAT
     mapped = 0.0
     if taught:
         vectors = vectors_bytes(settings, sizes)

@@ -12,6 +12,7 @@ from .verb import Verb
 
 PARQUET_MAGIC = b"PAR1"
 LINE_SECONDS = 15.0
+ADVICE = "write an id on each line, or a Parquet file with one column user"
 
 
 def recommend(settings: Settings) -> None:
@@ -38,7 +39,7 @@ def named_users(config: RecommendConfig) -> list[str] | None:
     if config.users_from is None:
         return config.users
     url, data = config.users_from, read_bytes(config.users_from)
-    users = _ids_of_parquet(url, data) if data.startswith(PARQUET_MAGIC) else _ids_of_text(url, data)
+    users = _ids_of_parquet(url, data) if data.startswith(PARQUET_MAGIC) and data.endswith(PARQUET_MAGIC) else _ids_of_text(url, data)
     if not users:
         raise InputError(f"recommend.users_from={url}: the file has no user ids")
     return users
@@ -46,11 +47,12 @@ def named_users(config: RecommendConfig) -> list[str] | None:
 
 def _ids_of_text(url: str, data: bytes) -> list[str]:
     try:
-        lines = [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"recommend.users_from={url}: not UTF-8 text ({error}); write an id a line, or Parquet with a column user"
-        ) from error
+        raise InputError(f"recommend.users_from={url}: not UTF-8 text ({error}); {ADVICE}") from error
+    if "\0" in text:
+        raise InputError(f"recommend.users_from={url}: not UTF-8 text, since it has zero bytes; {ADVICE}")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
     return [line for line in lines if line.strip()]
 
 
@@ -59,16 +61,19 @@ def _ids_of_parquet(url: str, data: bytes) -> list[str]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(data))
-    except pa.ArrowInvalid as error:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        names = file.schema_arrow.names
+        if names.count("user") != 1:
+            raise InputError(f"recommend.users_from={url}: {names.count('user')} columns are named user among {', '.join(names)}; {ADVICE}")
+        column = file.read(columns=["user"])["user"]
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"recommend.users_from={url}: damaged Parquet ({error}); write the file again") from error
-    if "user" not in table.column_names:
-        raise InputError(
-            f"recommend.users_from={url}: no column user, the columns are {', '.join(table.column_names)}; rename the one with ids"
-        )
-    users = table["user"].to_pylist()
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+        raise InputError(f"recommend.users_from={url}: the column user is {kind}; write ids as strings or integers")
+    users = column.to_pylist()
     if None in users:
-        raise InputError(f"recommend.users_from={url}: row {users.index(None)} has no user id; leave it out")
+        raise InputError(f"recommend.users_from={url}: row {users.index(None) + 1} of {len(users)} has no user id; leave it out")
     return [str(user) for user in users]
 
 
@@ -83,8 +88,8 @@ def _print_list(recommendation: Recommendation, k: int) -> None:
         print(f"  {place:3d}. {item}  ({score:.4f})", flush=True)
 
 
-def _write_lists(url: str, student: Recommender, users: Sequence[str] | None, config: RecommendConfig) -> None:
-    """Writes lists as they are made, a row group for each batch of users; every `LINE_SECONDS` it says how far it is."""
+def _write_lists(url: str, student: Recommender, users: Sequence[str] | None, config: RecommendConfig) -> int:
+    """Writes lists as they are made, and says every `LINE_SECONDS` how far it is; returns their number."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -99,6 +104,7 @@ def _write_lists(url: str, student: Recommender, users: Sequence[str] | None, co
             if now - said >= LINE_SECONDS and done < total:
                 said, rate = now, done / (now - started)
                 print(f"[recommend] user {done:,}/{total:,}, {rate:,.0f} users/s, {(total - done) / rate:.0f} s left", flush=True)
+    return done
 
 
 RECOMMEND: Verb[Settings] = Verb("recommend", recommend, ("run", "recommend", "cluster"), is_stage=True)

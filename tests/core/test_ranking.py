@@ -109,7 +109,7 @@ def test_k_larger_than_the_catalog():
 @pytest.fixture
 def small_groups(monkeypatch):
     """Lets small catalogs be ranked by the maxima of groups, in many blocks: the sizes from which that pays are set down."""
-    sizes = {"FEW_USERS": 1, "GROUPS_A_PLACE": 2, "USERS_A_BLOCK": 16, "ITEMS_A_BLOCK": 32, "ITEMS_A_CHOICE": 256, "GATHERED": 4096}
+    sizes = {"FEW_USERS": 1, "LEAST_GROUPS": 2, "USERS_A_BLOCK": 16, "ITEMS_A_BLOCK": 32, "ITEMS_A_CHOICE": 256}
     for name, value in sizes.items():
         monkeypatch.setattr(kernel, name, value)
 
@@ -162,12 +162,19 @@ def test_maxima_of_groups_where_few_items_are_allowed(small_groups, allowed):
     assert (values[:, len(allowed) :] == -math.inf).all()
 
 
-def test_twins_far_apart_keep_their_order(small_groups):
+@pytest.mark.parametrize("rest", [0, 1, 2, 3, 7])  # items in no group, which are twins too
+@pytest.mark.parametrize("dim", [16, 64, 100])
+@pytest.mark.parametrize("k", [1, 20])
+def test_twins_far_apart_keep_their_order(small_groups, rest, dim, k):
     """Every vector occurs twice: the two have the same score, though they are scored in other groups and other blocks."""
-    different = torch.randn(800, 64, generator=torch.Generator().manual_seed(17))
-    users = torch.randn(64, 64, generator=torch.Generator().manual_seed(18))
-    columns, _, _ = gather(top_k(users, torch.cat([different, different]), 20))
-    np.testing.assert_array_equal(columns[:, 1::2], columns[:, ::2] + 800)
+    generator = torch.Generator().manual_seed(17 + rest)
+    different, users = torch.randn(800, dim, generator=generator), torch.randn(128, dim, generator=generator)
+    different[:rest] *= 3
+    twins = torch.cat([torch.arange(800), torch.arange(rest, 800), torch.arange(rest)])  # the second ones of the longest vectors come last
+    columns, _, _ = gather(top_k(users, different[twins], 2 * k))
+    np.testing.assert_array_equal(twins.numpy()[columns[:, 1::2]], columns[:, ::2])
+    only, _, _ = gather(top_k(users, different[twins], k))
+    np.testing.assert_array_equal(only, columns[:, :k])
 
 
 def test_close_scores_are_sorted_out_exactly(small_groups):
@@ -185,8 +192,15 @@ def test_vectors_that_are_no_numbers_are_ranked_as_by_all_scores(small_groups):
     users[3], users[5] = torch.nan, torch.inf
     by_maxima = gather(top_k(users, items, 5))
     by_scores = gather(kernel._top_k_of_rows(users, items, 5, None, 256))
-    np.testing.assert_array_equal(by_maxima[1][3], by_scores[1][3])
-    np.testing.assert_array_equal(by_maxima[0][4], by_scores[0][4])
+    np.testing.assert_array_equal(by_maxima[1][[3, 5]], by_scores[1][[3, 5]])
+    np.testing.assert_array_equal(by_maxima[0], by_scores[0])
+
+
+def test_vectors_without_columns_and_lists_without_places(small_groups):
+    columns, values, _ = gather(top_k(torch.zeros(50, 0), torch.zeros(1000, 0), 5))
+    np.testing.assert_array_equal(columns, np.tile(np.arange(5), (50, 1)))
+    assert (values == 0).all()
+    assert gather(top_k(torch.ones(50, 4), torch.ones(1000, 4), 0))[0].shape == (50, 0)
 
 
 def metrics_reference(users, items, held_out, exclude, cutoffs):

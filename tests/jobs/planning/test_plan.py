@@ -268,8 +268,8 @@ def test_rankings_are_planned_where_candidates_are_drawn_from_them(dataset):
     assert labelers[0].mapped_bytes - labelers[1].mapped_bytes == plan.rankings_bytes
     assert plan.hosts["rank"].processes["ranker"] == 1
     assert {"ranker", "rank"}.isdisjoint({*plain.roles, *plain.hosts})
-    wide = make_plan(load_settings(None, [*words, "labels.block_rows=1000000", "distill.num_top=30"]), catalog, None).roles["labeler"]
-    assert wide.parts["a block's rankings"] == 2 * 8 * 30 * catalog.num_users
+    deep = make_plan(load_settings(None, [*words, "labels.block_rows=1000000", "distill.top_depth=400"]), catalog, None).roles["labeler"]
+    assert deep.parts["a block's rankings"] == 2 * 8 * 400 * catalog.num_users
     assert make_plan(load_settings(None, [*words, "distill.regime=inline"]), catalog, None).rankings_bytes == plain.rankings_bytes == 0
 
 
