@@ -13,6 +13,7 @@ from .histories import HistoryScores, history_rows
 Block = tuple[slice, Tensor, Tensor]  # users, their scores [rows, k] in descending order, and item indices, int64 [rows, k]
 
 CACHED_SCORES = 1 << 22  # the largest number of scores in a block: 16 MiB stay near a CPU's caches
+WIDE_ROW = 1 << 15  # scores of a user from which on it is faster to take maxima first
 FEW_USERS = 64  # for fewer users the norms of all items, which the maxima of groups need, take too long
 GROUP = 8  # consecutive items with one maximum
 FAN_OUTS = (4, 8, 8, 8)  # maxima that one maximum of the next level covers, from the lowest level on
@@ -35,13 +36,31 @@ def top_k_of_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         Values [rows, k] in descending order and their columns, int64 [rows, k].
     """
-    values, columns = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
+    values, columns = _best_of_rows(scores, min(k + 1, scores.shape[1]))
     tied = (values[:, 1:] == values[:, :-1]).any(1).nonzero().squeeze(1)
     cut = values[:, k:]  # one column, or none where all are wanted
     values, columns = values[:, :k].contiguous(), columns[:, :k].contiguous()
     if tied.numel():
         values[tied], columns[tied] = _by_index(scores[tied], values[tied], columns[tied], cut[tied])
     return values, columns
+
+
+def _best_of_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Returns the k largest values of each row in descending order and their columns, any of those that tie, as torch.topk does.
+
+    Of wide rows a maximum is taken over every group of columns first: the k largest values are in the k groups of largest maxima.
+    """
+    rows, width = scores.shape
+    if width < WIDE_ROW or not k:
+        return torch.topk(scores, k, dim=1)
+    depth = math.isqrt(width // k)  # so that there are as many maxima as values in the chosen groups
+    stride = width // depth
+    groups = torch.topk(scores[:, : stride * depth].unflatten(1, (depth, stride)).amax(1), k, dim=1, sorted=False).indices
+    columns = (groups[:, None] + torch.arange(0, stride * depth, stride, device=scores.device)[:, None]).flatten(1)
+    rest = torch.arange(stride * depth, width, device=scores.device).expand(rows, -1)
+    columns = torch.cat([columns, rest], 1)
+    values, places = torch.topk(scores.gather(1, columns), k, dim=1)
+    return values, columns.gather(1, places)
 
 
 def _by_index(scores: Tensor, values: Tensor, columns: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,20 @@ def test_top_k_of_scores(k):
     np.testing.assert_array_equal(values.numpy(), np.take_along_axis(scores.numpy(), expected, 1))
 
 
+@pytest.mark.parametrize("width", [1, 40, 1000, 1009])
+@pytest.mark.parametrize("k", [1, 9, 40])
+def test_top_k_of_wide_rows(monkeypatch, width, k):
+    monkeypatch.setattr(kernel, "WIDE_ROW", 1)
+    k = min(k, width)
+    for scores in (integers(21, 60, width, high=40), torch.randn(60, width, generator=torch.Generator().manual_seed(22))):
+        scores[::3, : width // 2] = -torch.inf
+        scores[5] = -torch.inf
+        values, columns = top_k_of_scores(scores, k)
+        expected = np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(columns.numpy(), expected)
+        np.testing.assert_array_equal(values.numpy(), np.take_along_axis(scores.numpy(), expected, 1))
+
+
 @pytest.mark.parametrize("k", [1, 5, 20, 37])
 @pytest.mark.parametrize("memory_mib", [0, 1])  # 0: blocks as small as they can be, one user and k items
 def test_ties_go_to_the_lower_index(k, memory_mib):
