@@ -95,7 +95,7 @@ class Recommender:
         self.users, self.items = vectors["user"], vectors["item"]
         self.user_ids: list[str] = pq.read_table(folder / "users.parquet")["id"].to_pylist()
         self.item_ids: list[str] = pq.read_table(folder / "items.parquet")["id"].to_pylist()
-        self._seen = Csr(seen["pointers"], seen["columns"].long(), len(self.item_ids))
+        self._seen = Csr(seen["pointers"], seen["columns"], len(self.item_ids))  # memory-mapped, as the vectors are
         self._user_index = {raw: index for index, raw in enumerate(self.user_ids)}
         self._item_index = {raw: index for index, raw in enumerate(self.item_ids)}
         self._ends: tuple[int, ...] = (
