@@ -34,15 +34,18 @@ def rank_parts(users: Tensor, items: Tensor, ends: Sequence[int], k: int, exclud
 
 def _rank_part(users: Tensor, items: Tensor, part: slice, k: int, exclude: Csr | None, allowed: Tensor | None) -> Ranked:
     """Returns the best scores of one part [users, at most k] with the items' indices."""
-    chosen = torch.arange(part.start, part.stop) if allowed is None else allowed[(allowed >= part.start) & (allowed < part.stop)]
-    size = chosen.numel()
-    if exclude is not None:
-        place = torch.full((items.shape[0],), -1)
-        place[chosen] = torch.arange(size)
-        columns = place[exclude.columns]
-        exclude = Csr.from_pairs(exclude.rows[columns >= 0], columns[columns >= 0], exclude.num_rows, size)
-    own, count = items[part] if allowed is None else items[chosen], min(k, size)
+    chosen = None if allowed is None else allowed[(allowed >= part.start) & (allowed < part.stop)]
+    own = items[part] if chosen is None else items[chosen]
+    count = min(k, own.shape[0])
+    if exclude is not None and count:
+        if chosen is None:
+            inside = (exclude.columns >= part.start) & (exclude.columns < part.stop)
+            places = exclude.columns - part.start
+        else:
+            places = torch.searchsorted(chosen, exclude.columns).clamp_(max=chosen.numel() - 1)
+            inside = chosen[places] == exclude.columns
+        exclude = Csr.from_pairs(exclude.rows[inside], places[inside], exclude.num_rows, own.shape[0])
     scores, ranked = users.new_empty(users.shape[0], count), torch.empty(users.shape[0], count, dtype=torch.int64)
     for rows, of_block, best in top_k(users, own, count, exclude) if count else ():
-        scores[rows], ranked[rows] = of_block, chosen[best]
+        scores[rows], ranked[rows] = of_block, best + part.start if chosen is None else chosen[best]
     return scores, ranked

@@ -1,8 +1,7 @@
 """Rankings and labels from a pool of Ray Data actors; labels are materialised, or streamed straight to a student's worker."""
 
 import logging
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -16,12 +15,11 @@ from ..config import ClusterConfig
 from ..labels.labeler import Labeler, clear_labels, publish_labels
 from ..labels.rankings import Ranker, publish_rankings, ranges_left
 from ..messages import LabelJob, RankingJob
+from ..progress import with_progress
 from .lines import start_progress, watching
 
 if TYPE_CHECKING:
     from ray.data import Dataset as RayDataset
-
-LINE_SECONDS = 15.0
 
 
 class BlockActor:
@@ -84,7 +82,7 @@ def rank_users(job: RankingJob, cluster: ClusterConfig, lines: ActorHandle | Non
         size = min(cluster.num_labelers, len(left))
         ranked = _through_pool([{"range": number} for number in left], RangeRanker, (job, lines), size)
         with watching(lines, cluster.start_timeout, f"{size} rankers of 1 CPU each"):
-            for _ in _telling(ranked.iter_rows(), "user range", len(left)):
+            for _ in with_progress(ranked.iter_rows(), "label", "user range", len(left)):
                 pass
     publish_rankings(job, dataset)
 
@@ -106,17 +104,6 @@ def _through_pool(items: list[dict[str, int]], actor: type, arguments: tuple, si
         actor, fn_constructor_args=arguments, batch_size=1, batch_format="pyarrow", num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=size),
     )  # fmt: skip
-
-
-def _telling(rows: Iterable[dict], what: str, total: int) -> Iterator[dict]:
-    """Yields rows as they are done; every `LINE_SECONDS` it shows how many of all there are, their rate, and the time that is left."""
-    said = started = time.monotonic()
-    for done, row in enumerate(rows, 1):
-        yield row
-        now = time.monotonic()
-        if now - said >= LINE_SECONDS and done < total:
-            said, rate = now, done / (now - started)
-            print(f"[label] {what} {done}/{total}, {rate:.1f} {what}s/s, {(total - done) / rate:.0f} s left", flush=True)
 
 
 def _asked(job: LabelJob, epochs: range) -> list[dict[str, int]]:
@@ -147,7 +134,7 @@ def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig
     lines = lines or start_progress()
     blocks = _through_pool(_asked(job, range(epochs)), BlockWriter, (job, url, lines), cluster.num_labelers)
     with watching(lines, cluster.start_timeout, f"{cluster.num_labelers} labelers of 1 CPU each"):
-        written = list(_telling(blocks.iter_rows(), "block", epochs * job.num_blocks))
+        written = list(with_progress(blocks.iter_rows(), "label", "block", epochs * job.num_blocks))
     return publish_labels(job, url, epochs, written, metadata)
 
 

@@ -94,12 +94,12 @@ def _format(path: Path, text_columns: Sequence[str]) -> pyarrow.dataset.FileForm
     )
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
+def unreadable(path: Path | str, error: Exception) -> InputError:
     """Makes the error for a file that is damaged or of another format."""
     return InputError(f"{path}: cannot be read ({error}); it may be truncated or of another format: write it again")
 
 
-def require_column(path: Path, names: list[str], column: str, setting: str) -> None:
+def require_column(path: Path | str, names: list[str], column: str, setting: str) -> None:
     """Checks that a table has a column.
 
     Args:
@@ -115,11 +115,11 @@ def require_column(path: Path, names: list[str], column: str, setting: str) -> N
         raise InputError(f"{path}: no column {column!r}, it has {', '.join(names)}; name the right one in {setting}")
 
 
-def id_column(path: Path, table: pa.Table, column: str, setting: str, first_row: int = 0) -> pa.Array:
+def id_column(path: Path | str, table: pa.Table, column: str, setting: str, first_row: int = 0) -> pa.Array:
     """Takes a column of raw ids as strings [n].
 
     Args:
-        path: The table's file, for messages.
+        path: The table's file or its URL, for messages.
         table: Some rows of it.
         column: The column.
         setting: Where the column's name comes from, for messages.

@@ -1,17 +1,16 @@
 """`promptmm recommend`: top-k lists from the bundle."""
 
-import time
 from collections.abc import Sequence
 
 from ...core.errors import InputError
 from ...core.serving import Recommendation, Recommender, load_student
 from ...core.storage import join, read_bytes, staged_file
+from ...distributed.progress import with_progress
 from ..sections import RecommendConfig
 from ..settings import Settings
 from .verb import Verb
 
 PARQUET_MAGIC = b"PAR1"
-LINE_SECONDS = 15.0
 ADVICE = "write an id on each line, or a Parquet file with one column user"
 
 
@@ -21,10 +20,8 @@ def recommend(settings: Settings) -> None:
     users = named_users(config)
     student = load_student(join(settings.dir, "student"), settings.cluster.cache_dir)
     if config.output is not None:
-        _write_lists(config.output, student, users, config)
-        print(
-            f"[recommend] {len(student.user_ids if users is None else users):,} lists of {config.k} written to {config.output}", flush=True
-        )
+        count = _write_lists(config.output, student, users, config)
+        print(f"[recommend] {count:,} lists of {config.k} written to {config.output}", flush=True)
         return
     for recommendation in student.recommend(_first_user(student) if users is None else users, config.k, config.exclude_seen):
         _print_list(recommendation, config.k)
@@ -60,21 +57,17 @@ def _ids_of_parquet(url: str, data: bytes) -> list[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from ...graph_store.sources.table_file import id_column, unreadable
+
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         names = file.schema_arrow.names
         if names.count("user") != 1:
             raise InputError(f"recommend.users_from={url}: {names.count('user')} columns are named user among {', '.join(names)}; {ADVICE}")
-        column = file.read(columns=["user"])["user"]
+        table = file.read(columns=["user"])
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"recommend.users_from={url}: damaged Parquet ({error}); write the file again") from error
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-        raise InputError(f"recommend.users_from={url}: the column user is {kind}; write ids as strings or integers")
-    users = column.to_pylist()
-    if None in users:
-        raise InputError(f"recommend.users_from={url}: row {users.index(None) + 1} of {len(users)} has no user id; leave it out")
-    return [str(user) for user in users]
+        raise unreadable(url, error) from error
+    return id_column(url, table, "user", "recommend.users_from").to_pylist()
 
 
 def _first_user(student: Recommender) -> list[str]:
@@ -89,22 +82,17 @@ def _print_list(recommendation: Recommendation, k: int) -> None:
 
 
 def _write_lists(url: str, student: Recommender, users: Sequence[str] | None, config: RecommendConfig) -> int:
-    """Writes lists as they are made, and says every `LINE_SECONDS` how far it is; returns their number."""
+    """Writes lists as they are made, and says how far it is; returns their number."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = pa.schema([("user", pa.string()), ("items", pa.list_(pa.string())), ("scores", pa.list_(pa.float64()))])
     batches = student.recommend_in_batches(users, config.k, config.exclude_seen)
-    total, done = len(student.user_ids if users is None else users), 0
-    said = started = time.monotonic()
+    total = len(student.user_ids if users is None else users)
     with staged_file(url) as path, pq.ParquetWriter(path, schema) as writer:
-        for batch in batches:
+        for batch in with_progress(batches, "recommend", "user", total, lambda batch: batch.num_rows):
             writer.write_batch(batch)
-            done, now = done + batch.num_rows, time.monotonic()
-            if now - said >= LINE_SECONDS and done < total:
-                said, rate = now, done / (now - started)
-                print(f"[recommend] user {done:,}/{total:,}, {rate:,.0f} users/s, {(total - done) / rate:.0f} s left", flush=True)
-    return done
+    return total
 
 
 RECOMMEND: Verb[Settings] = Verb("recommend", recommend, ("run", "recommend", "cluster"), is_stage=True)

@@ -76,7 +76,7 @@ def write_labels(folder: Path, settings, dataset) -> None:
         pytest.param("student", "student worker", ["cluster.engine=full", "student.kind=mf", "student.dim=128"], marks=pytest.mark.slow),
         pytest.param("student", "student worker", ["cluster.engine=full", "student.kind=gcn", "student.layers=3"], marks=pytest.mark.slow),
         pytest.param("student", "student worker", ["cluster.engine=full", "student.kind=mlp", "student.dim=128"], marks=pytest.mark.slow),
-        pytest.param("label", "labeler", ["labels.block_rows=200000"], marks=pytest.mark.slow),
+        pytest.param("label", "labeler", ["labels.block_rows=300000"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.block_rows=200000", "distill.num_top=10"], marks=pytest.mark.slow),
         pytest.param("rank", "ranker", ["distill.num_top=10", "distill.top_depth=700"], marks=pytest.mark.slow),
     ],
@@ -123,7 +123,7 @@ def test_memory_is_within_a_quarter(run_dir, tmp_path, stage, role, overrides):
     assert done.returncode == 0, done.stdout + done.stderr
     measured = json.loads(done.stdout.split("MEASURED ")[1])["beyond"]
     print(f"{role}: planned {wanted / MIB:.0f} MiB, measured {measured / MIB:.0f} MiB")
-    assert measured >= 150 * MIB  # far above what differs from run to run
+    assert measured >= 200 * MIB
     assert abs(wanted - measured) <= 0.25 * measured
 
 
