@@ -121,7 +121,8 @@ def beside_others(settings: Settings, dataset: Dataset, split: ColdSplit) -> dic
     assert item_map is not None
     items = student.items.clone()
     items[split.items] = item_map.vectors({m: features_of(dataset, m, split.items) for m in item_map.encodings})
-    held_out, exclude = masks(dataset, "test")
+    held_out, masked = masks(dataset, "test")
+    exclude = masked.select(torch.arange(dataset.num_users))
     is_cold = torch.zeros(dataset.num_items, dtype=torch.bool)
     is_cold[split.items] = True
     users = exclude.degrees.nonzero().flatten()

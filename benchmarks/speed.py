@@ -162,7 +162,8 @@ def run(folder: str, options) -> None:
     tuned = dataclasses.replace(settings, distill=dataclasses.replace(settings.distill, regime="inline"))
     inline = inprocess.student_trainer(tuned, dataset, worker, trainer.catalog)
     peer = Peer(trainer.catalog.graph, trainer.catalog.features)
-    held_out, exclude = inprocess.masks(dataset, "test")
+    held_out, masked = inprocess.masks(dataset, "test")
+    exclude = masked.select(torch.arange(dataset.num_users))
     with torch.no_grad():
         users, items = ours.task.vectors(ours.view())["final"]
 

@@ -1,6 +1,8 @@
 """Evaluates exact rankings of the whole catalog, and lists the best unseen items (docs/method.md 5)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +12,30 @@ from .histories import HistoryScores
 from .metric_names import split_metric
 from .metrics import RankingMetrics, metric_of_users
 from .top_k import top_k
+
+USERS_AT_A_TIME = 1 << 16  # whose vectors and masks are in memory
+
+
+class Rows(Protocol):
+    """Gives rows of a sparse matrix, such as the items that are masked for some users; a `Csr` is one."""
+
+    def select(self, rows: Tensor) -> Csr:
+        """Returns the given rows, int64 [n], as a matrix of n rows."""
+
+
+@dataclass(frozen=True)
+class MergedRows:
+    """Gives the union of the rows of two matrices with the same numbers of rows and columns; a `Rows`."""
+
+    first: Csr
+    second: Csr
+
+    def select(self, rows: Tensor) -> Csr:
+        """See `Rows`."""
+        return merge_rows(self.first.select(rows), self.second.select(rows))
+
+    def to(self, device: torch.device | str) -> "MergedRows":
+        return MergedRows(self.first.to(device), self.second.to(device))
 
 
 def top_unseen(users: Tensor, items: Tensor, seen: Csr, train: Csr, depth: int, histories: Sequence[HistoryScores] = ()) -> Tensor:
@@ -33,7 +59,7 @@ def rank_users(
     users: Tensor,
     items: Tensor,
     held_out: Csr,
-    exclude: Csr,
+    exclude: Rows,
     cutoffs: list[int],
     memory_mib: int = 256,
     rank: int = 0,
@@ -44,7 +70,7 @@ def rank_users(
     """Computes the full-ranking metrics of one worker's share of the users with at least one held-out item.
 
     Args:
-        users: float [num_users, d]; items: float [num_items, d]; both whole on every worker.
+        users: float [num_users, d]; items: float [num_items, d]; both may be memory-mapped.
         held_out: Every user's items in the split that is evaluated.
         exclude: Every user's items that are masked: train when validating, train and validation when testing.
         cutoffs: List lengths.
@@ -54,8 +80,11 @@ def rank_users(
         histories: Scores from all users' histories, which are added to the dot products.
     """
     share = held_out.degrees.nonzero().squeeze(1)[rank::world_size]
-    own = [part.select(share) for part in histories]
-    return rank_rows(users[share], items, held_out.select(share), exclude.select(share), cutoffs, memory_mib, further, own)
+    metrics = RankingMetrics(cutoffs, items.shape[0], further)
+    for ids in share.split(USERS_AT_A_TIME):
+        own = [part.select(ids) for part in histories]
+        rank_rows(users[ids], items, held_out.select(ids), exclude.select(ids), cutoffs, memory_mib, further, own, metrics)
+    return metrics
 
 
 def rank_rows(
@@ -67,6 +96,7 @@ def rank_rows(
     memory_mib: int = 256,
     further: Sequence[str] = (),
     histories: Sequence[HistoryScores] = (),
+    metrics: RankingMetrics | None = None,
 ) -> RankingMetrics:
     """Computes the full-ranking metrics of some users, each of whom has a row in `users`, `held_out`, `exclude` and `histories`.
 
@@ -77,8 +107,9 @@ def rank_rows(
         exclude: n rows of masked items.
         cutoffs, memory_mib, further: As in `rank_users`.
         histories: Scores from these users' histories, which are added to the dot products.
+        metrics: Those of other users, which these users are added to; None: of these users alone.
     """
-    metrics = RankingMetrics(cutoffs, items.shape[0], further)
+    metrics = metrics or RankingMetrics(cutoffs, items.shape[0], further)
     for rows, scores, ranked in top_k(users, items, max(cutoffs), exclude, memory_mib, histories):
         ranked = torch.where(scores == -torch.inf, items.shape[0], ranked)
         metrics.update(ranked, held_out.select(torch.arange(rows.start, rows.stop, device=users.device)))
@@ -89,7 +120,7 @@ def evaluate(
     users: Tensor,
     items: Tensor,
     held_out: Csr,
-    exclude: Csr,
+    exclude: Rows,
     cutoffs: list[int],
     memory_mib: int = 256,
     rank: int = 0,
@@ -123,7 +154,7 @@ def held_out_places(
     users: Tensor,
     items: Tensor,
     held_out: Csr,
-    exclude: Csr,
+    exclude: Rows,
     depth: int,
     memory_mib: int = 256,
     histories: Sequence[HistoryScores] = (),
@@ -155,7 +186,7 @@ def metric_of_each_user(
     users: Tensor,
     items: Tensor,
     held_out: Csr,
-    exclude: Csr,
+    exclude: Rows,
     memory_mib: int = 256,
     histories: Sequence[HistoryScores] = (),
 ) -> Tensor:

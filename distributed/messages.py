@@ -5,6 +5,7 @@ run: the executor gives the worker these as `Surroundings` (`distributed/surroun
 """
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ..core.config import DistillationConfig, EvaluationConfig, OptimizerConfig, SamplingConfig, StudentConfig, TeacherConfig
 from ..core.objectives import candidate_identity, candidate_policy
@@ -12,6 +13,9 @@ from ..core.sampling import rank_slice
 from ..core.storage import join
 from ..core.teacher import teacher_kind
 from .config import ClusterConfig, LabelConfig
+
+if TYPE_CHECKING:
+    from .artifacts.stored_scores import StoredScores
 
 
 def teacher_reads_graph(engine: str, config: TeacherConfig) -> bool:
@@ -261,10 +265,11 @@ class RankingJob:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """Asks for the ranking metrics of finished vectors.
+    """Asks for the ranking metrics of a trained model.
 
     Attributes:
         dataset_url: URL of the artifact.
+        scores: The model's final scores.
         split: "validation" or "test".
         config: Cutoffs and metrics.
         threads: torch threads of each process that ranks.
@@ -272,6 +277,7 @@ class EvaluationJob:
     """
 
     dataset_url: str
+    scores: "StoredScores"
     split: str
     config: EvaluationConfig
     threads: int

@@ -4,6 +4,7 @@ manifest.json                       counts, per-modality dimension, type and mis
 users.parquet, items.parquet        index (int64), id (string)
 interactions/<split>.parquet        user, item (int32 indices), ordered by (user, item); a split may be absent; `cold` has all interactions
                                     with the items that are held out whole
+interactions/<split>.rows.safetensors  the same pairs as rows of users, to be mapped into memory
 features/<modality>/part-*.parquet  vector: fixed-size lists of float16 or float32 in item order, null where missing
 """
 
@@ -20,8 +21,9 @@ from torch import Tensor
 from ..core.artifact import manifest_digest, open_artifact
 from ..core.errors import InputError, RunError
 from ..core.graph import Csr
-from ..core.ranking import merge_rows
+from ..core.ranking import MergedRows, Rows
 from ..core.sides import SIDE_NAMES
+from .mapped_rows import CHUNK_PAIRS, open_rows, pair_chunks, rows_name
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,26 @@ class Dataset:
         users, items = (table[name].to_numpy().astype(np.int64) for name in SIDE_NAMES)
         return users, items
 
-    def pair_chunks(self, split: str, rows: int = 1 << 20) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def pair_chunks(self, split: str, rows: int = CHUNK_PAIRS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """A split's users and items, int32 [n] each with n from 1 to `rows`, in (user, item) order; the split must be there."""
         self._check_given(split)
-        with pq.ParquetFile(self.folder / "interactions" / f"{split}.parquet") as file:
-            for batch in file.iter_batches(rows, columns=list(SIDE_NAMES)):
-                if batch.num_rows:
-                    yield batch["user"].to_numpy(), batch["item"].to_numpy()
+        return pair_chunks(self.folder / "interactions" / f"{split}.parquet", rows)
 
     def csr(self, split: str) -> Csr:
-        """A split's items of every user; no rows' items where the split is absent."""
+        """A split's items of every user in memory, int64; no rows' items where the split is absent."""
         users, items = (torch.from_numpy(ids) for ids in self.interactions(split))
         return Csr.from_pairs(users, items, self.num_users, self.num_items)
+
+    def rows(self, split: str) -> Csr:
+        """A split's items of every user, memory-mapped, with int32 columns; no rows' items where the split is absent.
+
+        A dataset of an earlier version has no file to map: its rows are read into memory.
+        """
+        self._check_given(split)
+        path = self.folder / "interactions" / rows_name(split)
+        if self.has_split(split) and path.exists():
+            return open_rows(path, self.num_items)
+        return self.csr(split)
 
     def csr_of(self, split: str, users: Tensor) -> Csr:
         """A split's items of some users, int64 [n] ascending, as a matrix of n rows; a piece of the split is in memory at a time."""
@@ -154,9 +164,12 @@ def open_dataset(url: str, cache_dir: str | None = None) -> Dataset:
     return Dataset(folder, manifest, manifest_digest(manifest), manifest["num_users"], manifest["num_items"], modalities)
 
 
-def masks(dataset: Dataset, split: str) -> tuple[Csr, Csr]:
-    """Reads the held-out items of a split, and the items masked out: train when validating, train and validation when testing."""
-    train = dataset.csr("train")
+def masks(dataset: Dataset, split: str) -> tuple[Csr, Rows]:
+    """Opens the held-out items of a split, and the items masked out: train when validating, train and validation when testing.
+
+    Both are memory-mapped.
+    """
+    train = dataset.rows("train")
     if split == "test" and dataset.has_split("validation"):
-        train = merge_rows(train, dataset.csr("validation"))
-    return dataset.csr(split), train
+        return dataset.rows(split), MergedRows(train, dataset.rows("validation"))
+    return dataset.rows(split), train

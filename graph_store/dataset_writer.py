@@ -14,6 +14,7 @@ from ..core.sides import ITEMS, SIDE_NAMES, USERS
 from .catalog import COLD, SPLITS, Catalog, Unsplit, check_catalog, check_finite, feature_chunk_rows, pair_keys, stored_dtype
 from .cold_items import choose_cold_items
 from .external import grouped
+from .mapped_rows import pair_chunks, rows_name, write_rows
 from .splits import HoldOut, split_labels
 
 FILE_ROWS = 65_536  # feature rows in a file
@@ -123,6 +124,9 @@ def _write_interactions(folder: Path, catalog: Catalog, is_cold: np.ndarray, hol
                 table = pa.table({"user": pa.array(users, pa.int32()), "item": pa.array(items, pa.int32())})
                 files[split].write_table(table, row_group_size=GROUP_PAIRS)
     twice.refuse()
+    for split in files:
+        pairs = pair_chunks(folder / f"{split}.parquet")
+        write_rows(folder / rows_name(split), pairs, catalog.num_users, num_interactions[split])
     untrained = {f"{name}s_without_train": int((~seen).sum()) for name, seen in zip(SIDE_NAMES, has_train)}
     return {"num_interactions": num_interactions, "duplicates_merged": num_duplicates, **untrained}
 

@@ -13,6 +13,7 @@ from ..core.sides import ITEMS, SIDE_NAMES, USERS
 from .catalog import pair_keys
 from .dataset import Dataset
 from .dataset_writer import GROUP_PAIRS
+from .mapped_rows import pair_chunks, rows_name, write_rows
 
 OF_TRAIN = ("train", "validation")  # the splits that are train in the joined dataset
 
@@ -37,11 +38,15 @@ def write_joined(url: str, dataset: Dataset) -> dict:
         counts = dict(dataset.manifest[name])
         metadata[name] = {**counts, "train": sum(counts[split] for split in OF_TRAIN), "validation": 0}
     with write_artifact(url, "dataset", metadata) as folder:
+        anew = {f"interactions/{name}" for split in OF_TRAIN for name in (f"{split}.parquet", rows_name(split))}
         for name in dataset.manifest["files"]:
-            if name not in {f"interactions/{split}.parquet" for split in OF_TRAIN}:
+            if name not in anew:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(dataset.folder / name, folder / name)
-        metadata |= _write_train(folder / "interactions" / "train.parquet", dataset)
+        train = folder / "interactions" / "train.parquet"
+        metadata |= _write_train(train, dataset)
+        num_pairs = metadata["num_interactions"]["train"]
+        write_rows(train.with_name(rows_name("train")), pair_chunks(train), dataset.num_users, num_pairs)
     return read_manifest(url, "dataset")
 
 

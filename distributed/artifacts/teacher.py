@@ -27,8 +27,8 @@ from ..loop.selection import Selection
 from ..messages import TeacherJob
 from ..worker import Worker
 from .output import Output, Rows, TensorRows
+from .row_shards import ROWS_A_SHARD, RowShards
 
-ROWS_A_SHARD = 1 << 18
 SIMILAR = "similar"
 Pair = tuple[Tensor, Tensor]
 
@@ -165,41 +165,6 @@ def revision_digest(url: str, revision: int) -> str:
     return manifest_digest(read_manifest(revision_url(url, revision), "teacher-vectors"))
 
 
-@dataclass(frozen=True)
-class RowShards:
-    """Reads rows by index from a memory-mapped table in shards of `ROWS_A_SHARD` rows.
-
-    Attributes:
-        shards: The shards in order, float32 [n, dim] each.
-    """
-
-    shards: list[Tensor]
-
-    @property
-    def dim(self) -> int:
-        """Returns the number of columns."""
-        return self.shards[0].shape[1]
-
-    def to(self, device: torch.device) -> "RowShards":
-        """Returns the table on a device; on the CPU it stays memory-mapped."""
-        return RowShards([shard.to(device) for shard in self.shards])
-
-    def whole(self) -> Tensor:
-        """Returns all rows as one tensor, still memory-mapped where there is one shard."""
-        return self.shards[0] if len(self.shards) == 1 else torch.cat(self.shards)
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Returns the rows of indices, int64 [n]: float32 [n, dim]."""
-        rows = rows.to(self.shards[0].device)
-        if len(self.shards) == 1:
-            return self.shards[0][rows]
-        out, which = torch.empty(rows.numel(), self.dim, device=rows.device), rows // ROWS_A_SHARD
-        for number in torch.unique(which).tolist():
-            chosen = (which == number).nonzero().squeeze(1)
-            out[chosen] = self.shards[number][rows[chosen] - number * ROWS_A_SHARD]
-        return out
-
-
 def _open_revision(url: str, revision: int, cache_dir: str | None, wanted: tuple[str, ...]) -> tuple[Path, dict]:
     """Verifies the files of a revision whose names start with one of `wanted`; returns their folder and the manifest.
 
@@ -220,11 +185,17 @@ def _shards(folder: Path, manifest: dict, side: str) -> list[dict[str, Tensor]]:
     return [load_file(str(folder / name)) for name in sorted(manifest["files"]) if name.startswith(f"{side}-")]
 
 
+def _table(folder: Path, manifest: dict, side: int, shards: list[dict[str, Tensor]], name: str) -> RowShards:
+    """Returns a table of a side, of its shards."""
+    whole = f"{manifest_digest(manifest)[:16]}-{SIDE_NAMES[side]}.{name}.safetensors"
+    return RowShards([shard[name] for shard in shards], folder / "whole" / whole)
+
+
 def modal_rows(url: str, revision: int, cache_dir: str | None = None) -> dict[str, list[RowShards]]:
     """Verifies and opens a revision's vectors M_m^U and M_m^I by modality, of users and of items, memory-mapped."""
     folder, manifest = _open_revision(url, revision, cache_dir, tuple(f"{name}-" for name in SIDE_NAMES))
-    sides = [_shards(folder, manifest, name) for name in SIDE_NAMES]
-    return {m: [RowShards([shard[f"modal.{m}"] for shard in shards]) for shards in sides] for m in manifest["modalities"]}
+    shards = [_shards(folder, manifest, name) for name in SIDE_NAMES]
+    return {m: [_table(folder, manifest, side, shards[side], f"modal.{m}") for side in SIDES] for m in manifest["modalities"]}
 
 
 def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> dict[str, RowShards]:
@@ -232,7 +203,7 @@ def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> di
     name = SIDE_NAMES[ITEMS]
     folder, manifest = _open_revision(url, revision, cache_dir, (f"{name}-",))
     shards = _shards(folder, manifest, name)
-    return {m: RowShards([shard[f"modal.{m}"] for shard in shards]) for m in manifest["modalities"]}
+    return {m: _table(folder, manifest, ITEMS, shards, f"modal.{m}") for m in manifest["modalities"]}
 
 
 @dataclass(frozen=True)
@@ -263,7 +234,7 @@ def final_scores(url: str, revision: int, train: Callable[[], Csr], cache_dir: s
     """
     folder, manifest = _open_revision(url, revision, cache_dir, (*(f"{name}-" for name in SIDE_NAMES), f"{SIMILAR}-"))
     sides = [_shards(folder, manifest, name) for name in SIDE_NAMES]
-    rows = [RowShards([shard["final"] for shard in shards]) for shards in sides]
+    rows = [_table(folder, manifest, side, sides[side], "final") for side in SIDES]
     return FinalScores(rows, _histories(folder, manifest, sides[USERS], train))
 
 
@@ -285,7 +256,7 @@ def _histories(folder: Path, manifest: dict, user_shards: list[dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TeacherRevision:
-    """Holds a revision's vectors, memory-mapped where there is one shard, and the weights of its prompt module."""
+    """Holds a revision's vectors, memory-mapped, and the weights of its prompt module."""
 
     revision: int
     vectors: TeacherVectors
@@ -305,11 +276,8 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None, train: 
     folder, manifest = _open_revision(url, revision, cache_dir, ("",))
 
     shards_of = [_shards(folder, manifest, name) for name in SIDE_NAMES]
-
-    def joined(shards: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {k: shards[0][k] if len(shards) == 1 else torch.cat([s[k] for s in shards]) for k in shards[0]}
-
-    user, item = (joined(shards) for shards in shards_of)
+    names = [name for name in shards_of[USERS][0] if not name.startswith("history.")]
+    user, item = ({name: _table(folder, manifest, side, shards_of[side], name).whole() for name in names} for side in SIDES)
     modalities = manifest["modalities"]
     vectors = TeacherVectors(
         user["final"],
@@ -322,6 +290,14 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None, train: 
         histories=_histories(folder, manifest, shards_of[USERS], train),
     )
     return TeacherRevision(revision, vectors, load_file(str(folder / "prompt.safetensors")))
+
+
+def read_prompt(url: str, revision: int, cache_dir: str | None = None) -> dict[str, Tensor]:
+    """Verifies and reads the weights of a revision's prompt module, by name."""
+    from safetensors.torch import load_file
+
+    folder, _ = _open_revision(url, revision, cache_dir, ("prompt.",))
+    return load_file(str(folder / "prompt.safetensors"))
 
 
 def teacher_config_of(manifest: dict) -> TeacherConfig:

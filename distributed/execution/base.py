@@ -2,10 +2,8 @@
 
 from typing import Protocol
 
-from torch import Tensor
-
 from ...core.config import EvaluationConfig
-from ...core.histories import Histories
+from ..artifacts.stored_scores import StoredScores
 from ..messages import LabelJob, RankingJob, StudentJob, TeacherJob, TuneJob
 
 
@@ -38,13 +36,12 @@ class Executor(Protocol):
         """
         ...
 
-    def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: Histories = ()) -> dict[str, float]:
+    def evaluate(self, scores: StoredScores, split: str, config: EvaluationConfig) -> dict[str, float]:
         """Full-ranking metrics of a split.
 
         Args:
-            users, items: Final vectors, float32 [num_users, d] and [num_items, d].
+            scores: The final scores of a trained model.
             split: "validation" or "test".
             config: Cutoffs and metrics.
-            histories: Scores from all users' histories, which are added to the vectors' dot products.
         """
         ...

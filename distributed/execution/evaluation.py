@@ -1,4 +1,4 @@
-"""Sharded exact evaluation of finished vectors: each process ranks a share of the users, and the sums add up."""
+"""Sharded exact evaluation of trained models: each process ranks a share of the users, and the sums add up."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -8,7 +8,6 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from ...core.histories import Histories
 from ...core.metrics import RankingMetrics
 from ...core.ranking import rank_users
 from ...graph_store.dataset import masks, open_dataset
@@ -16,41 +15,34 @@ from ..config import ClusterConfig
 from ..messages import EvaluationJob
 from .lines import start_progress, watching
 
-Vectors = tuple[np.ndarray, np.ndarray, Histories]
 
-
-def rank_share(job: EvaluationJob, vectors: Vectors, rank: int, world_size: int) -> list[np.ndarray]:
+def rank_share(job: EvaluationJob, rank: int, world_size: int) -> list[np.ndarray]:
     """Ranks all items for one share of the users; returns the sums that `add_shares` adds up.
 
     Args:
         job: What to rank.
-        vectors: Final vectors of users and items, float32 [num_users, d] and [num_items, d], and scores from all users' histories, which
-            are added to their dot products.
         rank, world_size: The share, and the number of shares.
     """
     torch.set_num_threads(job.threads)
-    held_out, exclude = masks(open_dataset(job.dataset_url, job.cache_dir), job.split)
-    users, items = (torch.from_numpy(array.copy()) for array in vectors[:2])
-    config = job.config
-    cutoffs, memory_mib, further = config.cutoffs, config.memory_mib, config.metrics
-    metrics = rank_users(users, items, held_out, exclude, cutoffs, memory_mib, rank, world_size, further, vectors[2])
-    return [state.numpy() for state in metrics.states()]
+    dataset, config = open_dataset(job.dataset_url, job.cache_dir), job.config
+    held_out, exclude = masks(dataset, job.split)
+    scores = job.scores.open(lambda: dataset.rows("train"), job.cache_dir)
+    further, histories = config.metrics, scores.histories
+    masked = held_out, exclude, config.cutoffs, config.memory_mib, rank, world_size, further, histories
+    return [state.numpy() for state in rank_users(scores.users, scores.items, *masked).states()]
 
 
 @ray.remote(num_cpus=1)
-def _rank_in_task(job: EvaluationJob, vectors: Vectors, rank: int, world_size: int, lines: ActorHandle) -> list[np.ndarray]:
+def _rank_in_task(job: EvaluationJob, rank: int, world_size: int, lines: ActorHandle) -> list[np.ndarray]:
     lines.start.remote()
-    return rank_share(job, vectors, rank, world_size)
+    return rank_share(job, rank, world_size)
 
 
-def evaluate_vectors(
-    job: EvaluationJob, vectors: ray.ObjectRef, cluster: ClusterConfig, lines: ActorHandle | None = None
-) -> list[list[np.ndarray]]:
+def evaluate_in_tasks(job: EvaluationJob, cluster: ClusterConfig, lines: ActorHandle | None = None) -> list[list[np.ndarray]]:
     """Ranks in as many tasks of Ray as the cluster has workers; returns what `rank_share` returned in each.
 
     Args:
         job: What to rank.
-        vectors: Refers to what `rank_share` ranks.
         cluster: The number of workers, and the longest wait for a task to start.
         lines: The actor that carries lines to the driver; None: one of its own.
 
@@ -59,7 +51,7 @@ def evaluate_vectors(
     """
     lines, num_shards = lines or start_progress(), cluster.num_workers
     with watching(lines, cluster.start_timeout, "an evaluation task of 1 CPU"):
-        tasks = [_rank_in_task.remote(job, vectors, rank, num_shards, lines) for rank in range(num_shards)]
+        tasks = [_rank_in_task.remote(job, rank, num_shards, lines) for rank in range(num_shards)]
         return cast(list[list[np.ndarray]], ray.get(tasks))
 
 

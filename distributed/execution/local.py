@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from ...core.config import EvaluationConfig
-from ...core.histories import Histories
 from ...core.ranking import evaluate
 from ...core.storage import exists, join
 from ...graph_store.dataset import Dataset, masks
+from ..artifacts.stored_scores import StoredScores
 from ..config import ClusterConfig
 from ..labels.labeler import Labeler, clear_labels, publish_labels, stream_here
 from ..labels.rankings import rank_here
@@ -70,12 +69,13 @@ class LocalExecutor:
             written = [labeler.write_block(url, epoch, block) for epoch in range(epochs) for block in range(job.num_blocks)]
         return publish_labels(job, url, epochs, written, metadata)
 
-    def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: Histories = ()) -> dict[str, float]:
+    def evaluate(self, scores: StoredScores, split: str, config: EvaluationConfig) -> dict[str, float]:
         """See `Executor`."""
         held_out, exclude = masks(self.dataset, split)
+        opened, further = scores.open(lambda: self.dataset.rows("train"), self.cluster.cache_dir), config.metrics
+        masked = held_out, exclude, config.cutoffs, config.memory_mib
         with torch_threads(self.cluster.worker_threads):
-            further = config.metrics
-            return evaluate(users, items, held_out, exclude, config.cutoffs, config.memory_mib, further=further, histories=histories)
+            return evaluate(opened.users, opened.items, *masked, further=further, histories=opened.histories)
 
 
 def _locally(job: TeacherJob | StudentJob | TuneJob) -> TeacherJob | StudentJob | TuneJob:

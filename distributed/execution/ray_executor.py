@@ -12,18 +12,17 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
-from torch import Tensor
 
 from ...core.config import EvaluationConfig
-from ...core.histories import Histories
 from ...core.storage import join
 from ...graph_store.dataset import open_dataset
+from ..artifacts.stored_scores import StoredScores
 from ..config import ClusterConfig
 from ..messages import EvaluationJob, LabelJob, RankingJob, StudentJob, TeacherJob, TuneJob
 from ..run_job import run_job
 from ..surroundings import Surroundings
 from ..worker import Worker
-from .evaluation import add_shares, evaluate_vectors, rank_share
+from .evaluation import add_shares, evaluate_in_tasks, rank_share
 from .kept_workers import KeptWorkers
 from .label_pool import materialise, rank_users, stream_blocks
 from .launch import fit
@@ -141,16 +140,16 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         self._wait_for_ray("label")
         return materialise(job, run_url, epochs, self.cluster, metadata, self.lines)
 
-    def evaluate(self, users: Tensor, items: Tensor, split: str, config: EvaluationConfig, histories: Histories = ()) -> dict[str, float]:
+    def evaluate(self, scores: StoredScores, split: str, config: EvaluationConfig) -> dict[str, float]:
         """See `Executor`; the workers rank a share of the users each, or as many tasks where no worker waits for a job."""
         self._wait_for_ray("evaluate")
-        job = EvaluationJob(join(self.run_url, "dataset"), split, config, self.cluster.worker_threads, self.cluster.cache_dir)
-        vectors = ray.put((users.numpy(), items.numpy(), histories))
+        url, cluster = join(self.run_url, "dataset"), self.cluster
+        job = EvaluationJob(url, scores, split, config, cluster.worker_threads, cluster.cache_dir)
         if self._kept is not None and self._kept.are_usable:
-            shares = self._kept.run("evaluate", rank_on_worker, job, vectors)
+            shares = self._kept.run("evaluate", rank_on_worker, job)
         else:
-            shares = evaluate_vectors(job, vectors, self.cluster, self.lines)
-        return add_shares(job, items.shape[0], shares)
+            shares = evaluate_in_tasks(job, cluster, self.lines)
+        return add_shares(job, open_dataset(url, cluster.cache_dir).num_items, shares)
 
 
 def name_of(job: Job) -> str:
@@ -184,10 +183,10 @@ def run_on_worker(job: Job, service: ActorHandle | None, lines: ActorHandle) -> 
     run_job(job, worker, Surroundings(dataset, graph, stream, show, labelers))
 
 
-def rank_on_worker(job: EvaluationJob, vectors: ray.ObjectRef, lines: ActorHandle) -> list[np.ndarray]:
+def rank_on_worker(job: EvaluationJob, lines: ActorHandle) -> list[np.ndarray]:
     """Ranks the share of the users that this worker of Ray Train has; see `rank_share`."""
     context = ray.train.get_context()
-    return rank_share(job, ray.get(vectors), context.get_world_rank(), context.get_world_size())
+    return rank_share(job, context.get_world_rank(), context.get_world_size())
 
 
 def current_worker(cluster: ClusterConfig) -> Worker:

@@ -2,21 +2,20 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pyarrow as pa
 import torch
 
 from ...core.artifact import publish_manifest
-from ...core.objectives import CandidateRequest, Labels, candidate_lists, label
-from ...core.sampling import UnseenItems
+from ...core.objectives import CandidateRequest, Labels, candidate_lists
+from ...core.sampling import UnseenItems, check_unseen
 from ...core.storage import join, remove, write_bytes
 from ...core.train_pairs import TrainPairs
 from ...graph_store.dataset import Dataset
-from ..artifacts.teacher import read_revision
 from ..messages import LabelJob
 from .blocks import block_name, labels_to_table, labels_url
 from .rankings import open_rankings
+from .teacher_scores import TeacherScores
 
 BlockFacts = dict[str, str | int]
 
@@ -34,10 +33,10 @@ class Labeler:
 
     def __init__(self, job: LabelJob, dataset: Dataset) -> None:
         self.job = job
-        self.train = dataset.csr("train")
+        self.train = dataset.rows("train")
+        check_unseen(self.train)
         self.pairs = TrainPairs.of(self.train, job.seed, job.examples)
-        self.vectors = read_revision(job.teacher_url, job.revision, job.cache_dir, lambda: self.train).vectors
-        self.unseen = UnseenItems(self.train)
+        self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
         self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
 
     def labels(self, epoch: int, block: int) -> Labels:
@@ -45,15 +44,14 @@ class Labeler:
         job = self.job
         steps = [self.pairs.at(epoch, job.share_of(step)) for step in job.steps_of(block)]
         examples, users, positives = (torch.cat(parts) for parts in zip(*steps))
-        request = CandidateRequest(users, positives, examples, self.unseen, job.seed, epoch)
-        if self.ranked is not None:
-            distinct, rows = torch.unique(users, return_inverse=True)
-            request = replace(request, ranking=self.ranked[distinct], ranking_rows=rows)
-        return label(self.vectors, users, candidate_lists(job.config, request))
+        distinct, rows = torch.unique(users, return_inverse=True)
+        unseen, ranking = UnseenItems(self.train.select(distinct), distinct), self.ranked[distinct] if self.ranked is not None else None
+        request = CandidateRequest(rows, positives, examples, unseen, job.seed, epoch, ranking, rows)
+        return self.scores.labels(users, candidate_lists(job.config, request))
 
     def table(self, epoch: int, block: int) -> pa.Table:
         """Returns a block as an Arrow table."""
-        return labels_to_table(self.labels(epoch, block), list(self.vectors.modal_item), self.job.revision, epoch, block)
+        return labels_to_table(self.labels(epoch, block), self.scores.modalities, self.job.revision, epoch, block)
 
     def write_block(self, url: str, epoch: int, block: int) -> BlockFacts:
         """Writes a block as an Arrow IPC file below `url`; returns its name, size, checksum and number of rows."""

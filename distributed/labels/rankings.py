@@ -92,7 +92,7 @@ class Ranker:
     """
 
     def __init__(self, job: RankingJob, dataset: Dataset) -> None:
-        self.job, self.train = job, dataset.csr("train")
+        self.job, self.train = job, dataset.rows("train")
         check_unseen(self.train)
         self.scores = final_scores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
         self.items = self.scores.rows[ITEMS].whole()

@@ -1,64 +1,36 @@
 """Draws candidates that the student itself ranks high, and scores them with the teacher (docs/method.md 3.6), in the full engine."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ...core.config import DistillationConfig
 from ...core.graph import Csr
-from ...core.histories import add_list_scores
-from ...core.objectives import Labels, draw_ranked, label, needs_modalities
+from ...core.objectives import Labels, draw_ranked
 from ...core.ranking import top_unseen
 from ...core.sampling import STREAM_STUDENT, rank_slice
-from ...core.sides import ITEMS, USERS
-from ...core.vectors import TeacherVectors
-from ..artifacts.teacher import final_scores, modal_rows
-from ..messages import StudentJob
+from ..labels.teacher_scores import TeacherScores
 from ..worker import Worker
 
 
-class TeacherScores:
-    """Scores lists with a revision's vectors, which stay memory-mapped on the CPU, and its similarities of items.
+def extended(labels: Labels, items: Tensor, scores: TeacherScores) -> Labels:
+    """Returns the labels with further candidates at their end; scores by modality are left out where no loss reads them.
 
     Args:
-        job: The student's job, which names the teacher and the revision.
-        device: The worker's device.
-        train: Returns the train items of all users, on the CPU; called where the teacher scores histories.
+        labels: Labels with scores, on the device.
+        items: int64 [n, k], the further candidates of each list.
+        scores: Scores the further candidates.
     """
-
-    def __init__(self, job: StudentJob, device: torch.device, train: Callable[[], Csr]) -> None:
-        url, revision, cache_dir = job.teacher_url, job.revision, job.cluster.cache_dir
-        by_modality = any(needs_modalities(name) for name in job.distill.loss_weights())
-        self.final = final_scores(url, revision, train, cache_dir).to(device)
-        modal = modal_rows(url, revision, cache_dir) if by_modality else {}
-        self.modal = {modality: [rows.to(device) for rows in sides] for modality, sides in modal.items()}
-
-    def extend(self, labels: Labels, items: Tensor) -> Labels:
-        """Returns the labels with further candidates at their end; scores by modality are left out where no loss reads them.
-
-        Args:
-            labels: Labels with scores, on the device.
-            items: int64 [n, k], the further candidates of each list.
-        """
-        assert labels.scores is not None
-        assert labels.modal_scores is not None
-        lists = torch.cat([labels.candidates[:, :1], items], 1)  # scores are relative to the positive's
-        users, user_rows = torch.unique(labels.users, return_inverse=True)
-        distinct, item_rows = torch.unique(lists, return_inverse=True)
-        of_users, of_items = ({m: sides[side][ids] for m, sides in self.modal.items()} for side, ids in ((USERS, users), (ITEMS, distinct)))
-        final = self.final.rows[USERS][users], self.final.rows[ITEMS][distinct]
-        further = label(TeacherVectors(*final, of_users, of_items, None, None, {}), user_rows, item_rows)
-        assert further.scores is not None
-        assert further.modal_scores is not None
-        of_histories = add_list_scores(torch.zeros_like(further.scores), self.final.histories, labels.users, lists)
-        scores = further.scores + of_histories - of_histories[:, :1]
-        return Labels(
-            labels.users,
-            torch.cat([labels.candidates, items], 1),
-            torch.cat([labels.scores, scores[:, 1:]], 1),
-            torch.cat([labels.modal_scores[: len(self.modal)], further.modal_scores[:, :, 1:]], 2),
-        )
+    assert labels.scores is not None
+    assert labels.modal_scores is not None
+    further = scores.labels(labels.users, torch.cat([labels.candidates[:, :1], items], 1))  # scores are relative to the positive's
+    assert further.scores is not None
+    assert further.modal_scores is not None
+    return Labels(
+        labels.users,
+        torch.cat([labels.candidates, items], 1),
+        torch.cat([labels.scores, further.scores[:, 1:]], 1),
+        torch.cat([labels.modal_scores[: len(scores.modalities)], further.modal_scores[:, :, 1:]], 2),
+    )
 
 
 class OwnCandidates:
@@ -103,4 +75,4 @@ class OwnCandidates:
         items = draw_ranked(self._ranking, labels.users, examples, count, *keys)
         if self.scores is None:
             return Labels(labels.users, torch.cat([labels.candidates, items], 1))
-        return self.scores.extend(labels, items)
+        return extended(labels, items, self.scores)

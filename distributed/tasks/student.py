@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from ...core.graph import Csr
-from ...core.objectives import CandidateRequest, Decoders, Labels, LossInputs, StudentSide, distillation_terms, plain_lists, student_terms
+from ...core.objectives import (
+    CandidateRequest,
+    Decoders,
+    Labels,
+    LossInputs,
+    StudentSide,
+    distillation_terms,
+    needs_modalities,
+    plain_lists,
+    student_terms,
+)
 from ...core.rows import RowTables
 from ...core.sampling import UserWeights
 from ...core.scoring import candidate_scores
@@ -21,12 +31,13 @@ from ..engines.examples import Examples
 from ..engines.learners import AdamLearner, Learner, take_prefix
 from ..engines.view import ID, FeatureInputs, View
 from ..labels.source import LabelSource
+from ..labels.teacher_scores import TeacherScores
 from ..loop.selection import Selection
 from ..messages import StudentJob
 from ..worker import Worker
 from .base import Pair, RowsOf, Task
 from .layers import LayerByLayer
-from .own_candidates import OwnCandidates, TeacherScores
+from .own_candidates import OwnCandidates
 from .tuning import PromptTuner
 
 WARM_START_ROWS = 16_384
@@ -180,7 +191,11 @@ class StudentTask(Task[StudentBatch]):
         if self.job.distill.use_teacher and self.tuner is None:
             self._source = self._open_labels(list(self.targets), epochs)
             has_own = self.job.distill.num_student > 0
-            self._scores = TeacherScores(self.job, self.worker.device, self._train_items) if has_own else None
+            self._scores = self._teacher_scores() if has_own else None
+
+    def _teacher_scores(self) -> TeacherScores:
+        job, by_modality = self.job, any(needs_modalities(name) for name in self.job.distill.loss_weights())
+        return TeacherScores(job.teacher_url, job.revision, self._train_items, job.cluster.cache_dir, by_modality, self.worker.device)
 
     def close(self) -> None:
         if self._source is not None:

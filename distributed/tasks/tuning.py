@@ -20,7 +20,7 @@ from ...core.teacher.model import teacher_loss, teacher_vectors, with_compared_m
 from ...core.teacher.reduction import FeatureReduction
 from ...core.teacher.softmax import compared_items
 from ...core.vectors import TeacherVectors
-from ..artifacts.teacher import output_of_vectors, read_revision, read_weights, teacher_config_of, write_revision
+from ..artifacts.teacher import output_of_vectors, read_prompt, read_weights, teacher_config_of, write_revision
 from ..engines.full.catalog import WholeCatalog
 from ..engines.learners import AdamLearner, take_prefix
 from ..engines.view import PROMPT
@@ -68,7 +68,7 @@ class PromptTuner:
         config = teacher_config_of(manifest)
         reduction = FeatureReduction(dict(manifest["modalities"]), config)
         reduction.load_state_dict(take_prefix("reduction.", weights))
-        reduction.prompt.load_state_dict(read_revision(job.teacher_url, job.revision, job.cluster.cache_dir).prompt)
+        reduction.prompt.load_state_dict(read_prompt(job.teacher_url, job.revision, job.cluster.cache_dir))
         reduction.requires_grad_(False)
         reduction.towers.to(config.tower_dtype)  # the dtype that they were trained in; the prompt learns in float32
         reduction.prompt.requires_grad_(config.prompt)

@@ -22,7 +22,7 @@ from ...core.storage import JsonObject, join, remove
 from ...core.top_k import top_k
 from ...distributed.artifacts.teacher import revision_url
 from ...distributed.execution.local import LocalExecutor
-from ...graph_store.dataset import Dataset, masks, open_dataset
+from ...graph_store.dataset import Dataset, open_dataset
 from ..runs.compatibility import check_teachable
 from ..runs.models import TrainedModel, agreement_of, trained_student, trained_teacher
 from ..runs.report import read_history
@@ -166,7 +166,7 @@ def trained_model(stage: str, url: str, dataset: Dataset, cache_dir: str | None)
 def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
     """Validation metrics of the chosen epoch, sizes and times; `seconds` is the time of the training."""
     evaluation, model = cell.settings.evaluation, trained_model(cell.stage, cell.url, dataset, cell.settings.cluster.cache_dir)
-    held_out, train = masks(dataset, "validation")
+    held_out, train = (dataset.csr(split) for split in ("validation", "train"))
     teacher = trained_teacher(cell.url, dataset, cell.settings.cluster.cache_dir) if cell.teacher_url is not None else None
 
     def validate(users: Tensor, items: Tensor, histories: Histories = ()) -> dict[str, float]:
@@ -181,7 +181,7 @@ def _result(cell: Cell, dataset: Dataset, seconds: float) -> CellResult:
         rankings.append(time.monotonic() - started)
     return CellResult(
         validation=validate(model.users, model.items, model.histories),
-        modalities={modality: validate(*vectors) for modality, vectors in model.modal.items()},
+        modalities={modality: validate(*vectors) for modality, vectors in model.modal().items()},
         **asdict(model.facts),
         epochs=len(history),
         seconds=seconds,

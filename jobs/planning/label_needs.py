@@ -3,7 +3,7 @@
 from ...core.histories import BLOCK_ENTRIES, BLOCK_SCORES, ENTRY_BYTES
 from ...core.objectives import candidate_policy
 from ...core.scoring import CHUNK_BYTES
-from ...distributed.artifacts.teacher import ROWS_A_SHARD
+from ...distributed.artifacts.row_shards import ROWS_A_SHARD
 from ...distributed.labels.rankings import USERS_A_RANGE
 from ..settings import Settings
 from . import kinds

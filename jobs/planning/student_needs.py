@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ...core.linear.factors import width_of
-from ...distributed.artifacts.teacher import ROWS_A_SHARD
+from ...distributed.artifacts.row_shards import ROWS_A_SHARD
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate, Seeds

@@ -1,19 +1,21 @@
 """Trained models as evaluation, export and experiments read them: the vectors that serve, and what they cost."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ...core.agreement import Scores, agreement
-from ...core.artifact import open_artifact, read_manifest
+from ...core.artifact import read_manifest
 from ...core.config import EvaluationConfig
 from ...core.graph import Csr
 from ...core.histories import Histories
 from ...core.kinds import TEACHERS
+from ...core.sides import ITEMS, USERS
 from ...core.storage import JsonObject, join
 from ...core.teacher.base import Teacher
-from ...distributed.artifacts.teacher import read_revision, read_weights, teacher_config_of
+from ...distributed.artifacts.stored_scores import StoredScores
+from ...distributed.artifacts.teacher import modal_rows, read_revision, read_weights, teacher_config_of
 from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
 
@@ -42,20 +44,22 @@ class TrainedModel:
     """A trained teacher or student.
 
     Attributes:
-        users: Final vectors, float32 [num_users, d].
-        items: float32 [num_items, d].
+        stored: Names its final scores for other processes.
+        users: Final vectors, float32 [num_users, d], memory-mapped.
+        items: float32 [num_items, d], memory-mapped.
         facts: Costs and choice.
-        modal: Of a teacher, the final vectors of users and items by modality, float32 in the same shapes.
+        modal: Of a teacher, reads the final vectors of users and items by modality, float32 in the same shapes.
         trials: Settings that a teacher's own fit tried on validation, where its manifest says so.
         histories: Of a teacher, scores from all users' train interactions, which are added to the final vectors' dot products.
         untouched: Of a teacher, the vectors that its features alone give to items without train interactions, float32 [n, d] for their
             indices, int64 [n]; None where features do not reach them.
     """
 
+    stored: StoredScores
     users: Tensor
     items: Tensor
     facts: ModelFacts
-    modal: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    modal: Callable[[], dict[str, tuple[Tensor, Tensor]]] = dict
     trials: int | None = None
     histories: Histories = ()
     untouched: Callable[[Tensor], Tensor | None] = lambda rows: None
@@ -67,24 +71,30 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
     Raises:
         InputError: it is missing or damaged.
     """
-    url = join(run_url, "teacher")
-    manifest, vectors = read_manifest(url, "teacher"), read_revision(url, 0, cache_dir, lambda: dataset.csr("train")).vectors
+    url, stored = join(run_url, "teacher"), StoredScores(run_url, "teacher")
+
+    def train() -> Csr:
+        return dataset.csr("train")
+
+    manifest, scores = read_manifest(url, "teacher"), stored.open(train, cache_dir)
     features = sum(dataset.num_items * dim * FLOAT_BYTES for _, dim in manifest["modalities"])  # of those that it reads
     # Weights, prompt and raw features (as float32): what must be held to produce the scores that serve.
     held = manifest["num_parameters"] * FLOAT_BYTES + features
-    if vectors.histories:  # beside the values, which are parameters: where they stand, the users' weights, and once the histories
-        similar = [part.similarities for part in vectors.histories]
+    if scores.histories:  # beside the values, which are parameters: where they stand, the users' weights, and once the histories
+        similar = [part.similarities for part in scores.histories]
         held += sum(each.num_bytes - each.values.numel() * FLOAT_BYTES for each in similar)
-        held += len(similar) * vectors.user.shape[0] * FLOAT_BYTES + vectors.histories[0].histories.columns.numel() * INDEX_BYTES
-    facts = _facts(manifest, held)
-    modal = {m: (vectors.modal_user[m], items) for m, items in vectors.modal_item.items()}
+        held += len(similar) * scores.users.shape[0] * FLOAT_BYTES + scores.histories[0].histories.columns.numel() * INDEX_BYTES
+
+    def modal() -> dict[str, tuple[Tensor, Tensor]]:
+        return {m: (sides[USERS].whole(), sides[ITEMS].whole()) for m, sides in modal_rows(url, 0, cache_dir).items()}
 
     def untouched(rows: Tensor) -> Tensor | None:
         config, weights = teacher_config_of(manifest), read_weights(url, cache_dir)[0]
         kind: type[Teacher] = TEACHERS.get(config.kind)
-        return kind.untouched_items(config, vectors, weights, rows)
+        return kind.untouched_items(config, read_revision(url, 0, cache_dir, train).vectors, weights, rows)
 
-    return TrainedModel(vectors.user, vectors.item, facts, modal, _trials(manifest), vectors.histories, untouched)
+    facts = _facts(manifest, held)
+    return TrainedModel(stored, scores.users, scores.items, facts, modal, _trials(manifest), tuple(scores.histories), untouched)
 
 
 def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
@@ -93,12 +103,13 @@ def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
     Raises:
         InputError: it is missing or damaged.
     """
-    from safetensors.torch import load_file
+    stored, model = StoredScores(run_url, "student"), join(stage_url(run_url, "student"), "model")
+    scores, facts = stored.open(_no_histories, cache_dir), read_manifest(model, "student-model")
+    return TrainedModel(stored, scores.users, scores.items, _facts(facts, (scores.users.numel() + scores.items.numel()) * FLOAT_BYTES))
 
-    folder, manifest = open_artifact(join(stage_url(run_url, "student"), "model"), "student-model", cache_dir)
-    vectors = load_file(str(folder / "vectors.safetensors"))
-    users, items = vectors["user"], vectors["item"]
-    return TrainedModel(users, items, _facts(manifest, (users.numel() + items.numel()) * FLOAT_BYTES))
+
+def _no_histories() -> Csr:
+    raise AssertionError("a student's scores are dot products")
 
 
 def agreement_of(teacher: TrainedModel, student: TrainedModel, train: Csr, config: EvaluationConfig) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Items that nobody has touched: the map that the bundle ships, and how it ranks the cold items of a dataset that holds some out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from ...core.new_items import ItemMap, fit_item_map
 from ...core.new_items.draws import STREAM_FITTED, order_by_draw
 from ...core.new_items.encoding import RawRows
 from ...core.storage import JsonObject
+from ...distributed.artifacts.stored_scores import StoredScores
 from ...graph_store.catalog import COLD
 from ...graph_store.dataset import Dataset
 from .models import TrainedModel
@@ -38,7 +39,7 @@ def fit_new_items(dataset: Dataset, student: TrainedModel, seed: int) -> ItemMap
     has_features = np.zeros(dataset.num_items, bool)
     for modality in dataset.modalities:
         has_features |= _present(dataset, modality)
-    degrees = torch.bincount(train.columns, minlength=dataset.num_items)
+    degrees = dataset.item_degrees("train")
     rows = ((degrees > 0) & torch.from_numpy(has_features)).nonzero().flatten()
     most = _most_rows(dataset)
     if rows.numel() > most:
@@ -52,11 +53,13 @@ class BundleItems:
     """Holds the item vectors that the bundle ships.
 
     Attributes:
+        scores: The student's final scores with these item vectors.
         vectors: float32 [num_items, d].
         num_untouched: Items of the catalog without train interactions.
         num_mapped: Those of them that have the map's vectors in place of the student's own.
     """
 
+    scores: StoredScores
     vectors: Tensor
     num_untouched: int
     num_mapped: int
@@ -70,17 +73,18 @@ def bundle_items(dataset: Dataset, student: TrainedModel, item_map: ItemMap | No
         student: The trained student.
         item_map: Its map; None: all items keep the student's own vectors.
     """
-    degrees = torch.bincount(dataset.csr("train").columns, minlength=dataset.num_items)
-    untouched = (degrees == 0).nonzero().flatten()
-    vectors, num_mapped = student.items, 0
-    if item_map is not None and untouched.numel():
-        vectors = student.items.clone()
-        for items in untouched.split(_most_rows(dataset)):
-            features = {modality: features_of(dataset, modality, items) for modality in item_map.encodings}
-            has_features = torch.stack([present for _, present in features.values()], 1).any(1)
-            vectors[items[has_features]] = item_map.vectors(features)[has_features]
-            num_mapped += int(has_features.sum())
-    return BundleItems(vectors, untouched.numel(), num_mapped)
+    untouched = (dataset.item_degrees("train") == 0).nonzero().flatten()
+    if item_map is None or not untouched.numel():
+        return BundleItems(student.stored, student.items, untouched.numel(), 0)
+    mapped, of_map = [], []
+    for items in untouched.split(_most_rows(dataset)):
+        features = {modality: features_of(dataset, modality, items) for modality in item_map.encodings}
+        has_features = torch.stack([present for _, present in features.values()], 1).any(1)
+        mapped.append(items[has_features])
+        of_map.append(item_map.vectors(features)[has_features])
+    changed, vectors = (torch.cat(mapped), torch.cat(of_map)), student.items.clone()
+    vectors[changed[0]] = changed[1]
+    return BundleItems(replace(student.stored, changed=changed), vectors, untouched.numel(), changed[0].numel())
 
 
 def _most_rows(dataset: Dataset) -> int:

@@ -2,10 +2,8 @@
 
 from dataclasses import asdict
 
-from torch import Tensor
-
-from ...core.histories import Histories
 from ...core.storage import JsonObject
+from ...distributed.artifacts.stored_scores import StoredScores
 from ...distributed.execution.base import Executor
 from ...graph_store.catalog import COLD
 from ...graph_store.dataset import Dataset
@@ -38,11 +36,11 @@ def evaluate(settings: Settings, executor: Executor | None = None) -> None:
                 "student": _of_model(settings, dataset, opened, student),
             }
             if teacher is not None:
-                evaluated["student"]["agreement"] = agreement_of(teacher, student, dataset.csr("train"), settings.evaluation)
+                evaluated["student"]["agreement"] = agreement_of(teacher, student, dataset.rows("train"), settings.evaluation)
             bundle = bundle_items(dataset, student, item_map if maps else None)
             if bundle.num_mapped:
                 counts = {"num_untouched": bundle.num_untouched, "num_mapped": bundle.num_mapped}
-                evaluated["bundle"] = {**_metrics(settings, dataset, opened, student.users, bundle.vectors), **counts}
+                evaluated["bundle"] = {**_metrics(settings, dataset, opened, bundle.scores), **counts}
         cold = cold_results(dataset, settings.evaluation, student, teacher, item_map)
         return evaluated if cold is None else {**evaluated, "cold": cold}
 
@@ -52,15 +50,13 @@ def evaluate(settings: Settings, executor: Executor | None = None) -> None:
 
 def _of_model(settings: Settings, dataset: Dataset, executor: Executor, model: TrainedModel) -> JsonObject:
     """The metrics of a model and its facts, as results.json has them."""
-    return {**_metrics(settings, dataset, executor, model.users, model.items, model.histories), **asdict(model.facts)}
+    return {**_metrics(settings, dataset, executor, model.stored), **asdict(model.facts)}
 
 
-def _metrics(
-    settings: Settings, dataset: Dataset, executor: Executor, users: Tensor, items: Tensor, histories: Histories = ()
-) -> JsonObject:
-    """The metrics of rankings by dot product and scores from histories, on every split that there is."""
+def _metrics(settings: Settings, dataset: Dataset, executor: Executor, scores: StoredScores) -> JsonObject:
+    """The metrics of rankings by final scores, on every split that there is."""
     splits = [split for split in ("validation", "test") if dataset.has_split(split)]
-    return {split: executor.evaluate(users, items, split, settings.evaluation, histories) for split in splits}
+    return {split: executor.evaluate(scores, split, settings.evaluation) for split in splits}
 
 
 EVALUATE: Verb[Settings] = Verb(

@@ -180,3 +180,23 @@ def test_a_scratch_file_without_room_is_refused_by_name(tmp_path):
         scratch(np.uint8, 1 << 62, folder=tmp_path)
     with pytest.raises(InputError, match=r"TMPDIR\) has no room"):
         scratch(np.uint8, 1 << 62)
+
+
+def test_rows_are_mapped_and_equal_those_in_memory(tmp_path, small):
+    write_dataset(str(tmp_path / "d"), small, {})
+    dataset = open_dataset(str(tmp_path / "d"))
+    for split in ("train", "validation", "test"):
+        mapped, whole = dataset.rows(split), dataset.csr(split)
+        assert mapped.pointers.tolist() == whole.pointers.tolist()
+        assert mapped.columns.tolist() == whole.columns.tolist()
+        assert mapped.num_columns == whole.num_columns
+    assert dataset.rows("train").columns.dtype == torch.int32
+
+
+def test_rows_of_a_dataset_without_their_file_are_read_into_memory(tmp_path, small):
+    write_dataset(str(tmp_path / "d"), small, {})
+    dataset = open_dataset(str(tmp_path / "d"))
+    (dataset.folder / "interactions" / "train.rows.safetensors").unlink()
+    assert dataset.rows("train").columns.tolist() == dataset.csr("train").columns.tolist()
+    with pytest.raises(RunError, match="withheld"):
+        dataset.without("test").rows("test")

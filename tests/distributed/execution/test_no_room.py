@@ -2,12 +2,12 @@
 
 import signal
 
-import numpy as np
 import pytest
 from promptmm.core.config import EvaluationConfig
 from promptmm.core.errors import RunError
+from promptmm.distributed.artifacts.stored_scores import StoredScores
 from promptmm.distributed.config import ClusterConfig
-from promptmm.distributed.execution.evaluation import evaluate_vectors
+from promptmm.distributed.execution.evaluation import evaluate_in_tasks
 from promptmm.distributed.execution.label_pool import materialise
 from promptmm.distributed.messages import EvaluationJob, LabelJob
 
@@ -39,9 +39,9 @@ def sigint(request):
 
 def test_evaluation_and_labels(ray_cluster, full_cluster, tiny_run, sigint):
     cluster = ClusterConfig(start_timeout=2.0)
-    vectors = ray_cluster.put((np.zeros((150, 4), np.float32), np.zeros((90, 4), np.float32), ()))
+    scores = StoredScores(str(tiny_run), "student")
     with pytest.raises(RunError, match=r"start_timeout=2 seconds: the cluster has no room for an evaluation task of 1 CPU"):
-        evaluate_vectors(EvaluationJob(f"{tiny_run}/dataset", "test", EvaluationConfig(), 1), vectors, cluster)
+        evaluate_in_tasks(EvaluationJob(f"{tiny_run}/dataset", scores, "test", EvaluationConfig(), 1), cluster)
     job = LabelJob(f"{tiny_run}/dataset", f"{tiny_run}/teacher", 0, None, 256, 2, 1000, 0)  # type: ignore[arg-type]
     with pytest.raises(RunError, match=r"start_timeout=2 seconds: the cluster has no room for 1 labelers of 1 CPU each"):
         materialise(job, str(tiny_run), 1, cluster, {})

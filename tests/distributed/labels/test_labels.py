@@ -63,7 +63,7 @@ def test_shards_of_every_step_make_up_the_whole(job, dataset):
 
 def test_materialised_labels_are_those_of_the_labeler(job, dataset, taught_run):
     labeler, steps = Labeler(job, dataset), []
-    stored = MaterialisedLabels(str(taught_run), job, list(labeler.vectors.modal_item))
+    stored = MaterialisedLabels(str(taught_run), job, labeler.scores.modalities)
     for step, labels in stored.epoch(2):
         steps.append(step)
         start = step % job.steps_a_block * job.batch_size
@@ -77,7 +77,7 @@ def test_wrong_revision_is_refused(job, dataset):
     labeler = Labeler(job, dataset)
     table = labeler.table(0, 0)
     with pytest.raises(InputError, match="revision 0 found, 1 expected"):
-        table_to_labels(table, list(labeler.vectors.modal_item), 1, 0, 0)
+        table_to_labels(table, labeler.scores.modalities, 1, 0, 0)
 
 
 def test_scores_beyond_float16_are_an_error():

@@ -151,7 +151,7 @@ def test_a_damaged_range_is_refused(label_job, dataset):
 def test_a_user_who_has_seen_everything_is_named(label_job, dataset, monkeypatch):
     rows, columns = torch.tensor([0, *[7] * 90, 9]), torch.tensor([3, *range(90), 4])
     everything = Csr.from_pairs(rows, columns, dataset.num_users, 90)
-    monkeypatch.setattr(type(dataset), "csr", lambda self, split: everything)
+    monkeypatch.setattr(type(dataset), "rows", lambda self, split: everything)
     with pytest.raises(InputError, match="user index 7 has seen all 90 items in train"):
         rank_here(label_job.rankings, dataset)
 
