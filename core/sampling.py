@@ -11,7 +11,7 @@ from .random import below, further_bits, permuted, random_below, random_bits
 
 # The first key of each independent random stream; the numbers stay, so that a seed goes on to draw the same.
 STREAM_ORDER, STREAM_CANDIDATE, STREAM_TOP, STREAM_DROPOUT, STREAM_INITIAL, STREAM_POSITIVE, STREAM_NEIGHBOUR, STREAM_DECAY = range(8)
-STREAM_COMPARED, STREAM_STUDENT = 8, 9
+STREAM_COMPARED, STREAM_STUDENT, STREAM_POOL = 8, 9, 10
 
 WEIGHT_ROWS = 1 << 20  # the number of users whose degrees are read at a time
 

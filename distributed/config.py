@@ -126,8 +126,26 @@ class LabelConfig:
         "materialised: Arrow files in run.dir, memory-mapped; streamed: straight to the students",
         choices=("materialised", "streamed"),
     )
+    by: str = setting(
+        "examples",
+        "examples: lists are drawn and scored for every example of every epoch; users: the scores of a user's train items, of the "
+        "teacher's ranking and of a pool are kept once, and the student draws lists from them in every epoch; needs mode=materialised",
+        choices=("examples", "users"),
+    )
+    pool: int = setting(200, "uniform unseen items of a user that are kept; read with labels.by=users only", ge=1)
+    seed: int | None = setting(None, "seed of what labels hold; not set: run.seed", ge=0)
     epochs: int = setting(10, "epochs for which materialised labels are made; later student epochs use them again in turn", ge=1)
     block_rows: int = setting(65_536, "examples in a label block; a block holds whole steps, at least one", ge=1)
+    scores: str = setting(
+        "float16",
+        "how scores are kept: float16, or uint8 with a range for each list, half the bytes; an error is at most 1/510 of the range",
+        choices=("float16", "uint8"),
+    )
+    compression: str = setting("none", "compression of materialised blocks: none, or zstd", choices=("none", "zstd"))
 
     def __post_init__(self) -> None:
         check_bounds(self, "labels")
+        if self.by == "users" and self.mode == "streamed":
+            raise InputError(
+                "labels.by=users keeps labels once for all epochs, and labels.mode=streamed makes them anew; set labels.mode=materialised"
+            )

@@ -4,7 +4,7 @@ A job says what to do and with which settings. It does not say how a worker reac
 run: the executor gives the worker these as `Surroundings` (`distributed/surroundings.py`).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..core.config import DistillationConfig, EvaluationConfig, OptimizerConfig, SamplingConfig, StudentConfig, TeacherConfig
@@ -148,7 +148,9 @@ class StudentJob(Job):
         batch = self.train.batch_size
         return LabelJob(
             join(self.run_url, "dataset"), self.teacher_url, self.revision, self.distill, batch, max(1, self.labels.block_rows // batch),
-            self.num_examples, self.seed, self.cluster.cache_dir, rank, world_size, examples=self.config.examples,
+            self.num_examples, self.seed if self.labels.seed is None else self.labels.seed, self.cluster.cache_dir, rank, world_size,
+            examples=self.config.examples, scores=self.labels.scores, compression=self.labels.compression, by=self.labels.by,
+            pool=self.labels.pool, draw_seed=self.seed,
         )  # fmt: skip
 
 
@@ -179,11 +181,14 @@ class LabelJob:
         batch_size: The student's global batch size.
         steps_a_block: The number of steps in a block.
         num_examples: The number of train interactions.
-        seed: Seed of the examples' order and of the candidates.
+        seed: Seed of what labels hold: the examples' order and the candidates, or with labels by user the pools.
         cache_dir: Folder for local copies of remote artifacts.
         rank, world_size: The student's worker whose share of each step is labelled, and the number of workers; (0, 1) labels whole steps.
         threads: torch threads of the labeler.
         examples: What an epoch visits, as in `student.examples`.
+        scores, compression: How scores are kept, and how blocks are compressed that are written, as in `labels`.
+        by, pool: Whether labels are kept by example or by user, and the size of a user's pool, as in `labels`.
+        draw_seed: Seed of what a student draws from labels by user.
     """
 
     dataset_url: str
@@ -199,6 +204,11 @@ class LabelJob:
     world_size: int = 1
     threads: int = 1
     examples: str = "interactions"
+    scores: str = "float16"
+    compression: str = "none"
+    by: str = "examples"
+    pool: int = 0
+    draw_seed: int = 0
 
     @property
     def rankings(self) -> "RankingJob | None":
@@ -207,7 +217,9 @@ class LabelJob:
         return RankingJob(self.dataset_url, self.teacher_url, self.revision, depth, self.cache_dir) if depth else None
 
     def candidates(self) -> dict[str, object]:
-        """Returns all that decides the candidate lists, for the manifest of materialised labels."""
+        """Returns all that decides the candidate lists, or with labels by user what they are drawn from, for the labels' manifest."""
+        if self.by == "users":
+            return {"pool": self.pool, "top_depth": candidate_policy(self.config).depth, "seed": self.seed}
         return {**candidate_identity(self.config, self.seed), "examples": self.examples}
 
     @property
@@ -239,10 +251,6 @@ class LabelJob:
         """Returns the number of labelled examples in every step of a block."""
         shares = [self.share_of(step) for step in self.steps_of(block)]
         return [share.stop - share.start for share in shares]
-
-    def of_whole_steps(self, steps_a_block: int) -> "LabelJob":
-        """Returns the same job for whole steps, in blocks of `steps_a_block` steps."""
-        return replace(self, rank=0, world_size=1, steps_a_block=steps_a_block)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ from .artifacts.output import Output
 from .engines.full.catalog import WholeCatalog, build_catalog
 from .engines.full.trainer import FullTrainer
 from .engines.validation import Validation
+from .labels.blocks import Ranked
+from .labels.rankings import open_rankings
 from .labels.source import LabelSource, MaterialisedLabels, StreamedLabels
+from .labels.user_labels import UserLabels
 from .loop.selection import Selection
 from .loop.stage import Stage
 from .loop.trainer import Trainer
@@ -71,10 +74,17 @@ def student_task(job: StudentJob, worker: Worker, around: Surroundings, tuner: P
 
     def open_labels(modalities: list[str], epochs: range) -> LabelSource:
         labels = job.label_job(worker.rank, worker.world_size)
+
+        def ranked() -> Ranked:
+            assert labels.rankings is not None
+            return open_rankings(labels.rankings, around.dataset).at
+
+        if labels.by == "users":
+            return UserLabels(job.run_url, labels, modalities, around.dataset)
         if job.labels.mode == "materialised":
-            return MaterialisedLabels(job.run_url, labels, modalities)
+            return MaterialisedLabels(job.run_url, labels, modalities, ranked)
         what = f"a block of labels from {around.labelers} (cluster.start_timeout)"
-        return StreamedLabels(labels, modalities, around.stream_labels(labels, epochs), job.cluster.start_timeout, what)
+        return StreamedLabels(labels, modalities, around.stream_labels(labels, epochs), job.cluster.start_timeout, what, ranked)
 
     return StudentTask(job, worker, open_labels, tuner, cache(lambda: around.dataset.csr("train")), around.show)
 

@@ -65,6 +65,8 @@ class Settings:
             )
         if distill.regime == "inline" and self.labels.mode == "streamed":
             raise InputError("labels.mode=streamed has no meaning with distill.regime=inline: labels are made in the student's worker")
+        if self.labels.by == "users":
+            self._check_user_labels()
         check_balance("distill", distill.user_balance, "student", student.examples)
         if not distill.use_teacher and not student.bpr_weight:
             raise InputError(
@@ -102,6 +104,16 @@ class Settings:
             raise InputError(
                 f"distill.candidates={self.distill.candidates}: num_candidates={policy.num_candidates}, depth={policy.depth}; make them at "
                 "least 1 and at least 0"
+            )
+
+    def _check_user_labels(self) -> None:
+        """Refuses labels by user where lists cannot be drawn from them."""
+        if self.distill.regime == "inline":
+            raise InputError("labels.by=users has no meaning with distill.regime=inline: labels are made in the student's worker")
+        if not candidate_policy(self.distill).draws_stored:
+            raise InputError(
+                f"labels.by=users: distill.candidates={self.distill.candidates} does not draw from what users' labels keep (draws_stored); "
+                "set labels.by=examples"
             )
 
     def _check_baseline(self) -> None:

@@ -1,7 +1,7 @@
 """Defines what a student learns: the teacher's labels of candidate lists, and the losses on them (docs/method.md 3)."""
 
 from .candidates import CandidatePolicy, CandidateRequest, candidate_identity, candidate_lists, candidate_policy, draw_ranked, plain_lists
-from .labels import Labels, label
+from .labels import Labels, label, list_scores
 from .terms import (
     Decoders,
     LossInputs,
@@ -26,6 +26,7 @@ __all__ = [
     "draw_ranked",
     "label",
     "learns_by_modality",
+    "list_scores",
     "needs_modalities",
     "plain_lists",
     "student_terms",

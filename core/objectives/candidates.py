@@ -13,7 +13,7 @@ from ..config import DistillationConfig
 from ..errors import InputError
 from ..kinds import CANDIDATES
 from ..random import random_below
-from ..sampling import STREAM_TOP, UnseenItems
+from ..sampling import STREAM_CANDIDATE, STREAM_TOP, UnseenItems
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class CandidatePolicy:
     """Defines the interface of every candidate policy; `distill.candidates=module:Class` names a subclass of your own."""
 
     component: ClassVar[str] = "candidates"
+    draws_stored: ClassVar[bool] = False  # whether it has `draw_stored`
 
     def __init__(self, config: DistillationConfig) -> None:
         self.config = config
@@ -66,9 +67,33 @@ class CandidatePolicy:
         """Returns the candidates beside the positives, int64 [n, K]; the first is BPR's negative, uniform over the user's unseen items."""
         raise NotImplementedError
 
+    def ranked_places(self, request: CandidateRequest) -> Tensor | None:
+        """Returns the places of the last candidates of `draw` in their rows of the ranking, int64 [n, t]; None where none come from there.
+
+        Labels keep such places, which take less room than items.
+        """
+        return None
+
+    def draw_stored(self, examples: Tensor, pool: int, depth: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Draws lists from what labels by user keep (`labels.by=users`): a pool of uniform unseen items and the teacher's ranking.
+
+        Args:
+            examples: int64 [n], global example indices, the keys of the draws.
+            pool: The number of items in a user's pool.
+            depth: The depth of the ranking; 0 where `self.depth` is.
+            seed, epoch: Further keys.
+
+        Returns:
+            Places in the pool, int64 [n, u], and in the ranking, int64 [n, t], with u + t = `num_candidates`; the first place in the pool
+            is that of BPR's negative.
+        """
+        raise NotImplementedError
+
 
 class MixedCandidates(CandidatePolicy):
     """Draws `distill.num_uniform` uniform unseen items, then `distill.num_top` of the teacher's top `distill.top_depth` unseen items."""
+
+    draws_stored: ClassVar[bool] = True
 
     @property
     def num_candidates(self) -> int:
@@ -86,9 +111,25 @@ class MixedCandidates(CandidatePolicy):
         if not self.config.num_top:
             return uniform
         assert request.ranking is not None, "a policy with a depth comes with the teacher's ranking"
-        rows = request.users if request.ranking_rows is None else request.ranking_rows
-        count, keys = self.config.num_top, (request.seed, request.epoch, STREAM_TOP)
-        return torch.cat([uniform, draw_ranked(request.ranking, rows, request.examples, count, *keys)], 1)
+        rows, places = request.users if request.ranking_rows is None else request.ranking_rows, self.ranked_places(request)
+        assert places is not None
+        return torch.cat([uniform, request.ranking[rows[:, None], places]], 1)
+
+    def ranked_places(self, request: CandidateRequest) -> Tensor | None:
+        if not self.config.num_top or request.ranking is None:
+            return None
+        keys = request.seed, request.epoch, STREAM_TOP
+        return draw_places(request.ranking.shape[1], request.examples, self.config.num_top, *keys)
+
+    def draw_stored(self, examples: Tensor, pool: int, depth: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        of_pool = draw_places(pool, examples, self.config.num_uniform, seed, epoch, STREAM_CANDIDATE)
+        return of_pool, draw_places(depth, examples, self.config.num_top, seed, epoch, STREAM_TOP)
+
+
+def draw_places(depth: int, examples: Tensor, count: int, seed: int, epoch: int, stream: int) -> Tensor:
+    """Draws places of rankings of a depth, independently and uniformly, int64 [n, count]; further arguments are those of `draw_ranked`."""
+    slots = torch.arange(count, device=examples.device)
+    return random_below(depth, stream, seed, epoch, examples[:, None], slots)
 
 
 def draw_ranked(ranking: Tensor, rows: Tensor, examples: Tensor, count: int, seed: int, epoch: int, stream: int) -> Tensor:
@@ -101,9 +142,7 @@ def draw_ranked(ranking: Tensor, rows: Tensor, examples: Tensor, count: int, see
         count: The number of draws for each example.
         seed, epoch, stream: Further keys of the draws.
     """
-    slots = torch.arange(count, device=rows.device)
-    at = random_below(ranking.shape[1], stream, seed, epoch, examples[:, None], slots)
-    return ranking[rows[:, None], at]
+    return ranking[rows[:, None], draw_places(ranking.shape[1], examples, count, seed, epoch, stream)]
 
 
 def candidate_policy(config: DistillationConfig) -> CandidatePolicy:

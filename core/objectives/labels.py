@@ -54,8 +54,19 @@ def label(vectors: TeacherVectors, users: Tensor, candidates: Tensor) -> Labels:
         users: int64 [batch].
         candidates: int64 [batch, 1 + K], the positive first.
     """
-    scores = candidate_scores(vectors.user, vectors.item, users, candidates)
-    scores = add_list_scores(scores, vectors.histories, users, candidates)
-    by_modality = [candidate_scores(vectors.modal_user[m], vectors.modal_item[m], users, candidates) for m in vectors.modal_user]
+    scores, *by_modality = list_scores(vectors, users, candidates)
     modal = torch.stack(by_modality) if by_modality else scores.new_zeros(0, *scores.shape)
     return Labels(users, candidates, scores - scores[:, :1], modal - modal[:, :, :1])
+
+
+def list_scores(vectors: TeacherVectors, users: Tensor, lists: Tensor) -> list[Tensor]:
+    """Computes the teacher's final scores of lists of items, and those by modality, [batch, k] each.
+
+    Args:
+        vectors: The teacher's vectors.
+        users: int64 [batch].
+        lists: int64 [batch, k].
+    """
+    scores = candidate_scores(vectors.user, vectors.item, users, lists)
+    scores = add_list_scores(scores, vectors.histories, users, lists)
+    return [scores, *(candidate_scores(vectors.modal_user[m], vectors.modal_item[m], users, lists) for m in vectors.modal_user)]

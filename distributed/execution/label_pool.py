@@ -12,8 +12,9 @@ from ray.actor import ActorHandle
 from ...core.storage import filesystem, is_local
 from ...graph_store.dataset import open_dataset
 from ..config import ClusterConfig
-from ..labels.labeler import Labeler, clear_labels, publish_labels
+from ..labels.labeler import Labeler, clear_labels, open_labeler, publish_labels, work_of
 from ..labels.rankings import Ranker, publish_rankings, ranges_left
+from ..labels.user_labels import UserLabeler
 from ..messages import LabelJob, RankingJob
 from ..progress import with_progress
 from .lines import start_progress, watching
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class BlockActor:
-    """A label process: makes the blocks that it is asked for, by epoch and number."""
+    """A label process that streams: makes the blocks that it is asked for, by epoch and number."""
 
     def __init__(self, job: LabelJob) -> None:
         torch.set_num_threads(job.threads)
@@ -34,20 +35,18 @@ class BlockActor:
         return pa.concat_tables([self.labeler.table(row["epoch"], row["block"]) for row in batch.to_pylist()])
 
 
-class BlockWriter(BlockActor):
-    """A label process that writes its blocks below a URL, and returns what `Labeler.write_block` says of them."""
-
-    url: str
+class LabelWriter:
+    """A label process that writes files below a URL, and returns what `write` of its labeler says of them."""
 
     def __init__(self, job: LabelJob, url: str, lines: ActorHandle) -> None:
         lines.start.remote()
-        super().__init__(job)
-        self.url = url
+        torch.set_num_threads(job.threads)
+        self.labeler: Labeler | UserLabeler = open_labeler(job, open_dataset(job.dataset_url, job.cache_dir))
+        self.url: str = url
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Ray Data's entry: rows with `epoch` and `block` in, facts of the written blocks out."""
-        rows = batch.to_pylist()
-        return pa.Table.from_pylist([self.labeler.write_block(self.url, row["epoch"], row["block"]) for row in rows])
+        """Ray Data's entry: rows of `work_of` in, facts of the written files out."""
+        return pa.Table.from_pylist([self.labeler.write(self.url, work) for work in batch.to_pylist()])
 
 
 class RangeRanker:
@@ -106,14 +105,6 @@ def _through_pool(items: list[dict[str, int]], actor: type, arguments: tuple, si
     )  # fmt: skip
 
 
-def _asked(job: LabelJob, epochs: range) -> list[dict[str, int]]:
-    """The blocks of some epochs, in order, as what the actors are asked for.
-
-    A shard may have no row in a very small block: it is not asked for, since Ray Data drops empty blocks.
-    """
-    return [{"epoch": epoch, "block": block} for epoch in epochs for block in range(job.num_blocks) if any(job.step_sizes(block))]
-
-
 def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig, metadata: dict, lines: ActorHandle | None = None) -> dict:
     """Writes labels/rev-<r>/ with a pool of label actors; returns the manifest's facts with `bytes` and `rows`.
 
@@ -132,15 +123,16 @@ def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig
     if not is_local(url):
         filesystem(url)  # a wrong URL fails here, before the work
     lines = lines or start_progress()
-    blocks = _through_pool(_asked(job, range(epochs)), BlockWriter, (job, url, lines), cluster.num_labelers)
+    work = work_of(job, open_dataset(job.dataset_url, job.cache_dir), range(epochs))
+    files = _through_pool(work, LabelWriter, (job, url, lines), cluster.num_labelers)
     with watching(lines, cluster.start_timeout, f"{cluster.num_labelers} labelers of 1 CPU each"):
-        written = list(with_progress(blocks.iter_rows(), "label", "block", epochs * job.num_blocks))
+        written = list(with_progress(files.iter_rows(), "label", "user range" if job.by == "users" else "block", len(work)))
     return publish_labels(job, url, epochs, written, metadata)
 
 
 def stream_blocks(job: LabelJob, epochs: range, cluster: ClusterConfig) -> Iterator[pa.Table]:
     """A shard's blocks of some epochs in order, through one Ray Data execution over all of them."""
-    asked = _asked(job, epochs)
+    asked = work_of(job, open_dataset(job.dataset_url, job.cache_dir), epochs)
     if not asked:  # a round that was finished before it was interrupted
         return
     stream = _through_pool(asked, BlockActor, (job,), cluster.num_labelers)

@@ -12,7 +12,7 @@ from ...core.storage import exists, join
 from ...graph_store.dataset import Dataset, masks
 from ..artifacts.stored_scores import StoredScores
 from ..config import ClusterConfig
-from ..labels.labeler import Labeler, clear_labels, publish_labels, stream_here
+from ..labels.labeler import clear_labels, open_labeler, publish_labels, stream_here, work_of
 from ..labels.rankings import rank_here
 from ..messages import LabelJob, RankingJob, StudentJob, TeacherJob, TuneJob
 from ..run_job import run_job
@@ -65,8 +65,8 @@ class LocalExecutor:
         """See `Executor`."""
         url = clear_labels(run_url, job.revision)
         with torch_threads(job.threads):
-            labeler = Labeler(job, self.dataset)
-            written = [labeler.write_block(url, epoch, block) for epoch in range(epochs) for block in range(job.num_blocks)]
+            labeler = open_labeler(job, self.dataset)
+            written = [labeler.write(url, work) for work in work_of(job, self.dataset, range(epochs))]
         return publish_labels(job, url, epochs, written, metadata)
 
     def evaluate(self, scores: StoredScores, split: str, config: EvaluationConfig) -> dict[str, float]:

@@ -1,10 +1,12 @@
-"""Encodes label blocks: the Arrow tables in which teacher labels travel and are kept (docs/formats.md).
+"""Encodes label blocks: the Arrow tables in which labels of single examples travel and are kept (docs/formats.md).
 
-A block holds the examples of whole steps of one epoch, or of one worker's share of them, in the epoch's order. Its columns are `user`
-int32, `candidates` int32 [1 + K] (the positive first), `scores` and `scores.<modality>` float16 [1 + K], and the constants `revision`,
-`epoch` and `block`, int32. Scores are differences from the positive's score: every loss depends on differences only, and float16 would
-cut digits from large absolute values.
+A block holds the examples of whole steps of one epoch, or of one worker's share of them, in the epoch's order. Candidates that come from
+the teacher's rankings are kept as their places there. Revision, epoch and number stand in the table's metadata. Scores are differences
+from the positive's score, which is left out: every loss depends on differences only, and float16 would cut digits from large absolute
+values.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -13,92 +15,131 @@ from torch import Tensor
 
 from ...core.errors import InputError
 from ...core.objectives import Labels
-from ...core.storage import join
+from .encoding import EncodedScores, encode, index_dtype
 
-FLOAT16_MAX = 65504.0
+Ranked = Callable[[Tensor, Tensor], Tensor]  # users [n] and places in their rankings [n, t] -> items [n, t]; int64 each
 
 
-def labels_to_table(labels: Labels, modalities: list[str], revision: int, epoch: int, block: int) -> pa.Table:
+def labels_to_table(
+    labels: Labels,
+    modalities: list[str],
+    numbers: dict[str, int],
+    num_items: int,
+    encoding: str,
+    places: Tensor | None = None,
+    depth: int = 0,
+) -> pa.Table:
     """Returns a block as an Arrow table.
 
     Args:
         labels: The block's labels, with scores.
         modalities: Names of the modalities, in the order of `labels.modal_scores`.
-        revision, epoch, block: The revision of the prompt, the epoch and the number of the block.
+        numbers: `revision`, `epoch` and `block`.
+        num_items: Number of items in the catalog.
+        encoding: Of the scores, "float16" or "uint8".
+        places: int64 [n, t], the places of the last t candidates in their users' rankings; None where none come from there.
+        depth: The number of places in a ranking.
 
     Raises:
         InputError: a relative score does not fit float16.
     """
     assert labels.scores is not None
     assert labels.modal_scores is not None
-    width, count = labels.candidates.shape[1], len(labels)
-
-    def lists(x: np.ndarray) -> pa.FixedSizeListArray:
-        return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(x).reshape(-1)), width)
-
-    def halves(name: str, x: Tensor) -> pa.FixedSizeListArray:
-        largest = float(x.abs().max()) if count else 0.0
-        if not largest <= FLOAT16_MAX:
-            raise InputError(
-                f"label block {block} of epoch {epoch}: {name} reach {largest:.3g}, float16 ends at {FLOAT16_MAX:.0f}; "
-                "raise teacher.l2 or teacher.feature_decay, or lower the teacher's learning rates"
-            )
-        return lists(x.numpy().astype(np.float16))
-
-    def constant(value: int) -> pa.Array:
-        return pa.array(np.full(count, value, dtype=np.int32))
-
+    num_ranked = 0 if places is None else places.shape[1]
+    drawn = labels.candidates[:, 1 : labels.candidates.shape[1] - num_ranked]
+    dtype = item_dtype(num_items)
     columns = {
         "user": pa.array(labels.users.numpy().astype(np.int32)),
-        "candidates": lists(labels.candidates.numpy().astype(np.int32)),
-        "scores": halves("scores", labels.scores),
-        **{f"scores.{m}": halves(f"scores of {m}", x) for m, x in zip(modalities, labels.modal_scores)},
-        "revision": constant(revision),
-        "epoch": constant(epoch),
-        "block": constant(block),
+        "positive": pa.array(labels.candidates[:, 0].numpy().astype(dtype)),
+        "drawn": arrow_lists(drawn.numpy().astype(dtype)),
     }
-    return pa.table(columns)
+    if places is not None:
+        columns["ranked"] = arrow_lists(places.numpy().astype(index_dtype(depth)))
+    of_modality = {f"scores.{m}": scores for m, scores in zip(modalities, labels.modal_scores)}
+    for name, scores in {"scores": labels.scores, **of_modality}.items():
+        what = f"label block {numbers['block']} of epoch {numbers['epoch']}: {name.replace('.', ' of ')}"
+        encoded = encode(scores[:, 1:].float().numpy(), encoding, what)
+        columns[name] = arrow_lists(encoded.values)
+        if encoded.ranges is not None:
+            columns[range_of(name)] = arrow_lists(encoded.ranges)
+    return pa.table(columns).replace_schema_metadata({name: str(value) for name, value in numbers.items()})
 
 
-def table_to_labels(table: pa.Table, modalities: list[str], revision: int, epoch: int, block: int) -> Labels:
-    """Returns the labels of a block, without a copy where the table is one chunk; scores stay float16.
+def range_of(name: str) -> str:
+    """Returns the name of the column with the ranges of a column of encoded scores."""
+    return "range" + name.removeprefix("scores")
+
+
+def arrow_lists(x: np.ndarray) -> pa.FixedSizeListArray:
+    """Returns an array [n, k] as n lists of k."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(x).reshape(-1)), x.shape[1])
+
+
+class LabelBlock:
+    """Reads the labels of a block, some rows at a time; the arrays stay where the table has them.
 
     Args:
         table: The block's Arrow table.
         modalities: Names of the modalities, in the teacher's order.
-        revision, epoch, block: The revision, epoch and number that the block should have.
+        numbers: `revision`, `epoch` and `block` that the table should have.
+        ranked: Returns items from their places in users' rankings; needed where the block has such places.
 
     Raises:
         InputError: the block has another revision, epoch or number.
     """
 
-    def column(name: str) -> np.ndarray:
-        array = table[name].combine_chunks()
-        if isinstance(array, pa.ChunkedArray):
-            array = array.chunk(0)
-        flat = array.flatten() if pa.types.is_fixed_size_list(array.type) else array
-        values = flat.to_numpy(zero_copy_only=True)
-        return values.reshape(len(array), -1) if pa.types.is_fixed_size_list(array.type) else values
+    def __init__(self, table: pa.Table, modalities: list[str], numbers: dict[str, int], ranked: Ranked | None = None) -> None:
+        found = {name.decode(): value.decode() for name, value in (table.schema.metadata or {}).items()}
+        for name, expected in numbers.items():
+            if found.get(name) != str(expected):
+                raise InputError(
+                    f"label block {numbers['block']} of epoch {numbers['epoch']}: {name} {found.get(name)} found, {expected} expected; "
+                    "run label again"
+                )
+        self._columns = {name: _array(table[name]) for name in table.schema.names}
+        self._scores = ["scores", *(f"scores.{m}" for m in modalities)]
+        self._ranked, self.num_rows = ranked, table.num_rows
 
-    for name, expected in (("revision", revision), ("epoch", epoch), ("block", block)):
-        values = column(name)
-        if values.size and not (values[0] == values[-1] == expected):
-            raise InputError(f"label block {block} of epoch {epoch}: {name} {values[0]} found, {expected} expected; run label again")
+    def __getitem__(self, rows: slice) -> Labels:
+        """Returns the labels of some rows: users and candidates int64, scores float32."""
+        of_rows = {name: values[rows] for name, values in self._columns.items()}
+        users = _int64(of_rows["user"])
+        candidates = [_int64(of_rows["positive"])[:, None], _int64(of_rows["drawn"])]
+        if "ranked" in of_rows:
+            assert self._ranked is not None, "a block with places in rankings is read with the rankings"
+            candidates.append(self._ranked(users, _int64(of_rows["ranked"])))
+        scores = [self._relative(of_rows, name) for name in self._scores]
+        return Labels(users, torch.cat(candidates, 1), scores[0], torch.stack(scores)[1:])
 
-    def tensor(name: str) -> Tensor:
-        values = column(name)
-        return torch.from_numpy(values if values.flags.writeable else values.copy())
+    @staticmethod
+    def _relative(columns: dict[str, np.ndarray], name: str) -> Tensor:
+        """Returns scores relative to the positive's, whose own is 0, float32 [n, 1 + K]."""
+        decoded = EncodedScores(columns[name], columns.get(range_of(name))).decode()
+        return torch.from_numpy(np.concatenate([np.zeros((len(decoded), 1), np.float32), decoded], 1))
 
-    scores = tensor("scores")
-    modal = torch.stack([tensor(f"scores.{m}") for m in modalities]) if modalities else scores.new_zeros(0, *scores.shape)
-    return Labels(tensor("user"), tensor("candidates"), scores, modal)
+
+def item_dtype(num_items: int) -> type[np.integer]:
+    """Returns the type that items of a catalog are kept in."""
+    return np.uint16 if num_items <= 1 << 16 else np.int32
+
+
+def list_array(array: pa.FixedSizeListArray) -> np.ndarray:
+    """Returns n lists of k as an array [n, k], without a copy."""
+    return array.flatten().to_numpy(zero_copy_only=True).reshape(len(array), array.type.list_size)
+
+
+def _array(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns a column as an array [n] or [n, k], without a copy where it is one chunk."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0)
+    return list_array(array) if pa.types.is_fixed_size_list(array.type) else array.to_numpy(zero_copy_only=True)
+
+
+def _int64(x: np.ndarray) -> Tensor:
+    return torch.from_numpy(x.astype(np.int64))
 
 
 def block_name(epoch: int, block: int) -> str:
     """Returns the name of a block's file below the labels' folder."""
     return f"epoch-{epoch:05d}/block-{block:05d}.arrow"
-
-
-def labels_url(run_url: str, revision: int) -> str:
-    """Returns the URL of a revision's materialised labels."""
-    return join(run_url, "labels", f"rev-{revision}")

@@ -1,12 +1,12 @@
 """Ranks the teacher's best unseen items of every user at a revision: once, by ranges of users, for all labelers, students and epochs.
 
-`teacher/rev-<r>/rankings/` holds `users-<n>.safetensors` for each range of `USERS_A_RANGE` users, with the tensor `items` int32 [users of
+`teacher/rev-<r>/rankings/` holds `users-<n>.safetensors` for each range of users, with the tensor `items` int32 [users of
 the range, depth], best first (docs/formats.md). A range that is complete has its facts beside it in `users-<n>.json` until the manifest
 lists all of them: ranking goes on from there when it was interrupted.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +22,32 @@ from ...graph_store.dataset import Dataset
 from ..artifacts.teacher import final_scores, revision_digest, revision_url
 from ..messages import RankingJob
 
-USERS_A_RANGE = 1 << 14
+USERS_A_RANGE, MOST_RANGES = 1 << 14, 1 << 6  # a batch of examples reads from every range, so there are not many
 KIND = "rankings"
 Facts = dict[str, str | int]
+
+
+def range_size(num_users: int) -> int:
+    """Returns the number of users in a range of a catalog: 16,384, or as many as make 64 ranges."""
+    return max(USERS_A_RANGE, -(-num_users // MOST_RANGES))
+
+
+def num_ranges(num_users: int) -> int:
+    """Returns the number of ranges of a catalog's users."""
+    return -(-num_users // range_size(num_users))
+
+
+def in_ranges(users: Tensor, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yields the ranges that users are in: the number of each, the users' places, int64 [n], and their rows in the range, int64 [n].
+
+    Args:
+        users: int64 [m].
+        size: The number of users in a range.
+    """
+    order = torch.argsort(users, stable=True)
+    numbers, counts = (users[order] // size).unique_consecutive(return_counts=True)
+    for number, here in zip(numbers.tolist(), order.split(counts.tolist())):
+        yield number, here, users[here] - number * size
 
 
 def rankings_url(job: RankingJob) -> str:
@@ -53,7 +76,7 @@ def ranges_left(job: RankingJob, dataset: Dataset) -> list[int]:
 
     Removes rankings that are complete, or that were begun with another teacher, dataset or depth.
     """
-    url, wanted = rankings_url(job), {**made_with(job, dataset), "depth": job.depth, "users_a_range": USERS_A_RANGE}
+    url, wanted = rankings_url(job), {**made_with(job, dataset), "depth": job.depth, "users_a_range": range_size(dataset.num_users)}
     remove(join(url, "manifest.json"))
     begun = join(url, "begun.json")
     if not exists(begun) or read_json(begun) != wanted:
@@ -62,18 +85,23 @@ def ranges_left(job: RankingJob, dataset: Dataset) -> list[int]:
         write_json(begun, wanted)
     return [
         number
-        for number in range(_num_ranges(dataset))
+        for number in range(num_ranges(dataset.num_users))
         if not (exists(join(url, _facts_name(number))) and exists(join(url, _name(number))))
     ]
 
 
 def publish_rankings(job: RankingJob, dataset: Dataset) -> int:
     """Completes the rankings by their manifest, when all ranges are ranked; returns their bytes."""
-    url, numbers = rankings_url(job), range(_num_ranges(dataset))
+    url, numbers = rankings_url(job), range(num_ranges(dataset.num_users))
     facts: list[Facts] = [read_json(join(url, _facts_name(number))) for number in numbers]
     files = {_name(number): {"bytes": of_range["bytes"], "sha256": of_range["sha256"]} for number, of_range in zip(numbers, facts)}
     columns = facts[0]["columns"] if facts else 0
-    metadata = {"depth": job.depth, "columns": columns, "users_a_range": USERS_A_RANGE, "made_with": made_with(job, dataset)}
+    metadata = {
+        "depth": job.depth,
+        "columns": columns,
+        "users_a_range": range_size(dataset.num_users),
+        "made_with": made_with(job, dataset),
+    }
     publish_manifest(url, KIND, metadata, files)
     for name in ("begun.json", *(_facts_name(number) for number in numbers)):
         remove(join(url, name))
@@ -99,8 +127,11 @@ class Ranker:
 
     def rank(self, number: int) -> Tensor:
         """Ranks a range: int32 [users of the range, depth], best first; less deep where the busiest user has fewer unseen items."""
-        first = number * USERS_A_RANGE
-        users = torch.arange(first, min(first + USERS_A_RANGE, self.train.num_rows))
+        size = range_size(self.train.num_rows)
+        users = torch.arange(number * size, min((number + 1) * size, self.train.num_rows))
+        return torch.cat([self._best(ids) for ids in users.split(USERS_A_RANGE)])
+
+    def _best(self, users: Tensor) -> Tensor:
         seen, own = self.train.select(users), [part.select(users) for part in self.scores.histories]
         return top_unseen(self.scores.rows[USERS][users], self.items, seen, self.train, self.job.depth, own).int()
 
@@ -139,13 +170,20 @@ class RankedItems:
     users_a_range: int
     depth: int
 
+    @property
+    def width(self) -> int:
+        """Returns the number of columns that are read: fewer than `depth` where the busiest user has fewer unseen items."""
+        return min(self.depth, self.ranges[0].shape[1])
+
     def __getitem__(self, users: Tensor) -> Tensor:
-        """Returns the rankings of users, int64 [n]: int64 [n, depth]."""
-        out = torch.empty(users.numel(), min(self.depth, self.ranges[0].shape[1]), dtype=torch.int64)
-        of_ranges = users // self.users_a_range
-        for number in of_ranges.unique().tolist():
-            here = (of_ranges == number).nonzero().squeeze(1)
-            out[here] = self.ranges[number][users[here] - number * self.users_a_range, : out.shape[1]].long()
+        """Returns the rankings of users, int64 [n]: int64 [n, width]."""
+        return self.at(users, torch.arange(self.width).expand(users.numel(), -1))
+
+    def at(self, users: Tensor, places: Tensor) -> Tensor:
+        """Returns the items at some places of users' rankings, int64 [n, t], from users, int64 [n], and places, int64 [n, t]."""
+        out = torch.empty(places.shape, dtype=torch.int64)
+        for number, here, rows in in_ranges(users, self.users_a_range):
+            out[here] = self.ranges[number][rows[:, None], places[here]].long()
         return out
 
 
@@ -166,10 +204,6 @@ def open_rankings(job: RankingJob, dataset: Dataset) -> RankedItems:
         raise InputError(f"{error}, with run.redo=label") from error
     ranges = [load_file(str(folder / name))["items"] for name in sorted(manifest["files"])]
     return RankedItems(ranges, manifest["users_a_range"], job.depth)
-
-
-def _num_ranges(dataset: Dataset) -> int:
-    return -(-dataset.num_users // USERS_A_RANGE)
 
 
 def _name(number: int) -> str:

@@ -1,6 +1,6 @@
 """Reads a student's labels from their source: files that were written before, or a stream of blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import pyarrow as pa
@@ -9,13 +9,13 @@ import torch
 from ...core.artifact import open_artifact
 from ...core.errors import InputError
 from ...core.objectives import Labels
-from ...core.sampling import rank_slice
 from ..messages import LabelJob
 from ..prefetch import Prefetched
-from .blocks import block_name, labels_url, table_to_labels
+from .blocks import LabelBlock, Ranked, block_name
+from .files import labels_url
+from .labeler import LAYOUT
 
 BLOCKS_AHEAD = 2
-EARLIER = {"examples": "interactions"}  # what the manifests of earlier versions leave out
 
 
 class LabelSource(Protocol):
@@ -34,24 +34,29 @@ class LabelSource(Protocol):
 class MaterialisedLabels:
     """Reads labels from labels/rev-<r>/, memory-mapped; epochs beyond the written ones use these again in turn.
 
+    Blocks hold the examples of an epoch in its order, so that any size of batch reads them one after the other.
+
     Args:
         run_url: The run's folder.
         job: The job of this worker's share of the labels.
         modalities: Names of the teacher's modalities, in its order.
+        ranked: Opens what returns items from their places in users' rankings; called where candidates are drawn from these.
 
     Raises:
-        InputError: the labels are missing or damaged, or were made with other settings.
+        InputError: the labels are missing or damaged, or were made with other settings or by an earlier version.
     """
 
-    def __init__(self, run_url: str, job: LabelJob, modalities: list[str]) -> None:
+    def __init__(self, run_url: str, job: LabelJob, modalities: list[str], ranked: Callable[[], Ranked]) -> None:
         url = labels_url(run_url, job.revision)
         self.folder, self.manifest = open_artifact(url, "labels", job.cache_dir)
         self.job, self.modalities = job, modalities
-        expected_facts = {"batch_size": job.batch_size, "num_examples": job.num_examples, **job.candidates()}
-        for name, expected in expected_facts.items():
-            made_with = self.manifest.get(name, EARLIER.get(name))
+        if self.manifest.get("layout") != LAYOUT:
+            raise InputError(f"{url}: labels of an earlier version, which kept them otherwise; make them again with run.redo=label")
+        for name, expected in {"num_examples": job.num_examples, **job.candidates()}.items():
+            made_with = self.manifest.get(name)
             if made_with != expected:
                 raise InputError(f"{url}: {name} is {made_with}, {expected} expected; run label again")
+        self._ranked = ranked() if job.rankings is not None else None
 
     def order_epoch(self, epoch: int) -> int:
         """See `LabelSource`."""
@@ -59,19 +64,41 @@ class MaterialisedLabels:
 
     def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
         """See `LabelSource`."""
-        whole = self.job.of_whole_steps(self.manifest["steps_a_block"])
-        source, step = self.order_epoch(epoch), 0
-        for block in range(whole.num_blocks):
-            with pa.memory_map(str(self.folder / block_name(source, block))) as file:
-                labels = table_to_labels(pa.ipc.open_file(file).read_all(), self.modalities, self.job.revision, source, block)
-            start = 0
-            for size in whole.step_sizes(block):
-                share = rank_slice(size, self.job.rank, self.job.world_size)
-                yield step, labels.slice(slice(start + share.start, start + share.stop))
-                start, step = start + size, step + 1
+        source, size = self.order_epoch(epoch), self.manifest["batch_size"] * self.manifest["steps_a_block"]
+        number, block = -1, None
+        for step in range(self.job.num_steps):
+            wanted, parts = self.job.share_of(step), []
+            for at in range(wanted.start // size, -(-wanted.stop // size)):
+                if at != number:
+                    number, block = at, self._open(source, at)
+                assert block is not None
+                first = at * size
+                parts.append(block[max(wanted.start, first) - first : min(wanted.stop, first + size) - first])
+            yield step, joined(parts) if parts else nothing(self.job.width, len(self.modalities))
+
+    def _open(self, epoch: int, block: int) -> LabelBlock:
+        with pa.memory_map(str(self.folder / block_name(epoch, block))) as file:
+            table = pa.ipc.open_file(file).read_all()
+        return LabelBlock(table, self.modalities, {"revision": self.job.revision, "epoch": epoch, "block": block}, self._ranked)
 
     def close(self) -> None:
         """Does nothing: nothing makes labels meanwhile."""
+
+
+def joined(parts: list[Labels]) -> Labels:
+    """Returns labels that follow one another as one; all have scores."""
+    if len(parts) == 1:
+        return parts[0]
+    scores = [part.scores for part in parts if part.scores is not None]
+    modal_scores = [part.modal_scores for part in parts if part.modal_scores is not None]
+    users, candidates = torch.cat([part.users for part in parts]), torch.cat([part.candidates for part in parts])
+    return Labels(users, candidates, torch.cat(scores), torch.cat(modal_scores, 1))
+
+
+def nothing(width: int, num_modalities: int) -> Labels:
+    """Returns the labels of no example, in lists of `width` items."""
+    none = torch.zeros(0, dtype=torch.int64)
+    return Labels(none, none.reshape(0, width), torch.zeros(0, width), torch.zeros(num_modalities, 0, width))
 
 
 class StreamedLabels:
@@ -83,10 +110,14 @@ class StreamedLabels:
         blocks: The blocks in order, without those that hold no row of this share.
         timeout: Longest wait for a block, seconds.
         what: Names a block and what makes it, for the message where a block does not come.
+        ranked: Opens what returns items from their places in users' rankings; called where candidates are drawn from these.
     """
 
-    def __init__(self, job: LabelJob, modalities: list[str], blocks: Iterator[pa.Table], timeout: float, what: str) -> None:
+    def __init__(
+        self, job: LabelJob, modalities: list[str], blocks: Iterator[pa.Table], timeout: float, what: str, ranked: Callable[[], Ranked]
+    ) -> None:
         self.job, self.modalities = job, modalities
+        self._ranked = ranked() if job.rankings is not None else None
         self._blocks: Prefetched[pa.Table] = Prefetched(blocks, BLOCKS_AHEAD, timeout, what)
 
     def order_epoch(self, epoch: int) -> int:
@@ -98,18 +129,14 @@ class StreamedLabels:
         step = 0
         for block in range(self.job.num_blocks):
             sizes = self.job.step_sizes(block)
-            labels = self._next(epoch, block) if any(sizes) else self._nothing()
-            start = 0
+            labels, start = self._next(epoch, block) if any(sizes) else None, 0
             for size in sizes:
-                yield step, labels.slice(slice(start, start + size))
+                yield step, nothing(self.job.width, len(self.modalities)) if labels is None else labels[start : start + size]
                 start, step = start + size, step + 1
 
-    def _next(self, epoch: int, block: int) -> Labels:
-        return table_to_labels(next(self._blocks), self.modalities, self.job.revision, epoch, block)
-
-    def _nothing(self) -> Labels:
-        none, width = torch.zeros(0, dtype=torch.int64), self.job.width
-        return Labels(none, none.reshape(0, width), torch.zeros(0, width), torch.zeros(len(self.modalities), 0, width))
+    def _next(self, epoch: int, block: int) -> LabelBlock:
+        numbers = {"revision": self.job.revision, "epoch": epoch, "block": block}
+        return LabelBlock(next(self._blocks), self.modalities, numbers, self._ranked)
 
     def close(self) -> None:
         """Ends the stream and its labelers."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...core.graph import Csr
-from ...core.objectives import Labels, label
+from ...core.objectives import Labels, label, list_scores
 from ...core.sides import ITEMS, USERS
 from ...core.vectors import TeacherVectors
 from ..artifacts.teacher import final_scores, modal_rows
@@ -44,6 +44,15 @@ class TeacherScores:
         """Returns the names of the modalities whose scores are computed, in the teacher's order."""
         return list(self.modal_items)
 
+    @property
+    def names(self) -> list[str]:
+        """Returns what labels call the scorers: `scores` for the final scores, and `scores.<modality>`."""
+        return ["scores", *(f"scores.{m}" for m in self.modalities)]
+
+    def scores(self, users: Tensor, lists: Tensor) -> list[Tensor]:
+        """Scores lists as `labels` does, by scorer in the order of `names`, without taking a positive's score from them: float32 [n, k]."""
+        return list_scores(*self._vectors_of(users), lists)
+
     def labels(self, users: Tensor, lists: Tensor) -> Labels:
         """Scores lists; see `core.objectives.label`. The vectors of the lists' users alone are read from the users' tables.
 
@@ -51,9 +60,13 @@ class TeacherScores:
             users: int64 [n], dataset indices.
             lists: int64 [n, 1 + K], the positive first.
         """
+        scored = label(*self._vectors_of(users), lists)
+        return Labels(users, lists, scored.scores, scored.modal_scores)
+
+    def _vectors_of(self, users: Tensor) -> tuple[TeacherVectors, Tensor]:
+        """Returns the vectors of the distinct users and of all items, and the users as rows of these, int64 [n]."""
         distinct, rows = torch.unique(users, return_inverse=True)
         of_users = {m: table[distinct] for m, table in self.modal_users.items()}
         histories = tuple(part.select(distinct) for part in self.final.histories)
         final = self.final.rows[USERS][distinct], self.items
-        scored = label(TeacherVectors(*final, of_users, self.modal_items, None, None, {}, histories=histories), rows, lists)
-        return Labels(users, lists, scored.scores, scored.modal_scores)
+        return TeacherVectors(*final, of_users, self.modal_items, None, None, {}, histories=histories), rows

@@ -7,7 +7,7 @@ from ...core.artifact import has_artifact
 from ...core.storage import join
 from ...distributed.artifacts.teacher import revision_digest
 from ...distributed.execution.base import Executor
-from ...distributed.labels.blocks import labels_url
+from ...distributed.labels.files import labels_url
 from ...distributed.labels.rankings import has_rankings
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
@@ -16,7 +16,7 @@ from .worker_jobs import student_job
 
 @dataclass(frozen=True)
 class WrittenLabels:
-    """Labels of a revision that were written: their bytes, and rows (examples of all epochs)."""
+    """Labels of a revision that were written: their bytes, and rows (examples of all epochs, or users)."""
 
     bytes: int
     rows: int
@@ -60,7 +60,6 @@ def write_labels(settings: Settings, dataset: Dataset, revision: int, executor: 
     job = student_job(settings, dataset, revision).label_job()
     lineage = {"teacher": revision_digest(join(settings.dir, "teacher"), revision)}
     facts = executor.label(job, settings.dir, settings.labels.epochs, lineage)
-    print(
-        f"[label] revision {revision}: {facts['rows']:,} examples in {facts['epochs']} epochs, {facts['bytes'] / 2**20:.1f} MiB", flush=True
-    )
+    what = f"{facts['rows']:,} users" if job.by == "users" else f"{facts['rows']:,} examples in {facts['epochs']} epochs"
+    print(f"[label] revision {revision}: {what}, {facts['bytes'] / 2**20:.1f} MiB", flush=True)
     return WrittenLabels(facts["bytes"], facts["rows"])

@@ -7,7 +7,7 @@ from ...core.artifact import manifest_digest, read_manifest
 from ...core.config import as_dict
 from ...core.storage import JsonObject, join
 from ...distributed.artifacts.teacher import revision_digest
-from ...distributed.labels.blocks import labels_url
+from ...distributed.labels.files import labels_url
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 from .labels import is_materialised
@@ -55,11 +55,14 @@ def teacher_inputs(settings: Settings, dataset: Dataset) -> Inputs:
 def label_inputs(settings: Settings, dataset: Dataset) -> Inputs:
     """Inputs of label; the labels' own manifest keeps the same identity of the candidate lists (`LabelJob.candidates`)."""
     candidates = student_job(settings, dataset, 0).label_job().candidates()
-    seed, examples = candidates.pop("seed"), candidates.pop("examples")
+    seed = candidates.pop("seed")
+    by_example: Inputs = {}
+    if "examples" in candidates:  # labels by user are for all of them, and for any batch
+        by_example["student"] = {"examples": candidates.pop("examples"), "train": {"batch_size": settings.student.train.batch_size}}
     return {
         "labels": as_dict(settings.labels),
         "distill": candidates,
-        "student": {"examples": examples, "train": {"batch_size": settings.student.train.batch_size}},
+        **by_example,
         "run": {"seed": seed},
         "teacher": revision_digest(join(settings.dir, "teacher"), 0),
     }

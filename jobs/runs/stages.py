@@ -16,7 +16,7 @@ from ...core.config import as_dict
 from ...core.errors import InputError
 from ...core.storage import JsonObject, exists, join, read_json, remove, write_json
 from ...distributed.artifacts.teacher import revision_url
-from ...distributed.labels.blocks import labels_url
+from ...distributed.labels.files import labels_url
 from ...graph_store.sources.folder import check_folder
 from ...graph_store.sources.kinds import source_of
 from ..sections import STAGES

@@ -1,6 +1,7 @@
 """Label blocks: contents, shards, revisions, and scores that do not fit."""
 
 import dataclasses
+import json
 
 import pyarrow as pa
 import pytest
@@ -10,9 +11,10 @@ from promptmm.core.errors import InputError
 from promptmm.core.objectives import Labels
 from promptmm.core.train_pairs import TrainPairs
 from promptmm.distributed.artifacts.teacher import read_revision
-from promptmm.distributed.labels.blocks import labels_to_table, table_to_labels
+from promptmm.distributed.labels.blocks import LabelBlock, labels_to_table
 from promptmm.distributed.labels.labeler import Labeler
-from promptmm.distributed.labels.source import MaterialisedLabels
+from promptmm.distributed.labels.rankings import open_rankings
+from promptmm.distributed.labels.source import MaterialisedLabels, joined
 from promptmm.distributed.messages import LabelJob
 from promptmm.graph_store.dataset import open_dataset
 
@@ -61,42 +63,111 @@ def test_shards_of_every_step_make_up_the_whole(job, dataset):
         assert torch.equal(torch.cat(users), expected.users)
 
 
-def test_materialised_labels_are_those_of_the_labeler(job, dataset, taught_run):
+@pytest.fixture(scope="module")
+def ranked(job, dataset):
+    return lambda: open_rankings(job.rankings, dataset).at
+
+
+def test_materialised_labels_are_those_of_the_labeler(job, dataset, taught_run, ranked):
     labeler, steps = Labeler(job, dataset), []
-    stored = MaterialisedLabels(str(taught_run), job, labeler.scores.modalities)
+    stored = MaterialisedLabels(str(taught_run), job, labeler.scores.modalities, ranked)
     for step, labels in stored.epoch(2):
         steps.append(step)
         start = step % job.steps_a_block * job.batch_size
         expected = labeler.labels(2, step // job.steps_a_block).slice(slice(start, start + len(labels)))
-        assert torch.equal(labels.candidates.long(), expected.candidates)
-        assert torch.equal(labels.scores, expected.scores.half())
+        assert torch.equal(labels.users, expected.users)
+        assert torch.equal(labels.candidates, expected.candidates)
+        assert torch.equal(labels.scores, expected.scores.half().float())
+        assert torch.equal(labels.modal_scores, expected.modal_scores.half().float())
     assert steps == list(range(job.num_steps))
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(100, 1), (333, 3), (2000, 2)])
+def test_batches_of_any_size_and_any_number_of_workers_read_the_same_labels(job, taught_run, ranked, batch_size, world_size):
+    def read(job, epoch=1):
+        return [labels for _, labels in MaterialisedLabels(str(taught_run), job, ["visual"], ranked).epoch(epoch)]
+
+    whole = joined(read(job))
+    shares = [dataclasses.replace(job, batch_size=batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+    found = joined([part for step in zip(*map(read, shares)) for part in step])
+    assert torch.equal(found.users, whole.users)
+    assert torch.equal(found.candidates, whole.candidates)
+    assert torch.equal(found.scores, whole.scores)
+    assert torch.equal(found.modal_scores, whole.modal_scores)
 
 
 def test_wrong_revision_is_refused(job, dataset):
     labeler = Labeler(job, dataset)
-    table = labeler.table(0, 0)
     with pytest.raises(InputError, match="revision 0 found, 1 expected"):
-        table_to_labels(table, labeler.scores.modalities, 1, 0, 0)
+        LabelBlock(labeler.table(0, 0), labeler.scores.modalities, {"revision": 1, "epoch": 0, "block": 0})
 
 
 def test_scores_beyond_float16_are_an_error():
     scores = torch.tensor([[0.0, 70_000.0]])
     labels = Labels(torch.tensor([0]), torch.tensor([[1, 2]]), scores, torch.zeros(1, 1, 2))
-    with pytest.raises(InputError, match="scores reach 7e\\+04, float16 ends at 65504"):
-        labels_to_table(labels, ["visual"], 0, 0, 0)
+    with pytest.raises(InputError, match="label block 4 of epoch 0: scores reach 7e\\+04, float16 ends at 65504"):
+        labels_to_table(labels, ["visual"], {"revision": 0, "epoch": 0, "block": 4}, 10, "float16")
 
 
-def test_truncated_block_is_refused(job, fork_run, taught_run):
+@pytest.mark.parametrize("encoding", ["float16", "uint8"])
+def test_a_block_says_what_it_was_made_of(job, dataset, ranked, encoding):
+    """Items are those of the labeler wherever they come from, and scores are as close as the encoding allows."""
+    labeler = Labeler(dataclasses.replace(job, scores=encoding), dataset)
+    table, expected = labeler.table(0, 1), labeler.labels(0, 1)
+    labels = LabelBlock(table, labeler.scores.modalities, {"revision": 0, "epoch": 0, "block": 1}, ranked())[0 : len(expected)]
+    assert torch.equal(labels.candidates, expected.candidates)
+    assert (table["drawn"].type.value_type, table["ranked"].type.value_type) == (pa.uint16(), pa.uint8())
+    for found, scores in [(labels.scores, expected.scores), *zip(labels.modal_scores, expected.modal_scores)]:
+        assert not found[:, 0].any()
+        others = scores[:, 1:]
+        steps = (others.amax(1) - others.amin(1)) / 255
+        bound = (
+            others.abs() * 2**-11 + 2**-25
+            if encoding == "float16"
+            else (0.5 * steps + steps * 2**-10 + others.abs().amax(1) * 2**-10)[:, None]
+        )
+        assert ((found - scores)[:, 1:].abs() <= bound).all()
+
+
+@pytest.mark.parametrize(("num_items", "dtype"), [(1 << 16, pa.uint16()), ((1 << 16) + 1, pa.int32())])
+def test_items_take_two_bytes_where_these_are_enough(num_items, dtype):
+    last = num_items - 1
+    labels = Labels(torch.tensor([3]), torch.tensor([[last, 0, last]]), torch.zeros(1, 3), torch.zeros(0, 1, 3))
+    numbers = {"revision": 0, "epoch": 0, "block": 0}
+    table = labels_to_table(labels, [], numbers, num_items, "uint8")
+    assert table["positive"].type == table["drawn"].type.value_type == dtype
+    assert LabelBlock(table, [], numbers)[0:1].candidates.tolist() == [[last, 0, last]]
+
+
+def test_truncated_block_is_refused(job, fork_run, taught_run, ranked):
     folder = fork_run("damaged", taught_run)
     block = next((folder / "labels" / "rev-0").rglob("*.arrow"))
     block.write_bytes(block.read_bytes()[:-10])
     with pytest.raises(InputError, match="checksum does not match"):
-        MaterialisedLabels(str(folder), job, ["visual"])
+        MaterialisedLabels(str(folder), job, ["visual"], ranked)
+
+
+def test_labels_of_an_earlier_version_are_refused(job, fork_run, taught_run, ranked):
+    folder = fork_run("earlier", taught_run)
+    manifest = folder / "labels" / "rev-0" / "manifest.json"
+    manifest.write_text(json.dumps({key: value for key, value in json.loads(manifest.read_text()).items() if key != "layout"}))
+    with pytest.raises(InputError, match=r"earlier version.*run\.redo=label"):
+        MaterialisedLabels(str(folder), job, ["visual"], ranked)
 
 
 def test_arrow_blocks_are_readable_by_anyone(taught_run):
     block = next((taught_run / "labels" / "rev-0").rglob("*.arrow"))
     with pa.memory_map(str(block)) as file:
         names = pa.ipc.open_file(file).read_all().schema.names
-    assert names[:3] == ["user", "candidates", "scores"]
+    assert names[:5] == ["user", "positive", "drawn", "ranked", "scores"]
+
+
+def test_blocks_are_compressed_where_that_is_asked_for(job, dataset, tmp_path):
+    sizes = {}
+    for compression in ("none", "zstd"):
+        labeler = Labeler(dataclasses.replace(job, compression=compression), dataset)
+        facts = labeler.write(str(tmp_path / compression), {"epoch": 0, "block": 0})
+        sizes[compression] = facts["bytes"]
+        with pa.memory_map(str(tmp_path / compression / facts["name"])) as file:
+            assert pa.ipc.open_file(file).read_all().equals(labeler.table(0, 0))
+    assert sizes["zstd"] < sizes["none"]

@@ -15,7 +15,7 @@ from promptmm.core.teacher.model import PromptTeacher
 from promptmm.core.vectors import TeacherVectors
 from promptmm.distributed.artifacts.teacher import output_of_vectors, write_revision
 from promptmm.distributed.execution.local import LocalExecutor, start_worker
-from promptmm.distributed.labels.blocks import labels_url
+from promptmm.distributed.labels.files import labels_url
 from promptmm.distributed.labels.source import MaterialisedLabels
 from promptmm.graph_store.dataset import Dataset, open_dataset
 from promptmm.jobs.planning.sizes import Sizes
@@ -59,13 +59,13 @@ def test_labels_and_their_record_have_the_same_identity(tmp_path):
     assert recorded == job.candidates()
     assert recorded.items() <= manifest.items()
     assert inputs["student"]["train"]["batch_size"] == manifest["batch_size"]
-    changes = ["distill.num_uniform=4", "distill.num_top=2", "distill.top_depth=7", "run.seed=6", "student.train.batch_size=32"]
+    changes = ["distill.num_uniform=4", "distill.num_top=2", "distill.top_depth=7", "run.seed=6"]
     for change in [*changes, "student.examples=users"]:
         changed = load_settings(None, [*WORDS, "source.modalities={}", "distill.num_uniform=3", "distill.num_top=1", "run.seed=5", change,
                                        f"run.dir={tmp_path}"])  # fmt: skip
         assert label_inputs(changed, dataset) != inputs
         with pytest.raises(InputError, match="run label again"):
-            MaterialisedLabels(settings.dir, student_job(changed, dataset, 0).label_job(), [])
+            MaterialisedLabels(settings.dir, student_job(changed, dataset, 0).label_job(), [], lambda: pytest.fail("opened no rankings"))
 
 
 def test_plan_and_run_agree_on_whether_there_is_a_teacher(tmp_path):

@@ -1,0 +1,204 @@
+"""Keeps labels by user: what the teacher scores for a user is stored once, and every epoch's lists are drawn from it (docs/method.md 3.7).
+
+For each range of users a file holds the scores of each user's train items, of the items of the user's ranking, and of a pool of uniform
+unseen items. A student draws a list for each example from them as a function of seed, epoch and example. So the volume does not grow with
+epochs, and students of other sizes, seeds and batches read the same labels.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from ...core.artifact import open_artifact
+from ...core.errors import InputError
+from ...core.objectives import Labels, candidate_policy
+from ...core.sampling import STREAM_POOL, UnseenItems, check_unseen
+from ...core.storage import join, write_bytes
+from ...core.train_pairs import TrainPairs
+from ...graph_store.dataset import Dataset
+from ..messages import LabelJob
+from .blocks import arrow_lists, item_dtype, list_array, range_of
+from .encoding import EncodedScores, encode
+from .files import LabelFile, labels_url
+from .rankings import in_ranges, open_rankings, range_size
+from .teacher_scores import TeacherScores
+
+LAYOUT = "users, 1"
+USERS_AT_A_TIME = 1 << 12
+
+
+class UserLabeler:
+    """Makes the labels of ranges of users.
+
+    Args:
+        job: The job that says what to label.
+        dataset: The run's dataset.
+
+    Raises:
+        InputError: candidates are drawn from the teacher's rankings, and these are not there; or a user has seen every item.
+    """
+
+    def __init__(self, job: LabelJob, dataset: Dataset) -> None:
+        self.job, self.train = job, dataset.rows("train")
+        check_unseen(self.train)
+        self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
+        self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
+
+    def table(self, number: int) -> pa.Table:
+        """Returns the labels of a range, a row for each user."""
+        size = range_size(self.train.num_rows)
+        users = torch.arange(number * size, min((number + 1) * size, self.train.num_rows))
+        return pa.concat_tables([self._rows(ids) for ids in users.split(USERS_AT_A_TIME)]).combine_chunks()
+
+    def _rows(self, users: Tensor) -> pa.Table:
+        train = self.train.select(users)
+        pool = UnseenItems(train, users).draw(torch.arange(users.numel()), users, self.job.pool, self.job.seed, 0, STREAM_POOL)
+        lists = pool if self.ranked is None else torch.cat([self.ranked[users], pool], 1)
+        of_positives = self.scores.scores(users[train.rows], train.columns[:, None])
+        columns = {"pool": arrow_lists(pool.numpy().astype(item_dtype(self.train.num_columns)))}
+        for name, of_lists, positives in zip(self.scores.names, self.scores.scores(users, lists), of_positives):
+            middle = of_lists[:, lists.shape[1] - pool.shape[1] :].mean(1)  # differences alone count, and float16 has digits for few others
+            what = f"labels of the users from index {int(users[0])}: {name.replace('.', ' of ')}"
+            encoded = encode((of_lists - middle[:, None]).numpy(), self.job.scores, what)
+            columns[name] = arrow_lists(encoded.values)
+            if encoded.ranges is not None:
+                columns[range_of(name)] = arrow_lists(encoded.ranges)
+            relative = encode((positives[:, 0] - middle[train.rows])[:, None].numpy(), "float16", what).values[:, 0]
+            columns[_positives_of(name)] = pa.ListArray.from_arrays(pa.array(train.pointers.int().numpy()), pa.array(relative))
+        return pa.table(columns)
+
+    def write(self, url: str, work: dict[str, int]) -> LabelFile:
+        """Writes the file of a range, `work["range"]`."""
+        number, sink = work["range"], pa.BufferOutputStream()
+        table = self.table(number)
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        data, name = sink.getvalue().to_pybytes(), range_name(number)
+        write_bytes(join(url, name), data)
+        return {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": table.num_rows}
+
+
+def range_name(number: int) -> str:
+    """Returns the name of a range's file below the labels' folder."""
+    return f"users-{number:05d}.arrow"
+
+
+def _positives_of(name: str) -> str:
+    return "positives" + name.removeprefix("scores")
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Reads the labels of a range of users, memory-mapped.
+
+    Attributes:
+        pool: Items [n, P].
+        scores: Encoded scores of the rankings' items and the pool's, by scorer: [n, D + P].
+        starts: int32 [n + 1], where each user's train items start among `positives`.
+        positives: float16 [number of train items], by scorer.
+    """
+
+    pool: np.ndarray
+    scores: list[EncodedScores]
+    starts: np.ndarray
+    positives: list[np.ndarray]
+
+    @staticmethod
+    def open(path: str, names: list[str]) -> "_Range":
+        with pa.memory_map(path) as file:
+            table = pa.ipc.open_file(file).read_all()
+        columns = {name: table[name].combine_chunks() for name in table.schema.names}
+        positives = [columns[_positives_of(name)] for name in names]
+        ranges = [columns.get(range_of(name)) for name in names]
+        return _Range(
+            list_array(columns["pool"]),
+            [EncodedScores(list_array(columns[name]), None if of is None else list_array(of)) for name, of in zip(names, ranges)],
+            positives[0].offsets.to_numpy(),
+            [each.values.to_numpy() for each in positives],
+        )
+
+    def relative(self, rows: np.ndarray, places: np.ndarray, at: np.ndarray) -> list[np.ndarray]:
+        """Returns the scores at some places of users' lists relative to that of a train item, float32 [n, k] by scorer.
+
+        Args:
+            rows: The users.
+            places: [n, k].
+            at: [n], the train item of each, as its place among the user's.
+        """
+        found = []
+        for scores, positives in zip(self.scores, self.positives):
+            ranges = None if scores.ranges is None else scores.ranges[rows]
+            values = EncodedScores(scores.values[rows[:, None], places], ranges).decode()
+            found.append(values - positives[self.starts[rows] + at].astype(np.float32)[:, None])
+        return found
+
+
+class UserLabels:
+    """Draws a student's labels from what is stored for users; see `LabelSource`.
+
+    Args:
+        run_url: The folder of the run that made the labels.
+        job: The job of this worker's share of the labels.
+        modalities: Names of the teacher's modalities, in its order.
+        dataset: The run's dataset.
+
+    Raises:
+        InputError: the labels are missing or damaged, or were made with other settings.
+    """
+
+    def __init__(self, run_url: str, job: LabelJob, modalities: list[str], dataset: Dataset) -> None:
+        url = labels_url(run_url, job.revision)
+        folder, manifest = open_artifact(url, "labels", job.cache_dir)
+        for name, expected in {"layout": LAYOUT, **job.candidates()}.items():
+            found = manifest.get(name)
+            if not (found == expected or (name == "top_depth" and found is not None and found > int(str(expected)))):
+                raise InputError(f"{url}: {name} is {found}, {expected} expected; run label again")
+        self.job, self.train = job, dataset.rows("train")
+        self.pairs = TrainPairs.of(self.train, job.draw_seed, job.examples)
+        self.policy, self.num_modalities = candidate_policy(job.config), len(modalities)
+        self._ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
+        names = ["scores", *(f"scores.{m}" for m in modalities)]
+        self._ranges = [_Range.open(str(folder / name), names) for name in sorted(manifest["files"])]
+
+    def order_epoch(self, epoch: int) -> int:
+        """See `LabelSource`."""
+        return epoch
+
+    def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
+        """See `LabelSource`."""
+        for step in range(self.job.num_steps):
+            yield step, self._labels(epoch, *self.pairs.at(epoch, self.job.share_of(step)))
+
+    def _labels(self, epoch: int, examples: Tensor, users: Tensor, positives: Tensor) -> Labels:
+        depth, pool = 0 if self._ranked is None else self._ranked.width, self.job.pool
+        of_pool, of_ranking = self.policy.draw_stored(examples, pool, depth, self.job.draw_seed, epoch)
+        stored_depth = self._ranges[0].scores[0].values.shape[1] - pool
+        places = torch.cat([stored_depth + of_pool, of_ranking], 1).numpy()
+        at = self._places_of(users, positives).numpy()
+        drawn = np.empty(of_pool.shape, np.int64)
+        scores = np.zeros((1 + self.num_modalities, users.numel(), 1 + places.shape[1]), np.float32)
+        for number, here, rows in in_ranges(users, range_size(self.train.num_rows)):
+            of_range, chosen, row = self._ranges[number], here.numpy(), rows.numpy()
+            drawn[chosen] = of_range.pool[row[:, None], of_pool.numpy()[chosen]]
+            for scorer, values in enumerate(of_range.relative(row, places[chosen], at[chosen])):
+                scores[scorer, chosen, 1:] = values
+        candidates = [positives[:, None], torch.from_numpy(drawn)]
+        if self._ranked is not None:
+            candidates.append(self._ranked.at(users, of_ranking))
+        found = torch.from_numpy(scores)
+        return Labels(users, torch.cat(candidates, 1), found[0], found[1:])
+
+    def _places_of(self, users: Tensor, positives: Tensor) -> Tensor:
+        """Returns the places of positives among their users' train items, int64 [n]."""
+        distinct, rows = torch.unique(users, return_inverse=True)
+        train = self.train.select(distinct)
+        keys = train.rows * train.num_columns + train.columns
+        return torch.searchsorted(keys, rows * train.num_columns + positives) - train.pointers[rows]
+
+    def close(self) -> None:
+        """Does nothing: nothing makes labels meanwhile."""
