@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-_NAMES = {np.dtype(name): code for name, code in (("float16", "F16"), ("float32", "F32"), ("int32", "I32"), ("int64", "I64"))}
+_CODES = {"uint8": "U8", "uint16": "U16", "float16": "F16", "int32": "I32", "float32": "F32", "int64": "I64"}
 
 
 @contextlib.contextmanager
@@ -17,17 +17,17 @@ def tensor_file(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) 
 
     Args:
         path: The file; one that is there is replaced.
-        tensors: By name the NumPy type, one of float16, float32, int32 and int64, and the shape. Those of wider types come first, since a
-            reader maps a tensor only where its bytes are aligned.
+        tensors: By name the NumPy type, one of uint8, uint16, float16, int32, float32 and int64, and the shape.
 
     Yields:
         The tensors by name, memory-mapped and filled with zeros.
     """
     header: dict[str, dict] = {}
     end = 0
-    for name, (dtype, shape) in tensors.items():
+    wide_first = sorted(tensors.items(), key=lambda entry: -np.dtype(entry[1][0]).itemsize)  # so that all are aligned
+    for name, (dtype, shape) in wide_first:
         first, end = end, end + np.dtype(dtype).itemsize * math.prod(shape)
-        header[name] = {"dtype": _NAMES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [first, end]}
+        header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [first, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     begin = 8 + len(text)

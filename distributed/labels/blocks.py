@@ -51,17 +51,17 @@ def labels_to_table(
     columns = {
         "user": pa.array(labels.users.numpy().astype(np.int32)),
         "positive": pa.array(labels.candidates[:, 0].numpy().astype(dtype)),
-        "drawn": arrow_lists(drawn.numpy().astype(dtype)),
+        "drawn": _lists(drawn.numpy().astype(dtype)),
     }
     if places is not None:
-        columns["ranked"] = arrow_lists(places.numpy().astype(index_dtype(depth)))
+        columns["ranked"] = _lists(places.numpy().astype(index_dtype(depth)))
     of_modality = {f"scores.{m}": scores for m, scores in zip(modalities, labels.modal_scores)}
     for name, scores in {"scores": labels.scores, **of_modality}.items():
         what = f"label block {numbers['block']} of epoch {numbers['epoch']}: {name.replace('.', ' of ')}"
         encoded = encode(scores[:, 1:].float().numpy(), encoding, what)
-        columns[name] = arrow_lists(encoded.values)
+        columns[name] = _lists(encoded.values)
         if encoded.ranges is not None:
-            columns[range_of(name)] = arrow_lists(encoded.ranges)
+            columns[range_of(name)] = _lists(encoded.ranges)
     return pa.table(columns).replace_schema_metadata({name: str(value) for name, value in numbers.items()})
 
 
@@ -70,7 +70,7 @@ def range_of(name: str) -> str:
     return "range" + name.removeprefix("scores")
 
 
-def arrow_lists(x: np.ndarray) -> pa.FixedSizeListArray:
+def _lists(x: np.ndarray) -> pa.FixedSizeListArray:
     """Returns an array [n, k] as n lists of k."""
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(x).reshape(-1)), x.shape[1])
 
@@ -123,17 +123,14 @@ def item_dtype(num_items: int) -> type[np.integer]:
     return np.uint16 if num_items <= 1 << 16 else np.int32
 
 
-def list_array(array: pa.FixedSizeListArray) -> np.ndarray:
-    """Returns n lists of k as an array [n, k], without a copy."""
-    return array.flatten().to_numpy(zero_copy_only=True).reshape(len(array), array.type.list_size)
-
-
 def _array(column: pa.ChunkedArray) -> np.ndarray:
     """Returns a column as an array [n] or [n, k], without a copy where it is one chunk."""
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0)
-    return list_array(array) if pa.types.is_fixed_size_list(array.type) else array.to_numpy(zero_copy_only=True)
+    if not pa.types.is_fixed_size_list(array.type):
+        return array.to_numpy(zero_copy_only=True)
+    return array.flatten().to_numpy(zero_copy_only=True).reshape(len(array), array.type.list_size)
 
 
 def _int64(x: np.ndarray) -> Tensor:

@@ -5,24 +5,23 @@ unseen items. A student draws a list for each example from them as a function of
 epochs, and students of other sizes, seeds and batches read the same labels.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ...core.artifact import open_artifact
+from ...core.artifact import open_artifact, sha256_of
 from ...core.errors import InputError
 from ...core.objectives import Labels, candidate_policy
 from ...core.sampling import STREAM_POOL, UnseenItems, check_unseen
-from ...core.storage import join, write_bytes
+from ...core.storage import join, staged_file
+from ...core.tensor_file import tensor_file
 from ...core.train_pairs import TrainPairs
 from ...graph_store.dataset import Dataset
 from ..messages import LabelJob
-from .blocks import arrow_lists, item_dtype, list_array, range_of
+from .blocks import item_dtype, range_of
 from .encoding import EncodedScores, encode
 from .files import LabelFile, labels_url
 from .rankings import in_ranges, open_rankings, range_size
@@ -49,43 +48,54 @@ class UserLabeler:
         self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
         self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
 
-    def table(self, number: int) -> pa.Table:
-        """Returns the labels of a range, a row for each user."""
-        size = range_size(self.train.num_rows)
+    def write(self, url: str, work: dict[str, int]) -> LabelFile:
+        """Writes the file of a range, `work["range"]`."""
+        number, size = work["range"], range_size(self.train.num_rows)
         users = torch.arange(number * size, min((number + 1) * size, self.train.num_rows))
-        return pa.concat_tables([self._rows(ids) for ids in users.split(USERS_AT_A_TIME)]).combine_chunks()
+        first, last = (int(self.train.pointers[at]) for at in (users[0], users[-1] + 1))
+        name = range_name(number)
+        with staged_file(join(url, name)) as path:
+            with tensor_file(path, self._tensors(users.numel(), last - first)) as arrays:
+                arrays["starts"][:] = self.train.pointers[users[0] : users[-1] + 2] - first
+                for ids in users.split(USERS_AT_A_TIME):
+                    self._fill(arrays, ids, int(ids[0] - users[0]), int(self.train.pointers[ids[0]]) - first)
+            return {"name": name, "bytes": path.stat().st_size, "sha256": sha256_of(path), "rows": users.numel()}
 
-    def _rows(self, users: Tensor) -> pa.Table:
-        train = self.train.select(users)
+    def _tensors(self, num_users: int, num_positives: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Describes the tensors of a range's file."""
+        depth = 0 if self.ranked is None else self.ranked.width
+        tensors: dict[str, tuple[str, tuple[int, ...]]] = {
+            "starts": ("int64", (num_users + 1,)),
+            "pool": (np.dtype(item_dtype(self.train.num_columns)).name, (num_users, self.job.pool)),
+        }
+        for name in self.scores.names:
+            tensors[name] = (self.job.scores, (num_users, depth + self.job.pool))
+            tensors[_positives_of(name)] = ("float16", (num_positives,))
+            if self.job.scores == "uint8":
+                tensors[range_of(name)] = ("float16", (num_users, 2))
+        return tensors
+
+    def _fill(self, arrays: dict[str, np.ndarray], users: Tensor, row: int, positive: int) -> None:
+        """Fills in the labels of some users, which begin at a row and at a train item of the range."""
+        train, rows = self.train.select(users), slice(row, row + users.numel())
         pool = UnseenItems(train, users).draw(torch.arange(users.numel()), users, self.job.pool, self.job.seed, 0, STREAM_POOL)
         lists = pool if self.ranked is None else torch.cat([self.ranked[users], pool], 1)
         of_positives = self.scores.scores(users[train.rows], train.columns[:, None])
-        columns = {"pool": arrow_lists(pool.numpy().astype(item_dtype(self.train.num_columns)))}
+        arrays["pool"][rows] = pool.numpy()
         for name, of_lists, positives in zip(self.scores.names, self.scores.scores(users, lists), of_positives):
             middle = of_lists[:, lists.shape[1] - pool.shape[1] :].mean(1)  # differences alone count, and float16 has digits for few others
             what = f"labels of the users from index {int(users[0])}: {name.replace('.', ' of ')}"
             encoded = encode((of_lists - middle[:, None]).numpy(), self.job.scores, what)
-            columns[name] = arrow_lists(encoded.values)
+            arrays[name][rows] = encoded.values
             if encoded.ranges is not None:
-                columns[range_of(name)] = arrow_lists(encoded.ranges)
+                arrays[range_of(name)][rows] = encoded.ranges
             relative = encode((positives[:, 0] - middle[train.rows])[:, None].numpy(), "float16", what).values[:, 0]
-            columns[_positives_of(name)] = pa.ListArray.from_arrays(pa.array(train.pointers.int().numpy()), pa.array(relative))
-        return pa.table(columns)
-
-    def write(self, url: str, work: dict[str, int]) -> LabelFile:
-        """Writes the file of a range, `work["range"]`."""
-        number, sink = work["range"], pa.BufferOutputStream()
-        table = self.table(number)
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        data, name = sink.getvalue().to_pybytes(), range_name(number)
-        write_bytes(join(url, name), data)
-        return {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": table.num_rows}
+            arrays[_positives_of(name)][positive : positive + len(relative)] = relative
 
 
 def range_name(number: int) -> str:
     """Returns the name of a range's file below the labels' folder."""
-    return f"users-{number:05d}.arrow"
+    return f"users-{number:05d}.safetensors"
 
 
 def _positives_of(name: str) -> str:
@@ -99,7 +109,7 @@ class _Range:
     Attributes:
         pool: Items [n, P].
         scores: Encoded scores of the rankings' items and the pool's, by scorer: [n, D + P].
-        starts: int32 [n + 1], where each user's train items start among `positives`.
+        starts: int64 [n + 1], where each user's train items start among `positives`.
         positives: float16 [number of train items], by scorer.
     """
 
@@ -110,17 +120,12 @@ class _Range:
 
     @staticmethod
     def open(path: str, names: list[str]) -> "_Range":
-        with pa.memory_map(path) as file:
-            table = pa.ipc.open_file(file).read_all()
-        columns = {name: table[name].combine_chunks() for name in table.schema.names}
-        positives = [columns[_positives_of(name)] for name in names]
-        ranges = [columns.get(range_of(name)) for name in names]
-        return _Range(
-            list_array(columns["pool"]),
-            [EncodedScores(list_array(columns[name]), None if of is None else list_array(of)) for name, of in zip(names, ranges)],
-            positives[0].offsets.to_numpy(),
-            [each.values.to_numpy() for each in positives],
-        )
+        """Maps the file of a range; `names` are those of the scorers."""
+        from safetensors.torch import load_file
+
+        arrays = {name: tensor.numpy() for name, tensor in load_file(path).items()}
+        scores = [EncodedScores(arrays[name], arrays.get(range_of(name))) for name in names]
+        return _Range(arrays["pool"], scores, arrays["starts"], [arrays[_positives_of(name)] for name in names])
 
     def relative(self, rows: np.ndarray, places: np.ndarray, at: np.ndarray) -> list[np.ndarray]:
         """Returns the scores at some places of users' lists relative to that of a train item, float32 [n, k] by scorer.

@@ -12,7 +12,9 @@ def describe_plan(plan: Plan) -> str:
             *_processes(plan),
             *_hosts(plan),
             *_steps(plan),
-            f"{'labels':<28} {_mib(plan.label_bytes_an_epoch)} MiB an epoch",
+            f"{'labels':<28} {_mib(plan.user_label_bytes)} MiB a revision"
+            if plan.user_label_bytes
+            else f"{'labels':<28} {_mib(plan.label_bytes_an_epoch)} MiB an epoch",
             *([f"{'rankings':<28} {_mib(plan.rankings_bytes)} MiB a revision"] if plan.rankings_bytes else []),
             *_raw_rows(plan),
         ]

@@ -2,13 +2,16 @@
 
 from ...core.histories import BLOCK_ENTRIES, BLOCK_SCORES, ENTRY_BYTES
 from ...core.objectives import candidate_policy
+from ...core.ranking import USERS_AT_A_TIME as USERS_AT_A_TIME_RANKED
 from ...core.scoring import CHUNK_BYTES
-from ...distributed.artifacts.row_shards import ROWS_A_SHARD
-from ...distributed.labels.rankings import USERS_A_RANGE
+from ...distributed.labels.blocks import item_dtype
+from ...distributed.labels.encoding import index_dtype
+from ...distributed.labels.rankings import USERS_A_RANGE, range_size
+from ...distributed.labels.user_labels import USERS_AT_A_TIME
 from ..settings import Settings
 from . import kinds
-from .sizes import SCORE_BYTES, Need, Sizes
-from .units import FLOAT, INDEX
+from .sizes import SCORE_BYTES, VISITED_ARRAYS, Need, Sizes
+from .units import FLOAT, HALF, INDEX
 
 DRAW_ARRAYS = 5.5  # int64 arrays that live at once while the candidates of a block are drawn, measured
 HISTORY_BYTES = BLOCK_SCORES * 3 * FLOAT + BLOCK_ENTRIES * ENTRY_BYTES
@@ -37,55 +40,88 @@ def block_rows(settings: Settings) -> int:
     return max(settings.labels.block_rows, settings.student.train.batch_size)
 
 
-def label_row(settings: Settings, sizes: Sizes) -> int:
-    """Bytes of a labelled example on disk and on the wire."""
-    return 4 + (1 + candidate_policy(settings.distill).num_candidates) * (4 + 2 + 2 * len(sizes.dims)) + 12
+def score_bytes(settings: Settings, sizes: Sizes, count: float) -> float:
+    """Bytes of a row of `count` scores on disk, the final ones and those by modality, with the row's ranges where these are kept."""
+    ranges, each = (2 * HALF, 1) if settings.labels.scores == "uint8" else (0, HALF)
+    return (1 + len(sizes.dims)) * (count * each + ranges)
 
 
-def label_block(settings: Settings, sizes: Sizes) -> int:
-    """Bytes of a block of labels."""
-    return min(block_rows(settings), sizes.edges) * label_row(settings, sizes)
+def label_row(settings: Settings, sizes: Sizes) -> float:
+    """Bytes of an example in a block of labels, on disk without compression and on the wire."""
+    policy, item = candidate_policy(settings.distill), item_dtype(sizes.items)(0).itemsize
+    ranked = settings.distill.num_top if policy.draws_stored else 0  # as places in the ranking; another policy's may be items, all of them
+    places = ranked * index_dtype(policy.depth)(0).itemsize
+    items = (1 + policy.num_candidates - ranked) * item
+    return 4 + items + places + score_bytes(settings, sizes, policy.num_candidates)
+
+
+def label_block(settings: Settings, sizes: Sizes) -> float:
+    """Bytes of a block of labels by example; by user, of nothing, since a student maps these."""
+    return 0 if settings.labels.by == "users" else min(block_rows(settings), sizes.edges) * label_row(settings, sizes)
+
+
+def user_label_bytes(settings: Settings, sizes: Sizes) -> float:
+    """Bytes on disk of labels by user: pools, their scores and the rankings', and the scores of all train items."""
+    pool, depth = settings.labels.pool, min(candidate_policy(settings.distill).depth, sizes.items)
+    item, scorers = item_dtype(sizes.items)(0).itemsize, 1 + len(sizes.dims)
+    of_users = sizes.users * (pool * item + score_bytes(settings, sizes, pool + depth) + INDEX)  # where train items start
+    return of_users + sizes.edges * scorers * HALF
+
+
+def train_rows(sizes: Sizes, users: float) -> float:
+    """Bytes of int64 arrays over the train items of so many users, as expected for users who have twice the mean number of them.
+
+    Users of a block that visits interactions have more of them than others. No users have more than all.
+    """
+    return min(sizes.edges, 2 * users * sizes.edges / max(1, sizes.users)) * INDEX
 
 
 def labeler(settings: Settings, sizes: Sizes) -> Need:
-    """Memory of a label process: all train interactions, and a block in the making."""
-    count, width = len(sizes.dims), 1 + candidate_policy(settings.distill).num_candidates
-    rows, depth = min(block_rows(settings), sizes.edges), candidate_policy(settings.distill).depth
-    vectors = vectors_bytes(settings, sizes)
-    joined = max(sizes.users, sizes.items) > ROWS_A_SHARD
+    """Memory of a label process: a block, or some users, in the making; vectors, rankings and train items are mapped."""
+    count, policy, config = len(sizes.dims), candidate_policy(settings.distill), settings.teacher
+    width, depth = 1 + policy.num_candidates, policy.depth
+    rows, stored = min(block_rows(settings), sizes.edges), settings.labels.by == "users"
+    if stored:
+        rows, width = min(USERS_AT_A_TIME, sizes.users), depth + settings.labels.pool
+    users = min(rows, sizes.users)
     held = {
-        "train interactions": 3 * sizes.edges * INDEX + sizes.nodes * INDEX,
-        "teacher vectors": vectors if joined else 0,
+        "order of the users": 0 if stored else VISITED_ARRAYS[settings.student.examples] * sizes.users * INDEX,
+        "users' train items": 6 * train_rows(sizes, users),
+        "users' vectors": users * (kinds.final_dim(config, sizes) + count * config.dim) * FLOAT,
         **histories(settings, sizes),
     }
-    drawn = {"a block's draws": rows * width * DRAW_ARRAYS * INDEX, "a block's rankings": 2 * min(rows, sizes.users) * depth * INDEX}
+    drawn = {"a block's draws": rows * width * DRAW_ARRAYS * INDEX, "a block's rankings": 2 * users * depth * INDEX}
     scored = rows * width * ((2 + 3 * count) * FLOAT + INDEX) + CHUNK_BYTES  # candidate vectors are gathered a chunk at a time
-    packed = rows * width * ((1 + count) * FLOAT + INDEX) + 3 * label_block(settings, sizes)
+    packed = rows * width * ((2 + count) * FLOAT + INDEX) + 3 * label_block(settings, sizes)
     moments: dict[str, dict[str, float]] = {
-        "loading": {"train interactions": 8 * sizes.edges * INDEX},
+        "counting train items": {"users' numbers": 2 * sizes.users * INDEX},
         "drawing candidates": {**held, **drawn},
         "scoring": {**held, "a block's candidates": scored},
         "packing": {**held, "a block's candidates": packed},
     }
-    mapped = (0 if joined else vectors) + rankings_bytes(settings, sizes)
+    mapped = vectors_bytes(settings, sizes) + rankings_bytes(settings, sizes) + rows_bytes(sizes)
     return Need.of("labeler", "labeler", moments, "labels.block_rows or distill.num_uniform", mapped)
 
 
+def rows_bytes(sizes: Sizes) -> int:
+    """Bytes of the file that has the train items of all users."""
+    return sizes.edges * 4 + sizes.users * INDEX
+
+
 def ranker(settings: Settings, sizes: Sizes) -> Need | None:
-    """Memory of a process that ranks users before labels are made: train interactions, and a range of users; None where none rank."""
+    """Memory of a process that ranks users before labels are made: a range of users; None where none rank."""
     depth, ranked = candidate_policy(settings.distill).depth, min(USERS_A_RANGE, sizes.users)
     if not rankings_bytes(settings, sizes):
         return None
-    dim, own = kinds.final_dim(settings.teacher, sizes), sizes.edges * ranked // max(1, sizes.users)
-    parts = {
-        "train interactions": sizes.edges * INDEX + sizes.nodes * INDEX,
+    dim, of_range = kinds.final_dim(settings.teacher, sizes), min(range_size(sizes.users), sizes.users)
+    parts: dict[str, float] = {
+        "users' train items": 5 * train_rows(sizes, ranked),
         **histories(settings, sizes),
-        "item vectors": sizes.items * dim * FLOAT if sizes.items > ROWS_A_SHARD else 0,
-        "a range of users": ranked * (dim * FLOAT + 2 * depth * INDEX) + 5 * own * INDEX,
+        "a range of users": ranked * (dim * FLOAT + 2 * depth * INDEX) + 3 * of_range * depth * 4,
         "score blocks": SCORE_BYTES,
     }
-    mapped = vectors_bytes(settings, sizes)
-    moments = {"loading": {"train interactions": 8 * sizes.edges * INDEX}, "ranking": parts}
+    mapped = vectors_bytes(settings, sizes) + rows_bytes(sizes)
+    moments: dict[str, dict[str, float]] = {"counting train items": {"users' numbers": 2 * sizes.users * INDEX}, "ranking": parts}
     return Need.of("ranker", "labeler", moments, "distill.top_depth", mapped)
 
 
@@ -97,7 +133,7 @@ def rankings_bytes(settings: Settings, sizes: Sizes) -> int:
 
 
 def evaluator(sizes: Sizes, dim: int, model: str, of_histories: dict[str, int] | None = None) -> Need:
-    """Memory of a worker or a task that evaluates: all vectors, in Ray's object store and copied, and the interactions that it masks.
+    """Memory of a worker or a task that evaluates: users with held-out items, some at a time; vectors and train items are mapped.
 
     Args:
         sizes: Of the catalog.
@@ -105,7 +141,12 @@ def evaluator(sizes: Sizes, dim: int, model: str, of_histories: dict[str, int] |
         model: "teacher" or "student".
         of_histories: What a teacher scores histories with, by purpose.
     """
-    vectors = sizes.nodes * dim * FLOAT
-    parts = {"vectors": vectors, "object store": vectors, "masks": 8 * sizes.edges * INDEX, "score blocks": SCORE_BYTES}
-    parts |= {name: 2 * size if name == "item similarities" else size for name, size in (of_histories or {}).items()}
-    return Need.of(f"evaluator ({model})", "evaluator", {"ranking": parts}, f"{model}.dim")
+    users = min(USERS_AT_A_TIME_RANKED, sizes.users)
+    parts = {
+        "users' vectors": users * dim * FLOAT,
+        "users' numbers": 3 * sizes.users * INDEX,
+        "masks": 6 * train_rows(sizes, users),
+        "score blocks": SCORE_BYTES,
+        **(of_histories or {}),
+    }
+    return Need.of(f"evaluator ({model})", "evaluator", {"ranking": parts}, f"{model}.dim", sizes.nodes * dim * FLOAT + rows_bytes(sizes))

@@ -10,7 +10,7 @@ from . import block_sizes
 from .block_sizes import BlockSizes, Seeds
 from .engine import Choice, choose_engine, with_engine
 from .hosts import check_fits, stages_of
-from .label_needs import label_row, rankings_bytes
+from .label_needs import label_row, rankings_bytes, user_label_bytes
 from .rates import Rates
 from .record import HostPlan, Plan, RatePlan, RolePlan, StepPlan
 from .sizes import Need, Sizes
@@ -50,7 +50,7 @@ def make_plan(settings: Settings, dataset: Dataset, available: int | None, choic
 
     stages = stages_of(settings, sizes, expected, most)
     check_fits(stages, available)
-    rates = Rates.of(settings.cluster)
+    rates, by_example = Rates.of(settings.cluster), sizes.taught and settings.labels.by == "examples"
     return Plan(
         engine=choice.engine,
         reason=choice.reason,
@@ -60,7 +60,8 @@ def make_plan(settings: Settings, dataset: Dataset, available: int | None, choic
         hosts={stage.name: HostPlan(stage.total, {need.role: count for need, count in stage.roles}) for stage in stages},
         rates=RatePlan(rates.memory, rates.multiply_adds, rates.network),
         steps={name: _step(costs, rates) for name, costs in steps_of(settings, sizes, expected).items()},
-        label_bytes_an_epoch=sizes.edges * label_row(settings, sizes) if sizes.taught else 0,
+        label_bytes_an_epoch=int(sizes.edges * label_row(settings, sizes)) if by_example else 0,
+        user_label_bytes=int(user_label_bytes(settings, sizes)) if sizes.taught and settings.labels.by == "users" else 0,
         rankings_bytes=rankings_bytes(settings, sizes),
         raw_row_ratios=raw_row_ratios(settings, dataset) if sizes.taught and sizes.dims else {},
     )

@@ -76,7 +76,8 @@ class Plan:
         hosts: Every stage, by its name.
         rates: Of a worker.
         steps: Of the teacher, where there is one, and of the student.
-        label_bytes_an_epoch: Labels on disk or on the wire.
+        label_bytes_an_epoch: Labels by example, on disk without compression or on the wire; 0 where labels are kept by user.
+        user_label_bytes: Labels by user on disk, for each revision; 0 where labels are made by example.
         rankings_bytes: The teacher's rankings of all users on disk, for each revision; 0 where no candidates are drawn from them.
         raw_row_ratios: d_m / 2d by modality (see `step_costs.raw_row_ratios`).
     """
@@ -90,6 +91,7 @@ class Plan:
     rates: RatePlan
     steps: dict[str, StepPlan]
     label_bytes_an_epoch: int
+    user_label_bytes: int
     rankings_bytes: int
     raw_row_ratios: dict[str, float]
 

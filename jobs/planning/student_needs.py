@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from ...core.linear.factors import width_of
-from ...distributed.artifacts.row_shards import ROWS_A_SHARD
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate, Seeds
@@ -46,11 +45,7 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
         held["frozen vectors"] = sizes.nodes * kinds.final_dim(settings.teacher, sizes) * FLOAT
     mapped = 0.0
     if taught:
-        vectors = vectors_bytes(settings, sizes)
-        if max(sizes.users, sizes.items) > ROWS_A_SHARD:
-            held["teacher vectors"] = vectors  # several shards are joined
-        else:
-            mapped = vectors
+        mapped = vectors_bytes(settings, sizes)
         held["labels"] = 2 * label_block(settings, sizes)
         if settings.distill.num_student:
             held.update(histories(settings, sizes))

@@ -29,7 +29,7 @@ from promptmm.distributed.config import ClusterConfig
 from promptmm.distributed.engines.reduction.deepspeed import DeepSpeedReduction
 from promptmm.distributed.execution.dataset_graph import DatasetGraph
 from promptmm.distributed.execution.local import start_worker
-from promptmm.distributed.labels.labeler import Labeler, stream_here
+from promptmm.distributed.labels.labeler import open_labeler, stream_here, work_of
 from promptmm.distributed.labels.rankings import rank_here
 from promptmm.distributed.run_job import run_job
 from promptmm.distributed.surroundings import Surroundings
@@ -68,9 +68,9 @@ def run(stage: str, settings, worker) -> None:
         rank_here(labels.rankings, dataset)
         return
     if stage == "label":
-        labeler = Labeler(labels, dataset)
-        for block in range(min(3, labeler.job.num_blocks)):
-            labeler.table(0, block)
+        labeler = open_labeler(labels, dataset)
+        for work in work_of(labels, dataset, range(1))[:3]:
+            labeler.write(join(settings.dir, "labels"), work)
         return
     job = teacher_job(settings, dataset) if stage == "teacher" else student_job(settings, dataset, 0)
     graph = MappedGraph(dataset, join(settings.dir, "graph"))

@@ -162,8 +162,8 @@ def test_a_teacher_that_scores_histories_is_planned_with_its_similarities(datase
     whole, cut = (make_plan(load_settings(None, [*words, f"teacher.linear.rank={rank}"]), catalog, None) for rank in (0, 8))
     size = catalog.num_items * (20 * 8 + 8)
     assert whole.roles["labeler"].parts["item similarities"] == size
-    assert whole.roles["evaluator (teacher)"].parts["item similarities"] == 2 * size
-    assert "vectors" not in whole.roles["evaluator (teacher)"].parts
+    assert whole.roles["evaluator (teacher)"].parts["item similarities"] == size
+    assert "users' vectors" not in whole.roles["evaluator (teacher)"].parts
     assert whole.roles["student worker"].moment == "warm start"
     assert whole.roles["student worker"].bytes > cut.roles["student worker"].bytes
     spectral = ["teacher.kind=spectral", "teacher.linear.filter=neighbourhood", "teacher.linear.rank=8", *words[1:]]
@@ -172,7 +172,7 @@ def test_a_teacher_that_scores_histories_is_planned_with_its_similarities(datase
     fitting = beside.roles["teacher worker"].parts["fitting"]
     vectors_alone = make_plan(load_settings(None, [word for word in spectral if "neighbours" not in word]), catalog, None)
     assert fitting - vectors_alone.roles["teacher worker"].parts["fitting"] > 4 * size
-    assert beside.roles["evaluator (teacher)"].parts["vectors"] == cut.roles["evaluator (teacher)"].parts["vectors"]
+    assert beside.roles["evaluator (teacher)"].parts["users' vectors"] == cut.roles["evaluator (teacher)"].parts["users' vectors"]
     together = ["teacher.kind=ensemble", "teacher.components={one: {kind: rp3beta, linear: {rank: 0, neighbours: 20}}, spectral: {}}"]
     both = make_plan(load_settings(None, [*together, *by_scores, "cluster.engine=full"]), catalog, None)
     assert both.roles["labeler"].parts["item similarities"] == size
@@ -271,6 +271,28 @@ def test_rankings_are_planned_where_candidates_are_drawn_from_them(dataset):
     deep = make_plan(load_settings(None, [*words, "labels.block_rows=1000000", "distill.top_depth=400"]), catalog, None).roles["labeler"]
     assert deep.parts["a block's rankings"] == 2 * 8 * 400 * catalog.num_users
     assert make_plan(load_settings(None, [*words, "distill.regime=inline"]), catalog, None).rankings_bytes == plain.rankings_bytes == 0
+
+
+def test_what_comes_after_training_does_not_grow_with_the_catalog(dataset):
+    """Ten times the users and items: labelers and evaluators hold a few numbers more for each user, and map the rest."""
+    words = ["teacher.dim=8", "student.dim=8", "distill.num_top=5", "cluster.engine=sampled"]
+    for by in ("examples", "users"):
+        settings = load_settings(None, [*words, f"labels.by={by}"])
+        small, big = (make_plan(settings, large(dataset, factor), None) for factor in (10**5, 10**6))
+        for role in ("labeler", "evaluator (teacher)", "evaluator (student)"):
+            grown = big.roles[role].bytes - small.roles[role].bytes
+            assert grown <= 3 * 8 * 9 * 10**5 * dataset.num_users
+            assert big.roles[role].mapped_bytes > 9 * small.roles[role].mapped_bytes
+
+
+def test_labels_by_user_are_planned_once(dataset):
+    """Pools and rankings of all users and the scores of all train items, whatever the number of epochs."""
+    words = ["teacher.kind=lightgcn", "distill.list_weight=0", "distill.embedding_weight=0", "labels.by=users", "labels.pool=50"]
+    plan = make_plan(load_settings(None, [*words, "labels.scores=uint8", "labels.epochs=3"]), dataset, None)
+    edges = dataset.manifest["num_interactions"]["train"]
+    assert plan.user_label_bytes == dataset.num_users * (50 * (2 + 1) + 4 + 8) + 2 * edges
+    assert plan.label_bytes_an_epoch == 0
+    assert f"{plan.user_label_bytes / 2**20:,.1f} MiB a revision" in describe_plan(plan)
 
 
 @pytest.mark.parametrize(("visited", "arrays"), [("interactions", 0), ("users", 1), ("histories", 12)])

@@ -78,6 +78,7 @@ def write_labels(folder: Path, settings, dataset) -> None:
         pytest.param("student", "student worker", ["cluster.engine=full", "student.kind=mlp", "student.dim=128"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.block_rows=300000"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.block_rows=200000", "distill.num_top=10"], marks=pytest.mark.slow),
+        pytest.param("label", "labeler", ["labels.by=users", "labels.pool=1500"], marks=pytest.mark.slow),
         pytest.param("rank", "ranker", ["distill.num_top=10", "distill.top_depth=700"], marks=pytest.mark.slow),
     ],
     ids=[
@@ -93,6 +94,7 @@ def write_labels(folder: Path, settings, dataset) -> None:
         "taught student of perceptrons",
         "labeler",
         "labeler of ranked items",
+        "labeler by user",
         "ranker",
     ],
 )
