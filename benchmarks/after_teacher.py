@@ -98,7 +98,7 @@ def work(role: str, folder: Path, out: Path) -> dict[str, float]:
     from promptmm.distributed.artifacts.stored_scores import StoredScores
     from promptmm.distributed.execution.evaluation import rank_share
     from promptmm.distributed.labels.labeler import Labeler
-    from promptmm.distributed.labels.rankings import Ranker
+    from promptmm.distributed.labels.rankings import Ranker, range_size
     from promptmm.distributed.labels.user_labels import UserLabeler
     from promptmm.distributed.messages import EvaluationJob, LabelJob
     from promptmm.graph_store.dataset import open_dataset
@@ -122,13 +122,17 @@ def work(role: str, folder: Path, out: Path) -> dict[str, float]:
     if role == "labeler by user":
         labeler = UserLabeler(job, dataset)
         started = time.perf_counter()
-        facts = labeler.write(str(out), {"range": 0})
-        return {"units": facts["rows"], "whole": dataset.num_users, "seconds": time.perf_counter() - started}
-    blocks, rows = Labeler(job, dataset), 0
+        labeler.write(str(out), {"range": 0})
+        return {
+            "units": min(range_size(dataset.num_users), dataset.num_users),
+            "whole": dataset.num_users,
+            "seconds": time.perf_counter() - started,
+        }
+    blocks = Labeler(job, dataset)
     started = time.perf_counter()
     for block in range(4):
-        rows += int(blocks.write(str(out), {"epoch": 0, "block": block})["rows"])
-    return {"units": rows, "whole": count, "seconds": time.perf_counter() - started}
+        blocks.write(str(out), {"epoch": 0, "block": block})
+    return {"units": 4 * STEPS_A_BLOCK * BATCH, "whole": count, "seconds": time.perf_counter() - started}
 
 
 def run_role(role: str, folder: Path) -> None:

@@ -12,7 +12,8 @@ from ray.actor import ActorHandle
 from ...core.storage import filesystem, is_local
 from ...graph_store.dataset import open_dataset
 from ..config import ClusterConfig
-from ..labels.labeler import Labeler, clear_labels, open_labeler, publish_labels, work_of
+from ..labels.files import labels_url
+from ..labels.labeler import Labeler, label_facts, labels_left, open_labeler, publish_labels, work_of
 from ..labels.rankings import Ranker, publish_rankings, ranges_left
 from ..labels.user_labels import UserLabeler
 from ..messages import LabelJob, RankingJob
@@ -36,7 +37,7 @@ class BlockActor:
 
 
 class LabelWriter:
-    """A label process that writes files below a URL, and returns what `write` of its labeler says of them."""
+    """A label process that writes files below a URL."""
 
     def __init__(self, job: LabelJob, url: str, lines: ActorHandle) -> None:
         lines.start.remote()
@@ -45,8 +46,10 @@ class LabelWriter:
         self.url: str = url
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Ray Data's entry: rows of `work_of` in, facts of the written files out."""
-        return pa.Table.from_pylist([self.labeler.write(self.url, work) for work in batch.to_pylist()])
+        """Ray Data's entry: rows of `work_of` in, the same rows out when their files are written."""
+        for work in batch.to_pylist():
+            self.labeler.write(self.url, work)
+        return batch
 
 
 class RangeRanker:
@@ -106,7 +109,9 @@ def _through_pool(items: list[dict[str, int]], actor: type, arguments: tuple, si
 
 
 def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig, metadata: dict, lines: ActorHandle | None = None) -> dict:
-    """Writes labels/rev-<r>/ with a pool of label actors; returns the manifest's facts with `bytes` and `rows`.
+    """Writes labels/rev-<r>/ with a pool of label actors; goes on after the files that an interrupted call has finished.
+
+    Returns the manifest's facts with `bytes` and `rows`.
 
     Args:
         job: Of whole steps.
@@ -119,15 +124,18 @@ def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig
     Raises:
         RunError: the cluster had no room for a labeler within `cluster.start_timeout`.
     """
-    url = clear_labels(run_url, job.revision)
+    url, dataset = labels_url(run_url, job.revision), open_dataset(job.dataset_url, job.cache_dir)
     if not is_local(url):
         filesystem(url)  # a wrong URL fails here, before the work
-    lines = lines or start_progress()
-    work = work_of(job, open_dataset(job.dataset_url, job.cache_dir), range(epochs))
-    files = _through_pool(work, LabelWriter, (job, url, lines), cluster.num_labelers)
-    with watching(lines, cluster.start_timeout, f"{cluster.num_labelers} labelers of 1 CPU each"):
-        written = list(with_progress(files.iter_rows(), "label", "user range" if job.by == "users" else "block", len(work)))
-    return publish_labels(job, url, epochs, written, metadata)
+    work, facts = work_of(job, dataset, range(epochs)), label_facts(job, epochs, metadata)
+    left = labels_left(job, url, work, facts)
+    if left:
+        lines, size = lines or start_progress(), min(cluster.num_labelers, len(left))
+        made = _through_pool(left, LabelWriter, (job, url, lines), size)
+        with watching(lines, cluster.start_timeout, f"{size} labelers of 1 CPU each"):
+            for _ in with_progress(made.iter_rows(), "label", "user range" if job.by == "users" else "block", len(left)):
+                pass
+    return publish_labels(url, work, facts)
 
 
 def stream_blocks(job: LabelJob, epochs: range, cluster: ClusterConfig) -> Iterator[pa.Table]:

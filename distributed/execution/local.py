@@ -12,7 +12,8 @@ from ...core.storage import exists, join
 from ...graph_store.dataset import Dataset, masks
 from ..artifacts.stored_scores import StoredScores
 from ..config import ClusterConfig
-from ..labels.labeler import clear_labels, open_labeler, publish_labels, stream_here, work_of
+from ..labels.files import labels_url
+from ..labels.labeler import label_facts, labels_left, open_labeler, publish_labels, stream_here, work_of
 from ..labels.rankings import rank_here
 from ..messages import LabelJob, RankingJob, StudentJob, TeacherJob, TuneJob
 from ..run_job import run_job
@@ -63,11 +64,14 @@ class LocalExecutor:
 
     def label(self, job: LabelJob, run_url: str, epochs: int, metadata: dict) -> dict:
         """See `Executor`."""
-        url = clear_labels(run_url, job.revision)
+        url, work, facts = labels_url(run_url, job.revision), work_of(job, self.dataset, range(epochs)), label_facts(job, epochs, metadata)
+        left = labels_left(job, url, work, facts)
         with torch_threads(job.threads):
-            labeler = open_labeler(job, self.dataset)
-            written = [labeler.write(url, work) for work in work_of(job, self.dataset, range(epochs))]
-        return publish_labels(job, url, epochs, written, metadata)
+            labeler = open_labeler(job, self.dataset) if left else None
+            for item in left:
+                assert labeler is not None
+                labeler.write(url, item)
+        return publish_labels(url, work, facts)
 
     def evaluate(self, scores: StoredScores, split: str, config: EvaluationConfig) -> dict[str, float]:
         """See `Executor`."""

@@ -1,8 +1,8 @@
-"""Names the folder of a revision's labels and describes its files."""
+"""Names the folder of a revision's labels, and the work that makes its files."""
 
 from ...core.storage import join
 
-LabelFile = dict[str, str | int]  # a written file's `name`, `bytes`, `sha256`, and `rows`
+Work = dict[str, int]  # what a labeler is asked for: `epoch` and `block`, or `range`
 
 
 def labels_url(run_url: str, revision: int) -> str:

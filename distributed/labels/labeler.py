@@ -7,19 +7,18 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ...core.artifact import publish_manifest
 from ...core.objectives import CandidateRequest, Labels, candidate_lists, candidate_policy
 from ...core.sampling import UnseenItems, check_unseen
-from ...core.storage import join, remove, write_bytes
+from ...core.storage import JsonObject, join, write_bytes
 from ...core.train_pairs import TrainPairs
 from ...graph_store.dataset import Dataset
 from ..messages import LabelJob
-from . import user_labels
+from . import parts, user_labels
 from .blocks import block_name, labels_to_table
-from .files import LabelFile, labels_url
+from .files import Work
 from .rankings import num_ranges, open_rankings
 from .teacher_scores import TeacherScores
-from .user_labels import UserLabeler
+from .user_labels import UserLabeler, range_name
 
 LAYOUT = "blocks of examples, 2"  # of the files, in the manifest; earlier ones name none
 
@@ -47,7 +46,7 @@ class Labeler:
         """Returns the users of a block's examples, int64 [n], and what asks for their candidates."""
         job = self.job
         steps = [self.pairs.at(epoch, job.share_of(step)) for step in job.steps_of(block)]
-        examples, users, positives = (torch.cat(parts) for parts in zip(*steps))
+        examples, users, positives = (torch.cat(of_steps) for of_steps in zip(*steps))
         distinct, rows = torch.unique(users, return_inverse=True)
         unseen, ranking = UnseenItems(self.train.select(distinct), distinct), self.ranked[distinct] if self.ranked is not None else None
         return users, CandidateRequest(rows, positives, examples, unseen, job.seed, epoch, ranking, rows)
@@ -65,8 +64,8 @@ class Labeler:
         places = policy.ranked_places(request)
         return labels_to_table(labels, self.scores.modalities, numbers, self.train.num_columns, job.scores, places, policy.depth)
 
-    def write(self, url: str, work: dict[str, int]) -> LabelFile:
-        """Writes the block `work["block"]` of an epoch, `work["epoch"]`, as an Arrow IPC file below `url`."""
+    def write(self, url: str, work: Work) -> None:
+        """Writes the block `work["block"]` of an epoch, `work["epoch"]`, as an Arrow IPC file below `url`, and notes that it is made."""
         epoch, block = work["epoch"], work["block"]
         sink, table = pa.BufferOutputStream(), self.table(epoch, block)
         options = pa.ipc.IpcWriteOptions(compression=None if self.job.compression == "none" else self.job.compression)
@@ -74,15 +73,12 @@ class Labeler:
             writer.write_table(table)
         data, name = sink.getvalue().to_pybytes(), block_name(epoch, block)
         write_bytes(join(url, name), data)
-        return {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": table.num_rows}
+        parts.note(url, name, {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": table.num_rows})
 
 
-def clear_labels(run_url: str, revision: int) -> str:
-    """Removes the labels of a revision, their manifest first; returns the URL for new ones."""
-    url = labels_url(run_url, revision)
-    remove(join(url, "manifest.json"))
-    remove(url)
-    return url
+def file_name(work: Work) -> str:
+    """Returns the name of the file that holds the labels of an item of work."""
+    return range_name(work["range"]) if "range" in work else block_name(work["epoch"], work["block"])
 
 
 def open_labeler(job: LabelJob, dataset: Dataset) -> "Labeler | UserLabeler":
@@ -90,7 +86,7 @@ def open_labeler(job: LabelJob, dataset: Dataset) -> "Labeler | UserLabeler":
     return UserLabeler(job, dataset) if job.by == "users" else Labeler(job, dataset)
 
 
-def work_of(job: LabelJob, dataset: Dataset, epochs: range) -> list[dict[str, int]]:
+def work_of(job: LabelJob, dataset: Dataset, epochs: range) -> list[Work]:
     """Lists what labelers are asked for, in order: the ranges of users, or the blocks of some epochs.
 
     A shard may have no row in a very small block: it is not asked for, since Ray Data drops empty blocks.
@@ -100,24 +96,34 @@ def work_of(job: LabelJob, dataset: Dataset, epochs: range) -> list[dict[str, in
     return [{"epoch": epoch, "block": block} for epoch in epochs for block in range(job.num_blocks) if any(job.step_sizes(block))]
 
 
-def publish_labels(job: LabelJob, url: str, epochs: int, written: list[LabelFile], metadata: dict) -> dict:
-    """Completes labels/rev-<r>/ by its manifest.
+def labels_left(job: LabelJob, url: str, work: list[Work], facts: JsonObject) -> list[Work]:
+    """Lists the work of `work_of` that is still to be done: all of it, but for the files that an interrupted call has finished.
 
     Args:
-        job: The job that says what was labelled.
-        url: The labels' folder.
-        epochs: The number of epochs for which there are labels; labels by user are for any number.
-        written: The results of `write` for all files.
-        metadata: Further facts for the manifest.
-
-    Returns:
-        The manifest's facts, and the total of `bytes` and `rows`.
+        job: The job that says what to label.
+        url: The labels' folder; labels that are there and complete, or were begun with other facts, are removed.
+        work: All work.
+        facts: The facts of `label_facts`.
     """
-    files = {str(row["name"]): {"bytes": row["bytes"], "sha256": row["sha256"]} for row in written}
+    parts.begin(url, {**facts, "compression": job.compression})
+    return [item for item in work if not parts.is_made(url, file_name(item))]
+
+
+def label_facts(job: LabelJob, epochs: int, metadata: JsonObject) -> JsonObject:
+    """Returns what the manifest says of labels.
+
+    Args:
+        job: The job that says what is labelled.
+        epochs: The number of epochs for which there are labels; labels by user are for any number.
+        metadata: Further facts.
+    """
     of_blocks = {
-        "epochs": epochs, "num_examples": job.num_examples, "batch_size": job.batch_size, "steps_a_block": job.steps_a_block
-    }  # fmt: skip
-    facts = {
+        "epochs": epochs,
+        "num_examples": job.num_examples,
+        "batch_size": job.batch_size,
+        "steps_a_block": job.steps_a_block,
+    }
+    return {
         "revision": job.revision,
         "layout": user_labels.LAYOUT if job.by == "users" else LAYOUT,
         "encoding": job.scores,
@@ -125,8 +131,12 @@ def publish_labels(job: LabelJob, url: str, epochs: int, written: list[LabelFile
         **job.candidates(),
         **metadata,
     }
-    publish_manifest(url, "labels", facts, files)
-    return {**facts, "bytes": sum(int(row["bytes"]) for row in written), "rows": sum(int(row["rows"]) for row in written)}
+
+
+def publish_labels(url: str, work: list[Work], facts: JsonObject) -> JsonObject:
+    """Completes labels/rev-<r>/ by its manifest, when all files are written; returns the facts, and the totals of `bytes` and `rows`."""
+    written = parts.publish(url, "labels", facts, map(file_name, work))
+    return {**facts, "bytes": sum(int(each["bytes"]) for each in written), "rows": sum(int(each["rows"]) for each in written)}
 
 
 def stream_here(job: LabelJob, dataset: Dataset, epochs: range) -> Iterator[pa.Table]:

@@ -1,8 +1,7 @@
 """Ranks the teacher's best unseen items of every user at a revision: once, by ranges of users, for all labelers, students and epochs.
 
 `teacher/rev-<r>/rankings/` holds `users-<n>.safetensors` for each range of users, with the tensor `items` int32 [users of
-the range, depth], best first (docs/formats.md). A range that is complete has its facts beside it in `users-<n>.json` until the manifest
-lists all of them: ranking goes on from there when it was interrupted.
+the range, depth], best first (docs/formats.md). Ranking that was interrupted goes on after the ranges that are complete (`parts.py`).
 """
 
 import hashlib
@@ -12,19 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.artifact import SCHEMA_VERSION, has_artifact, open_artifact, publish_manifest
+from ...core.artifact import SCHEMA_VERSION, has_artifact, open_artifact
 from ...core.errors import InputError
 from ...core.ranking import top_unseen
 from ...core.sampling import check_unseen
 from ...core.sides import ITEMS, USERS
-from ...core.storage import JsonObject, exists, join, read_json, remove, write_bytes, write_json
+from ...core.storage import JsonObject, join, read_json, write_bytes
 from ...graph_store.dataset import Dataset
 from ..artifacts.teacher import final_scores, revision_digest, revision_url
 from ..messages import RankingJob
+from . import parts
 
 USERS_A_RANGE, MOST_RANGES = 1 << 14, 1 << 6  # a batch of examples reads from every range, so there are not many
 KIND = "rankings"
-Facts = dict[str, str | int]
 
 
 def range_size(num_users: int) -> int:
@@ -77,35 +76,21 @@ def ranges_left(job: RankingJob, dataset: Dataset) -> list[int]:
     Removes rankings that are complete, or that were begun with another teacher, dataset or depth.
     """
     url, wanted = rankings_url(job), {**made_with(job, dataset), "depth": job.depth, "users_a_range": range_size(dataset.num_users)}
-    remove(join(url, "manifest.json"))
-    begun = join(url, "begun.json")
-    if not exists(begun) or read_json(begun) != wanted:
-        remove(begun)  # first: what a killed process leaves of the others is then never taken for finished
-        remove(url)
-        write_json(begun, wanted)
-    return [
-        number
-        for number in range(num_ranges(dataset.num_users))
-        if not (exists(join(url, _facts_name(number))) and exists(join(url, _name(number))))
-    ]
+    parts.begin(url, wanted)
+    return [number for number in range(num_ranges(dataset.num_users)) if not parts.is_made(url, _name(number))]
 
 
 def publish_rankings(job: RankingJob, dataset: Dataset) -> int:
     """Completes the rankings by their manifest, when all ranges are ranked; returns their bytes."""
-    url, numbers = rankings_url(job), range(num_ranges(dataset.num_users))
-    facts: list[Facts] = [read_json(join(url, _facts_name(number))) for number in numbers]
-    files = {_name(number): {"bytes": of_range["bytes"], "sha256": of_range["sha256"]} for number, of_range in zip(numbers, facts)}
-    columns = facts[0]["columns"] if facts else 0
+    names = [_name(number) for number in range(num_ranges(dataset.num_users))]
+    columns = parts.facts_of(rankings_url(job), names[0])["columns"] if names else 0
     metadata = {
         "depth": job.depth,
         "columns": columns,
         "users_a_range": range_size(dataset.num_users),
         "made_with": made_with(job, dataset),
     }
-    publish_manifest(url, KIND, metadata, files)
-    for name in ("begun.json", *(_facts_name(number) for number in numbers)):
-        remove(join(url, name))
-    return sum(int(of_range["bytes"]) for of_range in facts)
+    return sum(int(of_range["bytes"]) for of_range in parts.publish(rankings_url(job), KIND, metadata, names))
 
 
 class Ranker:
@@ -142,8 +127,7 @@ class Ranker:
         items, url = self.rank(number), rankings_url(self.job)
         data = save({"items": items.contiguous()})
         write_bytes(join(url, _name(number)), data)
-        facts: Facts = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "columns": items.shape[1]}
-        write_json(join(url, _facts_name(number)), facts)
+        parts.note(url, _name(number), {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "columns": items.shape[1]})
 
 
 def rank_here(job: RankingJob, dataset: Dataset) -> None:
@@ -208,7 +192,3 @@ def open_rankings(job: RankingJob, dataset: Dataset) -> RankedItems:
 
 def _name(number: int) -> str:
     return f"users-{number:05d}.safetensors"
-
-
-def _facts_name(number: int) -> str:
-    return f"users-{number:05d}.json"

@@ -21,9 +21,10 @@ from ...core.tensor_file import tensor_file
 from ...core.train_pairs import TrainPairs
 from ...graph_store.dataset import Dataset
 from ..messages import LabelJob
+from . import parts
 from .blocks import item_dtype, range_of
 from .encoding import EncodedScores, encode
-from .files import LabelFile, labels_url
+from .files import Work, labels_url
 from .rankings import in_ranges, open_rankings, range_size
 from .teacher_scores import TeacherScores
 
@@ -48,8 +49,8 @@ class UserLabeler:
         self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
         self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
 
-    def write(self, url: str, work: dict[str, int]) -> LabelFile:
-        """Writes the file of a range, `work["range"]`."""
+    def write(self, url: str, work: Work) -> None:
+        """Writes the file of a range, `work["range"]`, and notes that it is made."""
         number, size = work["range"], range_size(self.train.num_rows)
         users = torch.arange(number * size, min((number + 1) * size, self.train.num_rows))
         first, last = (int(self.train.pointers[at]) for at in (users[0], users[-1] + 1))
@@ -59,7 +60,8 @@ class UserLabeler:
                 arrays["starts"][:] = self.train.pointers[users[0] : users[-1] + 2] - first
                 for ids in users.split(USERS_AT_A_TIME):
                     self._fill(arrays, ids, int(ids[0] - users[0]), int(self.train.pointers[ids[0]]) - first)
-            return {"name": name, "bytes": path.stat().st_size, "sha256": sha256_of(path), "rows": users.numel()}
+            facts = {"bytes": path.stat().st_size, "sha256": sha256_of(path), "rows": users.numel()}
+        parts.note(url, name, facts)
 
     def _tensors(self, num_users: int, num_positives: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Describes the tensors of a range's file."""
