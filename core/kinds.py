@@ -60,7 +60,7 @@ LOSSES: Registry[Any] = Registry(
 CANDIDATES: Registry[Any] = Registry(
     "candidate policy",
     "distill.candidates",
-    {"mixed": ".objectives.candidates:MixedCandidates"},
+    {"mixed": ".objectives.candidates:MixedCandidates", "popular": ".objectives.candidates:PopularCandidates"},
     __package__,
     extends(f"{__package__}.objectives.candidates", "CandidatePolicy"),
     "a subclass of promptmm.core.objectives.CandidatePolicy",

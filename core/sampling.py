@@ -11,7 +11,7 @@ from .random import below, further_bits, permuted, random_below, random_bits
 
 # The first key of each independent random stream; the numbers stay, so that a seed goes on to draw the same.
 STREAM_ORDER, STREAM_CANDIDATE, STREAM_TOP, STREAM_DROPOUT, STREAM_INITIAL, STREAM_POSITIVE, STREAM_NEIGHBOUR, STREAM_DECAY = range(8)
-STREAM_COMPARED, STREAM_STUDENT, STREAM_POOL = 8, 9, 10
+STREAM_COMPARED, STREAM_STUDENT, STREAM_POOL, STREAM_POPULAR = 8, 9, 10, 11
 
 WEIGHT_ROWS = 1 << 20  # the number of users whose degrees are read at a time
 
@@ -134,6 +134,7 @@ class UnseenItems:
             InputError: a user has seen every item.
         """
         check_unseen(train, ids)
+        self.train = train
         degrees, self.num_items = train.degrees, train.num_columns
         rank_in_row = torch.arange(train.columns.numel(), device=train.columns.device) - train.pointers[:-1].repeat_interleave(degrees)
         self.keys = train.rows * (self.num_items + 1) + train.columns - rank_in_row
@@ -156,3 +157,39 @@ class UnseenItems:
         r = random_below(num_unseen, stream, seed, epoch, examples[:, None], slots)
         num_keys_up_to = torch.searchsorted(self.keys, users[:, None] * (self.num_items + 1) + r, right=True)
         return r + num_keys_up_to - self.pointers[users][:, None]
+
+
+class WeightedUnseenItems:
+    """Draws items that a user has not seen in train, each with a probability that is proportional to a weight: exactly, without rejection.
+
+    Items lie side by side on a line, each as long as its whole-numbered weight. With the user's train items c_0 < c_1 < ... taken out, the
+    point r of what is left lies at r + Σ_{j: first(c_j) - Σ_{i<j} w(c_i) <= r} w(c_j) of the whole line, where first(c) is where c begins.
+    """
+
+    def __init__(self, train: Csr, weights: Tensor) -> None:
+        """Prepares the keys of the binary search.
+
+        Args:
+            train: The train items of the users, without duplicates; no user has seen all items.
+            weights: int64 [num_items], at least 1 each, with a sum below 2^31.
+        """
+        self.ends, of_seen = weights.cumsum(0), weights[train.columns]
+        self.before = torch.cat([of_seen.new_zeros(1), of_seen.cumsum(0)])  # the seen items' weights up to each, over all rows
+        self.pointers, self.length = train.pointers, int(self.ends[-1])
+        taken = self.before[:-1] - self.before[train.pointers[train.rows]]  # within the row
+        self.keys = train.rows * (self.length + 1) + (self.ends - weights)[train.columns] - taken
+
+    @staticmethod
+    def scaled(weights: Tensor) -> Tensor:
+        """Returns whole numbers in proportion to weights, float [num_items], as closely as 31 bits allow: int64, at least 1 each."""
+        most = 2**31 - 1 - weights.numel()
+        return (weights.double() * (most / weights.double().sum().clamp(min=1e-300))).floor().long().clamp_(min=1)
+
+    def draw(self, users: Tensor, examples: Tensor, num_draws: int, seed: int, epoch: int, stream: int = STREAM_POPULAR) -> Tensor:
+        """Draws unseen items for each example, independently; arguments and result are those of `UnseenItems.draw`."""
+        first, last = self.pointers[users], self.pointers[users + 1]
+        left = self.length - (self.before[last] - self.before[first])
+        slots = torch.arange(num_draws, device=users.device)
+        r = random_below(left[:, None], stream, seed, epoch, examples[:, None], slots)
+        passed = torch.searchsorted(self.keys, users[:, None] * (self.length + 1) + r, right=True)
+        return torch.searchsorted(self.ends, r + self.before[passed] - self.before[first][:, None], right=True)

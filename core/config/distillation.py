@@ -13,10 +13,16 @@ class DistillationConfig:
     """Settings of what the student learns from the teacher (docs/method.md 3 and 4); section `distill`."""
 
     use_teacher: bool = setting(True, "distil; false trains the student alone, without labels")
-    candidates: str = setting("mixed", "policy of the candidate lists: mixed, or your own as module:Class", kinds=CANDIDATES)
+    candidates: str = setting("mixed", "policy of the candidate lists: mixed, popular, or your own as module:Class", kinds=CANDIDATES)
     losses: dict[str, float] = setting({}, "further losses on the labels, with their weights: {module:function: weight}")
     options: dict[str, Any] = setting({}, "settings that losses and candidate policies of your own read")
     num_uniform: int = setting(20, "uniformly drawn unseen candidates in a list; the first is BPR's negative", ge=1)
+    popularity: float = setting(
+        0.75,
+        "with candidates=popular: exponent of the items' degrees, in proportion to which unseen candidates after the first are drawn",
+        ge=0,
+        le=2,
+    )
     num_top: int = setting(0, "candidates in a list that are drawn from the teacher's top-ranked unseen items", ge=0)
     top_depth: int = setting(100, "depth of the teacher's ranking that distill.num_top draws from, items", ge=1)
     num_student: int = setting(

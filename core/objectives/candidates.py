@@ -13,7 +13,7 @@ from ..config import DistillationConfig
 from ..errors import InputError
 from ..kinds import CANDIDATES
 from ..random import random_below
-from ..sampling import STREAM_CANDIDATE, STREAM_TOP, UnseenItems
+from ..sampling import STREAM_CANDIDATE, STREAM_TOP, UnseenItems, WeightedUnseenItems
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class CandidateRequest:
         seed, epoch: Further keys of the draws.
         ranking: int64 [num_rows, depth], the teacher's best unseen items, best first; given where the policy's `depth` is more than 0.
         ranking_rows: int64 [n], the row of `ranking` for each example; None where that row is the example's user.
+        item_degrees: int64 [num_items], the number of train interactions of each item; given where the policy's `reads_degrees` is True.
     """
 
     users: Tensor
@@ -38,6 +39,7 @@ class CandidateRequest:
     epoch: int
     ranking: Tensor | None = None
     ranking_rows: Tensor | None = None
+    item_degrees: Tensor | None = None
 
 
 class CandidatePolicy:
@@ -45,6 +47,7 @@ class CandidatePolicy:
 
     component: ClassVar[str] = "candidates"
     draws_stored: ClassVar[bool] = False  # whether it has `draw_stored`
+    reads_degrees: ClassVar[bool] = False  # whether requests come with `item_degrees`
 
     def __init__(self, config: DistillationConfig) -> None:
         self.config = config
@@ -107,13 +110,17 @@ class MixedCandidates(CandidatePolicy):
         return {"num_uniform": self.config.num_uniform, "num_top": self.config.num_top, "top_depth": self.config.top_depth}
 
     def draw(self, request: CandidateRequest) -> Tensor:
-        uniform = request.unseen.draw(request.users, request.examples, self.config.num_uniform, request.seed, request.epoch)
+        unseen = self.draw_unseen(request)
         if not self.config.num_top:
-            return uniform
+            return unseen
         assert request.ranking is not None, "a policy with a depth comes with the teacher's ranking"
         rows, places = request.users if request.ranking_rows is None else request.ranking_rows, self.ranked_places(request)
         assert places is not None
-        return torch.cat([uniform, request.ranking[rows[:, None], places]], 1)
+        return torch.cat([unseen, request.ranking[rows[:, None], places]], 1)
+
+    def draw_unseen(self, request: CandidateRequest) -> Tensor:
+        """Draws the candidates that do not come from the ranking, int64 [n, distill.num_uniform]."""
+        return request.unseen.draw(request.users, request.examples, self.config.num_uniform, request.seed, request.epoch)
 
     def ranked_places(self, request: CandidateRequest) -> Tensor | None:
         if not self.config.num_top or request.ranking is None:
@@ -124,6 +131,30 @@ class MixedCandidates(CandidatePolicy):
     def draw_stored(self, examples: Tensor, pool: int, depth: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         of_pool = draw_places(pool, examples, self.config.num_uniform, seed, epoch, STREAM_CANDIDATE)
         return of_pool, draw_places(depth, examples, self.config.num_top, seed, epoch, STREAM_TOP)
+
+
+class PopularCandidates(MixedCandidates):
+    """Draws as `mixed` does, but all uniform items after the first, which is BPR's negative, by popularity.
+
+    An unseen item i is drawn with a probability proportional to max(degree_i, 1)^p, where p is `distill.popularity`.
+    """
+
+    draws_stored: ClassVar[bool] = False
+    reads_degrees: ClassVar[bool] = True
+
+    def identity(self) -> dict[str, object]:
+        return {**super().identity(), "popularity": self.config.popularity}
+
+    def draw_unseen(self, request: CandidateRequest) -> Tensor:
+        keys = request.users, request.examples
+        first = request.unseen.draw(*keys, 1, request.seed, request.epoch)
+        count = self.config.num_uniform - 1
+        if not count:
+            return first
+        assert request.item_degrees is not None, "a policy that reads degrees comes with them"
+        weights = WeightedUnseenItems.scaled(request.item_degrees.clamp(min=1).double().pow(self.config.popularity))
+        popular = WeightedUnseenItems(request.unseen.train, weights)
+        return torch.cat([first, popular.draw(*keys, count, request.seed, request.epoch)], 1)
 
 
 def draw_places(depth: int, examples: Tensor, count: int, seed: int, epoch: int, stream: int) -> Tensor:

@@ -41,6 +41,7 @@ class Labeler:
         self.pairs = TrainPairs.of(self.train, job.seed, job.examples)
         self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
         self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
+        self.degrees = dataset.item_degrees("train") if candidate_policy(job.config).reads_degrees else None
 
     def _request(self, epoch: int, block: int) -> tuple[Tensor, CandidateRequest]:
         """Returns the users of a block's examples, int64 [n], and what asks for their candidates."""
@@ -49,7 +50,7 @@ class Labeler:
         examples, users, positives = (torch.cat(of_steps) for of_steps in zip(*steps))
         distinct, rows = torch.unique(users, return_inverse=True)
         unseen, ranking = UnseenItems(self.train.select(distinct), distinct), self.ranked[distinct] if self.ranked is not None else None
-        return users, CandidateRequest(rows, positives, examples, unseen, job.seed, epoch, ranking, rows)
+        return users, CandidateRequest(rows, positives, examples, unseen, job.seed, epoch, ranking, rows, self.degrees)
 
     def labels(self, epoch: int, block: int) -> Labels:
         """Computes the labels of a block, for the job's share of its steps; scores are float32."""

@@ -120,7 +120,10 @@ class PromptTuner:
         Args:
             request: The examples; its ranking is filled in here.
         """
-        depth = candidate_policy(self.config).depth
+        policy = candidate_policy(self.config)
+        depth = policy.depth
+        if policy.reads_degrees:
+            request = replace(request, item_degrees=self.graph.items.degrees)
         if not depth:
             return candidate_lists(self.config, request)
         with torch.no_grad():

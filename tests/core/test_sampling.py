@@ -5,7 +5,7 @@ import torch
 from promptmm.core import sampling
 from promptmm.core.errors import InputError
 from promptmm.core.graph import Csr
-from promptmm.core.sampling import UnseenItems, epoch_order, rank_slice, share_of_part
+from promptmm.core.sampling import UnseenItems, WeightedUnseenItems, epoch_order, rank_slice, share_of_part
 
 NUM_ITEMS = 8
 SEEN = [[], [0], [7], [0, 1, 2], [5, 6, 7], [1, 3, 5, 7], [0, 1, 2, 3, 4, 6, 7], [1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 6]]
@@ -111,3 +111,26 @@ def test_user_weights(monkeypatch, exponent):
 
 def test_without_user_balance_there_are_no_weights():
     assert sampling.UserWeights.of(torch.tensor([0, 3, 4]), 0.0) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weighted_draws_do_not_meet_what_is_seen(seed):
+    """On random graphs, with weights over nine orders of magnitude."""
+    generator = torch.Generator().manual_seed(seed)
+    num_users, num_items = 50, 30
+    seen = torch.rand(num_users, num_items, generator=generator) < torch.linspace(0, 1, num_users)[:, None]
+    seen[:, 11] = False  # nobody has seen everything
+    train = Csr.from_pairs(*seen.nonzero().unbind(1), num_users, num_items)
+    weights = WeightedUnseenItems.scaled(10 ** (9 * torch.rand(num_items, generator=generator)))
+    assert int(weights.min()) >= 1
+    assert int(weights.sum()) < 2**31
+    draws = WeightedUnseenItems(train, weights).draw(torch.arange(num_users), torch.arange(num_users), 300, seed, 0)
+    assert not seen.gather(1, draws).any()
+    assert (draws < num_items).all()
+
+
+def test_equal_weights_draw_as_none_do():
+    """Weight 1 for all: the line has a point for each item, and the draws are those of `UnseenItems` with the same keys."""
+    train, users = train_of(SEEN), torch.arange(len(SEEN))
+    plain = UnseenItems(train).draw(users, users, 50, 3, 1, stream=5)
+    assert torch.equal(WeightedUnseenItems(train, torch.ones(NUM_ITEMS, dtype=torch.int64)).draw(users, users, 50, 3, 1, stream=5), plain)

@@ -66,9 +66,9 @@ def some_request(policy, num_examples=60, seed=3, epoch=1):
     depth = min(policy.depth, NUM_ITEMS - max(len(items) for items in SEEN))
     unseen = [[item for item in reversed(range(NUM_ITEMS)) if item not in items][:depth] for items in SEEN]
     ranking = torch.tensor(unseen) if depth else None
-    return CandidateRequest(
-        train.rows[edges], train.columns[edges], torch.arange(num_examples) + 100, UnseenItems(train), seed, epoch, ranking
-    )
+    degrees = torch.bincount(train.columns, minlength=NUM_ITEMS)
+    keys = train.rows[edges], train.columns[edges], torch.arange(num_examples) + 100
+    return CandidateRequest(*keys, UnseenItems(train), seed, epoch, ranking, item_degrees=degrees)
 
 
 @pytest.mark.parametrize("num_top", [0, 2])
@@ -182,3 +182,26 @@ def test_plain_lists_have_the_first_candidate_of_every_policy():
         plain = plain_lists(request)
         assert plain.shape == (60, 2)
         assert torch.equal(plain, candidate_lists(config, request)[:, :2])
+
+
+@pytest.mark.parametrize("popularity", [0.0, 0.75, 1.0])
+def test_popular_candidates_are_drawn_by_their_degrees(popularity):
+    """By chi-square over the unseen items of several users, one with many train items and one without any."""
+    policy, num_examples = candidate_policy(settings_of("popular", num_uniform=4, popularity=popularity)), 4000
+    degrees = torch.tensor([0, 1, 2, 5, 9, 30, 100, 3])
+    for user in (0, 3, 5, 6):
+        users = torch.full((num_examples,), user)
+        request = dataclasses.replace(
+            some_request(policy), users=users, positives=torch.zeros_like(users), examples=torch.arange(num_examples), item_degrees=degrees
+        )
+        counts = torch.bincount(policy.draw_unseen(request)[:, 1:].flatten(), minlength=NUM_ITEMS).double()
+        allowed = [item for item in range(NUM_ITEMS) if item not in SEEN[user]]
+        weights = degrees.clamp(min=1)[allowed].double() ** popularity
+        expected = 3 * num_examples * weights / weights.sum()
+        assert counts.sum() == counts[allowed].sum() == 3 * num_examples
+        assert float(((counts[allowed] - expected) ** 2 / expected).sum()) < 30  # at most 7 degrees of freedom: p < 1e-4
+
+
+def test_one_unseen_candidate_is_uniform_whatever_the_policy():
+    popular, mixed = (candidate_policy(settings_of(kind, num_uniform=1)) for kind in ("popular", "mixed"))
+    assert torch.equal(popular.draw(some_request(popular)), mixed.draw(some_request(mixed)))
