@@ -80,28 +80,29 @@ def rank_users(job: RankingJob, cluster: ClusterConfig, lines: ActorHandle | Non
     left = ranges_left(job, dataset)
     if left:
         size = min(cluster.num_labelers, len(left))
-        ranked = _through_pool([{"range": number} for number in left], RangeRanker, (job, lines), size)
+        ranked = through_pool([{"range": number} for number in left], RangeRanker, (job, lines), size)
         with watching(lines, cluster.start_timeout, f"{size} rankers of 1 CPU each"):
             for _ in with_progress(ranked.iter_rows(), "label", "user range", len(left)):
                 pass
     publish_rankings(job, dataset)
 
 
-def _through_pool(items: list[dict[str, int]], actor: type, arguments: tuple, size: int) -> "RayDataset":
+def through_pool(items: list[dict[str, int]], actor: type, arguments: tuple, size: int, num_cpus: int = 1) -> "RayDataset":
     """Sends items, one at a time and in their order, through a pool of actors; Ray Data's own lines and bars stay off the terminal.
 
     Args:
         items: What the actors are asked for; at least one.
         actor: Their class.
         arguments: Of its constructor.
-        size: Number of actors, of 1 CPU each.
+        size: Number of actors.
+        num_cpus: CPUs of each.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        actor, fn_constructor_args=arguments, batch_size=1, batch_format="pyarrow", num_cpus=1,
+        actor, fn_constructor_args=arguments, batch_size=1, batch_format="pyarrow", num_cpus=num_cpus,
         compute=ray.data.ActorPoolStrategy(size=size),
     )  # fmt: skip
 
@@ -132,7 +133,7 @@ def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig
     if not is_local(url):
         filesystem(url)  # a wrong URL fails here, before the work
     lines = lines or start_progress()
-    blocks = _through_pool(_asked(job, range(epochs)), BlockWriter, (job, url, lines), cluster.num_labelers)
+    blocks = through_pool(_asked(job, range(epochs)), BlockWriter, (job, url, lines), cluster.num_labelers)
     with watching(lines, cluster.start_timeout, f"{cluster.num_labelers} labelers of 1 CPU each"):
         written = list(with_progress(blocks.iter_rows(), "label", "block", epochs * job.num_blocks))
     return publish_labels(job, url, epochs, written, metadata)
@@ -143,6 +144,6 @@ def stream_blocks(job: LabelJob, epochs: range, cluster: ClusterConfig) -> Itera
     asked = _asked(job, epochs)
     if not asked:  # a round that was finished before it was interrupted
         return
-    stream = _through_pool(asked, BlockActor, (job,), cluster.num_labelers)
+    stream = through_pool(asked, BlockActor, (job,), cluster.num_labelers)
     # batch_size=None keeps the labelers' blocks; the order is that of the work items (preserve_order).
     yield from stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
