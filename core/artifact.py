@@ -28,7 +28,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 VERIFIED = ".verified.json"
 LARGE_FILE = 1 << 26  # bytes: what is smaller is verified each time, in a twentieth of a second
-SETTLED_SECONDS = 2.0  # a file that changed later than this before it was verified could change again without another time of change
+SETTLED_SECONDS = 2.0  # a file that changed less than this ago could change again and keep the time of change
 VERIFY = ("changed", "all", "sizes")
 
 Looks = dict[str, int]  # what the file system says of a file: bytes, inode, and when content (ns) and anything (ns) was last changed
