@@ -1,6 +1,7 @@
 """Writes safetensors files larger than memory: their tensors are filled in place, in pages that the system writes out as it needs to."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -96,7 +97,11 @@ def copy_rows(source: Tensor, target: np.ndarray) -> None:
 
 def _reserve(file: int, size: int) -> None:
     """Gives an open file its size. Room is taken at once where the system can: a full disk is an error here, and kills no process later."""
-    if hasattr(os, "posix_fallocate"):
+    try:
         os.posix_fallocate(file, 0, size)
-    else:
+    except AttributeError:  # of another system than Linux
+        os.ftruncate(file, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # what file systems answer that cannot reserve room
+            raise
         os.ftruncate(file, size)

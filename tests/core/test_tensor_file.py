@@ -1,5 +1,7 @@
 """Files of tensors that are written through a mapping: what safetensors itself would write, from tensors of any layout."""
 
+import errno
+
 import pytest
 import torch
 from promptmm.core.tensor_file import save_tensors, tensor_file
@@ -39,3 +41,17 @@ def test_what_is_not_filled_is_zero_and_the_rest_stays(tmp_path):
     found = load_file(str(tmp_path / "file"))
     assert found["x"].tolist() == [[0, 0], [1, 1], [1, 1], [0, 0]]
     assert found["n"].tolist() == [0, 0, 7]
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSPC])
+def test_a_file_system_without_room_is_an_error_and_one_that_reserves_none_is_not(tmp_path, monkeypatch, code):
+    def refuse(file, offset, size):
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr("promptmm.core.tensor_file.os.posix_fallocate", refuse)
+    if code == errno.ENOSPC:
+        with pytest.raises(OSError, match="refused"):
+            save_tensors(tmp_path / "file", TENSORS)
+    else:
+        save_tensors(tmp_path / "file", TENSORS)
+        assert torch.equal(load_file(str(tmp_path / "file"))["b"], TENSORS["b"])
