@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["InputError", "Recommender", "load_student"]
+__all__ = ["InputError", "Recommender", "load_student", "write_lists"]
 
 
 def __getattr__(name: str) -> Any:
@@ -10,6 +10,10 @@ def __getattr__(name: str) -> Any:
         from . import serving
 
         return getattr(serving, name)
+    if name == "write_lists":
+        from .lists import write_lists
+
+        return write_lists
     if name == "InputError":
         from .errors import InputError
 

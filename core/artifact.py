@@ -3,6 +3,10 @@
 An artifact is a folder with a `manifest.json` that lists every other file with its size and SHA-256. On a local file system it is
 written beside its place and renamed; on an object store the manifest is uploaded last. A reader therefore never sees a half-written
 artifact.
+
+Checksums of large files take seconds a GiB, and every process that opens a bundle would compute them again. A large file that was verified
+is therefore noted in `.verified.json` beside it, with the facts of the file system that change when anybody writes to it or puts another
+file in its place; as long as they are the same, the file counts as verified.
 """
 
 import contextlib
@@ -11,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +26,12 @@ from .storage import exists, filesystem, is_local, join, local_path, read_json, 
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+VERIFIED = ".verified.json"
+LARGE_FILE = 1 << 26  # bytes: what is smaller is verified each time, in a twentieth of a second
+SETTLED_SECONDS = 2.0  # a file that changed less than this ago could change again and keep the time of change
+VERIFY = ("changed", "all", "sizes")
+
+Looks = dict[str, int]  # what the file system says of a file: bytes, inode, and when content (ns) and anything (ns) was last changed
 
 
 def sha256_of(path: Path) -> str:
@@ -41,8 +52,45 @@ def describe_files(root: Path) -> dict[str, dict]:
     return {
         path.relative_to(root).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, VERIFIED)
     }
+
+
+def _looks_of(path: Path) -> Looks:
+    facts = path.stat()
+    return {"bytes": facts.st_size, "inode": facts.st_ino, "modified_ns": facts.st_mtime_ns, "changed_ns": facts.st_ctime_ns}
+
+
+def _looks_of_large(root: Path) -> dict[str, Looks]:
+    """Returns what large files below `root` look like, by relative name."""
+    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    return {name: _looks_of(path) for name, path in files.items() if path.stat().st_size >= LARGE_FILE}
+
+
+def _read_verified(folder: Path) -> dict[str, dict]:
+    """Reads which large files of a folder were verified: for each its checksum and what it looked like; a damaged note says nothing."""
+    with contextlib.suppress(InputError, OSError):
+        noted: Any = read_json(str(folder / VERIFIED))
+        return noted if isinstance(noted, dict) else {}
+    return {}
+
+
+def _note_verified(folder: Path, files: dict[str, dict]) -> None:
+    """Notes large files that were verified, unless they have changed meanwhile or only just; a folder that is read-only gets no note.
+
+    Args:
+        folder: The artifact's files.
+        files: For each its `sha256`, and what it looked like before it was read.
+    """
+    latest = time.time_ns() - int(SETTLED_SECONDS * 1e9)
+    with contextlib.suppress(OSError):
+        settled = {
+            name: facts
+            for name, facts in files.items()
+            if facts["changed_ns"] <= latest and {**_looks_of(folder / name), "sha256": facts["sha256"]} == facts
+        }
+        if settled:
+            write_json(str(folder / VERIFIED), {**_read_verified(folder), **settled})
 
 
 @contextlib.contextmanager
@@ -64,8 +112,10 @@ def write_artifact(url: str, kind: str, metadata: dict) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix="promptmm-"))
     try:
         yield staging
+        large = _looks_of_large(staging)
         manifest = _manifest(kind, metadata, describe_files(staging))
         if is_local(url):
+            _note_verified(staging, {name: {**looks, "sha256": manifest["files"][name]["sha256"]} for name, looks in large.items()})
             write_json(str(staging / MANIFEST), manifest)
             staging.chmod(0o755)
             old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
@@ -172,7 +222,7 @@ def manifest_digest(manifest: dict) -> str:
 
 
 def open_artifact(
-    url: str, kind: str, cache_dir: str | None = None, wanted: Callable[[str], bool] = lambda name: True
+    url: str, kind: str, cache_dir: str | None = None, wanted: Callable[[str], bool] = lambda name: True, verify: str = "changed"
 ) -> tuple[Path, dict]:
     """Verifies the artifact at `url`; returns a local folder that holds its files, and its manifest.
 
@@ -183,20 +233,24 @@ def open_artifact(
         kind: The kind that it must have.
         cache_dir: Folder for the local copy of a remote artifact; the system's temporary folder by default.
         wanted: Whether a file, by its relative name, is needed; the others are neither fetched nor verified.
+        verify: Of which files the checksum is computed, where the size is right. "changed": all but large ones (`LARGE_FILE`) that were
+            verified here and have not been changed since. "all". "sizes": all but large ones.
 
     Raises:
         InputError: the artifact is missing, or a file is missing, truncated or changed since it was written.
     """
+    if verify not in VERIFY:
+        raise InputError(f"verify={verify!r}: expected one of {', '.join(VERIFY)}")
     manifest = read_manifest(url, kind)
     if is_local(url):
         folder = local_path(url)
     else:
         base = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / f"promptmm-cache-{os.getuid()}"
         folder = base / manifest_digest(manifest)[:24]
-    wrong = _not_as_described(folder, {name: facts for name, facts in manifest["files"].items() if wanted(name)})
+    wrong = _not_as_described(folder, {name: facts for name, facts in manifest["files"].items() if wanted(name)}, verify)
     if wrong and not is_local(url):
         _download(url, folder, manifest, wrong)
-        wrong = _not_as_described(folder, {name: manifest["files"][name] for name in wrong})
+        wrong = _not_as_described(folder, {name: manifest["files"][name] for name in wrong}, "all")
     for name in wrong:
         if not (folder / name).is_file():
             raise InputError(f"{join(url, name)}: missing, though the manifest lists it; make the {kind} again")
@@ -204,13 +258,23 @@ def open_artifact(
     return folder, manifest
 
 
-def _not_as_described(folder: Path, files: dict[str, dict]) -> list[str]:
-    """Returns the names of files that `folder` lacks, or that have another size or checksum than `files` lists."""
-
-    def is_right(path: Path, expected: dict) -> bool:
-        return path.is_file() and path.stat().st_size == expected["bytes"] and sha256_of(path) == expected["sha256"]
-
-    return [name for name, expected in files.items() if not is_right(folder / name, expected)]
+def _not_as_described(folder: Path, files: dict[str, dict], verify: str) -> list[str]:
+    """Returns the names of files that `folder` lacks, or that have another size or checksum than `files` lists; notes large right ones."""
+    noted, newly, wrong = _read_verified(folder) if verify == "changed" else {}, {}, []
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != expected["bytes"]:
+            wrong.append(name)
+            continue
+        is_large, facts = expected["bytes"] >= LARGE_FILE, {**_looks_of(path), "sha256": expected["sha256"]}
+        if is_large and (verify == "sizes" or noted.get(name) == facts):
+            continue
+        if sha256_of(path) != expected["sha256"]:
+            wrong.append(name)
+        elif is_large:
+            newly[name] = facts
+    _note_verified(folder, newly)
+    return wrong
 
 
 def _download(url: str, folder: Path, manifest: dict, names: list[str]) -> None:

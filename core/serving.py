@@ -13,8 +13,10 @@ from torch import Tensor
 from .artifact import open_artifact, write_artifact
 from .errors import InputError
 from .graph import Csr
-from .item_parts import rank_parts
+from .item_parts import gather, rank_parts
 from .new_items.item_map import ENTRY, ItemMap, read_item_map
+from .raw_ids import Ids, RawIds, id_pieces, write_ids
+from .tensor_file import copy_rows, save_tensors, tensor_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,18 +39,22 @@ class Recommendation:
     scores: list[float]
 
 
+Replaced = tuple[Tensor, Tensor]  # indices, int64 [n], and the vectors that take the place of theirs, float32 [n, d]
+
+
 def write_bundle(
     url: str,
     users: Tensor,
     items: Tensor,
-    user_ids: Sequence[str],
-    item_ids: Sequence[str],
+    user_ids: Ids,
+    item_ids: Ids,
     train: Csr,
     weights: dict[str, Tensor],
     metadata: dict,
     item_map: ItemMap | None = None,
+    replaced: Replaced | None = None,
 ) -> None:
-    """Writes the serving bundle, the artifact student/.
+    """Writes the serving bundle, the artifact student/, a piece at a time: tensors that are memory-mapped are never whole in memory.
 
     Args:
         url: Where the bundle goes.
@@ -58,20 +64,31 @@ def write_bundle(
         weights: The student's weights, for training on from here.
         metadata: Metrics, settings and lineage for the manifest.
         item_map: The map from features to item vectors; None where there is none.
+        replaced: Items that have other vectors than those in `items`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from safetensors.torch import save_file
 
     facts = {"num_users": users.shape[0], "num_items": items.shape[0], "dim": users.shape[1], **metadata}
     if item_map is not None:
         facts[ENTRY] = item_map.manifest()
     with write_artifact(url, "student", facts) as folder:
-        save_file({"user": users.contiguous().clone(), "item": items.contiguous().clone()}, str(folder / "vectors.safetensors"))
-        save_file({k: t.contiguous().clone() for k, t in weights.items()}, str(folder / "weights.safetensors"))
-        save_file({"pointers": train.pointers, "columns": train.columns.to(torch.int32)}, str(folder / "seen.safetensors"))
+        sides = {"user": users, "item": items}
+        with tensor_file(folder / "vectors.safetensors", {name: ("float32", tuple(rows.shape)) for name, rows in sides.items()}) as out:
+            for name, rows in sides.items():
+                copy_rows(rows, out[name])
+            if replaced is not None:
+                out["item"][replaced[0].numpy()] = replaced[1].numpy()
+        save_tensors(folder / "weights.safetensors", weights)
+        sizes = {"pointers": ("int64", (train.num_rows + 1,)), "columns": ("int32", (train.columns.numel(),))}
+        with tensor_file(folder / "seen.safetensors", sizes) as out:
+            copy_rows(train.pointers, out["pointers"])
+            copy_rows(train.columns, out["columns"])
         for name, ids in (("users", user_ids), ("items", item_ids)):
-            pq.write_table(pa.table({"id": pa.array(list(ids), pa.string())}), str(folder / f"{name}.parquet"))
+            write_ids(folder / f"{name}.safetensors", ids)
+            with pq.ParquetWriter(folder / f"{name}.parquet", pa.schema([("id", pa.string())])) as writer:
+                for piece in id_pieces(ids):
+                    writer.write_table(pa.table({"id": piece.cast(pa.string())}))
         if item_map is not None:
             item_map.write(folder)
 
@@ -81,30 +98,28 @@ class Recommender:
 
     Attributes:
         manifest: The bundle's manifest: metrics, settings and lineage.
-        users, items: Final vectors, float32 [num_users, d] and [num_items, d]; new items come after those of the bundle.
-        user_ids, item_ids: Raw ids by index.
+        users: Final vectors, float32 [num_users, d], memory-mapped.
+        user_ids, item_ids: Raw ids by index: sequences of strings that lie in memory-mapped files.
         item_map: The map from features to item vectors, which `with_new_items` reads; None where the bundle has none.
     """
 
     def __init__(self, folder: Path, manifest: dict) -> None:
-        import pyarrow.parquet as pq
         from safetensors.torch import load_file
 
         self.manifest = manifest
         vectors, seen = load_file(str(folder / "vectors.safetensors")), load_file(str(folder / "seen.safetensors"))
-        self.users, self.items = vectors["user"], vectors["item"]
-        self.user_ids: list[str] = pq.read_table(folder / "users.parquet")["id"].to_pylist()
-        self.item_ids: list[str] = pq.read_table(folder / "items.parquet")["id"].to_pylist()
+        self.users, self._item_parts = vectors["user"], [vectors["item"]]  # those of the bundle, and those of each `with_new_items`
+        self.user_ids, self.item_ids = (_read_ids(folder, name) for name in ("users", "items"))
         self._seen = Csr(seen["pointers"], seen["columns"], len(self.item_ids))  # memory-mapped, as the vectors are
-        self._user_index = {raw: index for index, raw in enumerate(self.user_ids)}
-        self._item_index = {raw: index for index, raw in enumerate(self.item_ids)}
-        self._ends: tuple[int, ...] = (
-            len(self.item_ids),
-        )  # of the items' parts: those of the bundle, and those of each call of `with_new_items`
         self.item_map = read_item_map(folder, manifest)
 
     def __repr__(self) -> str:
         return f"Recommender({len(self.user_ids)} users, {len(self.item_ids)} items, dim={self.users.shape[1]})"
+
+    @property
+    def items(self) -> Tensor:
+        """Returns the items' final vectors, float32 [num_items, d], memory-mapped; with new items after them it is a copy."""
+        return self._item_parts[0] if len(self._item_parts) == 1 else torch.cat(self._item_parts)
 
     def num_seen(self) -> Tensor:
         """Returns the number of train items of every user, int64 [num_users]."""
@@ -132,14 +147,17 @@ class Recommender:
         ids = [str(raw) for raw in item_ids]
         if not ids:
             raise InputError("with_new_items needs at least one item id")
-        _check_new(ids, self._item_index)
+        _check_new(ids, self.item_ids)
         new = copy.copy(self)
-        new.items = torch.cat([self.items, self.item_map.of_given(features, ids)])
-        new.item_ids = [*self.item_ids, *ids]
-        new._item_index = {**self._item_index, **{raw: len(self.item_ids) + at for at, raw in enumerate(ids)}}
+        new._item_parts = [*self._item_parts, self.item_map.of_given(features, ids)]
+        new.item_ids = self.item_ids.followed_by(ids)
         new._seen = Csr(self._seen.pointers, self._seen.columns, len(new.item_ids))
-        new._ends = (*self._ends, len(new.item_ids))
         return new
+
+    def first_user(self) -> str:
+        """Returns the raw id of the first user with train items, or of the first user."""
+        first = int(torch.searchsorted(self._seen.pointers, 1)) - 1  # a pointer counts the items of all users before
+        return self.user_ids[first if first < len(self.user_ids) else 0]
 
     def recommend(
         self, user_ids: Sequence[Any], k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
@@ -155,9 +173,22 @@ class Recommender:
         Raises:
             InputError: the student does not know some ids (the message lists them), or k is larger than the number of allowed items.
         """
-        rows = _indices(user_ids, self._user_index, "user")
-        exclude = self._seen.select(rows) if exclude_seen else None
-        return self._lists([str(u) for u in user_ids], *self._rank(self.users[rows], k, exclude, self._allowed(k, items)))
+        rows, allowed = self.rows_of(user_ids), self.allowed(k, items)
+        ids, lists = self.item_ids, list[Recommendation]()
+        for own, scores, ranked in self._ranked(rows, k, exclude_seen, allowed):
+            lists += _lists(self.user_ids.take(own.numpy()).to_pylist(), ids, scores, ranked)
+        return lists
+
+    def rows_of(self, user_ids: "Sequence[Any] | pa.Array") -> Tensor:
+        """Returns the indices of users, int64 [n].
+
+        Args:
+            user_ids: Raw ids, compared as strings, or an Arrow array of strings.
+
+        Raises:
+            InputError: the student does not know some ids; the message lists them.
+        """
+        return _indices(user_ids, self.user_ids, "user")
 
     def recommend_in_batches(
         self, user_ids: Sequence[Any] | None = None, k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
@@ -174,20 +205,34 @@ class Recommender:
         Raises:
             InputError: as `recommend`, before the first batch.
         """
-        rows = torch.arange(len(self.user_ids)) if user_ids is None else _indices(user_ids, self._user_index, "user")
-        return self._batches(rows, k, exclude_seen, self._allowed(k, items))
+        rows = range(len(self.user_ids)) if user_ids is None else self.rows_of(user_ids)
+        return self.batches(rows, k, exclude_seen, items)
 
-    def _batches(self, rows: Tensor, k: int, exclude_seen: bool, allowed: Tensor | None) -> "Iterator[pa.RecordBatch]":
+    def batches(
+        self, rows: Tensor | range, k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
+    ) -> "Iterator[pa.RecordBatch]":
+        """As `recommend_in_batches`, of users by index: int64 [n], or a range."""
+        return self._batches(rows, k, exclude_seen, self.allowed(k, items))
+
+    def _batches(self, rows: Tensor | range, k: int, exclude_seen: bool, allowed: Tensor | None) -> "Iterator[pa.RecordBatch]":
         import pyarrow as pa
 
-        user_ids, item_ids = pa.array(self.user_ids, pa.string()), pa.array(self.item_ids, pa.string())
-        for own in rows.split(max(1, min(USERS_A_BATCH, PLACES_A_BATCH // k))):
-            scores, ranked = self._rank(self.users[own], k, self._seen.select(own) if exclude_seen else None, allowed)
+        for own, scores, ranked in self._ranked(rows, k, exclude_seen, allowed):
             kept = scores != -torch.inf
             ends = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)]).int().numpy()
-            columns = (item_ids.take(pa.array(ranked[kept].numpy())), pa.array(scores[kept].double().numpy()))
+            columns = self.item_ids.take(ranked[kept].numpy()).cast(pa.string()), pa.array(scores[kept].double().numpy())
             lists = [pa.ListArray.from_arrays(ends, column) for column in columns]
-            yield pa.RecordBatch.from_arrays([user_ids.take(pa.array(own.numpy())), *lists], ["user", "items", "scores"])
+            users = self.user_ids.take(own.numpy()).cast(pa.string())
+            yield pa.RecordBatch.from_arrays([users, *lists], ["user", "items", "scores"])
+
+    def _ranked(self, rows: Tensor | range, k: int, exclude_seen: bool, allowed: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields batches of users by index, int64 [n], with their scores [n, k] and items, int64; some scores may be -inf."""
+        size = users_a_batch(k)
+        for first in range(0, len(rows), size):
+            some = rows[first : first + size]
+            own = torch.arange(some.start, some.stop) if isinstance(some, range) else some
+            exclude = self._seen.select(own) if exclude_seen else None
+            yield own, *rank_parts(self.users[own], self._item_parts, k, exclude, allowed)
 
     def recommend_from_history(
         self, item_ids: Sequence[Any], k: int = 20, exclude_seen: bool = True, items: Sequence[Any] | None = None
@@ -208,38 +253,48 @@ class Recommender:
         """
         if not len(item_ids):
             raise InputError("recommend_from_history needs at least one item id")
-        history = torch.unique(_indices(item_ids, self._item_index, "item"))
-        user = self.items[history].sum(0, keepdim=True) / history.numel() ** 0.5
+        history = torch.unique(_indices(item_ids, self.item_ids, "item"))
+        user = gather(self._item_parts, history).sum(0, keepdim=True) / history.numel() ** 0.5
         seen = Csr(torch.tensor([0, history.numel()]), history, len(self.item_ids)) if exclude_seen else None
-        recommendation = self._lists([""], *self._rank(user, k, seen, self._allowed(k, items)))[0]
-        return Recommendation(None, recommendation.items, recommendation.scores)
+        found = rank_parts(user, self._item_parts, k, seen, self.allowed(k, items))
+        return _lists([None], self.item_ids, *found)[0]
 
-    def _allowed(self, k: int, items: Sequence[Any] | None) -> Tensor | None:
+    def allowed(self, k: int, items: Sequence[Any] | None = None) -> Tensor | None:
         """Returns the indices of the only items that may be recommended; None where all may. Raises InputError where k is not possible."""
         if k < 1:
             raise InputError(f"k={k}: ask for at least one item")
-        allowed = None if items is None else torch.unique(_indices(items, self._item_index, "item"))
+        allowed = None if items is None else torch.unique(_indices(items, self.item_ids, "item"))
         if allowed is not None and k > allowed.numel():
             raise InputError(f"k={k} is larger than the {allowed.numel()} items named; ask for fewer or name more")
         if allowed is None and k > len(self.item_ids):
             raise InputError(f"k={k} is larger than the catalog of {len(self.item_ids)} items; ask for at most {len(self.item_ids)}")
         return allowed
 
-    def _rank(self, users: Tensor, k: int, exclude: Csr | None, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
-        return rank_parts(users, self.items, self._ends, k, exclude, allowed)
 
-    def _lists(self, names: list[str], scores: Tensor, ranked: Tensor) -> list[Recommendation]:
-        lists: list[Recommendation] = []
-        for name, s, i in zip(names, scores.tolist(), ranked.tolist()):
-            kept = [(self.item_ids[item], score) for item, score in zip(i, s) if score != -float("inf")]
-            lists.append(Recommendation(name, [item for item, _ in kept], [score for _, score in kept]))
-        return lists
+def users_a_batch(k: int) -> int:
+    """Returns the number of users of a batch of lists of k items."""
+    return max(1, min(USERS_A_BATCH, PLACES_A_BATCH // k))
 
 
-def _check_new(ids: list[str], known: Mapping[str, int]) -> None:
+def _lists(users: Sequence[str | None], item_ids: RawIds, scores: Tensor, ranked: Tensor) -> list[Recommendation]:
+    """Makes users' lists of scores [n, k] and items, int64 [n, k], without those of score -inf."""
+    kept = scores != -torch.inf
+    ids, values, ends = item_ids.take(ranked[kept].numpy()).to_pylist(), scores[kept].tolist(), kept.sum(1).cumsum(0).tolist()
+    return [Recommendation(user, ids[begin:end], values[begin:end]) for user, begin, end in zip(users, [0, *ends], ends)]
+
+
+def _read_ids(folder: Path, name: str) -> RawIds:
+    """Opens the ids of users or items; a bundle of an earlier version has them in a Parquet file alone, which is read into memory."""
+    import pyarrow.parquet as pq
+
+    path = folder / f"{name}.safetensors"
+    return RawIds.open(path) if path.is_file() else RawIds.of(lambda: pq.read_table(folder / f"{name}.parquet")["id"].chunks)
+
+
+def _check_new(ids: list[str], known: RawIds) -> None:
     """Raises InputError where an id is known already or occurs twice."""
     for what, wrong in (
-        ("the student knows them already", sorted({raw for raw in ids if raw in known})),
+        ("the student knows them already", sorted({raw for raw, at in zip(ids, known.find(ids).tolist()) if at >= 0})),
         ("each new item needs an id of its own, and they occur twice", sorted({raw for raw, n in Counter(ids).items() if n > 1})),
     ):
         if wrong:
@@ -251,23 +306,30 @@ def _shown(ids: list[str]) -> str:
     return ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
 
 
-def _indices(raw_ids: Sequence[Any], index: dict[str, int], kind: str) -> Tensor:
+def _indices(raw_ids: "Sequence[Any] | pa.Array", known: RawIds, kind: str) -> Tensor:
+    import pyarrow as pa
+
     if isinstance(raw_ids, str):
         raise InputError(f"{kind} ids {raw_ids!r}: expected a list of ids and got a single one; give [{raw_ids!r}]")
-    unknown = [str(raw) for raw in raw_ids if str(raw) not in index]
+    ids = raw_ids if isinstance(raw_ids, pa.Array) else [str(raw) for raw in raw_ids]
+    indices = known.find(ids)
+    unknown = [str(ids[row]) for row in (indices < 0).nonzero().flatten().tolist()]
     if unknown:
-        raise InputError(f"unknown {kind} ids: {_shown(unknown)}; the student knows the {len(index)} {kind}s it was trained with")
-    return torch.tensor([index[str(raw)] for raw in raw_ids], dtype=torch.int64)
+        raise InputError(f"unknown {kind} ids: {_shown(unknown)}; the student knows the {len(known)} {kind}s it was trained with")
+    return indices
 
 
-def load_student(url: str, cache_dir: str | None = None) -> Recommender:
-    """Loads a serving bundle from any fsspec URL, after checking every file's checksum.
+def load_student(url: str, cache_dir: str | None = None, verify: str = "changed") -> Recommender:
+    """Loads a serving bundle from any fsspec URL, after checking its files: vectors, ids and train items stay in memory-mapped files.
 
     Args:
         url: The bundle, `<run.dir>/student`.
         cache_dir: Folder for a local copy where the URL is remote.
+        verify: Which checksums are computed. "changed": of all files, but for those of 64 MiB and more that were verified in this place
+            before and have not been changed since. "all": of all files, some seconds a GiB. "sizes": of files of less than 64 MiB; of
+            larger ones the size alone is checked, as for a folder that is read-only and verified elsewhere.
 
     Raises:
         InputError: there is no complete bundle, or one of its files is damaged.
     """
-    return Recommender(*open_artifact(url, "student", cache_dir))
+    return Recommender(*open_artifact(url, "student", cache_dir, verify=verify))

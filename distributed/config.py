@@ -63,7 +63,7 @@ class ClusterConfig:
     num_labelers: int = setting(
         1,
         "labelers: of the verb label where labels are materialised, or of each student's worker where they are streamed; as many processes "
-        "rank users before",
+        "rank users before, and make the lists of recommend",
         ge=1,
     )
     start_timeout: float = setting(
@@ -115,6 +115,11 @@ class ClusterConfig:
     def worker_threads(self) -> int:
         """Returns the number of torch threads of each worker."""
         return self.threads or max(1, (os.cpu_count() or 1) // self.num_workers)
+
+    @property
+    def list_threads(self) -> int:
+        """Returns the number of torch threads of each process that makes the lists of `recommend`."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.num_labelers)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -114,6 +115,12 @@ class Dataset:
         for _, items in self.pair_chunks(split) if self.has_split(split) else ():
             degrees += np.bincount(items, minlength=self.num_items)
         return torch.from_numpy(degrees)
+
+    def id_chunks(self, side: str) -> Iterator[pa.Array]:
+        """Raw ids of all users or items ("user" or "item") by index, large strings, a chunk in memory at a time."""
+        with pq.ParquetFile(self.folder / f"{side}s.parquet") as file:
+            for batch in file.iter_batches(columns=["id"]):
+                yield batch["id"].cast(pa.large_string())
 
     def user_ids(self) -> list[str]:
         """Raw user ids by index."""

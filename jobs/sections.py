@@ -53,12 +53,21 @@ class RecommendConfig:
     )
     k: int = setting(10, "items a list", ge=1)
     exclude_seen: bool = setting(True, "leave out the user's train items")
-    output: str | None = setting(None, "URL of a Parquet file for the lists; not set: they are printed")
+    output: str | None = setting(
+        None,
+        "URL for the lists: a Parquet file where it ends in .parquet, else a folder of Parquet files, which actors of Ray make (or this "
+        "process, with cluster.executor=local), and which the same command completes after an interruption; not set: they are printed",
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self, "recommend")
         if self.users is not None and self.users_from is not None:
             raise InputError("recommend.users and recommend.users_from are both set; leave one of them out")
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether all lists go into one file."""
+        return self.output is not None and self.output.endswith(".parquet")
 
 
 @dataclass(frozen=True)

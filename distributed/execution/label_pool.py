@@ -82,28 +82,29 @@ def rank_users(job: RankingJob, cluster: ClusterConfig, lines: ActorHandle | Non
     left = ranges_left(job, dataset)
     if left:
         size = min(cluster.num_labelers, len(left))
-        ranked = _through_pool([{"range": number} for number in left], RangeRanker, (job, lines), size)
+        ranked = through_pool([{"range": number} for number in left], RangeRanker, (job, lines), size)
         with watching(lines, cluster.start_timeout, f"{size} rankers of 1 CPU each"):
             for _ in with_progress(ranked.iter_rows(), "label", "user range", len(left)):
                 pass
     publish_rankings(job, dataset)
 
 
-def _through_pool(items: list[dict[str, int]], actor: type, arguments: tuple, size: int) -> "RayDataset":
+def through_pool(items: list[dict[str, int]], actor: type, arguments: tuple, size: int, num_cpus: int = 1) -> "RayDataset":
     """Sends items, one at a time and in their order, through a pool of actors; Ray Data's own lines and bars stay off the terminal.
 
     Args:
         items: What the actors are asked for; at least one.
         actor: Their class.
         arguments: Of its constructor.
-        size: Number of actors, of 1 CPU each.
+        size: Number of actors.
+        num_cpus: CPUs of each.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        actor, fn_constructor_args=arguments, batch_size=1, batch_format="pyarrow", num_cpus=1,
+        actor, fn_constructor_args=arguments, batch_size=1, batch_format="pyarrow", num_cpus=num_cpus,
         compute=ray.data.ActorPoolStrategy(size=size),
     )  # fmt: skip
 
@@ -131,7 +132,7 @@ def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig
     left = labels_left(job, url, work, facts)
     if left:
         lines, size = lines or start_progress(), min(cluster.num_labelers, len(left))
-        made = _through_pool(left, LabelWriter, (job, url, lines), size)
+        made = through_pool(left, LabelWriter, (job, url, lines), size)
         with watching(lines, cluster.start_timeout, f"{size} labelers of 1 CPU each"):
             for _ in with_progress(made.iter_rows(), "label", "user range" if job.by == "users" else "block", len(left)):
                 pass
@@ -143,6 +144,6 @@ def stream_blocks(job: LabelJob, epochs: range, cluster: ClusterConfig) -> Itera
     asked = work_of(job, open_dataset(job.dataset_url, job.cache_dir), epochs)
     if not asked:  # a round that was finished before it was interrupted
         return
-    stream = _through_pool(asked, BlockActor, (job,), cluster.num_labelers)
+    stream = through_pool(asked, BlockActor, (job,), cluster.num_labelers)
     # batch_size=None keeps the labelers' blocks; the order is that of the work items (preserve_order).
     yield from stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

@@ -53,16 +53,17 @@ class BundleItems:
     """Holds the item vectors that the bundle ships.
 
     Attributes:
-        scores: The student's final scores with these item vectors.
-        vectors: float32 [num_items, d].
+        scores: The student's final scores with these item vectors: its own, and those that changed.
         num_untouched: Items of the catalog without train interactions.
-        num_mapped: Those of them that have the map's vectors in place of the student's own.
     """
 
     scores: StoredScores
-    vectors: Tensor
     num_untouched: int
-    num_mapped: int
+
+    @property
+    def num_mapped(self) -> int:
+        """Returns the number of untouched items that have the map's vectors in place of the student's own."""
+        return 0 if self.scores.changed is None else self.scores.changed[0].numel()
 
 
 def bundle_items(dataset: Dataset, student: TrainedModel, item_map: ItemMap | None) -> BundleItems:
@@ -75,16 +76,14 @@ def bundle_items(dataset: Dataset, student: TrainedModel, item_map: ItemMap | No
     """
     untouched = (dataset.item_degrees("train") == 0).nonzero().flatten()
     if item_map is None or not untouched.numel():
-        return BundleItems(student.stored, student.items, untouched.numel(), 0)
+        return BundleItems(student.stored, untouched.numel())
     mapped, of_map = [], []
     for items in untouched.split(_most_rows(dataset)):
         features = {modality: features_of(dataset, modality, items) for modality in item_map.encodings}
         has_features = torch.stack([present for _, present in features.values()], 1).any(1)
         mapped.append(items[has_features])
         of_map.append(item_map.vectors(features)[has_features])
-    changed, vectors = (torch.cat(mapped), torch.cat(of_map)), student.items.clone()
-    vectors[changed[0]] = changed[1]
-    return BundleItems(replace(student.stored, changed=changed), vectors, untouched.numel(), changed[0].numel())
+    return BundleItems(replace(student.stored, changed=(torch.cat(mapped), torch.cat(of_map))), untouched.numel())
 
 
 def _most_rows(dataset: Dataset) -> int:

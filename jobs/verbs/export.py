@@ -1,5 +1,7 @@
 """`promptmm export`: the bundle that serves, without Ray, DGL or DeepSpeed."""
 
+from functools import partial
+
 from ...core.artifact import manifest_digest, open_artifact
 from ...core.errors import InputError
 from ...core.new_items import ItemMap
@@ -44,8 +46,8 @@ def export(settings: Settings) -> None:
         }
         url = join(settings.dir, "student")
         weights = load_file(str(folder / "weights.safetensors"))
-        ids = dataset.user_ids(), dataset.item_ids()
-        write_bundle(url, student.users, bundle.vectors, *ids, dataset.csr("train"), weights, metadata, item_map)
+        ids = partial(dataset.id_chunks, "user"), partial(dataset.id_chunks, "item")
+        write_bundle(url, student.users, student.items, *ids, dataset.rows("train"), weights, metadata, item_map, bundle.scores.changed)
         _say(dataset, item_map, bundle)
         return {"url": url}
 

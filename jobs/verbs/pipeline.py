@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ...core.errors import InputError
 from ...core.storage import JsonObject
@@ -22,9 +23,12 @@ from .label import LABEL
 from .partition import PARTITION
 from .plan import PLAN
 from .prepare import PREPARE
-from .recommend import RECOMMEND, named_users
+from .recommend import RECOMMEND, check_output, named_users
 from .train_teacher import TRAIN_TEACHER
 from .verb import Verb, run_checked
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def pipeline(settings: Settings) -> None:
@@ -72,10 +76,23 @@ def _check_catalog(settings: Settings, dataset: Dataset) -> None:
     settings.evaluation.check_catalog(dataset.num_items)
     if settings.recommend.k > dataset.num_items:
         raise InputError(f"recommend.k={settings.recommend.k} is larger than the catalog of {dataset.num_items} items")
-    unknown = sorted(set(named_users(settings.recommend) or []) - set(dataset.user_ids()))
+    check_output(settings)
+    users = named_users(settings.recommend)
+    unknown = _unknown_users(users, dataset) if users is not None else []
     if unknown:
         name = "users" if settings.recommend.users_from is None else "users_from"
         raise InputError(f"recommend.{name}: the catalog has no users {', '.join(unknown[:20])}")
+
+
+def _unknown_users(users: "pa.Array", dataset: Dataset) -> list[str]:
+    """Returns those of some raw user ids, large strings, that the catalog does not have, ascending; reads its ids a chunk at a time."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    known = [ids.filter(pc.is_in(ids, value_set=users)) for ids in dataset.id_chunks("user")]
+    is_known = pc.is_in(users, value_set=pa.concat_arrays([pa.array([], pa.large_string()), *known]))
+    unknown: list[str] = sorted(pc.unique(users.filter(pc.invert(is_known))).to_pylist())
+    return unknown
 
 
 def _show(settings: Settings, dataset: Dataset, results: JsonObject) -> None:

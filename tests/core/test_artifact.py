@@ -1,11 +1,14 @@
 """Artifacts: complete or absent, verified when read, on a local disk and on an object store."""
 
+import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from promptmm.core import artifact
 from promptmm.core.artifact import (
     SCHEMA_VERSION,
     describe_files,
@@ -14,6 +17,7 @@ from promptmm.core.artifact import (
     open_artifact,
     publish_manifest,
     read_manifest,
+    sha256_of,
     write_artifact,
 )
 from promptmm.core.errors import InputError
@@ -224,3 +228,104 @@ def test_the_digest_is_of_the_content(tmp_path):
     digests = [manifest_digest(read_manifest(str(tmp_path / name), KIND)) for name in "abcd"]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
+
+
+@pytest.fixture
+def hashed(monkeypatch) -> list[str]:
+    """The names of files whose checksums are computed, with every file a large one that may be noted at once."""
+    names: list[str] = []
+
+    def counted(path: Path) -> str:
+        names.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr(artifact, "LARGE_FILE", 1)
+    monkeypatch.setattr(artifact, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(artifact, "sha256_of", counted)
+    return names
+
+
+@pytest.mark.parametrize("kind", ["local", "memory"])
+def test_a_large_file_that_was_verified_is_not_read_again(tmp_path, hashed, kind):
+    url = str(tmp_path / "artifact") if kind == "local" else f"memory://{uuid.uuid4().hex}/artifact"
+    write(url)
+    opened = [open_artifact(url, KIND, str(tmp_path / "cache")) for _ in range(2)]
+    assert opened[0] == opened[1]
+    hashed.clear()
+    open_artifact(url, KIND, str(tmp_path / "cache"))
+    assert hashed == ["empty"]
+    open_artifact(url, KIND, str(tmp_path / "cache"), verify="all")
+    assert sorted(hashed) == ["a.bin", "b.txt", "empty", "empty"]
+
+
+def test_a_writer_notes_what_it_has_computed_itself(tmp_path, hashed):
+    write(str(tmp_path / "artifact"))
+    hashed.clear()
+    open_artifact(str(tmp_path / "artifact"), KIND)
+    assert hashed == ["empty"]
+
+
+def changed_in_place(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.write(b"\x07")
+
+
+def replaced_by_another(path: Path) -> None:
+    path.with_name("new").write_bytes(b"\x07" + FILES["a.bin"][1:])
+    path.with_name("new").replace(path)
+
+
+@pytest.mark.parametrize("damage", [changed_in_place, replaced_by_another])
+def test_a_large_file_that_was_changed_after_it_was_verified(tmp_path, hashed, damage):
+    """Also where size and time of change are those of before, as after a copy that keeps times."""
+    url, path = str(tmp_path / "artifact"), tmp_path / "artifact" / "a.bin"
+    write(url)
+    open_artifact(url, KIND)
+    before = path.stat()
+    damage(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for verify in ("changed", "all"):
+        with fails(f"{path}: checksum does not match the manifest"):
+            open_artifact(url, KIND, verify=verify)
+    open_artifact(url, KIND, verify="sizes")  # what it does not look at
+
+
+def test_a_copy_is_verified_where_it_lies(tmp_path, hashed):
+    write(str(tmp_path / "artifact"))
+    open_artifact(str(tmp_path / "artifact"), KIND)
+    shutil.copytree(tmp_path / "artifact", tmp_path / "copy")
+    hashed.clear()
+    open_artifact(str(tmp_path / "copy"), KIND)
+    assert sorted(hashed) == ["a.bin", "b.txt", "empty"]
+
+
+@pytest.mark.parametrize("note", [b"", b"[]", b'{"a.bin": 1}', b"\xff"])
+def test_a_damaged_note_says_nothing(tmp_path, hashed, note):
+    url = str(tmp_path / "artifact")
+    write(url)
+    (tmp_path / "artifact" / artifact.VERIFIED).write_bytes(note)
+    changed_in_place(tmp_path / "artifact" / "a.bin")
+    with fails("a.bin: checksum does not match the manifest"):
+        open_artifact(url, KIND)
+
+
+def test_a_file_that_has_only_just_changed_is_not_noted(tmp_path, hashed, monkeypatch):
+    monkeypatch.setattr(artifact, "SETTLED_SECONDS", 3600.0)
+    write(str(tmp_path / "artifact"))
+    open_artifact(str(tmp_path / "artifact"), KIND)
+    assert not (tmp_path / "artifact" / artifact.VERIFIED).exists()
+
+
+def test_small_files_are_always_verified(tmp_path):
+    url = str(tmp_path / "artifact")
+    write(url)
+    changed_in_place(tmp_path / "artifact" / "a.bin")
+    for verify in ("changed", "all", "sizes"):
+        with fails("a.bin: checksum does not match the manifest"):
+            open_artifact(url, KIND, verify=verify)
+
+
+def test_another_way_to_verify_is_refused(tmp_path):
+    write(str(tmp_path / "artifact"))
+    with fails("verify='none': expected one of changed, all, sizes"):
+        open_artifact(str(tmp_path / "artifact"), KIND, verify="none")

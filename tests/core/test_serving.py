@@ -11,12 +11,16 @@ import venv
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from promptmm.core import Recommender, load_student
+from promptmm.core import Recommender, item_parts, load_student
 from promptmm.core.errors import InputError
 from promptmm.core.graph import Csr
 from promptmm.core.serving import write_bundle
+from promptmm.core.storage import read_json, write_json
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_USERS, NUM_ITEMS, DIM = 7, 30, 4
@@ -209,7 +213,10 @@ def test_other_urls(truth, tmp_path, student, kind):
     assert loaded.recommend(USER_IDS, k=9) == student.recommend(USER_IDS, k=9)
 
 
-@pytest.mark.parametrize("name", ["vectors.safetensors", "seen.safetensors", "weights.safetensors", "users.parquet", "items.parquet"])
+FILES = ("vectors.safetensors", "seen.safetensors", "weights.safetensors", "users.safetensors", "items.safetensors", "users.parquet")
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_found(bundle, tmp_path, name):
     copy = tmp_path / "student"
     shutil.copytree(bundle, copy)
@@ -221,6 +228,76 @@ def test_a_damaged_file_is_found(bundle, tmp_path, name):
     (copy / name).unlink()
     with fails(copy / name, "missing, though the manifest lists it"):
         load_student(str(copy))
+
+
+def test_a_bundle_of_an_earlier_version(bundle, tmp_path, student):
+    """It has raw ids in Parquet files alone."""
+    copy = tmp_path / "student"
+    shutil.copytree(bundle, copy)
+    manifest = read_json(str(copy / "manifest.json"))
+    for name in ("users.safetensors", "items.safetensors"):
+        (copy / name).unlink()
+        del manifest["files"][name]
+    write_json(str(copy / "manifest.json"), manifest)
+    old = load_student(str(copy))
+    assert (old.user_ids, old.item_ids) == (USER_IDS, ITEM_IDS)
+    assert old.recommend(USER_IDS, k=9) == student.recommend(USER_IDS, k=9)
+    with fails("unknown user ids: nobody"):
+        old.recommend(["nobody"])
+
+
+def test_raw_ids_can_be_read_as_tables(bundle):
+    assert pq.read_table(bundle / "users.parquet")["id"].to_pylist() == USER_IDS
+    assert pq.read_table(bundle / "items.parquet")["id"].to_pylist() == ITEM_IDS
+
+
+def test_a_bundle_from_tensors_that_are_mapped_and_ids_in_chunks(bundle, truth, tmp_path):
+    loaded = load_student(str(bundle))
+    ids = [
+        lambda all_ids=all_ids: (pa.array(all_ids[first : first + 3]) for first in range(0, len(all_ids), 3))
+        for all_ids in (USER_IDS, ITEM_IDS)
+    ]
+    weights = load_file(str(bundle / "weights.safetensors"))
+    metadata = {name: loaded.manifest[name] for name in ("metrics", "seed")}
+    write_bundle(str(tmp_path / "again"), loaded.users, loaded.items, *ids, loaded._seen, weights, metadata)
+    assert read_json(str(tmp_path / "again" / "manifest.json")) == loaded.manifest
+
+
+def test_vectors_that_take_the_place_of_others(truth, tmp_path, student):
+    changed = torch.tensor([3, 7]), torch.ones(2, DIM)
+    write_bundle(str(tmp_path / "new"), student.users, student.items, USER_IDS, ITEM_IDS, student._seen, {}, {}, None, changed)
+    expected = torch.from_numpy(truth["items"]).index_copy(0, *changed)
+    assert torch.equal(load_student(str(tmp_path / "new")).items, expected)
+
+
+def test_items_that_are_named_are_ranked_in_blocks(student, monkeypatch):
+    asked = USER_IDS, 7, True, ITEM_IDS[::-2]
+    whole = student.recommend(*asked)
+    monkeypatch.setattr("promptmm.core.item_parts.GATHERED_BYTES", 4 * DIM * 4)
+    sizes = []
+    ranked = item_parts.top_k
+    monkeypatch.setattr(item_parts, "top_k", lambda users, items, *more: sizes.append(len(items)) or ranked(users, items, *more))
+    assert student.recommend(*asked) == whole
+    assert sizes == [4, 4, 4, 3]
+
+
+def test_the_first_user_with_train_items(student, tmp_path):
+    assert student.first_user() == "user-0"
+    for pairs, first in (([], "a"), ([(1, 0)], "b"), ([(2, 0)], "c")):
+        users, items = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T
+        write_bundle(
+            str(tmp_path / first), torch.ones(3, 1), torch.ones(2, 1), [*"abc"], [*"xy"], Csr.from_pairs(users, items, 3, 2), {}, {}
+        )
+        assert load_student(str(tmp_path / first)).first_user() == first
+
+
+def test_ids_as_an_arrow_array(student):
+    asked = pa.array(["user-3", "user-1"])
+    assert student.recommend(asked, k=4, items=pa.array(ITEM_IDS[5:15])) == student.recommend(
+        ["user-3", "user-1"], k=4, items=ITEM_IDS[5:15]
+    )
+    with fails("unknown user ids: nobody, 12;"):
+        student.recommend(pa.array(["nobody", "user-1", "12"]))
 
 
 def test_no_bundle(tmp_path):

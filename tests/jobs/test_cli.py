@@ -189,6 +189,36 @@ def test_recommend_writes_lists_of_all_users(command, run_dir, tmp_path):
     assert [len(row["items"]) for row in rows] == [11, 10, 11]
 
 
+def test_recommend_writes_a_folder(command, run_dir, tmp_path):
+    bundle_at(join(run_dir, "student"))
+    users, output = tmp_path / "users.txt", tmp_path / "lists"
+    users.write_text("7\nb\n")
+    words = (f"run.dir={run_dir}", f"recommend.output={output}", "cluster.executor=local", "recommend.k=4")
+    made = command("recommend", *words)
+    assert made.out == f"[recommend] 3 lists of 4 written to {output}, 1 files\n"
+    assert command("recommend", f"run.dir={run_dir}", f"recommend.output={output}.parquet", "recommend.k=4").code == 0
+    assert pq.read_table(output).equals(pq.read_table(f"{output}.parquet"))
+    assert command("recommend", *words).out == f"[recommend] already done: {output}\n"
+    refused(command("recommend", *words, "recommend.k=5"), "lists were begun here with k=4 (now 5)", "run.redo=recommend")
+    others = (*words, f"recommend.users_from={users}")
+    refused(command("recommend", *others), "with other users")
+    assert command("recommend", *others, "run.redo=recommend").code == 0
+    assert pq.read_table(output)["user"].to_pylist() == ["7", "b"]
+
+
+def test_lists_in_a_folder_need_storage_that_processes_share(command, run_dir, tmp_path):
+    bundle_at(join(run_dir, "student"))
+    folder = f"{tmp_path}/lists" if "memory" in run_dir else "memory://nowhere/lists"
+    refused(command("recommend", f"run.dir={run_dir}", f"recommend.output={folder}"), "several processes, which share no memory")
+
+
+def test_a_pipeline_does_not_train_for_lists_that_another_run_has_made(command, tiny, tmp_path):
+    bundle_at(str(tmp_path / "first" / "student"))
+    words = (f"recommend.output={tmp_path}/lists", "cluster.executor=local", "recommend.k=2")
+    assert command("recommend", f"run.dir={tmp_path}/first", *words).code == 0
+    refused(command("pipeline", tiny, f"run.dir={tmp_path}/second", *words), f"{tmp_path}/lists: lists of another run are there")
+
+
 def test_recommend_to_users_from_a_file(command, run_dir, tmp_path):
     bundle_at(join(run_dir, "student"))
     text, parquet, output = (tmp_path / name for name in ("users.txt", "users.parquet", "lists.parquet"))
@@ -230,7 +260,8 @@ def test_files_of_users_that_cannot_be_read(command, tiny, run_dir, tmp_path):
     refuses(whole[:8] + b"\xff" * 20 + whole[28:], "users: cannot be read", "may be truncated")
     refuses(b"PAR1\nPAR17\n", "unknown user ids: PAR1, PAR17")
     refused(command("recommend", f"run.dir={run_dir}", f"recommend.users_from={tmp_path}"), "a folder, not a file")
-    refused(command("recommend", f"run.dir={run_dir}", f"recommend.output={tmp_path}"), "a folder is there; name a file")
+    words = (f"run.dir={run_dir}", f"recommend.output={tmp_path}", "cluster.executor=local")
+    refused(command("recommend", *words), "a folder is there with other files", "the name of a file that ends in .parquet")
     refused(command("recommend", f"run.dir={run_dir}", f"recommend.users_from={tmp_path}/none"), "none: no such file")
     refused(command("recommend", f"run.dir={run_dir}", "recommend.users_from=a", "recommend.users=[b]"), "are both set")
     path.write_text("u1\nnobody\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from promptmm.core import load_student
+from promptmm.core import load_student, write_lists
 from promptmm.core.agreement import Scores, agreement
 from promptmm.core.artifact import read_manifest
 from promptmm.core.storage import filesystem, join, read_bytes, read_json
@@ -277,6 +277,8 @@ def test_a_run_on_an_object_store(local, bucket, process, tiny, tmp_path):
     assert results["student"]["test"] == local.results["student"]["test"]
     student = load_student(f"{url}/run/student", cache_dir=str(tmp_path))
     assert student.recommend(["u1", "u2"]) == load_student(join(local.dir, "student")).recommend(["u1", "u2"])
+    lists = [write_lists(f"{url}/run/student", f"{url}/lists", ["u1", "u2"], 5, cache_dir=str(tmp_path)) for _ in range(2)]
+    assert lists == [2, 0]  # the second call finds them complete
     stored = [name.removeprefix("bucket/run/") for name in filesystem(url)[0].find("bucket/run")]
     for expected in (
         "config.yaml",
