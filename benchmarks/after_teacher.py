@@ -95,12 +95,11 @@ def work(role: str, folder: Path, out: Path) -> dict[str, float]:
     """Does a role's work in this process: `units` of it in `seconds`, out of `whole`."""
     import torch
     from promptmm.core.config import DistillationConfig, EvaluationConfig
-    from promptmm.distributed.artifacts.stored_scores import StoredScores
     from promptmm.distributed.execution.evaluation import rank_share
     from promptmm.distributed.labels.labeler import Labeler
     from promptmm.distributed.labels.rankings import Ranker, range_size
     from promptmm.distributed.labels.user_labels import UserLabeler
-    from promptmm.distributed.messages import EvaluationJob, LabelJob
+    from promptmm.distributed.messages import EvaluationJob, LabelJob, StoredScores
     from promptmm.graph_store.dataset import open_dataset
 
     torch.set_num_threads(1)

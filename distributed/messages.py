@@ -5,7 +5,8 @@ run: the executor gives the worker these as `Surroundings` (`distributed/surroun
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from ..core.config import DistillationConfig, EvaluationConfig, OptimizerConfig, SamplingConfig, StudentConfig, TeacherConfig
 from ..core.objectives import candidate_identity, candidate_policy
@@ -13,9 +14,6 @@ from ..core.sampling import rank_slice
 from ..core.storage import join
 from ..core.teacher import teacher_kind
 from .config import ClusterConfig, LabelConfig
-
-if TYPE_CHECKING:
-    from .artifacts.stored_scores import StoredScores
 
 
 def teacher_reads_graph(engine: str, config: TeacherConfig) -> bool:
@@ -272,6 +270,21 @@ class RankingJob:
 
 
 @dataclass(frozen=True)
+class StoredScores:
+    """Names the final scores of a run's teacher or student; `artifacts/stored_scores.py` opens them in the process that needs them.
+
+    Attributes:
+        run_url: The run's folder.
+        model: "teacher", at revision 0 of its prompt, or "student".
+        changed: Items, int64 [n], and the vectors that they have in place of the stored ones, float32 [n, d]; None: none are changed.
+    """
+
+    run_url: str
+    model: str
+    changed: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
 class EvaluationJob:
     """Asks for the ranking metrics of a trained model.
 
@@ -285,7 +298,7 @@ class EvaluationJob:
     """
 
     dataset_url: str
-    scores: "StoredScores"
+    scores: StoredScores
     split: str
     config: EvaluationConfig
     threads: int

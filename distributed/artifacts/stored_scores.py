@@ -1,9 +1,7 @@
-"""Names the final scores of a trained model by where they are stored, so that processes open them where they work and send none of them."""
+"""Opens the final scores of a trained model where they are stored, so that every process reads them itself and nobody sends any."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-
-from torch import Tensor
+from dataclasses import replace
 
 from ...core.agreement import Scores
 from ...core.artifact import open_artifact
@@ -11,43 +9,31 @@ from ...core.graph import Csr
 from ...core.sides import ITEMS, USERS
 from ...core.storage import join
 from ..loop.stage import stage_url
+from ..messages import StoredScores
 from .teacher import final_scores
 
 
-@dataclass(frozen=True)
-class StoredScores:
-    """Names the final scores of a run's teacher or student.
+def open_scores(stored: StoredScores, train: Callable[[], Csr], cache_dir: str | None = None) -> Scores:
+    """Verifies and opens final scores; their vectors are memory-mapped, but for items where some are changed.
 
-    Attributes:
-        run_url: The run's folder.
-        model: "teacher", at revision 0 of its prompt, or "student".
-        changed: Items, int64 [n], and the vectors that they have in place of the stored ones, float32 [n, d]; None: none are changed.
+    Args:
+        stored: Names the scores.
+        train: Returns the train items of all users; called where a teacher scores histories.
+        cache_dir: Folder for local copies of remote artifacts.
+
+    Raises:
+        InputError: the model is missing or damaged.
     """
-
-    run_url: str
-    model: str
-    changed: tuple[Tensor, Tensor] | None = None
-
-    def open(self, train: Callable[[], Csr], cache_dir: str | None = None) -> Scores:
-        """Verifies and opens the scores; their vectors are memory-mapped, but for items where some are changed.
-
-        Args:
-            train: Returns the train items of all users; called where a teacher scores histories.
-            cache_dir: Folder for local copies of remote artifacts.
-
-        Raises:
-            InputError: the model is missing or damaged.
-        """
-        if self.model == "teacher":
-            stored = final_scores(join(self.run_url, "teacher"), 0, train, cache_dir)
-            scores = Scores(stored.rows[USERS].whole(), stored.rows[ITEMS].whole(), stored.histories)
-        else:
-            scores = _student_scores(self.run_url, cache_dir)
-        if self.changed is None:
-            return scores
-        items = scores.items.clone()
-        items[self.changed[0]] = self.changed[1]
-        return replace(scores, items=items)
+    if stored.model == "teacher":
+        found = final_scores(join(stored.run_url, "teacher"), 0, train, cache_dir)
+        scores = Scores(found.rows[USERS].whole(), found.rows[ITEMS].whole(), found.histories)
+    else:
+        scores = _student_scores(stored.run_url, cache_dir)
+    if stored.changed is None:
+        return scores
+    items = scores.items.clone()
+    items[stored.changed[0]] = stored.changed[1]
+    return replace(scores, items=items)
 
 
 def _student_scores(run_url: str, cache_dir: str | None) -> Scores:

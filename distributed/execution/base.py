@@ -3,8 +3,7 @@
 from typing import Protocol
 
 from ...core.config import EvaluationConfig
-from ..artifacts.stored_scores import StoredScores
-from ..messages import LabelJob, RankingJob, StudentJob, TeacherJob, TuneJob
+from ..messages import LabelJob, RankingJob, StoredScores, StudentJob, TeacherJob, TuneJob
 
 
 class Executor(Protocol):

@@ -11,6 +11,7 @@ from ray.actor import ActorHandle
 from ...core.metrics import RankingMetrics
 from ...core.ranking import rank_users
 from ...graph_store.dataset import masks, open_dataset
+from ..artifacts.stored_scores import open_scores
 from ..config import ClusterConfig
 from ..messages import EvaluationJob
 from .lines import start_progress, watching
@@ -26,7 +27,7 @@ def rank_share(job: EvaluationJob, rank: int, world_size: int) -> list[np.ndarra
     torch.set_num_threads(job.threads)
     dataset, config = open_dataset(job.dataset_url, job.cache_dir), job.config
     held_out, exclude = masks(dataset, job.split)
-    scores = job.scores.open(lambda: dataset.rows("train"), job.cache_dir)
+    scores = open_scores(job.scores, lambda: dataset.rows("train"), job.cache_dir)
     further, histories = config.metrics, scores.histories
     masked = held_out, exclude, config.cutoffs, config.memory_mib, rank, world_size, further, histories
     return [state.numpy() for state in rank_users(scores.users, scores.items, *masked).states()]

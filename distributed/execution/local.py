@@ -10,12 +10,12 @@ from ...core.config import EvaluationConfig
 from ...core.ranking import evaluate
 from ...core.storage import exists, join
 from ...graph_store.dataset import Dataset, masks
-from ..artifacts.stored_scores import StoredScores
+from ..artifacts.stored_scores import open_scores
 from ..config import ClusterConfig
 from ..labels.files import labels_url
 from ..labels.labeler import label_facts, labels_left, open_labeler, publish_labels, stream_here, work_of
 from ..labels.rankings import rank_here
-from ..messages import LabelJob, RankingJob, StudentJob, TeacherJob, TuneJob
+from ..messages import LabelJob, RankingJob, StoredScores, StudentJob, TeacherJob, TuneJob
 from ..run_job import run_job
 from ..surroundings import Surroundings
 from ..worker import Worker, torch_threads
@@ -76,7 +76,7 @@ class LocalExecutor:
     def evaluate(self, scores: StoredScores, split: str, config: EvaluationConfig) -> dict[str, float]:
         """See `Executor`."""
         held_out, exclude = masks(self.dataset, split)
-        opened, further = scores.open(lambda: self.dataset.rows("train"), self.cluster.cache_dir), config.metrics
+        opened, further = open_scores(scores, lambda: self.dataset.rows("train"), self.cluster.cache_dir), config.metrics
         masked = held_out, exclude, config.cutoffs, config.memory_mib
         with torch_threads(self.cluster.worker_threads):
             return evaluate(opened.users, opened.items, *masked, further=further, histories=opened.histories)

@@ -16,9 +16,8 @@ from ray.actor import ActorHandle
 from ...core.config import EvaluationConfig
 from ...core.storage import join
 from ...graph_store.dataset import open_dataset
-from ..artifacts.stored_scores import StoredScores
 from ..config import ClusterConfig
-from ..messages import EvaluationJob, LabelJob, RankingJob, StudentJob, TeacherJob, TuneJob
+from ..messages import EvaluationJob, LabelJob, RankingJob, StoredScores, StudentJob, TeacherJob, TuneJob
 from ..run_job import run_job
 from ..surroundings import Surroundings
 from ..worker import Worker

@@ -14,9 +14,10 @@ from ...core.kinds import TEACHERS
 from ...core.sides import ITEMS, USERS
 from ...core.storage import JsonObject, join
 from ...core.teacher.base import Teacher
-from ...distributed.artifacts.stored_scores import StoredScores
+from ...distributed.artifacts.stored_scores import open_scores
 from ...distributed.artifacts.teacher import modal_rows, read_revision, read_weights, teacher_config_of
 from ...distributed.loop.stage import stage_url
+from ...distributed.messages import StoredScores
 from ...graph_store.dataset import Dataset
 
 FLOAT_BYTES = INDEX_BYTES = 4
@@ -76,7 +77,7 @@ def trained_teacher(run_url: str, dataset: Dataset, cache_dir: str | None) -> Tr
     def train() -> Csr:
         return dataset.csr("train")
 
-    manifest, scores = read_manifest(url, "teacher"), stored.open(train, cache_dir)
+    manifest, scores = read_manifest(url, "teacher"), open_scores(stored, train, cache_dir)
     features = sum(dataset.num_items * dim * FLOAT_BYTES for _, dim in manifest["modalities"])  # of those that it reads
     # Weights, prompt and raw features (as float32): what must be held to produce the scores that serve.
     held = manifest["num_parameters"] * FLOAT_BYTES + features
@@ -104,7 +105,7 @@ def trained_student(run_url: str, cache_dir: str | None) -> TrainedModel:
         InputError: it is missing or damaged.
     """
     stored, model = StoredScores(run_url, "student"), join(stage_url(run_url, "student"), "model")
-    scores, facts = stored.open(_no_histories, cache_dir), read_manifest(model, "student-model")
+    scores, facts = open_scores(stored, _no_histories, cache_dir), read_manifest(model, "student-model")
     return TrainedModel(stored, scores.users, scores.items, _facts(facts, (scores.users.numel() + scores.items.numel()) * FLOAT_BYTES))
 
 

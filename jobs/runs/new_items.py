@@ -12,7 +12,7 @@ from ...core.new_items import ItemMap, fit_item_map
 from ...core.new_items.draws import STREAM_FITTED, order_by_draw
 from ...core.new_items.encoding import RawRows
 from ...core.storage import JsonObject
-from ...distributed.artifacts.stored_scores import StoredScores
+from ...distributed.messages import StoredScores
 from ...graph_store.catalog import COLD
 from ...graph_store.dataset import Dataset
 from .models import TrainedModel

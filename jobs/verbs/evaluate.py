@@ -3,8 +3,8 @@
 from dataclasses import asdict
 
 from ...core.storage import JsonObject
-from ...distributed.artifacts.stored_scores import StoredScores
 from ...distributed.execution.base import Executor
+from ...distributed.messages import StoredScores
 from ...graph_store.catalog import COLD
 from ...graph_store.dataset import Dataset
 from ..runs.executors import open_executor

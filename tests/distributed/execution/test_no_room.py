@@ -5,11 +5,10 @@ import signal
 import pytest
 from promptmm.core.config import EvaluationConfig
 from promptmm.core.errors import RunError
-from promptmm.distributed.artifacts.stored_scores import StoredScores
 from promptmm.distributed.config import ClusterConfig
 from promptmm.distributed.execution.evaluation import evaluate_in_tasks
 from promptmm.distributed.execution.label_pool import materialise
-from promptmm.distributed.messages import EvaluationJob, LabelJob
+from promptmm.distributed.messages import EvaluationJob, LabelJob, StoredScores
 
 
 @pytest.fixture
