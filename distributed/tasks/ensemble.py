@@ -288,7 +288,7 @@ def _choose(
         if given is None
         else Weights(given, float(mixture.values(mixture.lists(given)).mean()), 1)
     )
-    return weights, contributions(mixture, weights.by_name, exclude.degrees, dataset.item_degrees("train"))
+    return weights, contributions(mixture, weights.by_name, exclude.degrees, dataset.degrees("train", ITEMS))
 
 
 def _summed(components: dict[str, _Component], weights: Weights, dataset: Dataset, config: TeacherConfig) -> tuple[_Sum, _Sum]:
