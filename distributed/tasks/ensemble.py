@@ -44,6 +44,7 @@ def component_jobs(job: TeacherJob) -> dict[str, TeacherJob]:
             config=config,
             seed=component_seed(job.config, name, job.seed),
             run_url=join(job.run_url, "components", name),
+            lineage={of: checksum for of, checksum in job.lineage.items() if of in ("dataset", *config.vectors.urls)},
             ends_early=name in left_out,
         )
         for name, config in configs.items()
