@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..kinds import TEACHERS
 from ..linear.config import LinearConfig
 from ..settings import check_bounds, setting
-from .checks import check_balance, check_start
+from .checks import as_dict, check_balance, check_start
 from .training import OptimizerConfig, examples_setting, start_exponent_setting, start_setting, user_balance_setting
 from .vectors import VectorsConfig
 
@@ -123,11 +123,9 @@ class TeacherConfig:
                 f"teacher.loss={self.loss}: the {self.kind} teacher trains with {' or '.join(TEACHERS.get(self.kind).losses)}; set that, "
                 "or another teacher.kind"
             )
-        if self.vectors.urls and not TEACHERS.get(self.kind).is_imported:
-            raise InputError(
-                f"teacher.vectors={', '.join(self.vectors.urls)} is not read by teacher.kind={self.kind}; set teacher.kind=vectors, or "
-                "leave it out"
-            )
+        if self.vectors != VectorsConfig() and not TEACHERS.get(self.kind).is_imported:
+            given = [f"teacher.vectors.{name}={value}" for name, value in as_dict(self.vectors).items() if value]
+            raise InputError(f"{', '.join(given)} is not read by teacher.kind={self.kind}; set teacher.kind=vectors, or leave it out")
         TEACHERS.get(self.kind).check(self)
         if any(size < 1 for size in self.hidden):
             raise InputError(f"teacher.hidden={self.hidden}: every hidden size must be at least 1")

@@ -1,6 +1,6 @@
 """Declares the settings of a teacher that was trained elsewhere."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from ..errors import InputError
 from ..settings import check_bounds, setting
@@ -20,17 +20,22 @@ class VectorsConfig:
         "there are vectors by modality, modal.<modality>; read by vectors",
     )
     items: str | None = setting(None, "the same of the items, with the column item in place of user; read by vectors")
+    unit_scores: bool = setting(
+        False,
+        "scale every user's final vector so that its scores have the standard deviation 1 over all items, which the temperatures of "
+        "distillation are made for; rankings stay as they are; read by vectors",
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self, "teacher.vectors")
-        for field in fields(self):
-            url = getattr(self, field.name)
+        for name in ("users", "items"):
+            url = getattr(self, name)
             if url is None:
                 continue
             if not url.strip():
-                raise InputError(f"teacher.vectors.{field.name}={url!r}: name a Parquet file, or leave it out")
+                raise InputError(f"teacher.vectors.{name}={url!r}: name a Parquet file, or leave it out")
             if is_local(url):
-                object.__setattr__(self, field.name, str(local_path(url)))
+                object.__setattr__(self, name, str(local_path(url)))
 
     @property
     def urls(self) -> tuple[str, ...]:

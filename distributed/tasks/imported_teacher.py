@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.sides import ITEMS, SIDE_NAMES, USERS
+from ...core.standard_scores import moments_of, score_deviation
 from ...core.vector_files import FINAL, VectorFiles
 from ...graph_store.dataset import Dataset
 from ...graph_store.sources.vector_table import PlacedRows, ScratchRows, place_rows, read_rows
@@ -21,6 +22,8 @@ from ..loop.trainer import WithoutEpochs
 from ..messages import TeacherJob
 from ..worker import Worker
 
+CHUNK_ROWS = 1 << 14
+USUAL = 0.2, 5.0  # standard deviations of a user's scores that nothing is said of
 Show = Callable[[str], None]
 
 
@@ -52,6 +55,9 @@ class ImportedTrainer(WithoutEpochs):
             kept_users[self._validation.users.cpu()] = True
         users = read_rows(placed[USERS], kept_users)
         items = read_rows(placed[ITEMS], torch.ones(dataset.num_items, dtype=torch.bool))
+        remark = _settle_scale(users[FINAL].rows, items[FINAL].rows, job.config.vectors.unit_scores)
+        if remark is not None and worker.is_first:
+            show(f"[teacher] {job.config.kind}: {remark}")
         self.vectors: dict[str, tuple[ScratchRows, ScratchRows]] = {name: (users[name], items[name]) for name in files.dims}
 
     def validate(self) -> dict[str, float] | None:
@@ -73,6 +79,33 @@ class ImportedTrainer(WithoutEpochs):
         """Writes the artifact; a collective call."""
         num_parameters = output.vectors[FINAL][USERS].dim * sum(output.counts)
         write_teacher(self.job, output, selection, {}, num_parameters, {"imported": self.facts})
+
+
+def _settle_scale(users: Tensor, items: Tensor, unit_scores: bool) -> str | None:
+    """Scales users' vectors, in place, to scores of the standard deviation 1, if that is asked for.
+
+    Args:
+        users: Final vectors of some users, float32 [n, dim], in a scratch file.
+        items: Those of all items, float32 [num_items, dim].
+        unit_scores: Whether it is asked for.
+
+    Returns:
+        A remark on the scale that stays, as a sentence without its end, where it is far from what distillation is made for; None elsewhere.
+    """
+    _, covariance = moments_of(iter(items.split(CHUNK_ROWS)), items.shape[1])
+    deviations = torch.cat([score_deviation(rows, covariance) for rows in users.split(CHUNK_ROWS)]) if len(users) else torch.zeros(0)
+    touched = deviations > 0
+    if unit_scores:
+        for rows, own in zip(users.split(CHUNK_ROWS), torch.where(touched, 1 / deviations, 0.0).float().split(CHUNK_ROWS)):
+            rows *= own[:, None]
+        return None
+    median = float(deviations[touched].median()) if touched.any() else 0.0
+    if USUAL[0] <= median <= USUAL[1]:
+        return None
+    return (
+        f"a user's scores have a standard deviation of {median:.2g} in the median, and the temperatures of distillation are made for about "
+        "1; teacher.vectors.unit_scores=true scales them, and leaves rankings as they are"
+    )
 
 
 def _facts(placed: PlacedRows) -> dict[str, object]:

@@ -104,6 +104,22 @@ def test_losses_by_modality_ask_for_columns_by_modality(taught_run, fork_run, ti
     assert vectors_of(folder).modal_item == {}
 
 
+def test_scores_are_scaled_where_that_is_asked_for(taught_run, fork_run, tiny_settings, export, capfd):
+    words, given = export(taught_run, scale=1e-3), vectors_of(taught_run)
+    plain, scaled = fork_run("plain"), fork_run("scaled")
+    run_verb("train-teacher", tiny_settings(plain, *words))
+    assert "teacher.vectors.unit_scores=true scales them" in capfd.readouterr().out
+    run_verb("train-teacher", tiny_settings(scaled, *words, "teacher.vectors.unit_scores=true"))
+    assert "unit_scores" not in capfd.readouterr().out
+    assert torch.equal(vectors_of(plain).user, given.user * 1e-3)
+    found = vectors_of(scaled)
+    scores = found.user.double() @ found.item.double().T
+    torch.testing.assert_close(scores.std(1, correction=0), torch.ones(150, dtype=torch.float64), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.nn.functional.normalize(found.user), torch.nn.functional.normalize(given.user))
+    values = [read_manifest(f"{folder}/teacher", "teacher")["best_value"] for folder in (plain, scaled)]
+    assert values[0] == values[1]
+
+
 def test_an_ensemble_has_it_among_its_components(taught_run, fork_run, tiny_settings, export, capfd):
     """Beside one that is fitted; changed files are read again, and the other component stays as it is."""
     folder, (_, *files, _, local) = fork_run("run"), export(taught_run)
@@ -170,7 +186,8 @@ def test_two_workers_of_either_engine_make_the_same_artifact(ray_cluster, taught
     ("words", "message"),
     [
         (["teacher.kind=vectors"], r"teacher\.vectors\.users is not set, and teacher\.kind=vectors reads vectors from there"),
-        (["teacher.vectors.users=u.parquet"], r"teacher\.vectors=.*/u\.parquet is not read by teacher\.kind=promptmm"),
+        (["teacher.vectors.users=u.parquet"], r"teacher\.vectors\.users=.*/u\.parquet is not read by teacher\.kind=promptmm"),
+        (["teacher.kind=mf", "teacher.vectors.unit_scores=true"], r"teacher\.vectors\.unit_scores=True is not read by teacher\.kind=mf"),
         (["teacher.kind=vectors", "teacher.vectors.users= "], r"teacher\.vectors\.users"),
         (["distill.regime=inline"], "has no prompt to tune"),
         (["cluster.micro_batches=2"], "which is not trained in steps"),
