@@ -85,7 +85,7 @@ class SideFile:
 
 @dataclass(frozen=True)
 class VectorFiles:
-    """Describes the files of both sides, which have the same vectors of the same lengths.
+    """Describes the files of both sides, which have the same vectors of the same lengths; those of all modalities have one length.
 
     Attributes:
         sides: The users' file and the items'.
@@ -123,6 +123,13 @@ class VectorFiles:
                 raise InputError(
                     f"{items.where}: vectors of {items.dims[name]} numbers in column {items.columns[name]!r}, and those of the users have "
                     f"{dim} in {users.url}; scores are dot products, so write both with the same length"
+                )
+        modal = [name for name in users.dims if name.startswith(MODAL)]
+        for name in modal[1:]:
+            if users.dims[name] != users.dims[modal[0]]:
+                raise InputError(
+                    f"{users.where}: vectors of {users.dims[name]} numbers in column {name!r}, and of {users.dims[modal[0]]} in column "
+                    f"{modal[0]!r}; write those of all modalities with one length: zeros at the end change no dot product"
                 )
         return VectorFiles((users, items))
 

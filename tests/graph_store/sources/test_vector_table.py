@@ -182,3 +182,12 @@ def test_sides_that_do_not_fit_each_other(tmp_path, items, message):
     pq.write_table(pa.table({"item": ["10"], **{name: lists(value) for name, value in items.items()}}), config.items)
     with refused(message):
         VectorFiles.of(config)
+
+
+def test_modalities_of_several_lengths(tmp_path):
+    config = VectorsConfig(str(tmp_path / "users.parquet"), str(tmp_path / "items.parquet"))
+    columns = {"final": lists([[1.0]]), "modal.text": lists([[1.0, 2.0]]), "modal.image": lists([[1.0, 2.0, 3.0]])}
+    for side, url in zip(("user", "item"), config.urls):
+        pq.write_table(pa.table({side: ["1"], **columns}), url)
+    with refused("vectors of 3 numbers in column 'modal.image', and of 2 in column 'modal.text'; write those of all modalities with one"):
+        VectorFiles.of(config)
