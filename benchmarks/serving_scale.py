@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from promptmm.core.lists import ListJob, PartWriter
 from promptmm.core.serving import load_student, write_bundle
+from promptmm.core.sides import ITEMS, USERS
 from promptmm.core.tensor_file import tensor_file
 from promptmm.graph_store.dataset import Dataset
 from promptmm.graph_store.mapped_rows import pair_chunks, rows_name, write_rows
@@ -63,7 +64,7 @@ def export(folder: Path, num_users: int, num_items: int, degree: int) -> dict:
 
     dataset = Dataset(folder, {"num_interactions": {"train": num_users * degree}}, "", num_users, num_items, {})
     vectors = load_file(str(folder / "vectors.safetensors"))
-    ids = partial(dataset.id_chunks, "user"), partial(dataset.id_chunks, "item")
+    ids = partial(dataset.id_chunks, USERS), partial(dataset.id_chunks, ITEMS)
     weights = {f"ids.{side}": rows for side, rows in vectors.items()}
     write_bundle(str(folder / "student"), vectors["user"], vectors["item"], *ids, dataset.rows("train"), weights, {})
     return {}

@@ -39,6 +39,7 @@ TEACHERS: Registry[Any] = Registry(
         "polynomial": ".linear.polynomial:PolynomialTeacher",
         "content": ".linear.content:ContentTeacher",
         "ials": ".linear.ials:IalsTeacher",
+        "vectors": ".teacher.vectors:VectorsTeacher",
     },
     __package__,
     extends(f"{__package__}.teacher.base", "Teacher"),

@@ -18,7 +18,7 @@ from .config import ClusterConfig, LabelConfig
 
 def teacher_reads_graph(engine: str, config: TeacherConfig) -> bool:
     """Whether training a teacher reads more from graph/ than the train interactions: features, or the sharded structure."""
-    return engine == "sampled" or config.reads_features
+    return config.reads_features or (engine == "sampled" and not teacher_kind(config).is_imported)
 
 
 def student_reads_graph(engine: str, config: DistillationConfig) -> bool:
@@ -39,7 +39,7 @@ class Job:
         cluster: Settings of the workers.
         sampling: Settings of the sampled engine's neighbour blocks.
         seed: Seed of all random draws, `run.seed`.
-        lineage: Checksums of the artifacts that the result is made from, for its manifest.
+        lineage: Checksums of what the result is made from, for its manifest: of artifacts by their names, of other files by URL.
         trackers: Names of the trackers that get every epoch's numbers.
     """
 
@@ -103,8 +103,8 @@ class TeacherJob(Job):
 
     @property
     def num_epochs(self) -> int:
-        """Returns the largest number of epochs: none for a teacher that is fitted without steps."""
-        return 0 if teacher_kind(self.config).is_fitted else self.train.epochs
+        """Returns the largest number of epochs: none for a teacher that takes no steps."""
+        return self.train.epochs if teacher_kind(self.config).takes_steps() else 0
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from .surroundings import Surroundings
 from .tasks.base import Task
 from .tasks.ensemble import add_up, component_jobs, is_finished, with_temperature
 from .tasks.fitted_teacher import FittedTeacherTask, columns_in_words, summary, write_fitted
+from .tasks.imported_teacher import ImportedTrainer
 from .tasks.student import StudentTask
 from .tasks.teacher import PromptTeacherTask
 from .tasks.tuning import PromptTuner
@@ -96,8 +97,12 @@ def _resident(job: StudentJob, worker: Worker, around: Surroundings) -> WholeCat
 
 
 def _train_teacher(job: TeacherJob, worker: Worker, around: Surroundings, whole: Whole | None = None) -> None:
-    """Trains or fits one model; `whole` is the graph of a full engine that is there already."""
+    """Trains, fits or takes over one model; `whole` is the graph of a full engine that is there already."""
     kind, catalog = teacher_kind(job.config), None
+    if kind.is_imported:
+        imported = ImportedTrainer(job, worker, around.dataset, around.show)
+        _train_with(job, imported.write, imported, around)
+        return
     if job.engine == "full":
         whole = whole or around.graph.whole(worker, job.config.reads_features)
         catalog = build_catalog(worker, job.config, *whole)
@@ -121,7 +126,7 @@ def _train_ensemble(job: TeacherJob, worker: Worker, around: Surroundings) -> No
         component = with_temperature(job, name, jobs)
         if worker.share(is_finished(component) if worker.is_first else None):
             continue
-        if job.engine == "full":
+        if job.engine == "full" and not teacher_kind(component.config).is_imported:
             whole = whole or around.graph.whole(worker, job.config.reads_features)
         if worker.is_first:
             of_best = f"; temperature {component.config.temperature}" if component is not jobs[name] else ""

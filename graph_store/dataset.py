@@ -23,7 +23,7 @@ from ..core.artifact import manifest_digest, open_artifact
 from ..core.errors import InputError, RunError
 from ..core.graph import Csr
 from ..core.ranking import MergedRows, Rows
-from ..core.sides import SIDE_NAMES
+from ..core.sides import ITEMS, SIDE_NAMES, USERS
 from .mapped_rows import CHUNK_PAIRS, open_rows, pair_chunks, rows_name
 
 
@@ -108,27 +108,32 @@ class Dataset:
         pointers = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
         return Csr(pointers, torch.from_numpy(columns.astype(np.int64)), self.num_items)  # pairs are in order already
 
-    def item_degrees(self, split: str) -> Tensor:
-        """The number of a split's interactions of every item, int64 [num_items]; a piece of the split is in memory at a time."""
+    def degrees(self, split: str, side: int) -> Tensor:
+        """The number of a split's interactions of every user or item, int64; a piece of the split is in memory at a time."""
         self._check_given(split)
-        degrees = np.zeros(self.num_items, np.int64)
-        for _, items in self.pair_chunks(split) if self.has_split(split) else ():
-            degrees += np.bincount(items, minlength=self.num_items)
+        count = (self.num_users, self.num_items)[side]
+        degrees = np.zeros(count, np.int64)
+        for pairs in self.pair_chunks(split) if self.has_split(split) else ():
+            degrees += np.bincount(pairs[side], minlength=count)
         return torch.from_numpy(degrees)
 
-    def id_chunks(self, side: str) -> Iterator[pa.Array]:
-        """Raw ids of all users or items ("user" or "item") by index, large strings, a chunk in memory at a time."""
-        with pq.ParquetFile(self.folder / f"{side}s.parquet") as file:
+    def id_chunks(self, side: int) -> Iterator[pa.Array]:
+        """Raw ids of users or of items by index, large strings, a chunk in memory at a time."""
+        with pq.ParquetFile(self.folder / f"{SIDE_NAMES[side]}s.parquet") as file:
             for batch in file.iter_batches(columns=["id"]):
                 yield batch["id"].cast(pa.large_string())
 
+    def ids(self, side: int) -> pa.Array:
+        """Raw ids of users or of items by index, large strings."""
+        return pa.chunked_array([*self.id_chunks(side)], pa.large_string()).combine_chunks()
+
     def user_ids(self) -> list[str]:
         """Raw user ids by index."""
-        return pq.read_table(self.folder / "users.parquet")["id"].to_pylist()
+        return self.ids(USERS).to_pylist()
 
     def item_ids(self) -> list[str]:
         """Raw item ids by index."""
-        return pq.read_table(self.folder / "items.parquet")["id"].to_pylist()
+        return self.ids(ITEMS).to_pylist()
 
     def feature_chunks(self, modality: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """A modality's rows in item order, a chunk in memory at a time.

@@ -13,6 +13,7 @@ from ..core.students import LayeredStudent, check_start_from_histories, student_
 from ..core.teacher import Teacher, WholeTeacher, teacher_kind
 from ..core.teacher.ensemble import EnsembleTeacher, component_configs, in_part, parts_of
 from ..core.teacher.model import PromptTeacher
+from ..core.teacher.vectors import VectorsTeacher
 from ..distributed.config import ClusterConfig, LabelConfig
 from ..graph_store.config import GraphConfig, SourceConfig
 from .sections import ExportConfig, RecommendConfig, RunConfig, TuneConfig
@@ -148,13 +149,13 @@ class Settings:
                     f"{where}.reduction_dtype=bfloat16 keeps float32 masters in ZeRO's sharded optimizer; set cluster.zero_stage=1, 2 "
                     f"or 3, or {where}.reduction_dtype=float32"
                 )
-            if cluster.micro_batches > part.train.batch_size and not teacher_kind(part).is_fitted:
+            if cluster.micro_batches > part.train.batch_size and teacher_kind(part).takes_steps():
                 raise InputError(
                     f"cluster.micro_batches={cluster.micro_batches} is more than {where}.train.batch_size={part.train.batch_size}; "
                     "cut the batch into fewer shares"
                 )
-        if cluster.micro_batches > 1 and all(teacher_kind(part).is_fitted for part in parts.values()):
-            what = "none of whose components is trained in steps" if is_ensemble else "which is fitted without steps"
+        if cluster.micro_batches > 1 and not any(teacher_kind(part).takes_steps() for part in parts.values()):
+            what = "none of whose components is trained in steps" if is_ensemble else "which is not trained in steps"
             raise InputError(
                 f"cluster.micro_batches={cluster.micro_batches} has no meaning with teacher.kind={teacher.kind}, {what}; leave it out"
             )
@@ -190,7 +191,7 @@ class Settings:
                 teacher = replace(teacher, hidden=[], reduction_dtype="float32")
         if not any(part.hidden for part in towers):
             cluster = replace(cluster, checkpoint_activations=False)
-        if all(teacher_kind(part).is_fitted for part in parts):
+        if not any(teacher_kind(part).takes_steps() for part in parts):
             cluster = replace(cluster, micro_batches=1)
         return replace(self, teacher=teacher, cluster=cluster)
 
@@ -262,10 +263,10 @@ def _scores_histories(teacher: TeacherConfig) -> bool:
 def _check_own_teacher(kind: str, teacher: type[Teacher]) -> None:
     """Refuses a class of a teacher that declares what its base class cannot do."""
     claims, samples = teacher.has_towers or teacher.has_prompt, "sampled" in teacher.engines
-    if issubclass(teacher, WholeTeacher) and (claims or samples or teacher.is_fitted):
+    if issubclass(teacher, WholeTeacher) and (claims or samples or not teacher.takes_steps()):
         raise InputError(
             f"teacher.kind={kind}: a core.teacher.WholeTeacher has no towers and no prompt, and is trained by the full "
-            "engine alone; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
+            "engine alone; leave has_towers, has_prompt, is_fitted, is_imported and engines as the base class has them"
         )
     over_shards = any("fit_blocks" in vars(each) for each in teacher.__mro__ if each is not LinearTeacher)
     if issubclass(teacher, LinearTeacher) and (claims or not teacher.is_fitted or (samples and not over_shards)):
@@ -273,7 +274,7 @@ def _check_own_teacher(kind: str, teacher: type[Teacher]) -> None:
             f"teacher.kind={kind}: a core.linear.base.LinearTeacher has no towers and no prompt, and is fitted in the "
             "full engine alone unless it has fit_blocks; leave has_towers, has_prompt, is_fitted and engines as the base class has them"
         )
-    if not issubclass(teacher, WholeTeacher | PromptTeacher | LinearTeacher | EnsembleTeacher):
+    if not issubclass(teacher, WholeTeacher | PromptTeacher | LinearTeacher | EnsembleTeacher | VectorsTeacher):
         raise InputError(
             f"teacher.kind={kind}: no engine trains it; the full engine trains subclasses of core.teacher.WholeTeacher, "
             "and fits those of core.linear.base.LinearTeacher"

@@ -9,8 +9,9 @@ from ..errors import InputError
 from ..kinds import TEACHERS
 from ..linear.config import LinearConfig
 from ..settings import check_bounds, setting
-from .checks import check_balance, check_start
+from .checks import as_dict, check_balance, check_start
 from .training import OptimizerConfig, examples_setting, start_exponent_setting, start_setting, user_balance_setting
+from .vectors import VectorsConfig
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,17 @@ class TeacherConfig:
     """Settings of the large multi-modal teacher (docs/method.md 1) or of another model in its place (docs/method.md 7); section `teacher`.
 
     Every kind that is trained reads dim, l2, user_balance, start with its exponents, init_scale and train; linear kinds, which are fitted
-    without steps, read `linear` alone. The help of a setting that only some kinds read names these.
+    without steps, read `linear` alone, and vectors, which was trained elsewhere, reads `vectors` alone. The help of a setting that only
+    some kinds read names these.
     """
 
     dim: int = setting(64, "embedding size d", ge=1)
     kind: str = setting(
         "promptmm",
         "model of the teacher: promptmm; a baseline: mf (MF-BPR), lightgcn, vbpr or lattice; a linear model, which is fitted in one go: "
-        "popularity, item_knn, rp3beta, ease, spectral, polynomial, content or ials; ensemble, several of them together "
-        "(teacher.components); or your own as module:Class (docs/extending.md). All but promptmm need cluster.engine=full; "
+        "popularity, item_knn, rp3beta, ease, spectral, polynomial, content or ials; vectors, a model that was trained elsewhere "
+        "(teacher.vectors); ensemble, several of them together (teacher.components); or your own as module:Class (docs/extending.md). "
+        "All but promptmm and vectors need cluster.engine=full; "
         "spectral with filter=ideal and polynomial with power=1 do not where the settings that they read are given, nor does ensemble "
         "where none of its components does. mf, lightgcn "
         "and linear models have no vectors by modality: distil from them with distill.list_weight=0 and distill.embedding_weight=0",
@@ -109,6 +112,7 @@ class TeacherConfig:
     options: dict[str, Any] = setting({}, "settings that a teacher of your own reads")
     train: OptimizerConfig = OptimizerConfig()
     linear: LinearConfig = LinearConfig()
+    vectors: VectorsConfig = VectorsConfig()
 
     def __post_init__(self) -> None:
         check_bounds(self, "teacher")
@@ -119,6 +123,9 @@ class TeacherConfig:
                 f"teacher.loss={self.loss}: the {self.kind} teacher trains with {' or '.join(TEACHERS.get(self.kind).losses)}; set that, "
                 "or another teacher.kind"
             )
+        if self.vectors != VectorsConfig() and not TEACHERS.get(self.kind).is_imported:
+            given = [f"teacher.vectors.{name}={value}" for name, value in as_dict(self.vectors).items() if value]
+            raise InputError(f"{', '.join(given)} is not read by teacher.kind={self.kind}; set teacher.kind=vectors, or leave it out")
         TEACHERS.get(self.kind).check(self)
         if any(size < 1 for size in self.hidden):
             raise InputError(f"teacher.hidden={self.hidden}: every hidden size must be at least 1")

@@ -20,6 +20,7 @@ class Teacher:
         losses: The values of `teacher.loss` that the teacher can be trained with.
         is_fitted: Whether the teacher is fitted in closed form, without steps; it then is a `core.linear.base.LinearTeacher`.
         is_ensemble: Whether the teacher adds up the scores of others.
+        is_imported: Whether the teacher was trained elsewhere, and its vectors are read from the files that `teacher.vectors` names.
     """
 
     component: ClassVar[str] = "teacher"
@@ -30,6 +31,12 @@ class Teacher:
     losses: ClassVar[tuple[str, ...]] = ("bpr",)
     is_fitted: ClassVar[bool] = False
     is_ensemble: ClassVar[bool] = False
+    is_imported: ClassVar[bool] = False
+
+    @classmethod
+    def takes_steps(cls) -> bool:
+        """Returns whether the teacher is trained in steps; of an ensemble its components say so."""
+        return not (cls.is_fitted or cls.is_imported)
 
     @classmethod
     def check(cls, config: TeacherConfig) -> None:

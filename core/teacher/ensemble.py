@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from ..config import TeacherConfig
+from ..config.vectors import VectorsConfig
 from ..errors import InputError
 from ..kinds import TEACHERS
 from ..linear.config import LinearConfig
@@ -16,8 +17,7 @@ from .base import Teacher
 
 ARTIFACT, TEMPERATURE, WEIGHT, SEED = "artifact", "temperature", "weight", "seed"
 SEED_STRIDE = 1_000  # between the seeds of components, so that runs of neighbouring seeds share none of them
-SECTIONS = ("train", "linear")
-OF_COMPONENT = ("kind", "linear")  # settings that a component never takes from the ensemble
+OF_COMPONENT = ("kind", "linear", "vectors")  # settings that a component never takes from the ensemble
 
 
 class EnsembleTeacher(Teacher):
@@ -47,7 +47,11 @@ class EnsembleTeacher(Teacher):
     def has_modality_vectors(cls, config: TeacherConfig) -> bool:
         """Returns whether a component that the run trains has vectors by modality: the ensemble takes those of the first one."""
         left_out = outside(config)
-        return any(component.has_modality_vectors for name, component in component_configs(config).items() if name not in left_out)
+        for name, component in component_configs(config).items():
+            with in_part(config, name):
+                if name not in left_out and component.has_modality_vectors:
+                    return True
+        return False
 
     @classmethod
     def final_dim(cls, config: TeacherConfig, num_modalities: int) -> int:
@@ -136,8 +140,9 @@ def component_seed(config: TeacherConfig, name: str, seed: int) -> int:
 def component_configs(config: TeacherConfig) -> dict[str, TeacherConfig]:
     """Returns the settings of the components that the run trains, by name.
 
-    A component has the ensemble's own settings, but for those of `teacher.linear`, with what it names over them; its kind is its name
-    where it names none. One with `temperature: null` takes the temperature of an earlier one (`temperature_sources`), here of the first.
+    A component has the ensemble's own settings, but for those of `teacher.linear` and `teacher.vectors`, with what it names over them; its
+    kind is its name where it names none. One with `temperature: null` takes the temperature of an earlier one (`temperature_sources`),
+    here of the first.
 
     Raises:
         InputError: a component names a setting that there is not, or one that is out of bounds.
@@ -187,7 +192,7 @@ def temperature_sources(config: TeacherConfig, name: str, configs: Mapping[str, 
         return []
     earlier = list(config.components)[: list(config.components).index(name)]
     own = [each for each in earlier if config.components[each].get(TEMPERATURE, config.temperature) is not None]
-    found = [each for each in own if each in configs and configs[each].loss == "softmax" and not TEACHERS.get(configs[each].kind).is_fitted]
+    found = [each for each in own if each in configs and configs[each].loss == "softmax" and TEACHERS.get(configs[each].kind).takes_steps()]
     if not found:
         raise InputError(
             f"teacher.components.{name}.temperature: null takes the temperature of the best component before it that a softmax trains, and "
@@ -225,15 +230,15 @@ def check_components(config: TeacherConfig) -> None:
 def _config(config: TeacherConfig, name: str, own: dict[str, Any]) -> TeacherConfig:
     """Builds the settings of one component."""
     fields = {field.name for field in dataclasses.fields(TeacherConfig)}
-    values: dict[str, Any] = {"kind": name, "components": {}, "linear": LinearConfig()}
+    sections = {"train": config.train, "linear": LinearConfig(), "vectors": VectorsConfig()}
+    values: dict[str, Any] = {"kind": name, "components": {}, **sections}
     for key, value in own.items():
         if key not in fields or key == "components":
             close = difflib.get_close_matches(key, sorted(fields), 1, 0.6)
             hint = f"did you mean {close[0]}?" if close else "its settings are those of the section teacher, without components"
             raise InputError(f"teacher.components.{name}: unknown setting {key}; {hint}")
-        if key in SECTIONS:
-            base = LinearConfig() if key == "linear" else config.train
-            value = _section(base, value, f"teacher.components.{name}.{key}")
+        if key in sections:
+            value = _section(sections[key], value, f"teacher.components.{name}.{key}")
         values[key] = value
     with in_part(config, name):
         return dataclasses.replace(config, **values)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...core.artifact import ShardWriter, manifest_digest, open_artifact, publish_manifest, read_manifest
 from ...core.config import OptimizerConfig, TeacherConfig, as_dict
+from ...core.config.vectors import VectorsConfig
 from ...core.errors import InputError
 from ...core.graph import Csr
 from ...core.histories import Histories, HistoryScores, Similarities
@@ -127,12 +128,25 @@ def write_revision(url: str, revision: int, output: Output, prompt: dict[str, Te
     worker.barrier()
 
 
+def own_rows(count: int, worker: Worker) -> Tensor:
+    """Returns which of `count` rows are in the shards that this worker writes, bool [count]."""
+    own = torch.zeros(count, dtype=torch.bool)
+    for ids in _own_shards(count, worker).values():
+        own[ids] = True
+    return own
+
+
+def _own_shards(count: int, worker: Worker) -> dict[int, Tensor]:
+    """Returns the rows of the shards that this worker writes, int64, by the number of the shard."""
+    shards = list(enumerate(range(0, count, ROWS_A_SHARD)))[worker.rank :: worker.world_size]
+    return {shard: torch.arange(first, min(first + ROWS_A_SHARD, count)) for shard, first in shards}
+
+
 def _add_shards(writer: ShardWriter, name: str, rows: Mapping[str, Rows], count: int, worker: Worker) -> None:
     """Writes this worker's share of the files `name`-<s>.safetensors."""
     from safetensors.torch import save
 
-    for shard, first in list(enumerate(range(0, count, ROWS_A_SHARD)))[worker.rank :: worker.world_size]:
-        ids = torch.arange(first, min(first + ROWS_A_SHARD, count))
+    for shard, ids in _own_shards(count, worker).items():
         writer.add(f"{name}-{shard:05d}.safetensors", save({key: table.pull(ids).contiguous() for key, table in rows.items()}))
 
 
@@ -303,7 +317,11 @@ def read_prompt(url: str, revision: int, cache_dir: str | None = None) -> dict[s
 def teacher_config_of(manifest: dict) -> TeacherConfig:
     """Returns the settings that a teacher was trained with, from its manifest."""
     values = dict(manifest["config"])
-    sections: dict = {"train": OptimizerConfig(**values.get("train", {})), "linear": LinearConfig(**values.get("linear", {}))}
+    sections: dict = {
+        "train": OptimizerConfig(**values.get("train", {})),
+        "linear": LinearConfig(**values.get("linear", {})),
+        "vectors": VectorsConfig(**values.get("vectors", {})),
+    }
     if "components" in values:
         sections["components"] = _in_order(values["components"], manifest.get("component_order"))
     return TeacherConfig(**{**values, **sections})

@@ -24,24 +24,35 @@ class Validation:
         worker: This worker.
         users: int64 [n], this worker's share of the users with a validation item.
         held_out: The validation items of these users, n rows.
-        train: Train items of all users, which are masked.
+        train: Returns the train items of some users, int64 [n] ascending, which are masked.
         config: Settings of evaluation.
     """
 
     worker: Worker
     users: Tensor
     held_out: Csr
-    train: Csr
+    train: Callable[[Tensor], Csr]
     config: EvaluationConfig
 
     @staticmethod
-    def of(dataset: Dataset, worker: Worker, train: Csr, config: EvaluationConfig) -> "Validation | None":
-        """Builds the validation of this worker's share of the users; returns None where the dataset has no validation split."""
+    def of(dataset: Dataset, worker: Worker, train: Csr | None, config: EvaluationConfig) -> "Validation | None":
+        """Builds the validation of this worker's share of the users; returns None where the dataset has no validation split.
+
+        Args:
+            dataset: The run's dataset.
+            worker: This worker.
+            train: Train items of all users; None: those of the share alone are read from the dataset.
+            config: Settings of evaluation.
+        """
         if not dataset.has_split("validation"):
             return None
-        csr = dataset.csr("validation").to(train.pointers.device)
+        csr = dataset.csr("validation").to(worker.device if train is None else train.pointers.device)
         share = csr.degrees.nonzero().squeeze(1)[worker.rank :: worker.world_size]
-        return Validation(worker, share, csr.select(share), train, config)
+
+        def read(users: Tensor) -> Csr:
+            return dataset.csr_of("train", users.cpu()).to(users.device)
+
+        return Validation(worker, share, csr.select(share), read if train is None else train.select, config)
 
     def sampled(self, most: int) -> "Validation":
         """Returns the validation of evenly spaced users, at most about so many over all workers: enough to compare many settings."""
@@ -60,7 +71,7 @@ class Validation:
             histories: Scores from all users' histories, which are added to the vectors' dot products.
         """
         users = torch.cat([user_rows(ids) for ids in self.users.split(USER_ROWS)])
-        exclude, config = self.train.select(self.users), self.config
+        exclude, config = self.train(self.users), self.config
         own = [part.select(self.users) for part in histories]
         metrics = rank_rows(users, items, self.held_out, exclude, config.cutoffs, config.memory_mib, config.metrics, own)
         self.worker.sum_(metrics.states())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...core.objectives import CandidateRequest, Labels, candidate_lists, candidate_policy
 from ...core.sampling import UnseenItems, check_unseen
+from ...core.sides import ITEMS
 from ...core.storage import JsonObject, join, write_bytes
 from ...core.train_pairs import TrainPairs
 from ...graph_store.dataset import Dataset
@@ -41,7 +42,7 @@ class Labeler:
         self.pairs = TrainPairs.of(self.train, job.seed, job.examples)
         self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
         self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
-        self.degrees = dataset.item_degrees("train") if candidate_policy(job.config).reads_degrees else None
+        self.degrees = dataset.degrees("train", ITEMS) if candidate_policy(job.config).reads_degrees else None
 
     def _request(self, epoch: int, block: int) -> tuple[Tensor, CandidateRequest]:
         """Returns the users of a block's examples, int64 [n], and what asks for their candidates."""

@@ -1,7 +1,7 @@
 """Defines what the epoch loop asks of a model in training, whatever the model is and wherever its rows live."""
 
 from collections.abc import Generator
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -77,3 +77,36 @@ class Trainer(Protocol[StepType]):
 
     def load(self, checkpoints: Checkpoints) -> LoopFacts | None:
         """Restores the newest checkpoint and returns its facts; without one it keeps the start as the best and returns None."""
+
+
+class WithoutEpochs:
+    """Is the part that `Trainer`s share whose model is there before the loop begins: it takes no step, and the loop but validates it."""
+
+    num_examples = num_steps = 0
+
+    def open(self, epochs: range) -> None:
+        """Does nothing: there are no epochs."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+    def start_epoch(self, epoch: int) -> NoReturn:
+        raise AssertionError("there are no epochs")
+
+    def batches(self, epoch: int) -> Generator[NoReturn, None, None]:
+        raise AssertionError("there are no epochs")
+
+    def train_step(self, batch: object, epoch: int) -> NoReturn:
+        raise AssertionError("there are no epochs")
+
+    def end_epoch(self) -> NoReturn:
+        raise AssertionError("there are no epochs")
+
+    def keep(self) -> None:
+        """Does nothing: there is one model."""
+
+    def save(self, checkpoints: Checkpoints, epochs: int, facts: LoopFacts) -> None:
+        """Does nothing: the same vectors are made again in one go."""
+
+    def load(self, checkpoints: Checkpoints) -> LoopFacts | None:
+        """Returns None: there is no epoch to go on from."""

@@ -44,6 +44,7 @@ def component_jobs(job: TeacherJob) -> dict[str, TeacherJob]:
             config=config,
             seed=component_seed(job.config, name, job.seed),
             run_url=join(job.run_url, "components", name),
+            lineage={of: checksum for of, checksum in job.lineage.items() if of in ("dataset", *config.vectors.urls)},
             ends_early=name in left_out,
         )
         for name, config in configs.items()
@@ -288,7 +289,7 @@ def _choose(
         if given is None
         else Weights(given, float(mixture.values(mixture.lists(given)).mean()), 1)
     )
-    return weights, contributions(mixture, weights.by_name, exclude.degrees, dataset.item_degrees("train"))
+    return weights, contributions(mixture, weights.by_name, exclude.degrees, dataset.degrees("train", ITEMS))
 
 
 def _summed(components: dict[str, _Component], weights: Weights, dataset: Dataset, config: TeacherConfig) -> tuple[_Sum, _Sum]:

@@ -65,7 +65,7 @@ def read_interactions(
     return {name: of_split for name, of_split in zip(SPLITS, pairs) if len(of_split[0])}
 
 
-def _split_labels(path: Path, column: str, values: pa.ChunkedArray, first_row: int) -> np.ndarray:
+def _split_labels(path: Path | str, column: str, values: pa.ChunkedArray, first_row: int) -> np.ndarray:
     """Reads 0 (train), 1 (validation) or 2 (test) for every row, int64 [n]."""
     texts = pc.utf8_lower(values.cast(pa.string()))
     position = pc.index_in(texts, value_set=pa.array(list(_SPLIT_NAMES)))
@@ -94,7 +94,7 @@ def _time_column(table: TableFile, config: SourceConfig) -> str | None:
     return column
 
 
-def _times(path: Path, column: str, values: pa.ChunkedArray, first_row: int) -> np.ndarray:
+def _times(path: Path | str, column: str, values: pa.ChunkedArray, first_row: int) -> np.ndarray:
     missing = values.is_null(nan_is_null=True).to_numpy()
     if missing.any():
         raise InputError(f"{path}, row {first_row + np.flatnonzero(missing)[0]}: no {column}; fill it in or set source.split=random")

@@ -11,6 +11,7 @@ import pyarrow.csv
 import pyarrow.dataset
 
 from ...core.errors import InputError
+from ...core.parquet import open_parquet
 from ..config import SourceConfig
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
@@ -29,18 +30,20 @@ class TableFile:
     """A Parquet file, a folder of Parquet files, or a file of comma- or tab-separated values, read in pieces.
 
     Args:
-        path: A .csv, .tsv or .inter file; anything else is Parquet.
+        path: A .csv, .tsv or .inter file; anything else is Parquet, and may be named by its URL.
         text_columns: Columns that are text in CSV whatever they look like ("007" is not 7).
+        is_parquet: Whether it is Parquet whatever its name says.
 
     Attributes:
         column_names: Columns in the file.
         schema: Their types.
     """
 
-    def __init__(self, path: Path, text_columns: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path | str, text_columns: Sequence[str] = (), is_parquet: bool = False) -> None:
         self.path = path
+        delimiter = None if is_parquet else _DELIMITERS.get(Path(path).suffix)
         with self._reading():
-            self._dataset = pyarrow.dataset.dataset(path, format=_format(path, text_columns))
+            self._dataset = open_parquet(str(path)) if delimiter is None else _open_csv(path, delimiter, text_columns)
             self.column_names, self.schema = self._dataset.schema.names, self._dataset.schema
 
     def pieces(self, columns: Sequence[str], rows: int) -> Iterator[tuple[int, pa.Table]]:
@@ -82,16 +85,13 @@ class TableFile:
             raise unreadable(self.path, error) from error
 
 
-def _format(path: Path, text_columns: Sequence[str]) -> pyarrow.dataset.FileFormat:
-    if path.suffix not in _DELIMITERS:
-        # Buffers made ahead would stay until the file is read: the whole of a wide feature column.
-        options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
-        return pyarrow.dataset.ParquetFileFormat(default_fragment_scan_options=options)
-    return pyarrow.dataset.CsvFileFormat(
-        parse_options=pyarrow.csv.ParseOptions(delimiter=_DELIMITERS[path.suffix]),
+def _open_csv(path: Path | str, delimiter: str, text_columns: Sequence[str]) -> pyarrow.dataset.Dataset:
+    format = pyarrow.dataset.CsvFileFormat(
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
         convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string())),
         read_options=pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK),
     )
+    return pyarrow.dataset.dataset(path, format=format)
 
 
 def unreadable(path: Path | str, error: Exception) -> InputError:

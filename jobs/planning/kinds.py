@@ -8,6 +8,7 @@ from ...core.linear.fit import CatalogCounts
 from ...core.students import student_kind
 from ...core.teacher import teacher_kind
 from ...core.teacher.ensemble import parts_of
+from ...core.vector_files import FINAL
 from ..settings import Settings
 from .sizes import Sizes
 from .units import FLOAT, INDEX
@@ -28,7 +29,16 @@ def final_dim(config: TeacherConfig, sizes: Sizes) -> int:
     kind = teacher_kind(config)
     if issubclass(kind, LinearTeacher):
         return kind.num_columns_in_all(config.linear, counts_of(sizes))
+    if kind.is_imported:
+        return sizes.imported[config.vectors][FINAL]
     return kind.final_dim(config, len(sizes.dims))
+
+
+def modal_dim(config: TeacherConfig, sizes: Sizes) -> int:
+    """Columns of a teacher's vectors of one modality, the largest of all modalities and of an ensemble's components."""
+    imported = [sizes.imported[each.vectors] for each in components(config) if is_imported(each)]
+    trained = [each.dim for each in components(config) if not is_imported(each)]
+    return max([*trained, *(dim for dims in imported for name, dim in dims.items() if name != FINAL)], default=config.dim)
 
 
 def components(config: TeacherConfig) -> list[TeacherConfig]:
@@ -49,6 +59,16 @@ def is_ensemble(config: TeacherConfig) -> bool:
 def is_fitted(config: TeacherConfig) -> bool:
     """Whether a teacher is fitted without steps."""
     return teacher_kind(config).is_fitted
+
+
+def is_imported(config: TeacherConfig) -> bool:
+    """Whether a teacher was trained elsewhere, and its vectors are read."""
+    return teacher_kind(config).is_imported
+
+
+def takes_steps(config: TeacherConfig) -> bool:
+    """Whether a teacher is trained in steps."""
+    return teacher_kind(config).takes_steps()
 
 
 def fitting_bytes(config: TeacherConfig, sizes: Sizes) -> int:

@@ -26,7 +26,11 @@ def vectors_bytes(settings: Settings, sizes: Sizes) -> int:
     """Bytes of all vectors at one revision of the teacher: final, by modality, and the prompt's."""
     config = settings.teacher
     count = len(sizes.dims)
-    return sizes.nodes * (kinds.final_dim(config, sizes) + (count + kinds.has_prompt(config)) * config.dim) * FLOAT
+    return (
+        sizes.nodes
+        * (kinds.final_dim(config, sizes) + count * kinds.modal_dim(config, sizes) + kinds.has_prompt(config) * config.dim)
+        * FLOAT
+    )
 
 
 def histories(settings: Settings, sizes: Sizes) -> dict[str, int]:

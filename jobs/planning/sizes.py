@@ -1,10 +1,12 @@
 """The counts that memory and traffic depend on, and the memory of one process."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ...core.config.vectors import VectorsConfig
 from ...graph_store.dataset import Dataset
 from ..runs.compatibility import has_teacher
+from ..runs.imported_vectors import vector_files
 from ..settings import Settings
 from .units import FLOAT, INDEX, MIB
 
@@ -78,6 +80,7 @@ class Sizes:
         stored: Bytes of a raw feature row over these modalities, as graph/ keeps it.
         held_out: Validation interactions.
         taught: Whether the student learns from a teacher.
+        imported: Columns of vectors by name, by the settings that name their files, of what the teacher reads from files.
     """
 
     users: int
@@ -88,10 +91,15 @@ class Sizes:
     stored: int
     held_out: int
     taught: bool
+    imported: dict[VectorsConfig, dict[str, int]] = field(default_factory=dict)
 
     @staticmethod
     def of(settings: Settings, dataset: Dataset) -> "Sizes":
-        """Counts of a dataset, for a run with these settings."""
+        """Counts of a dataset, for a run with these settings.
+
+        Raises:
+            InputError: a file of vectors that the teacher reads is missing or of another form.
+        """
         counts = dataset.manifest["num_interactions"]
         infos = dataset.modalities if settings.teacher.reads_features else {}
         if settings.graph.features == "int8":
@@ -99,9 +107,12 @@ class Sizes:
         else:
             stored = sum(info.dim * (2 if info.dtype == "float16" else FLOAT) for info in infos.values())
         read = {modality: info.dim for modality, info in infos.items()}
-        dims = read if settings.teacher.has_modality_vectors else {}
+        files = vector_files(settings.teacher)
+        imported = {config: of.dims for config, of in files.items()}
+        modal = read if settings.teacher.has_modality_vectors else {}
+        dims = modal or {modality: dim for of in files.values() for modality, dim in of.modal_dims.items()}
         taught = has_teacher(settings, dataset)
-        return Sizes(dataset.num_users, dataset.num_items, counts["train"], dims, read, stored, counts["validation"], taught)
+        return Sizes(dataset.num_users, dataset.num_items, counts["train"], dims, read, stored, counts["validation"], taught, imported)
 
     @property
     def nodes(self) -> int:

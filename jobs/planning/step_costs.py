@@ -113,8 +113,9 @@ def _maps(settings: Settings, sizes: Sizes) -> int:
     """Counts the parameters of the student's maps and decoders."""
     student, teacher = settings.student, settings.teacher
     maps = kinds.student_maps(student)
-    decoded = settings.distill.use_teacher and (settings.distill.decoder or student.dim != teacher.dim)
-    return maps + (len(sizes.dims) * student.dim * teacher.dim if decoded else 0)
+    targets = kinds.modal_dim(teacher, sizes)
+    decoded = settings.distill.use_teacher and (settings.distill.decoder or student.dim != targets)
+    return maps + (len(sizes.dims) * student.dim * targets if decoded else 0)
 
 
 def _exchange(settings: Settings, blocks: BlockSizes, rows: float, floats: float) -> dict[str, float]:
@@ -180,7 +181,7 @@ def steps_of(settings: Settings, sizes: Sizes, blocks: Estimate) -> dict[str, St
     fan_outs, sampled = settings.sampling.fan_outs_of, settings.cluster.engine == "sampled"
     trained = kinds.settings_of_components(settings) if sizes.taught else []
     costs = []
-    for each in (each for each in trained if not kinds.is_fitted(each.teacher)):
+    for each in (each for each in trained if kinds.takes_steps(each.teacher)):
         if sampled:
             of_teacher = blocks(teacher_seeds(each, sizes), fan_outs(kinds.num_hops(each.teacher))).times(settings.cluster.micro_batches)
             costs.append(sampled_teacher_step(each, sizes, of_teacher))
@@ -198,7 +199,7 @@ def raw_row_ratios(settings: Settings, dataset: Dataset) -> dict[str, float]:
 
     d is that of the teacher or component that is trained from features, of several the largest; there are no ratios without one.
     """
-    dims = [each.dim for each in kinds.components(settings.teacher) if each.reads_features and not kinds.is_fitted(each)]
+    dims = [each.dim for each in kinds.components(settings.teacher) if each.reads_features and kinds.takes_steps(each)]
     if not dims:
         return {}
     return {m: info.dim / (2 * max(dims)) for m, info in dataset.modalities.items()}

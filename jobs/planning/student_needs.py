@@ -83,7 +83,7 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
 def _own_candidates(settings: Settings, sizes: Sizes) -> dict[str, float]:
     """Bytes of candidates that the student draws from its own ranking: the ranking, and the teacher's rows that score a batch's."""
     batch, distill = -(-settings.student.train.batch_size // settings.cluster.num_workers), settings.distill
-    columns = kinds.final_dim(settings.teacher, sizes) + len(sizes.dims) * settings.teacher.dim
+    columns = kinds.final_dim(settings.teacher, sizes) + len(sizes.dims) * kinds.modal_dim(settings.teacher, sizes)
     lists = batch * (1 + distill.num_student)
     rows = min(sizes.users, batch) + min(sizes.items, lists)
     scores = lists * (2 + 3 * len(sizes.dims)) * FLOAT + 3 * lists * INDEX

@@ -8,6 +8,7 @@ from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate, Seeds
 from .fitted_needs import fitted_over_shards, fitted_teacher
+from .imported_needs import imported_teacher
 from .label_needs import histories
 from .reduction import feature_chunk_bytes, reduction_bytes, reduction_floats, standardisation_bytes, whitening_bytes
 from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mapped_files, validation_bytes
@@ -28,6 +29,8 @@ def teacher_worker(settings: Settings, sizes: Sizes, blocks: Estimate, most: Est
     if kinds.is_ensemble(settings.teacher):
         needs = [teacher_worker(each, sizes, blocks, most) for each in kinds.settings_of_components(settings)]
         return max([*needs, ensemble(settings, sizes)], key=lambda need: need.total)
+    if kinds.is_imported(settings.teacher):
+        return imported_teacher(settings, sizes)
     if kinds.is_fitted(settings.teacher):
         return fitted_teacher(settings, sizes) if settings.cluster.engine == "full" else fitted_over_shards(settings, sizes)
     if settings.cluster.engine == "full":
@@ -205,10 +208,13 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
 
 
 def teacher_floats(settings: Settings, sizes: Sizes) -> int:
-    """Counts the numbers in the sharded tables of the sampled teacher: of one that is fitted its blocks; of another one tables of IDs,
-    Adam and best, tokens, final vectors, two layers, modalities and prompt; of an ensemble those of its largest component."""
+    """Counts the numbers in the sharded tables of the sampled teacher: of one that is fitted its blocks; of one that is read from files
+    none; of another one tables of IDs, Adam and best, tokens, final vectors, two layers, modalities and prompt; of an ensemble those of
+    its largest component."""
     if kinds.is_ensemble(settings.teacher):
         return max((teacher_floats(each, sizes) for each in kinds.settings_of_components(settings)), default=0)
+    if kinds.is_imported(settings.teacher):
+        return 0
     if kinds.is_fitted(settings.teacher):
         of_users, of_items = kinds.block_columns(settings.teacher, sizes)
         return sizes.users * of_users + sizes.items * of_items

@@ -7,10 +7,11 @@ from ...core.objectives import needs_modalities
 from ...core.storage import join
 from ...core.students import check_start_from_histories
 from ...core.teacher.ensemble import artifact_of, in_part, parts_of
-from ...distributed.artifacts.teacher import revision_url, teacher_config_of
+from ...distributed.artifacts.teacher import revision_url
 from ...distributed.tasks.ensemble import check_of_dataset
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
+from .imported_vectors import check_vectors
 
 
 def has_teacher(settings: Settings, dataset: Dataset) -> bool:
@@ -31,11 +32,14 @@ def has_teacher(settings: Settings, dataset: Dataset) -> bool:
 def check_teachable(settings: Settings, dataset: Dataset) -> None:
     """Raises InputError where the dataset has nothing that a teacher of `teacher.kind` learns from, or something for it is missing.
 
-    That is a package, or a teacher of another run that an ensemble takes as a component.
+    That is a package, a teacher of another run that an ensemble takes as a component, or vectors of a teacher that was trained elsewhere;
+    their ids are read until the run's folder has the teacher that they make.
     """
     check_installed(settings)
     check_content(settings, dataset)
     _check_artifacts(settings, dataset)
+    if not has_artifact(join(settings.dir, "teacher")):
+        check_vectors(settings.teacher, dataset)
     if settings.teacher.reads_features and not dataset.modalities:
         raise InputError(
             f"{settings.dir}: the dataset has no modality, and teacher.kind={settings.teacher.kind} learns from at least one; name feature "
@@ -103,9 +107,13 @@ def check_teacher(settings: Settings, kind: str, by_modality: bool, learnt_promp
         own = [name for name in starved if name not in LOSSES.names]
         reads = [*(f"{setting}={weight}" for setting, weight in shipped.items()), *(f"distill.losses of {name}" for name in own)]
         change = [*(f"set {setting}=0" for setting in shipped), *(f"leave {name} out of distill.losses" for name in own)]
-        raise InputError(
-            f"the teacher is a {kind}, which has no vectors by modality for {' and '.join(reads)} to learn from; {' and '.join(change)}"
+        of_files = TEACHERS.get(kind).is_imported
+        which = (
+            "was trained elsewhere, and its files have no columns modal.<modality>"
+            if of_files
+            else f"is a {kind}, which has no vectors by modality"
         )
+        raise InputError(f"the teacher {which} for {' and '.join(reads)} to learn from; {' and '.join(change)}")
 
 
 def check_trained_teacher(settings: Settings) -> None:
@@ -117,8 +125,7 @@ def check_trained_teacher(settings: Settings) -> None:
     manifest = read_manifest(join(settings.dir, "teacher"), "teacher")
     config = manifest["config"]
     kind = config.get("kind", "promptmm")
-    by_modality = bool(manifest["modalities"]) and teacher_config_of(manifest).has_modality_vectors
-    check_teacher(settings, kind, by_modality, config.get("prompt", True))
-    vectors = revision_url(join(settings.dir, "teacher"), 0)
-    if has_artifact(vectors) and read_manifest(vectors, "teacher-vectors").get("histories"):
+    vectors = read_manifest(revision_url(join(settings.dir, "teacher"), 0), "teacher-vectors")
+    check_teacher(settings, kind, bool(vectors["modalities"]), config.get("prompt", True))
+    if vectors.get("histories"):
         check_start_from_histories(settings.student, settings.cluster.engine)

@@ -10,6 +10,7 @@ from ...distributed.artifacts.teacher import revision_digest
 from ...distributed.labels.files import labels_url
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
+from .imported_vectors import checksums
 from .labels import is_materialised
 from .worker_jobs import samples, student_job
 
@@ -42,13 +43,15 @@ def plan_inputs(settings: Settings, dataset: Dataset) -> Inputs:
 
 
 def teacher_inputs(settings: Settings, dataset: Dataset) -> Inputs:
-    """Inputs of train-teacher, for settings with the run's engine."""
+    """Inputs of train-teacher, for settings with the run's engine; the files that vectors are read from count by their checksums."""
+    vectors = checksums(settings.teacher)
     return {
         "teacher": as_dict(settings.teacher),
         "engine": _engine(settings),
         "select_by": _select_by(settings, dataset),
         "run": {"seed": settings.run.seed},
         "dataset": dataset.digest,
+        **({"vectors": vectors} if vectors else {}),
     }
 
 

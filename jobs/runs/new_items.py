@@ -11,6 +11,7 @@ from ...core.config import EvaluationConfig
 from ...core.new_items import ItemMap, fit_item_map
 from ...core.new_items.draws import STREAM_FITTED, order_by_draw
 from ...core.new_items.encoding import RawRows
+from ...core.sides import ITEMS
 from ...core.storage import JsonObject
 from ...distributed.messages import StoredScores
 from ...graph_store.catalog import COLD
@@ -39,7 +40,7 @@ def fit_new_items(dataset: Dataset, student: TrainedModel, seed: int) -> ItemMap
     has_features = np.zeros(dataset.num_items, bool)
     for modality in dataset.modalities:
         has_features |= _present(dataset, modality)
-    degrees = dataset.item_degrees("train")
+    degrees = dataset.degrees("train", ITEMS)
     rows = ((degrees > 0) & torch.from_numpy(has_features)).nonzero().flatten()
     most = _most_rows(dataset)
     if rows.numel() > most:
@@ -74,7 +75,7 @@ def bundle_items(dataset: Dataset, student: TrainedModel, item_map: ItemMap | No
         student: The trained student.
         item_map: Its map; None: all items keep the student's own vectors.
     """
-    untouched = (dataset.item_degrees("train") == 0).nonzero().flatten()
+    untouched = (dataset.degrees("train", ITEMS) == 0).nonzero().flatten()
     if item_map is None or not untouched.numel():
         return BundleItems(student.stored, untouched.numel())
     mapped, of_map = [], []

@@ -87,12 +87,21 @@ def _as_trained(settings: Settings, taught: bool) -> Settings:
 def _teacher(settings: Settings) -> TeacherConfig:
     """Returns the teacher's settings with what was chosen."""
     config, manifest = settings.teacher, read_manifest(join(settings.dir, "teacher"), "teacher")
+    if teacher_kind(config).is_imported:
+        raise _trained_elsewhere(settings, f"teacher.kind={config.kind}")
     if teacher_kind(config).is_ensemble:
         return dataclasses.replace(config, components=_components(settings, manifest))
     if "linear" not in manifest:
         return dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=manifest["best_epoch"] + 1))
     undecided = {name: getattr(LinearConfig(), name) for name in _decided(config) if name not in manifest["linear"]["settings"]}
     return dataclasses.replace(config, linear=dataclasses.replace(config.linear, **{**undecided, **manifest["linear"]["settings"]}))
+
+
+def _trained_elsewhere(settings: Settings, what: str) -> InputError:
+    return InputError(
+        f"{settings.dir}: {what} was trained elsewhere, and refit cannot train it on the validation interactions; train it there on train "
+        f"and validation, and distil from the new vectors in a run of its own with source.joined={join(settings.dir, 'dataset')}"
+    )
 
 
 def _decided(config: TeacherConfig) -> tuple[str, ...]:
@@ -105,6 +114,11 @@ def _components(settings: Settings, manifest: JsonObject) -> dict[str, dict[str,
     """Returns the components that have a weight, with it, and one without that alone has vectors by modality which a loss reads."""
     weights, configs = {name: facts["weight"] for name, facts in manifest["components"].items()}, component_configs(settings.teacher)
     kept: dict[str, dict[str, Any]] = {}
+    imported = [name for name, config in configs.items() if teacher_kind(config).is_imported]
+    for name in imported:
+        if weights[name]:
+            raise _trained_elsewhere(settings, f"teacher.components.{name}")
+        del configs[name]  # no weight: it is left out
     modal = next((name for name, config in configs.items() if config.has_modality_vectors), None)
     for name, own in settings.teacher.components.items():
         if artifact_of(own) is not None:
@@ -113,7 +127,7 @@ def _components(settings: Settings, manifest: JsonObject) -> dict[str, dict[str,
                     f"{settings.dir}: teacher.components.{name} is a teacher of another run, which was not trained with the validation "
                     "interactions; name its settings in place of its artifact in a run of its own, and refit that"
                 )
-        elif weights[name] or (name == modal and _reads_modalities(settings)):
+        elif name in configs and (weights[name] or (name == modal and _reads_modalities(settings))):
             trained = read_manifest(join(settings.dir, "components", name, "teacher"), "teacher")
             kept[name] = {**own, **_chosen(own, configs[name], trained), WEIGHT: weights[name]}
     return kept

@@ -6,6 +6,7 @@ from ...distributed.messages import StudentJob, TeacherJob, student_reads_graph,
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 from .compatibility import has_teacher
+from .imported_vectors import checksums
 
 
 def samples(settings: Settings) -> bool:
@@ -40,7 +41,7 @@ def teacher_job(settings: Settings, dataset: Dataset) -> TeacherJob:
     """
     return TeacherJob(
         settings.dir, settings.evaluation, settings.cluster, settings.sampling, settings.run.seed, config=settings.teacher,
-        lineage={"dataset": dataset.digest}, trackers=tuple(settings.run.trackers),
+        lineage={"dataset": dataset.digest, **checksums(settings.teacher)}, trackers=tuple(settings.run.trackers),
     )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def trained_part(teacher: TeacherConfig) -> tuple[str, TeacherConfig] | None:
 
     It is the first multi-modal one, or else the last that is trained in steps: plain tables before it are there for their temperature.
     """
-    trained = [(name, config) for name, config in parts_of(teacher).items() if not teacher_kind(config).is_fitted]
+    trained = [(name, config) for name, config in parts_of(teacher).items() if teacher_kind(config).takes_steps()]
     return next((part for part in trained if teacher_kind(part[1]).has_towers), trained[-1] if trained else None)
 
 

@@ -6,6 +6,7 @@ from ...core.artifact import manifest_digest, open_artifact
 from ...core.errors import InputError
 from ...core.new_items import ItemMap
 from ...core.serving import write_bundle
+from ...core.sides import ITEMS, USERS
 from ...core.storage import JsonObject, join, read_json
 from ...distributed.loop.stage import stage_url
 from ...distributed.worker import torch_threads
@@ -46,7 +47,7 @@ def export(settings: Settings) -> None:
         }
         url = join(settings.dir, "student")
         weights = load_file(str(folder / "weights.safetensors"))
-        ids = partial(dataset.id_chunks, "user"), partial(dataset.id_chunks, "item")
+        ids = partial(dataset.id_chunks, USERS), partial(dataset.id_chunks, ITEMS)
         write_bundle(url, student.users, student.items, *ids, dataset.rows("train"), weights, metadata, item_map, bundle.scores.changed)
         _say(dataset, item_map, bundle)
         return {"url": url}

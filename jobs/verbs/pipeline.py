@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...core.errors import InputError
+from ...core.sides import USERS
 from ...core.storage import JsonObject
 from ...graph_store.dataset import Dataset
 from ..planning.engine import engine_of, with_engine
@@ -89,7 +90,7 @@ def _unknown_users(users: "pa.Array", dataset: Dataset) -> list[str]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    known = [ids.filter(pc.is_in(ids, value_set=users)) for ids in dataset.id_chunks("user")]
+    known = [ids.filter(pc.is_in(ids, value_set=users)) for ids in dataset.id_chunks(USERS)]
     is_known = pc.is_in(users, value_set=pa.concat_arrays([pa.array([], pa.large_string()), *known]))
     unknown: list[str] = sorted(pc.unique(users.filter(pc.invert(is_known))).to_pylist())
     return unknown

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from promptmm.core.errors import InputError, RunError
+from promptmm.core.sides import ITEMS, USERS
 from promptmm.graph_store import catalog as catalog_module
 from promptmm.graph_store import dataset_writer
 from promptmm.graph_store.catalog import Catalog, Unsplit, ids_of
@@ -54,12 +55,13 @@ def test_rows_of_some_users_and_degrees_are_read_in_pieces(tmp_path, small, monk
         assert found.pointers.tolist() == expected.pointers.tolist()
         assert found.columns.tolist() == expected.columns.tolist()
         assert (found.num_columns, found.columns.dtype) == (6, torch.int64)
-    assert dataset.item_degrees("train").tolist() == np.bincount(items, minlength=6).tolist()
+    assert dataset.degrees("train", USERS).tolist() == np.bincount(users, minlength=4).tolist()
+    assert dataset.degrees("train", ITEMS).tolist() == np.bincount(items, minlength=6).tolist()
     assert dataset.csr_of("test", torch.tensor([0, 3])).degrees.tolist() == [0, 0]
-    assert dataset.item_degrees("test").tolist() == [0] * 6
+    assert dataset.degrees("test", ITEMS).tolist() == [0] * 6
     for read in (
         partial(dataset.without("train").csr_of, "train", torch.tensor([0])),
-        partial(dataset.without("train").item_degrees, "train"),
+        partial(dataset.without("train").degrees, "train", ITEMS),
     ):
         with pytest.raises(RunError, match="train split is withheld"):
             read()

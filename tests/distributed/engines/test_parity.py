@@ -55,7 +55,7 @@ def check(parity, sampled, full):
 
 
 # an ensemble is what its components are, and tests/distributed/tasks/test_ensemble.py compares their sum
-@pytest.mark.parametrize("kind", [kind for kind in of_both(TEACHERS) if not TEACHERS.get(kind).is_fitted and kind != "ensemble"])
+@pytest.mark.parametrize("kind", [kind for kind in of_both(TEACHERS) if TEACHERS.get(kind).takes_steps() and kind != "ensemble"])
 def test_teachers(parity, teachers, teacher_config, kind):
     check(parity, *teachers(teacher_config(kind=kind), [-1]))
 

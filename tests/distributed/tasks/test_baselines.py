@@ -15,7 +15,7 @@ from promptmm.graph_store.dataset import open_dataset
 from promptmm.jobs.runs.worker_jobs import student_job, teacher_job
 from promptmm.jobs.verbs import run_verb
 
-OTHERS = ("has_towers", "is_fitted", "is_ensemble")
+OTHERS = ("has_towers", "is_fitted", "is_ensemble", "is_imported")
 KINDS = tuple(name for name in TEACHERS.names if not any(getattr(TEACHERS.get(name), what) for what in OTHERS))
 PLAIN = ("teacher.hidden=[]", "teacher.train.batch_size=64", "teacher.train.epochs=6", "teacher.init_scale=0.1")
 WITHOUT_MODALITIES = ("distill.list_weight=0", "distill.embedding_weight=0")

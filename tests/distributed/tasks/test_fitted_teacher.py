@@ -10,6 +10,7 @@ import pytest
 import torch
 from promptmm.core.artifact import read_manifest
 from promptmm.core.config import TeacherConfig
+from promptmm.core.config.vectors import VectorsConfig
 from promptmm.core.errors import InputError
 from promptmm.core.kinds import TEACHERS
 from promptmm.core.linear.config import LinearConfig
@@ -97,7 +98,7 @@ def test_every_kind_is_fitted_on_train_and_validation_alone(fit, kind, capsys):
         again = TEACHERS.get(kind).fit(LinearInputs(train_graph(dataset), {}, 0), config)
         assert torch.equal(again.items, vectors.item)
     assert teacher_config_of(manifest) == TeacherConfig(
-        **{**manifest["config"], "train": teacher_config_of(manifest).train, "linear": LinearConfig()}
+        **{**manifest["config"], "train": teacher_config_of(manifest).train, "linear": LinearConfig(), "vectors": VectorsConfig()}
     )
 
 
@@ -206,7 +207,7 @@ def test_what_it_cannot_do_is_refused_before_work(tmp_path, tiny_settings, monke
             "teacher.linear.power=0.7", "cluster.engine=sampled")  # fmt: skip
     refused(r"content_weight other than 0 is trained by the full engine alone", "teacher.kind=polynomial", *BY_SCORES, *GIVEN,
             "teacher.linear.degree=2", "teacher.linear.content_weight=1", "cluster.engine=sampled")  # fmt: skip
-    refused(r"micro_batches=2 has no meaning with teacher\.kind=spectral, which is fitted without steps",
+    refused(r"micro_batches=2 has no meaning with teacher\.kind=spectral, which is not trained in steps",
             "teacher.kind=spectral", *BY_SCORES, *GIVEN, "teacher.linear.filter=ideal", "cluster.micro_batches=2")  # fmt: skip
     refused(r"a ease, which has no vectors by modality for distill\.list_weight=0\.5", *plain)
     refused(r"teacher\.linear\.shrink=3\.0 is not read by teacher\.kind=ease: it reads rank, user_exponent, ridge, dropout, "

@@ -3,6 +3,8 @@
 import dataclasses
 import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from promptmm.core.config import TeacherConfig
 from promptmm.core.errors import InputError
@@ -14,6 +16,7 @@ from promptmm.jobs.planning.description import describe_plan
 from promptmm.jobs.planning.engine import choose_engine
 from promptmm.jobs.planning.fitted_needs import fitted_over_shards
 from promptmm.jobs.planning.hosts import available_memory
+from promptmm.jobs.planning.imported_needs import imported_teacher
 from promptmm.jobs.planning.plan import make_plan
 from promptmm.jobs.planning.reduction import reduction_bytes, reduction_floats, tower_parameters
 from promptmm.jobs.planning.sizes import Sizes
@@ -194,6 +197,29 @@ def test_a_teacher_that_is_fitted_over_shards(dataset):
     assert little.moment == "fitting"
     assert little.parts == much.parts
     assert little.total < GIB
+
+
+@pytest.mark.parametrize("engine", ["full", "sampled"])
+def test_a_teacher_that_was_trained_elsewhere(bare, tmp_path, engine):
+    """It has no steps and no tables; its columns and modalities are those of the files, and a worker holds no vectors."""
+    for side, id in (("users", "user"), ("items", "item")):
+        columns = {"final": pa.array([[0.0] * 48]), "modal.text": pa.array([[0.0] * 6])}
+        pq.write_table(pa.table({id: ["1"], **columns}), tmp_path / f"{side}.parquet")
+    files = [f"teacher.vectors.{side}={tmp_path}/{side}.parquet" for side in ("users", "items")]
+    settings = load_settings(None, ["teacher.kind=vectors", *files, f"cluster.engine={engine}", "student.kind=mf"])
+    plan = make_plan(settings, bare, None)
+    assert set(plan.steps) == {"student"}
+    assert plan.roles["teacher worker"].mapped_bytes == (bare.num_users + bare.num_items) * (48 + 6) * 4
+    plain = make_plan(load_settings(None, ["teacher.kind=lightgcn", "cluster.engine=full", "student.kind=mf"]), bare, None)
+    assert plan.label_bytes_an_epoch > plain.label_bytes_an_epoch  # scores of one modality more
+    assert not any("train-teacher" in role for role in plan.roles if role.startswith("graph server"))
+    sizes = Sizes.of(settings, large(bare, 10**5))
+    need = imported_teacher(settings, dataclasses.replace(sizes, held_out=0))
+    assert need.total < sizes.nodes * (48 + 6) * 4
+    mixed = f"{{lightgcn: {{}}, mine: {{kind: vectors, vectors: {{users: {tmp_path}/users.parquet, items: {tmp_path}/items.parquet}}}}}}"
+    together = load_settings(None, ["teacher.kind=ensemble", f"teacher.components={mixed}", "cluster.engine=full"])
+    assert Sizes.of(together, bare).dims == {"text": 6}
+    assert set(make_plan(together, bare, None).steps) == {"teacher", "student"}
 
 
 def test_an_ensemble_of_the_sampled_engine(dataset):

@@ -92,6 +92,7 @@ def test_a_teacher_in_the_folder_teaches_whatever_this_command_says_of_it(tmp_pa
 
 def teacher_at(run_dir: str, modalities: list[str] | None = None, **config) -> None:
     publish_manifest(f"{run_dir}/teacher", "teacher", {"modalities": modalities or [], "config": {"kind": "lightgcn", **config}}, {})
+    publish_manifest(f"{run_dir}/teacher/rev-0", "teacher-vectors", {"revision": 0, "modalities": modalities or []}, {})
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
-from promptmm.distributed.artifacts.teacher import teacher_config_of
+from promptmm.core.sides import SIDE_NAMES, SIDES
+from promptmm.distributed.artifacts.teacher import read_revision, teacher_config_of
 from promptmm.graph_store.dataset import open_dataset
 from promptmm.jobs.cli import main
 
@@ -122,6 +125,26 @@ def test_what_cannot_be_refitted_is_refused(command, chosen, tmp_path):
     ended = command("refit", f"run.dir={tmp_path}/run")
     assert ended.code == 2
     assert "teacher.components.earlier is a teacher of another run" in ended.err
+
+
+def test_vectors_that_were_trained_elsewhere_are_not_refitted(command, chosen, tmp_path):
+    vectors, dataset = read_revision(str(chosen / "teacher"), 0).vectors, open_dataset(str(chosen / "dataset"))
+    for side, rows in zip(SIDES, (vectors.user, vectors.item)):
+        table = pa.table({SIDE_NAMES[side]: dataset.ids(side), "final": list(rows.numpy())})
+        pq.write_table(table, tmp_path / f"{SIDE_NAMES[side]}s.parquet")
+    words = ("pipeline", "lists", *SMALL, "student.dim=8", "student.train.epochs=1", "labels.epochs=1", "distill.top_depth=20")
+    alone = [f"teacher.vectors.{side}={tmp_path}/{side}.parquet" for side in ("users", "items")]
+    files = f"{{kind: vectors, weight: 1, vectors: {{users: {tmp_path}/users.parquet, items: {tmp_path}/items.parquet}}}}"
+    together = f"teacher.components={{spectral: {{weight: 1, linear: {{rank: 8, trials: 1}}}}, mine: {files}}}"
+    for name, teacher, what in (
+        ("alone", ["teacher.kind=vectors", *alone], "teacher.kind=vectors"),
+        ("together", ["teacher.kind=ensemble", together], "teacher.components.mine"),
+    ):
+        assert command(*words, *teacher, f"run.dir={tmp_path}/{name}").code == 0
+        ended = command("refit", f"run.dir={tmp_path}/{name}")
+        assert ended.code == 2
+        assert f"{what} was trained elsewhere" in ended.err
+        assert f"source.joined={tmp_path}/{name}/dataset" in ended.err
 
 
 def test_what_other_commands_have_saved_since_changes_nothing(command, tmp_path):
