@@ -30,6 +30,7 @@ from .output import Output, Rows, TensorRows
 
 ROWS_A_SHARD = 1 << 18
 SIMILAR = "similar"
+PROMPT_FILE = "prompt.safetensors"
 Pair = tuple[Tensor, Tensor]
 
 
@@ -116,7 +117,7 @@ def write_revision(url: str, revision: int, output: Output, prompt: dict[str, Te
             entries, values = part.similarities.entries, part.similarities.values
             tensors = {"pointers": entries.pointers, "columns": entries.columns.int(), "values": values}
             writer.add(f"{SIMILAR}-{number:05d}.safetensors", save({name: t.contiguous() for name, t in tensors.items()}))
-        writer.add("prompt.safetensors", save({name: t.detach().cpu().contiguous() for name, t in prompt.items()}))
+        writer.add(PROMPT_FILE, save({name: t.detach().cpu().contiguous() for name, t in prompt.items()}))
     files = worker.gather(writer.files)
     if worker.is_first:
         modalities = [name.removeprefix("modal.") for name in output.vectors if name.startswith("modal.")]
@@ -140,19 +141,6 @@ def output_of_vectors(worker: Worker, vectors: TeacherVectors) -> Output:
     """Returns an `Output` of vectors that every worker holds whole, without weights and ID vectors."""
     pairs = {name: (TensorRows(users.detach()), TensorRows(items.detach())) for name, (users, items) in vectors_by_name(vectors).items()}
     return Output(worker, vectors.user.shape[0], vectors.item.shape[0], {}, None, pairs, {}, {})  # type: ignore[arg-type]
-
-
-def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tensor], dict]:
-    """Verifies teacher/; returns its weights by name, ID tables included, and its manifest."""
-    from safetensors.torch import load_file
-
-    folder, manifest = open_artifact(url, "teacher", cache_dir)
-    weights = load_file(str(folder / "weights.safetensors"))
-    for side in SIDE_NAMES:
-        shards = [load_file(str(folder / name))[f"ids.{side}"] for name in sorted(manifest["files"]) if name.startswith(f"ids-{side}-")]
-        if shards:
-            weights[f"ids.{side}"] = torch.cat(shards)
-    return weights, manifest
 
 
 def revision_url(url: str, revision: int) -> str:
@@ -198,6 +186,31 @@ class RowShards:
             chosen = (which == number).nonzero().squeeze(1)
             out[chosen] = self.shards[number][rows[chosen] - number * ROWS_A_SHARD]
         return out
+
+
+def open_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tensor], list[RowShards], dict]:
+    """Verifies teacher/; returns its weights by name, the ID tables of users and of items, memory-mapped, and its manifest.
+
+    A baseline's tables are among its weights.
+    """
+    from safetensors.torch import load_file
+
+    folder, manifest = open_artifact(url, "teacher", cache_dir)
+    weights, tables = load_file(str(folder / "weights.safetensors")), []
+    for side in SIDE_NAMES:
+        files = [name for name in sorted(manifest["files"]) if name.startswith(f"ids-{side}-")]
+        shards = [load_file(str(folder / name))[f"ids.{side}"] for name in files]
+        if not shards and f"ids.{side}" in weights:  # as the full engine wrote them in earlier versions
+            shards = [weights.pop(f"ids.{side}")]
+        if shards:
+            tables.append(RowShards(shards))
+    return weights, tables, manifest
+
+
+def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tensor], dict]:
+    """Verifies teacher/; returns its weights by name, ID tables included, and its manifest."""
+    weights, tables, manifest = open_weights(url, cache_dir)
+    return {**weights, **{f"ids.{name}": rows.whole() for name, rows in zip(SIDE_NAMES, tables)}}, manifest
 
 
 def _open_revision(url: str, revision: int, cache_dir: str | None, wanted: tuple[str, ...]) -> tuple[Path, dict]:
@@ -321,7 +334,15 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None, train: 
         {},
         histories=_histories(folder, manifest, shards_of[USERS], train),
     )
-    return TeacherRevision(revision, vectors, load_file(str(folder / "prompt.safetensors")))
+    return TeacherRevision(revision, vectors, load_file(str(folder / PROMPT_FILE)))
+
+
+def read_prompt(url: str, revision: int, cache_dir: str | None = None) -> dict[str, Tensor]:
+    """Verifies and reads the weights of a revision's prompt module by name; its vectors are neither fetched nor verified."""
+    from safetensors.torch import load_file
+
+    folder, _ = _open_revision(url, revision, cache_dir, (PROMPT_FILE,))
+    return load_file(str(folder / PROMPT_FILE))
 
 
 def teacher_config_of(manifest: dict) -> TeacherConfig:
