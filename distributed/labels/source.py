@@ -10,6 +10,7 @@ from ...core.artifact import open_artifact
 from ...core.errors import InputError
 from ...core.objectives import Labels
 from ...core.sampling import rank_slice
+from ..artifacts.teacher import revision_digest, revision_url
 from ..messages import LabelJob
 from ..prefetch import Prefetched
 from .blocks import block_name, labels_url, table_to_labels
@@ -47,11 +48,16 @@ class MaterialisedLabels:
         url = labels_url(run_url, job.revision)
         self.folder, self.manifest = open_artifact(url, "labels", job.cache_dir)
         self.job, self.modalities = job, modalities
-        expected_facts = {"batch_size": job.batch_size, "num_examples": job.num_examples, **job.candidates()}
+        expected_facts = {"revision": job.revision, "batch_size": job.batch_size, "num_examples": job.num_examples, **job.candidates()}
         for name, expected in expected_facts.items():
             made_with = self.manifest.get(name, EARLIER.get(name))
             if made_with != expected:
                 raise InputError(f"{url}: {name} is {made_with}, {expected} expected; run label again")
+        if "teacher" in self.manifest and self.manifest["teacher"] != revision_digest(job.teacher_url, job.revision):
+            raise InputError(
+                f"{url}: these labels are of another teacher than {revision_url(job.teacher_url, job.revision)}, whose vectors the student "
+                "would learn from beside them; make them again with run.redo=label"
+            )
 
     def order_epoch(self, epoch: int) -> int:
         """See `LabelSource`."""
