@@ -166,10 +166,10 @@ def row_widths(settings: Settings, sizes: Sizes) -> tuple[int, int]:
     return 1 + prompt, 1 + prompt + len(sizes.dims)
 
 
-def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Moments:
-    """Bytes of a worker of the sampled engine at several moments, for block sizes as estimated."""
+def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate, seeds: Seeds | None = None) -> Moments:
+    """Bytes of a worker of the sampled engine at several moments, for block sizes as estimated from seeds, by default `teacher_seeds`."""
     config, workers, count = settings.teacher, settings.cluster.num_workers, len(sizes.dims)
-    blocks = estimate(teacher_seeds(settings, sizes), settings.sampling.fan_outs_of(kinds.num_hops(config)))
+    blocks = estimate(seeds or teacher_seeds(settings, sizes), settings.sampling.fan_outs_of(kinds.num_hops(config)))
     row, items, own = config.dim * FLOAT, blocks.items + blocks.further_items, -(-sizes.items // workers)
     of_user, of_item = row_widths(settings, sizes)
     exchanged = (of_user * blocks.users + of_item * items) * row
