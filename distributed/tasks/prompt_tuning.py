@@ -119,6 +119,9 @@ class PromptTuningTask(PromptModelTask[TuningBatch]):
     """
 
     stage: ClassVar[str] = "tuning"
+    learns_rows = False
+    init_scale = 0.0  # the rows are the teacher's
+    id_rows: list[RowShards]
 
     def __init__(
         self, job: StudentJob, worker: Worker, student: FixedStudent, stored_ranking: Callable[[Tensor], Tensor] | None = None
@@ -130,10 +133,6 @@ class PromptTuningTask(PromptModelTask[TuningBatch]):
         self.module = frozen_reduction(job, weights, self._manifest, worker.device)
         self._stored_ranking = stored_ranking
         self._vectors: Callable[[], dict[str, Pair]] | None = None
-
-    id_rows: list[RowShards]
-    init_scale = 0.0  # the rows are the teacher's
-    learns_rows = False
 
     @property
     def epochs(self) -> range:
