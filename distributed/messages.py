@@ -164,7 +164,7 @@ class TuneJob:
 
     @property
     def reads_graph(self) -> bool:
-        """Whether it reads more from graph/ than the train interactions: it does, the features of the resident teacher."""
+        """Whether it reads more from graph/ than the train interactions: it does, the features of the teacher."""
         return True
 
 

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from typing import cast
 
+from ..core.errors import InputError
 from ..core.graph import BipartiteGraph
 from ..core.linear.base import LinearTeacher
 from ..core.sides import ITEMS
+from ..core.students import student_kind
 from ..core.teacher import teacher_kind
 from ..core.teacher.ensemble import in_part
 from ..graph_store.own_features import ItemShard
@@ -19,7 +22,7 @@ from .labels.blocks import Ranked
 from .labels.rankings import open_rankings
 from .labels.source import LabelSource, MaterialisedLabels, StreamedLabels
 from .labels.user_labels import UserLabels
-from .loop.selection import Selection
+from .loop.selection import Selection, check_revision
 from .loop.stage import Stage
 from .loop.trainer import Trainer
 from .messages import Job, StudentJob, TeacherJob, TuneJob
@@ -28,10 +31,10 @@ from .tasks.base import Task
 from .tasks.ensemble import add_up, component_jobs, is_finished, with_temperature
 from .tasks.fitted_teacher import FittedTeacherTask, columns_in_words, summary, write_fitted
 from .tasks.imported_teacher import ImportedTrainer
+from .tasks.prompt_tuning import FixedStudent, PromptTuningTask, tune_prompt
 from .tasks.student import StudentTask
 from .tasks.teacher import PromptTeacherTask
-from .tasks.tuning import PromptTuner
-from .tasks.tuning_round import resident_config, tune_prompt
+from .tasks.tuning import PromptTuner, resident_config
 from .tasks.whole_teacher import WholeTeacherTask
 from .worker import Worker
 
@@ -198,10 +201,48 @@ def stage_of(job: Job, around: Surroundings) -> Stage:
 
 def _tune(job: StudentJob, worker: Worker, around: Surroundings) -> None:
     """Tunes the prompt against the student of the newest checkpoint."""
+    if job.engine == "sampled":
+        _tune_over_shards(job, worker, around)
+        return
     catalog = _resident(job, worker, around)
-    task = student_task(job, worker, around)
-    trainer = FullTrainer(task, catalog, None)
+    trainer = FullTrainer(student_task(_restored(job), worker, around), catalog, None)
+    epochs = load_student(job, trainer, around)
+    users, items = (rows.detach() for rows in trainer.task.vectors(trainer.view())["final"])
+    student = FixedStudent(cast(StudentTask, trainer.task), (users.__getitem__, items.__getitem__), epochs)
+    task = PromptTuningTask(job, worker, student)
+    tune_prompt(task, FullTrainer(task, catalog, None), around.show)
+
+
+def _tune_over_shards(job: StudentJob, worker: Worker, around: Surroundings) -> None:
+    """Tunes the prompt in the sampled engine: the student's final vectors stay in sharded tables, beside those of the teacher."""
+    from .engines.sampled.trainer import SampledTrainer
+
+    with around.graph.connect(worker) as connection:
+        trainer = SampledTrainer(student_task(_restored(job), worker, around), job, connection, worker, None)
+        epochs = load_student(job, trainer, around)
+        users, items = trainer.infer()["final"]
+        student, rankings = FixedStudent(cast(StudentTask, trainer.task), (users.pull, items.pull), epochs), job.label_job().rankings
+        stored = None if rankings is None else open_rankings(rankings, around.dataset).__getitem__
+        task = PromptTuningTask(job, worker, student, stored)
+        tune_prompt(task, SampledTrainer(task, job, connection, worker, None), around.show)
+
+
+def _restored(job: StudentJob) -> StudentJob:
+    """Returns the job of a student whose learnt rows come from a checkpoint, so that no start is computed for them."""
+    if not student_kind(job.config).learns_rows:
+        return job
+    config = replace(job.config, start="random", start_user_exponent=0.5, start_item_exponent=0.5, warm_start=False)
+    return replace(job, config=config)
+
+
+def load_student(job: StudentJob, trainer: Trainer, around: Surroundings) -> int:
+    """Restores the newest checkpoint of the student that the job's round has trained; returns its number of epochs.
+
+    Raises:
+        InputError: there is none, or it learnt from labels of another revision.
+    """
     facts = trainer.load(stage_of(job, around).checkpoints)
-    assert facts is not None, "a round of training ends with a checkpoint"
-    vectors = task.vectors(trainer.view())["final"]
-    tune_prompt(job, worker, PromptTuner.load(job, catalog, worker), task, vectors, facts["epochs"], around.show)
+    if facts is None:
+        raise InputError(f"{job.run_url}: no checkpoint of the student to tune the prompt against; add run.redo=distill")
+    check_revision(facts["selection"]["revision"], range(job.revision, job.revision + 1), job.run_url)
+    return facts["epochs"]

@@ -56,7 +56,7 @@ class Settings:
         if needs_full is not None and (self.cluster.engine == "sampled" or needs_sampled is not None):
             back = "" if needs_sampled is None else f" (without {needs_sampled})"
             raise InputError(
-                f"{needs_full}: set cluster.engine=full{back}, or distill.regime=rounds, distill.rounds=1, distill.num_student=0 and a "
+                f"{needs_full}: set cluster.engine=full{back}, or distill.regime=rounds, distill.num_student=0 and a "
                 "student.kind that both engines train: lightgcn, mf, gcn, or your own subclass of core.students.LayeredStudent"
             )
         if self.cluster.engine == "full" and needs_sampled is not None:
@@ -201,8 +201,8 @@ class Settings:
         distill, student = self.distill, self.student
         if teacher_kind(self.teacher).why_full(self.teacher) is not None:
             return f"teacher.kind={self.teacher.kind}"
-        if distill.use_teacher and distill.tunes_prompt:
-            return f"distill.regime={distill.regime}, distill.rounds={distill.rounds}: prompt-tuning beside the student"
+        if distill.has_resident_teacher:
+            return f"distill.regime={distill.regime}: prompt-tuning beside the student"
         if distill.use_teacher and distill.num_student:
             return f"distill.num_student={distill.num_student}"
         if "sampled" not in student_kind(student).engines:

@@ -31,6 +31,7 @@ from .output import Output, Rows, TensorRows
 from .row_shards import ROWS_A_SHARD, RowShards
 
 SIMILAR = "similar"
+PROMPT_FILE = "prompt.safetensors"
 Pair = tuple[Tensor, Tensor]
 
 
@@ -117,7 +118,7 @@ def write_revision(url: str, revision: int, output: Output, prompt: dict[str, Te
             entries, values = part.similarities.entries, part.similarities.values
             tensors = {"pointers": entries.pointers, "columns": entries.columns.int(), "values": values}
             writer.add(f"{SIMILAR}-{number:05d}.safetensors", save({name: t.contiguous() for name, t in tensors.items()}))
-        writer.add("prompt.safetensors", save({name: t.detach().cpu().contiguous() for name, t in prompt.items()}))
+        writer.add(PROMPT_FILE, save({name: t.detach().cpu().contiguous() for name, t in prompt.items()}))
     files = worker.gather(writer.files)
     if worker.is_first:
         modalities = [name.removeprefix("modal.") for name in output.vectors if name.startswith("modal.")]
@@ -156,19 +157,6 @@ def output_of_vectors(worker: Worker, vectors: TeacherVectors) -> Output:
     return Output(worker, vectors.user.shape[0], vectors.item.shape[0], {}, None, pairs, {}, {})  # type: ignore[arg-type]
 
 
-def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tensor], dict]:
-    """Verifies teacher/; returns its weights by name, ID tables included, and its manifest."""
-    from safetensors.torch import load_file
-
-    folder, manifest = open_artifact(url, "teacher", cache_dir)
-    weights = load_file(str(folder / "weights.safetensors"))
-    for side in SIDE_NAMES:
-        shards = [load_file(str(folder / name))[f"ids.{side}"] for name in sorted(manifest["files"]) if name.startswith(f"ids-{side}-")]
-        if shards:
-            weights[f"ids.{side}"] = torch.cat(shards)
-    return weights, manifest
-
-
 def revision_url(url: str, revision: int) -> str:
     """Returns the URL of a revision's vectors."""
     return join(url, f"rev-{revision}")
@@ -177,6 +165,32 @@ def revision_url(url: str, revision: int) -> str:
 def revision_digest(url: str, revision: int) -> str:
     """Returns a revision's checksum, computed from its manifest alone; the vectors are verified when they are read."""
     return manifest_digest(read_manifest(revision_url(url, revision), "teacher-vectors"))
+
+
+def open_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tensor], list[RowShards], dict]:
+    """Verifies teacher/; returns its weights by name, the ID tables of users and of items, memory-mapped, and its manifest.
+
+    A baseline's tables are among its weights.
+    """
+    from safetensors.torch import load_file
+
+    folder, manifest = open_artifact(url, "teacher", cache_dir)
+    weights, tables = load_file(str(folder / "weights.safetensors")), []
+    for side in SIDE_NAMES:
+        files = [name for name in sorted(manifest["files"]) if name.startswith(f"ids-{side}-")]
+        shards = [load_file(str(folder / name))[f"ids.{side}"] for name in files]
+        if not shards and f"ids.{side}" in weights:  # as the full engine wrote them in earlier versions
+            shards = [weights.pop(f"ids.{side}")]
+        if shards:
+            whole = f"{manifest_digest(manifest)[:16]}-ids-{side}.safetensors"
+            tables.append(RowShards(shards, folder / "whole" / whole))
+    return weights, tables, manifest
+
+
+def read_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tensor], dict]:
+    """Verifies teacher/; returns its weights by name, ID tables included, and its manifest."""
+    weights, tables, manifest = open_weights(url, cache_dir)
+    return {**weights, **{f"ids.{name}": rows.whole() for name, rows in zip(SIDE_NAMES, tables)}}, manifest
 
 
 def _open_revision(url: str, revision: int, cache_dir: str | None, wanted: tuple[str, ...]) -> tuple[Path, dict]:
@@ -303,15 +317,15 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None, train: 
         {},
         histories=_histories(folder, manifest, shards_of[USERS], train),
     )
-    return TeacherRevision(revision, vectors, load_file(str(folder / "prompt.safetensors")))
+    return TeacherRevision(revision, vectors, load_file(str(folder / PROMPT_FILE)))
 
 
 def read_prompt(url: str, revision: int, cache_dir: str | None = None) -> dict[str, Tensor]:
-    """Verifies and reads the weights of a revision's prompt module, by name."""
+    """Verifies and reads the weights of a revision's prompt module by name; its vectors are neither fetched nor verified."""
     from safetensors.torch import load_file
 
-    folder, _ = _open_revision(url, revision, cache_dir, ("prompt.",))
-    return load_file(str(folder / "prompt.safetensors"))
+    folder, _ = _open_revision(url, revision, cache_dir, (PROMPT_FILE,))
+    return load_file(str(folder / PROMPT_FILE))
 
 
 def teacher_config_of(manifest: dict) -> TeacherConfig:

@@ -1,5 +1,6 @@
 """Gives the train interactions as examples of steps, in both engines alike, as functions of seed, epoch and example."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from ...core.graph import Csr
 from ...core.sampling import UnseenItems, UserWeights, share_of_part
 from ...core.train_pairs import TrainPairs
 from ..worker import Worker
+
+COUNTED = 1 << 24  # interactions that are counted at a time
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class Examples:
         return Examples(
             worker, train, TrainPairs.of(train, seed, examples), config, weights, seed, UnseenItems(train) if in_memory else None
         )
+
+    @functools.cached_property
+    def item_degrees(self) -> Tensor:
+        """Returns the number of train interactions of every item, int64 [num_items]; counted once, some interactions at a time."""
+        degrees = torch.zeros(self.train.num_columns, dtype=torch.int64, device=self.train.columns.device)
+        for columns in self.train.columns.split(COUNTED):
+            degrees += torch.bincount(columns, minlength=self.train.num_columns)
+        return degrees
 
     @property
     def num_examples(self) -> int:

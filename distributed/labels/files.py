@@ -1,10 +1,40 @@
-"""Names the folder of a revision's labels, and the work that makes its files."""
+"""Names the folder of a revision's labels and the work that makes its files, and checks whose labels they are."""
 
-from ...core.storage import join
+from ...core.errors import InputError
+from ...core.storage import JsonObject, join
+from ..artifacts.teacher import revision_digest, revision_url
+from ..messages import LabelJob
 
 Work = dict[str, int]  # what a labeler is asked for: `epoch` and `block`, or `range`
+DEEPER = "top_depth"  # labels by user with a deeper ranking than is asked for serve, too
 
 
 def labels_url(run_url: str, revision: int) -> str:
     """Returns the URL of a revision's materialised labels."""
     return join(run_url, "labels", f"rev-{revision}")
+
+
+def check_labels(url: str, manifest: JsonObject, job: LabelJob, facts: JsonObject) -> None:
+    """Checks that labels are those that a job asks for.
+
+    Args:
+        url: The labels' folder.
+        manifest: Their manifest.
+        job: The job.
+        facts: What the manifest has to say beside what decides the lists; `layout` among it.
+
+    Raises:
+        InputError: they are of an earlier version, of another revision or teacher, or were made with other settings.
+    """
+    if "layout" not in manifest:
+        raise InputError(f"{url}: labels of an earlier version, which kept them otherwise; make them again with run.redo=label")
+    for name, expected in {"revision": job.revision, **facts, **job.candidates()}.items():
+        found = manifest.get(name)
+        is_deeper = job.by == "users" and name == DEEPER and found is not None and found > expected
+        if found != expected and not is_deeper:
+            raise InputError(f"{url}: {name} is {found}, {expected} expected; run label again")
+    if "teacher" in manifest and manifest["teacher"] != revision_digest(job.teacher_url, job.revision):
+        raise InputError(
+            f"{url}: these labels are of another teacher than {revision_url(job.teacher_url, job.revision)}, whose vectors the student "
+            "would learn from beside them; make them again with run.redo=label"
+        )

@@ -7,12 +7,11 @@ import pyarrow as pa
 import torch
 
 from ...core.artifact import open_artifact
-from ...core.errors import InputError
 from ...core.objectives import Labels
 from ..messages import LabelJob
 from ..prefetch import Prefetched
 from .blocks import LabelBlock, Ranked, block_name
-from .files import labels_url
+from .files import check_labels, labels_url
 from .labeler import LAYOUT
 
 BLOCKS_AHEAD = 2
@@ -50,12 +49,7 @@ class MaterialisedLabels:
         url = labels_url(run_url, job.revision)
         self.folder, self.manifest = open_artifact(url, "labels", job.cache_dir)
         self.job, self.modalities = job, modalities
-        if self.manifest.get("layout") != LAYOUT:
-            raise InputError(f"{url}: labels of an earlier version, which kept them otherwise; make them again with run.redo=label")
-        for name, expected in {"num_examples": job.num_examples, **job.candidates()}.items():
-            made_with = self.manifest.get(name)
-            if made_with != expected:
-                raise InputError(f"{url}: {name} is {made_with}, {expected} expected; run label again")
+        check_labels(url, self.manifest, job, {"layout": LAYOUT, "num_examples": job.num_examples})
         self._ranked = ranked() if job.rankings is not None else None
 
     def order_epoch(self, epoch: int) -> int:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ...core.artifact import open_artifact, sha256_of
-from ...core.errors import InputError
 from ...core.objectives import Labels, candidate_policy
 from ...core.sampling import STREAM_POOL, UnseenItems, check_unseen
 from ...core.storage import join, staged_file
@@ -24,7 +23,7 @@ from ..messages import LabelJob
 from . import parts
 from .blocks import item_dtype, range_of
 from .encoding import EncodedScores, encode
-from .files import Work, labels_url
+from .files import Work, check_labels, labels_url
 from .rankings import in_ranges, open_rankings, range_size
 from .teacher_scores import TeacherScores
 
@@ -161,10 +160,7 @@ class UserLabels:
     def __init__(self, run_url: str, job: LabelJob, modalities: list[str], dataset: Dataset) -> None:
         url = labels_url(run_url, job.revision)
         folder, manifest = open_artifact(url, "labels", job.cache_dir)
-        for name, expected in {"layout": LAYOUT, **job.candidates()}.items():
-            found = manifest.get(name)
-            if not (found == expected or (name == "top_depth" and found is not None and found > int(str(expected)))):
-                raise InputError(f"{url}: {name} is {found}, {expected} expected; run label again")
+        check_labels(url, manifest, job, {"layout": LAYOUT})
         self.job, self.train = job, dataset.rows("train")
         self.pairs = TrainPairs.of(self.train, job.draw_seed, job.examples)
         self.policy, self.num_modalities = candidate_policy(job.config), len(modalities)

@@ -4,7 +4,27 @@ import math
 from dataclasses import dataclass
 from typing import TypedDict
 
+from ...core.errors import InputError
+
 START = -1  # in place of an epoch: the weights before the first step
+
+
+def check_revision(found: int, expected: range, run_url: str) -> None:
+    """Checks the revision of a student's checkpoint, from which a round goes on, or against which the prompt is tuned.
+
+    Args:
+        found: The revision whose labels the student has learnt from last.
+        expected: The revisions that this may be.
+        run_url: The run's folder, for the message.
+
+    Raises:
+        InputError: it is another one.
+    """
+    if found not in expected:
+        raise InputError(
+            f"{run_url}: the student's newest checkpoint has learnt from labels of revision {found}, and revision {expected[-1]} is its "
+            "turn; a student does not mix revisions out of order: add run.redo=distill"
+        )
 
 
 class SelectionState(TypedDict):

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Generic
 
 from ...core.config import OptimizerConfig
+from ...core.errors import InputError
 from ...core.storage import join
 from .checkpoints import Checkpoints
 from .recorder import Recorder, print_line
-from .selection import START, Selection
+from .selection import START, Selection, check_revision
 from .totals import Totals
 from .trackers import Row
 from .trainer import StepType, Trainer
@@ -77,9 +78,12 @@ class Stage:
 
         Returns:
             The number of epochs trained, those before the checkpoint included.
+
+        Raises:
+            InputError: the checkpoint is of a later round, or a later round has no checkpoint to go on from.
         """
         config, selection = self.config, self.selection
-        epoch = self._resume(trainer)
+        epoch = self._resume(trainer, revision)
         selection.start_round(revision)
         if not epoch and selection.metric is not None:
             self._validate_start(trainer)
@@ -137,10 +141,13 @@ class Stage:
         """Writes a checkpoint after `epochs` epochs."""
         trainer.save(self.checkpoints, epochs, {"epochs": epochs, "history": self.recorder.history, "selection": self.selection.state()})
 
-    def _resume(self, trainer: Trainer) -> int:
+    def _resume(self, trainer: Trainer, revision: int) -> int:
         facts = trainer.load(self.checkpoints)
+        if facts is None and revision:
+            raise InputError(f"{self.run_url}: no checkpoint of the student for the round of revision {revision}; add run.redo=distill")
         if facts is None:
             return 0
+        check_revision(facts["selection"]["revision"], range(revision + 1), self.run_url)
         self.recorder.history[:] = facts["history"]
         self.selection.restore(facts["selection"])
         if trainer.worker.is_first:

@@ -27,7 +27,7 @@ class Task(ABC, Generic[Batch]):
     """Describes a model in training: its losses, its examples and its artifact.
 
     Attributes:
-        stage: "teacher" or "student".
+        stage: "teacher", "student" or "tuning".
         train: Settings of epochs, batches and learning rate.
         dim, init_scale, seed: Columns, standard deviation at the start, and seed of the ID vectors.
         user_balance: Exponent of the examples' weights.

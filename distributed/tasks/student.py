@@ -36,6 +36,7 @@ from ..loop.selection import Selection
 from ..messages import StudentJob
 from ..worker import Worker
 from .base import Pair, RowsOf, Task
+from .distinct import distinct_positives
 from .layers import LayerByLayer
 from .own_candidates import OwnCandidates
 from .tuning import PromptTuner
@@ -245,7 +246,7 @@ class StudentTask(Task[StudentBatch]):
             rows = self.model.regularised(users[labels.users], [items[labels.candidates[:, 0]], items[labels.candidates[:, 1]]])
         terms = student_terms(scores, rows, self.config.l2, share, batch.weights, self.config.bpr_weight)
         if self.job.distill.use_teacher:
-            unique, places, count = self._distinct_positives(view, labels)
+            unique, places, count = distinct_positives(self.worker, view, labels.candidates[:, 0])
             num_unique = count / self.worker.world_size
             student = StudentSide(scores, final_items, places, self.decoders, share, num_unique, batch.taught_weights)
             if self.tuner is not None:
@@ -253,20 +254,6 @@ class StudentTask(Task[StudentBatch]):
             else:
                 terms.update(distillation_terms(LossInputs.of(student, labels, lambda: self._targets(unique), self.job.distill)))
         return terms
-
-    def _distinct_positives(self, view: View, labels: Labels) -> tuple[Tensor, Tensor, int]:
-        """Returns this worker's share of the global batch's distinct positives; collective.
-
-        Returns:
-            The share's dataset indices and its rows of the view, int64 [n] each, and the number of distinct positives of all workers.
-        """
-        positives = labels.candidates[:, 0]
-        if view.item_ids is None:
-            unique, count = self.worker.share_of_distinct(positives)
-            return unique, unique, count
-        ids = view.item_ids
-        unique, count = self.worker.share_of_distinct(ids[positives.to(ids.device)])
-        return unique, torch.searchsorted(ids, unique).to(positives.device), count
 
     def _targets(self, items: Tensor) -> list[Tensor]:
         return [rows[items].to(self.worker.device) for rows in self.targets.values()]

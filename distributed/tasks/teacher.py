@@ -8,26 +8,22 @@ import torch
 from torch import Tensor
 
 from ...core.config import TeacherConfig
-from ...core.random import random_below
-from ...core.rows import RowTables, rownorm
-from ...core.sampling import STREAM_DECAY, share_of_part
-from ...core.sides import ITEMS, SIDE_NAMES, SIDES, USERS
-from ...core.teacher import Triples, teacher_kind
-from ...core.teacher.model import as_compared, fuse, teacher_loss, teacher_vectors, with_compared_modalities
+from ...core.rows import RowTables
+from ...core.sides import ITEMS
+from ...core.teacher import Triples
+from ...core.teacher.model import teacher_loss
 from ...core.teacher.reduction import build_reduction
 from ...core.teacher.softmax import compared_items
-from ...core.vectors import TeacherVectors
 from ..artifacts.output import Output
-from ..artifacts.teacher import vectors_by_name, write_teacher
+from ..artifacts.teacher import write_teacher
 from ..engines.examples import Examples
 from ..engines.learners import AdamLearner, Learner
 from ..engines.reduction import build_learner
-from ..engines.view import ID, PROMPT, REDUCED, FeatureInputs, View
+from ..engines.view import ID, FeatureInputs, View
 from ..loop.selection import Selection
 from ..messages import TeacherJob
 from ..worker import Worker
-from .base import Pair, Task
-from .layers import LayerByLayer, Tables
+from .prompt_model import PromptModelTask
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def pair_batches(
             yield TeacherBatch(step, examples.size_of(step), part + 1 == num_parts, epoch, users, positives, negatives, weights, *more)
 
 
-class PromptTeacherTask(Task[TeacherBatch]):
+class PromptTeacherTask(PromptModelTask[TeacherBatch]):
     """Trains the teacher of docs/method.md 1: ID tables, reduction layers and prompt.
 
     Args:
@@ -111,15 +107,10 @@ class PromptTeacherTask(Task[TeacherBatch]):
 
     def __init__(self, job: TeacherJob, worker: Worker) -> None:
         config = job.config
-        self.job, self.worker, self.config, self.seed = job, worker, config, job.seed
-        self.train, self.dim, self.init_scale, self.user_balance = config.train, config.dim, config.init_scale, config.user_balance
+        super().__init__(config, worker, job.engine)
+        self.job, self.seed, self.train, self.init_scale = job, job.seed, config.train, config.init_scale
         self.starts_spectrally, self.examples = config.start == "spectral", config.examples
         self.start_exponents = config.start_user_exponent, config.start_item_exponent
-        self.kind = teacher_kind(config)
-        self.num_hops, self.reads_features, self.whitens = self.kind.num_hops(config), True, config.whiten
-        self.sends_prompt = config.prompt and bool(config.id_prompt_weight or config.prompt_loss_weight)
-        # The sampled engine would need all items' features for the decay: it estimates the mean on as many items as a step has examples.
-        self.samples_decay = job.engine == "sampled"
 
     def build(self, dims: dict[str, int], counts: tuple[int, int], example: Callable[[], FeatureInputs]) -> None:
         self.dims, self.num_items = dims, counts[ITEMS]
@@ -129,12 +120,6 @@ class PromptTeacherTask(Task[TeacherBatch]):
         rate = config.reduction_learning_rate
         self.reduction = build_learner(module, rate, config.tower_dtype, cluster, self.worker, lambda: example().as_arguments())
 
-    @property
-    def vector_dims(self) -> dict[str, int]:
-        modal = {f"modal.{modality}": self.dim for modality in self.dims}
-        prompt = {PROMPT: self.dim} if self.config.prompt else {}
-        return {"final": self.kind.final_dim(self.config, len(self.dims)), **modal, **prompt}
-
     def learners(self, tables: RowTables | None) -> list[Learner]:
         assert self.reduction is not None, "build comes first"
         rate = self.config.train.learning_rate
@@ -143,33 +128,9 @@ class PromptTeacherTask(Task[TeacherBatch]):
 
     def batches(self, examples: Examples, epoch: int, num_parts: int) -> Generator[TeacherBatch, None, None]:
         def further(step: int, part: int) -> tuple[Tensor, int | None]:
-            return self._decayed(epoch * examples.num_steps + step, part, num_parts)
+            return self.decayed_items(epoch * examples.num_steps + step, part, num_parts)
 
         return pair_batches(examples, epoch, num_parts, self.config, further)
-
-    def _decayed(self, number: int, part: int, num_parts: int) -> tuple[Tensor, int | None]:
-        """Draws this worker's share of the items that a micro-batch's feature decay is taken over.
-
-        A step draws as many items as the batch size, uniformly, which gives an unbiased estimate of the mean over the catalog; a smaller
-        catalog is taken as a whole.
-
-        Args:
-            number: Number of the step since the start of training.
-            part: The micro-batch.
-            num_parts: The number of micro-batches in a step.
-
-        Returns:
-            The items, int64 [n], and their number over the whole step; no items and None where the decay is not sampled.
-        """
-        none = torch.zeros(0, dtype=torch.int64)
-        if not self.samples_decay or not self.config.feature_decay:
-            return none, None
-        total = min(self.num_items, self.config.train.batch_size)
-        share = share_of_part(total, part, num_parts, self.worker.rank, self.worker.world_size)
-        slots = torch.arange(share.start, share.stop)
-        if total == self.num_items:
-            return slots, total
-        return random_below(self.num_items, STREAM_DECAY, self.seed, number, slots), total
 
     def reduce(self, inputs: FeatureInputs) -> dict[str, Tensor]:
         assert self.reduction is not None, "build comes first"
@@ -184,58 +145,6 @@ class PromptTeacherTask(Task[TeacherBatch]):
         entries = view.graph.entries(batch.users, batch.positives) if self.config.leave_one_out else None
         triples = Triples(batch.users, batch.positives, batch.negatives, share, batch.weights, entries, num_decayed, batch.compared)
         return teacher_loss(vectors, view.users[ID], view.items[ID], triples, self.config)
-
-    def all_vectors(self, view: View, final: bool = True) -> TeacherVectors:
-        """Computes all of the teacher's vectors of the users and items at the view's level 0; `final` is that of `teacher_vectors`."""
-        prompt = dict(zip(SIDE_NAMES, (view.users[PROMPT], view.items[PROMPT]))) if PROMPT in view.users else {}
-        return teacher_vectors(view.graph, view.users[ID], view.items[ID], prompt, view.reduced(), self.config, final)
-
-    def vectors(self, view: View) -> dict[str, Pair]:
-        return vectors_by_name(with_compared_modalities(self.all_vectors(view), self.config))
-
-    def infer(self, layers: LayerByLayer) -> None:
-        """Computes the equations of docs/method.md 1.3 to 1.5, layer by layer."""
-        config, dims = self.config, self.vector_dims
-        final = layers.tables("final", dims["final"])
-        path = final if dims["final"] == self.dim else layers.tables("path", self.dim)  # fusion may make final vectors wider
-        start = layers.tables("layer", self.dim)
-        modal = {m: layers.tables(f"modal.{m}", self.dim) for m in self.dims}
-        self._infer_start(layers, start)
-        layers.mean_of_layers(start, path, config.layers, None)
-        for tables in modal.values():
-            for _ in range(max(1, config.modality_layers)):
-                layers.propagate(tables, tables, USERS)
-                if config.modality_layers:
-                    layers.propagate(tables, tables, ITEMS)
-
-        def fused(side: int, places: Tensor, ids: Tensor) -> Tensor:
-            parts = [tables[side].read(places) for tables in modal.values()]
-            return fuse(path[side].read(places), parts, config, of_users=side == USERS)
-
-        layers.fill(final, fused)
-        if config.feature_temperature is not None:
-            for tables in modal.values():
-                self._infer_compared(layers, tables)
-
-    def _infer_compared(self, layers: LayerByLayer, tables: Tables) -> None:
-        """Replaces M_m^U and M_m^I by the vectors whose dot products are the scores by modality."""
-        layers.fill(tables, lambda side, places, ids: as_compared(tables[side].read(places), self.config, of_users=side == USERS))
-
-    def _infer_start(self, layers: LayerByLayer, start: tuple) -> None:
-        """Writes layer 0, the prompts, and z_m as the items' first vectors by modality."""
-        prompts = layers.tables(PROMPT, self.dim) if self.config.prompt else None
-        for places in layers.own_chunks():
-            out = self.reduce(layers.inputs(*places))
-            for side in SIDES:
-                rows = layers.ids[side].read(places[side])
-                if prompts is not None:
-                    prompt = out[SIDE_NAMES[side]].float().cpu()
-                    prompts[side].write(places[side], prompt)
-                    rows = rows + self.config.id_prompt_weight * rownorm(prompt)
-                start[side].write(places[side], rows)
-            for modality in self.dims:
-                layers.tables(f"modal.{modality}", self.dim)[ITEMS].write(places[ITEMS], out[REDUCED + modality].float().cpu())
-        layers.barrier()
 
     def write(self, output: Output, selection: Selection) -> None:
         of_reduction = {name: t for name, t in output.weights.items() if name.startswith("reduction.")}

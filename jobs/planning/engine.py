@@ -39,7 +39,7 @@ def choose_engine(settings: Settings, dataset: Dataset, available: int | None) -
         return Choice("full", "the memory of the cluster's hosts is not known; cluster.host_memory says it")
     full = replace(settings, cluster=replace(settings.cluster, engine="full"))
     stages = stages_of(full, Sizes.of(settings, dataset), _no_blocks, _no_blocks)
-    largest = max((stage for stage in stages if stage.name in ("train-teacher", "distill")), key=lambda stage: stage.total)
+    largest = max((stage for stage in stages if stage.name in ("train-teacher", "distill", "tune-prompt")), key=lambda stage: stage.total)
     needed = f"the full engine needs {largest.total / GIB:.1f} GiB in {largest.name}, and a host has {available / GIB:.1f} GiB"
     return Choice("full" if largest.total <= available else "sampled", needed)
 

@@ -15,7 +15,8 @@ from .label_needs import evaluator, histories, labeler, ranker
 from .server_needs import graph_server
 from .sizes import BASE, Need, Sizes
 from .student_needs import STUDENT_TABLES, student_worker
-from .teacher_needs import full_teacher, teacher_floats, teacher_worker
+from .teacher_needs import teacher_floats, teacher_worker
+from .tuning_needs import prompt_tuner, tuning_floats
 from .units import GIB
 
 AROUND = ("driver", "Ray")  # what an embedded run has on its machine beside its roles
@@ -92,8 +93,8 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
     if sizes.taught and not inline and streamed:
         stages["distill"].append((labelers[0], labelers[1] * workers))
     if sizes.taught and settings.distill.rounds > 1:
-        tuner = replace(full_teacher(settings, sizes), role="prompt tuner")
-        stages["tune-prompt"] = [(tuner, workers), *_servers("tune-prompt", settings, sizes, 0)]
+        servers = _servers("tune-prompt", settings, sizes, tuning_floats(settings, sizes) if sampled else 0)
+        stages["tune-prompt"] = [(prompt_tuner(settings, sizes, blocks, most), workers), *servers]
     if sizes.taught:
         ranked = evaluator(sizes, kinds.final_dim(settings.teacher, sizes), "teacher", histories(settings, sizes))
         stages["evaluate (teacher)"] = [(ranked, workers)]

@@ -6,7 +6,7 @@ from ...core.teacher.ensemble import outside
 from ...distributed.engines.sampled.inference import CHUNK_ROWS
 from ..settings import Settings
 from . import kinds
-from .block_sizes import Estimate, Seeds
+from .block_sizes import BlockSizes, Estimate, Seeds
 from .fitted_needs import fitted_over_shards, fitted_teacher
 from .imported_needs import imported_teacher
 from .label_needs import histories
@@ -169,13 +169,28 @@ def row_widths(settings: Settings, sizes: Sizes) -> tuple[int, int]:
     return 1 + prompt, 1 + prompt + len(sizes.dims)
 
 
-def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Moments:
-    """Bytes of a worker of the sampled engine at several moments, for block sizes as estimated."""
-    config, workers, count = settings.teacher, settings.cluster.num_workers, len(sizes.dims)
-    blocks = estimate(teacher_seeds(settings, sizes), settings.sampling.fan_outs_of(kinds.num_hops(config)))
-    row, items, own = config.dim * FLOAT, blocks.items + blocks.further_items, -(-sizes.items // workers)
+def rows_with_gradients(settings: Settings, sizes: Sizes, blocks: BlockSizes, is_learnt: bool = True) -> float:
+    """Bytes of the rows of a step: answers with their gradients, with other workers what is sent, and the ID rows with their propagation.
+
+    Args:
+        settings: Of the run.
+        sizes: Of the catalog.
+        blocks: The worker's.
+        is_learnt: Whether ID rows are learnt, which have gradients and an update then; frozen ones were measured in prompt-tuning.
+    """
+    row, alone = settings.teacher.dim * FLOAT, settings.cluster.num_workers == 1
     of_user, of_item = row_widths(settings, sizes)
-    exchanged = (of_user * blocks.users + of_item * items) * row
+    items = blocks.items + blocks.further_items
+    exchanged, rows = (of_user * blocks.users + of_item * items) * row, (blocks.users + items) * row
+    copies, updates = (9 if alone else 15, 8) if is_learnt else (4 if alone else 10, 2)
+    return copies * exchanged + updates * rows
+
+
+def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate, seeds: Seeds | None = None) -> Moments:
+    """Bytes of a worker of the sampled engine at several moments, for block sizes as estimated from seeds, by default `teacher_seeds`."""
+    config, workers, count = settings.teacher, settings.cluster.num_workers, len(sizes.dims)
+    blocks = estimate(seeds or teacher_seeds(settings, sizes), settings.sampling.fan_outs_of(kinds.num_hops(config)))
+    row, items, own = config.dim * FLOAT, blocks.items + blocks.further_items, -(-sizes.items // workers)
     served = min(own, items)
     batch = -(-config.train.batch_size // (workers * settings.cluster.micro_batches))
     held = {
@@ -192,8 +207,7 @@ def sampled_teacher(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
         "training": {
             **held,
             "blocks in flight": block_bytes(settings, blocks),
-            # Answers with their gradients, and with others what is sent; the ID rows with their propagation and update.
-            "rows with gradients": (9 if workers == 1 else 15) * exchanged + 8 * (blocks.users + items) * row,
+            "rows with gradients": rows_with_gradients(settings, sizes, blocks),
             "reduction": served * reduction_floats(settings, count) * FLOAT,
             "scores of the batch": scores_bytes(config, count, batch),
             "softmax": softmax_bytes(settings, sizes, batch),

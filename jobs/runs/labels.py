@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from ...core.artifact import has_artifact
+from ...core.artifact import has_artifact, read_manifest
 from ...core.storage import join
 from ...distributed.artifacts.teacher import revision_digest
 from ...distributed.execution.base import Executor
@@ -28,8 +28,15 @@ def is_materialised(settings: Settings) -> bool:
 
 
 def has_labels(settings: Settings, revision: int) -> bool:
-    """Whether the labels of a revision are complete in the run's folder."""
-    return has_artifact(labels_url(settings.dir, revision))
+    """Whether the labels of a revision are complete in the run's folder; of a later one than 0, those of the revision that is there.
+
+    Labels of revision 0 are the stage's, whose record says what they were made with; a student refuses those of another teacher.
+    """
+    url = labels_url(settings.dir, revision)
+    if not has_artifact(url) or not revision:
+        return has_artifact(url)
+    made_by = read_manifest(url, "labels").get("teacher")
+    return made_by is None or made_by == revision_digest(join(settings.dir, "teacher"), revision)
 
 
 def write_rankings(settings: Settings, dataset: Dataset, revision: int, executor: Executor) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...core.storage import JsonObject, exists, join, read_bytes, write_bytes
@@ -17,6 +18,24 @@ def read_history(run_dir: str, stage: str) -> list[dict[str, float]]:
     if not exists(url):
         return []
     return [json.loads(line) for line in read_bytes(url).decode().splitlines()]
+
+
+def rounds_in_words(history: Sequence[Mapping[str, float]], best_epoch: int) -> str | None:
+    """Says which revision of the prompt a student learnt from, and in which epochs; None where there was a single one.
+
+    Args:
+        history: The rows of the student's metrics.jsonl.
+        best_epoch: The epoch that was chosen; -1 for the start.
+    """
+    epochs: dict[int, list[int]] = {}
+    for row in history:
+        epochs.setdefault(int(row.get("revision", 0)), []).append(int(row["epoch"]))
+    if len(epochs) < 2:
+        return None
+    parts = [f"revision {revision} of the prompt in epochs {own[0]} to {own[-1]}" for revision, own in epochs.items()]
+    chosen = next((revision for revision, own in epochs.items() if best_epoch in own), None)
+    chosen_in_words = "the start was the best" if chosen is None else f"the chosen epoch, {best_epoch}, learnt from revision {chosen}"
+    return f"The student learnt in {len(epochs)} rounds, from {', from '.join(parts)}; {chosen_in_words}."
 
 
 def table(results: JsonObject, cutoffs: list[int]) -> str:

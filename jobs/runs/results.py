@@ -6,7 +6,7 @@ from ...distributed.loop.stage import stage_url
 from ...graph_store.dataset import Dataset
 from ..sections import STAGES
 from ..settings import Settings
-from .report import cold_table, component_table, table, write_plots
+from .report import cold_table, component_table, read_history, rounds_in_words, table, write_plots
 from .stages import read_record
 
 DATASET_FACTS = ("num_users", "num_items", "num_interactions", "users_without_train", "items_without_train", "modalities")
@@ -50,6 +50,8 @@ def write_results(settings: Settings, dataset: Dataset, evaluated: JsonObject) -
 def write_report(settings: Settings, results: JsonObject) -> None:
     """Writes report.md and plots/, from what `write_results` returned."""
     parts = [table(results, settings.evaluation.cutoffs), *cold_table(results, settings.evaluation.cutoffs)]
+    rounds = rounds_in_words(read_history(settings.dir, "student"), results["student"]["best_epoch"])
+    parts += [] if rounds is None else [rounds]
     teacher = read_manifest(join(settings.dir, "teacher"), "teacher") if results["teacher"] is not None else {}
     if teacher.get("components") and teacher["selected_by"] is not None:
         parts.append(component_table(teacher["components"], teacher["selected_by"]))

@@ -174,10 +174,10 @@ def forget_from(settings: Settings, products: Mapping[str, Sequence[str]]) -> No
 
 
 def _forget_later_revisions(run_dir: str) -> None:
-    """Removes what prompt-tuning made: every revision but the first, and its labels. Rounds are counted by the revisions there are."""
+    """Removes what prompt-tuning made: every revision but the first, and its labels."""
     last = 0
     while exists(revision_url(join(run_dir, "teacher"), last + 1)):
         last += 1
-    for revision in range(last, 0, -1):  # the last first: what an interruption leaves is still counted from the first
+    for revision in range(last, 0, -1):  # the last first, since they are found by counting from the first
         remove(labels_url(run_dir, revision))
         remove(revision_url(join(run_dir, "teacher"), revision))

@@ -47,9 +47,9 @@ def distill(settings: Settings, executor: Executor | None = None) -> None:
 
     def make() -> JsonObject:
         with open_executor(settings, dataset, executor) as opened:
-            run_rounds(settings, dataset, opened, lineage)
+            number = run_rounds(settings, dataset, opened, lineage)
         manifest = read_student_manifest(settings)
-        return {"best_epoch": manifest["best_epoch"], "num_parameters": manifest["num_parameters"]}
+        return {"best_epoch": manifest["best_epoch"], "num_parameters": manifest["num_parameters"], "rounds": number}
 
     run_stage(settings, "distill", student_inputs(settings, dataset, taught, lineage), make)
 

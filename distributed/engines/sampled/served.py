@@ -12,7 +12,8 @@ class ServedRows:
 
     Attributes:
         places: int64 [n], places among this worker's own rows.
-        rows: float32 [n, d], a leaf of the graph of gradients; its gradient is the sum of those of all workers' losses.
+        rows: float32 [n, d], a leaf of the graph of gradients where the rows are learnt; its gradient is the sum of those of all workers'
+            losses.
     """
 
     places: Tensor

@@ -31,18 +31,22 @@ def sparse_adam_(weight: Tensor, moment: Tensor, square: Tensor, grad: Tensor, l
 class AdamTable:
     """Holds a sharded table with Adam's state, and a copy of the rows of the best epoch so far.
 
+    Frozen rows have neither: they are what they are at the best epoch.
+
     Args:
         connection: Connection to the graph; creating tables is a collective call.
         side: USERS or ITEMS.
         name: Begins the names of the tables; unique within the connection's session.
         dim: The number of columns.
+        is_learnt: Whether the rows are learnt; False where they are frozen.
     """
 
     NAMES = ("weight", "exp_avg", "exp_avg_sq", "best")
 
-    def __init__(self, connection: GraphConnection, side: int, name: str, dim: int) -> None:
-        self.side = side
-        self.tables = {key: connection.table(side, f"{name}_{key}", dim) for key in self.NAMES}
+    def __init__(self, connection: GraphConnection, side: int, name: str, dim: int, is_learnt: bool = True) -> None:
+        self.side, self.is_learnt = side, is_learnt
+        names = self.NAMES if is_learnt else self.NAMES[:1]
+        self.tables = {key: connection.table(side, f"{name}_{key}", dim) for key in names}
 
     def read(self, places: Tensor) -> Tensor:
         """Returns this worker's own rows at `places`, int64 [n]: float32 [n, dim]."""
@@ -65,6 +69,8 @@ class AdamTable:
 
     def copy(self, source: str, target: str, chunk_rows: int = 1 << 18) -> None:
         """Copies this worker's own rows of one table into another, "weight" into "best" or the reverse, `chunk_rows` rows at a time."""
+        if not self.is_learnt:
+            return
         for first in range(0, len(self.tables[source]), chunk_rows):
             places = torch.arange(first, min(first + chunk_rows, len(self.tables[source])))
             self.tables[target].write(places, self.tables[source].read(places))

@@ -14,6 +14,7 @@ from ...loop.checkpoints import Checkpoints, LoopFacts
 from ...messages import Job
 from ...prefetch import Prefetched
 from ...tasks.base import Task
+from ...tasks.layers import Tables
 from ...worker import Worker
 from ..examples import Examples
 from ..learners import restore_weights, whole_weights
@@ -51,7 +52,8 @@ class SampledTrainer(EngineTrainer):
         self.examples = Examples.of(
             worker, connection.train_rows(), task.train, task.seed, user_balance=task.user_balance, examples=task.examples, in_memory=False
         )
-        self.ids = [AdamTable(connection, side, f"{task.stage}_ids_{SIDE_NAMES[side]}", task.dim) for side in SIDES]
+        names = [f"{task.stage}_ids_{SIDE_NAMES[side]}" for side in SIDES]
+        self.ids = [AdamTable(connection, side, names[side], task.dim, task.learns_rows) for side in SIDES]
         self.features = self._build_features(task)
         self._fill_tables()
         self.learners = task.learners(None)
@@ -103,8 +105,9 @@ class SampledTrainer(EngineTrainer):
 
     def view(self, batch: SampledBatch, dropout_keys: tuple[int, ...] | None) -> tuple[View, tuple[ServedRows, ServedRows]]:
         """Returns a view of the rows that a batch reads, and the ID rows that this worker serves to all workers; a collective call."""
-        device, exchanges = self.worker.device, batch.exchanges
-        served = tuple(ServedRows(x.served, table.read(x.served).to(device).requires_grad_()) for x, table in zip(exchanges, self.ids))
+        device, exchanges, is_learnt = self.worker.device, batch.exchanges, self.task.learns_rows
+        rows_of = [table.read(x.served).to(device).requires_grad_(is_learnt) for x, table in zip(exchanges, self.ids)]
+        served = tuple(ServedRows(x.served, own) for x, own in zip(exchanges, rows_of))
         answers: list[dict[str, Tensor]] = [{ID: served[side].rows} for side in SIDES]
         if self.features is not None:
             served_rows = self.task.reduce(self.features.inputs(exchanges[USERS].served, exchanges[ITEMS].served, dropout_keys))
@@ -158,8 +161,7 @@ class SampledTrainer(EngineTrainer):
         """Infers all vectors exactly and computes the validation metrics; returns None without a validation split."""
         if self.validation is None:
             return None
-        self.task.infer(self.inference)
-        return self.validation(*self.inference.tables("final", self.task.vector_dims["final"]))
+        return self.validation(*self.infer()["final"])
 
     def keep(self) -> None:
         """Remembers the weights as the best so far."""
@@ -197,7 +199,12 @@ class SampledTrainer(EngineTrainer):
     def output(self) -> Output:
         """Restores the best weights; returns them with the vectors that they give, which stay sharded."""
         self.restore_best()
-        self.task.infer(self.inference)
-        vectors = {name: self.inference.tables(name, dim) for name, dim in self.task.vector_dims.items()}
+        vectors = self.infer()
         features, dims = (self.features.constants.tensors(), self.features.dims) if self.features else ({}, {})
         return Output(self.worker, *self.counts, self.best, self.inference.ids, dict(vectors), features, dims)
+
+    @torch.no_grad()
+    def infer(self) -> dict[str, Tables]:
+        """Infers all vectors of the current weights exactly; returns the sharded tables that hold them, by name; a collective call."""
+        self.task.infer(self.inference)
+        return {name: self.inference.tables(name, dim) for name, dim in self.task.vector_dims.items()}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from promptmm.core.artifact import read_manifest
+from promptmm.core.artifact import manifest_digest, read_manifest
 from promptmm.distributed.artifacts.teacher import read_weights
 from promptmm.jobs.verbs import run_verb
 from safetensors.torch import load_file
@@ -78,6 +78,41 @@ def test_rounds_tune_the_prompt_between_labels(fork_run, taught_run, tiny_settin
     assert not torch.equal(one["modal.visual"], two["modal.visual"])
     ids, _ = read_weights(str(folder / "teacher"))
     assert ids["ids.user"].shape == (150, 8)
+
+
+TWO_ROUNDS = ["distill.rounds=2", "distill.tuning_steps=3", "student.train.epochs=2", "cluster.engine=sampled", "sampling.fan_outs=[4, 3]"]
+
+
+@pytest.fixture(scope="module")
+def two_rounds_over_shards(taught_run, tiny_settings, tmp_path_factory):
+    """A student of two rounds of the sampled engine on one worker in this process, with decoders and a spectral start."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("rounds") / "run"
+    shutil.copytree(taught_run, folder)
+    run_verb("distill", tiny_settings(folder, *TWO_ROUNDS, "student.start=spectral", "distill.decoder=true", LOCAL))
+    return folder
+
+
+def test_rounds_over_shards_tune_the_prompt_too(two_rounds_over_shards):
+    folder = two_rounds_over_shards
+    assert [row["revision"] for row in rows(folder)] == [0, 1]
+    before, after = (load_file(str(folder / "teacher" / f"rev-{r}" / "prompt.safetensors")) for r in (0, 1))
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    manifests = [read_manifest(str(folder / "teacher" / f"rev-{r}"), "teacher-vectors") for r in (0, 1)]
+    assert manifests[1]["tuned_from"] == manifest_digest(manifests[0])
+    assert manifests[1]["tuned_after_epoch"] == 1
+
+
+@pytest.mark.slow
+def test_two_workers_tune_over_shards_alike(ray_cluster, two_rounds_over_shards, fork_run, taught_run, tiny_settings):
+    """On DGL's servers, whose rows both workers share: the prompt to a hundredth of a step, and the student's losses."""
+    folder, words = fork_run("two", taught_run), ["student.start=spectral", "distill.decoder=true", "cluster.num_workers=2"]
+    run_verb("distill", tiny_settings(folder, *TWO_ROUNDS, *words))
+    assert [r["loss"] for r in rows(folder)] == pytest.approx([r["loss"] for r in rows(two_rounds_over_shards)], rel=1e-4)
+    found, expected = (load_file(str(each / "teacher" / "rev-1" / "prompt.safetensors")) for each in (folder, two_rounds_over_shards))
+    for name, weights in found.items():
+        torch.testing.assert_close(weights, expected[name], rtol=0, atol=1e-5)
 
 
 def test_student_alone_needs_no_teacher(fork_run, tiny_settings):

@@ -1,6 +1,6 @@
 """Runs one training stage (or label blocks) in this process as its only worker, and prints the memory and bytes that it took as JSON.
 
-    python stage_memory.py {teacher,student,rank,label} RUN_DIR [key=value ...]
+    python stage_memory.py {teacher,student,tune,rank,label} RUN_DIR [key=value ...]
 
 RUN_DIR has dataset/, graph/ and what else the stage reads. Memory is anonymous plus shared pages, sampled in the background, beyond what
 the process has once its libraries are loaded: what the plan calls base.
@@ -31,6 +31,7 @@ from promptmm.distributed.execution.dataset_graph import DatasetGraph
 from promptmm.distributed.execution.local import start_worker
 from promptmm.distributed.labels.labeler import open_labeler, stream_here, work_of
 from promptmm.distributed.labels.rankings import rank_here
+from promptmm.distributed.messages import TuneJob
 from promptmm.distributed.run_job import run_job
 from promptmm.distributed.surroundings import Surroundings
 from promptmm.graph_store.dataset import open_dataset
@@ -73,6 +74,8 @@ def run(stage: str, settings, worker) -> None:
             labeler.write(join(settings.dir, "labels"), work)
         return
     job = teacher_job(settings, dataset) if stage == "teacher" else student_job(settings, dataset, 0)
+    if stage == "tune":
+        job = TuneJob(job)
     graph = MappedGraph(dataset, join(settings.dir, "graph"))
     run_job(job, worker, Surroundings(dataset, graph, lambda labels, epochs: stream_here(labels, dataset, epochs)))
 

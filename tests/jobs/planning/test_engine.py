@@ -26,7 +26,7 @@ def test_auto_takes_the_full_engine_where_it_fits(dataset, settings):
     assert re.search(r"the full engine needs [\d.]+ GiB in [a-z-]+.*, and a host has 64.0 GiB", choice.reason)
 
 
-@pytest.mark.parametrize("override", ["distill.regime=inline", "distill.rounds=2", "student.kind=mlp"])
+@pytest.mark.parametrize("override", ["distill.regime=inline", "student.kind=mlp"])
 def test_what_only_the_full_engine_can_do_decides(dataset, override):
     choice = choose_engine(load_settings(None, [override]), large(dataset, 10**6), GIB)
     assert choice.engine == "full"
@@ -34,6 +34,13 @@ def test_what_only_the_full_engine_can_do_decides(dataset, override):
     for other in ("cluster.engine=sampled", "sampling.exclude_seed_edges=true"):
         with pytest.raises(InputError, match="keeps the teacher whole in every worker"):
             load_settings(None, [override, other])
+
+
+def test_rounds_take_the_engine_that_fits(dataset):
+    rounds = load_settings(None, ["distill.rounds=2"])
+    assert choose_engine(rounds, dataset, 64 * GIB).engine == "full"
+    assert choose_engine(rounds, large(dataset, 10**6), 64 * GIB).engine == "sampled"
+    assert load_settings(None, ["distill.rounds=2", "cluster.engine=sampled"]).distill.rounds == 2
 
 
 def test_seed_edges_can_be_left_out_of_blocks_only(dataset):

@@ -20,7 +20,7 @@ from promptmm.jobs.planning.imported_needs import imported_teacher
 from promptmm.jobs.planning.plan import make_plan
 from promptmm.jobs.planning.reduction import reduction_bytes, reduction_floats, tower_parameters
 from promptmm.jobs.planning.sizes import Sizes
-from promptmm.jobs.planning.student_needs import sampled_student
+from promptmm.jobs.planning.student_needs import STUDENT_TABLES, sampled_student
 from promptmm.jobs.planning.teacher_needs import ensemble, sampled_teacher, teacher_seeds
 from promptmm.jobs.planning.units import GIB
 from promptmm.jobs.settings import load_settings
@@ -327,6 +327,27 @@ def test_orders_by_user_are_planned_in_the_sampled_engine(dataset, visited, arra
     sizes, blocks = Sizes.of(settings, dataset), BlockSizes(10, 10, 10, 10, 10, 10)
     for moments in (sampled_teacher, sampled_student):
         assert moments(settings, sizes, lambda seeds, fan_outs: blocks)["training"]["order of the users"] == arrays * 8 * dataset.num_users
+
+
+def test_prompt_tuning_over_shards_holds_no_whole_teacher(dataset):
+    """A worker's memory follows its blocks; the tables are the servers'. In the full engine it is the teacher's."""
+    words = ["teacher.dim=16", "student.dim=16", "distill.rounds=2", "student.train.batch_size=64", "distill.num_top=2"]
+    needs = {}
+    for engine in ("full", "sampled"):
+        for factor in (10**3, 10**4):
+            plan = make_plan(fixed(load_settings(None, [*words, "sampling.fan_outs=[3]"]), engine), large(dataset, factor), None)
+            assert plan.hosts["tune-prompt"].processes["prompt tuner"] == 1
+            needs[engine, factor] = plan
+    role = "prompt tuner"
+    assert needs["full", 10**3].roles[role].parts == needs["full", 10**3].roles["teacher worker"].parts
+    little, much = (needs["sampled", factor].roles[role] for factor in (10**3, 10**4))
+    assert much.bytes < 1.5 * little.bytes
+    assert needs["full", 10**4].roles[role].bytes > 3 * needs["full", 10**3].roles[role].bytes
+    assert "ID tables, Adam and best" not in much.parts
+    servers = needs["sampled", 10**4].roles["graph server (tune-prompt)"].parts["tables"]
+    nodes = 10**4 * (dataset.num_users + dataset.num_items)
+    tables = STUDENT_TABLES + 1 + 1 + 3 + len(dataset.modalities) + 1  # ID rows, tokens, final vectors and two layers, modalities, prompt
+    assert servers == 4 * 16 * nodes * tables
 
 
 def test_a_student_alone_needs_no_teacher(dataset):

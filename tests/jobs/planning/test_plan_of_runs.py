@@ -22,12 +22,14 @@ from promptmm.graph_store.dataset_writer import write_dataset
 from promptmm.graph_store.dgl.partition import partition
 from promptmm.jobs.planning.plan import make_plan
 from promptmm.jobs.planning.units import MIB
-from promptmm.jobs.runs.worker_jobs import student_job
+from promptmm.jobs.runs.worker_jobs import student_job, teacher_job
 from promptmm.jobs.settings import load_settings
 
 NUM_USERS, NUM_ITEMS, DEGREE = 30_000, 20_000, 10
 DIMS = {"visual": 64, "textual": 32}
 COMMON = ["teacher.dim=64", "student.dim=64", "teacher.train.epochs=1", "student.train.epochs=1", "evaluation.cutoffs=[20]"]
+TUNED = ["cluster.engine=sampled", "distill.rounds=2", "distill.tuning_steps=3", "labels.mode=streamed"]
+SERVED = {"teacher": "train-teacher", "student": "distill", "tune": "tune-prompt"}
 SECONDS = 300
 
 
@@ -47,6 +49,16 @@ def run_dir(tmp_path_factory) -> Path:
     output = output_of_vectors(start_worker(torch.get_num_threads()), vectors)
     write_revision(f"{folder}/teacher", 0, output, {"none": torch.zeros(1)}, {})
     return folder
+
+
+def train_for_tuning(folder: Path, settings, dataset) -> None:
+    """A teacher after one step of the full engine, and a student at its start, in the run's folder."""
+    train = dataclasses.replace(settings.teacher.train, batch_size=NUM_USERS * DEGREE)
+    here = dataclasses.replace(settings, run=dataclasses.replace(settings.run, dir=str(folder)))
+    whole = teacher_job(dataclasses.replace(here, teacher=dataclasses.replace(here.teacher, train=train)), dataset)
+    whole = dataclasses.replace(whole, cluster=dataclasses.replace(whole.cluster, engine="full"))
+    for job in (whole, student_job(here, dataset, 0, stop_epoch=0, is_last=False)):
+        LocalExecutor(here.cluster, str(folder), dataset).run(job)
 
 
 def write_labels(folder: Path, settings, dataset) -> None:
@@ -76,6 +88,8 @@ def write_labels(folder: Path, settings, dataset) -> None:
         pytest.param("student", "student worker", ["cluster.engine=full", "student.kind=mf", "student.dim=128"], marks=pytest.mark.slow),
         pytest.param("student", "student worker", ["cluster.engine=full", "student.kind=gcn", "student.layers=3"], marks=pytest.mark.slow),
         pytest.param("student", "student worker", ["cluster.engine=full", "student.kind=mlp", "student.dim=128"], marks=pytest.mark.slow),
+        pytest.param("tune", "prompt tuner", [*TUNED, "student.train.batch_size=4000"], marks=pytest.mark.slow),
+        pytest.param("tune", "prompt tuner", [*TUNED, "sampling.fan_outs=[3]", "distill.num_uniform=5"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.block_rows=300000"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.block_rows=200000", "distill.num_top=10"], marks=pytest.mark.slow),
         pytest.param("label", "labeler", ["labels.by=users", "labels.pool=1500"], marks=pytest.mark.slow),
@@ -92,6 +106,8 @@ def write_labels(folder: Path, settings, dataset) -> None:
         "taught student without layers",
         "taught student with maps",
         "taught student of perceptrons",
+        "sampled prompt tuner",
+        "sampled prompt tuner, few neighbours",
         "labeler",
         "labeler of ranked items",
         "labeler by user",
@@ -103,7 +119,7 @@ def test_memory_is_within_a_quarter(run_dir, tmp_path, stage, role, overrides):
     settings, dataset = load_settings(None, [*COMMON, *overrides, f"run.dir={run_dir}"]), open_dataset(f"{run_dir}/dataset")
     plan = make_plan(settings, dataset, None)
     wanted = sum(plan.roles[role].parts.values())
-    servers = [need for name, need in plan.roles.items() if name in ("graph server (train-teacher)", "graph server (distill)")]
+    servers = [need for name, need in plan.roles.items() if name in (f"graph server ({SERVED.get(stage)})",)]
     if servers:
         wanted += servers[0].parts["tables"]
     own = tmp_path / "run"  # what a stage writes is its own
@@ -116,11 +132,14 @@ def test_memory_is_within_a_quarter(run_dir, tmp_path, stage, role, overrides):
     labels = student_job(settings, dataset, 0).label_job()
     if stage == "label" and labels.rankings is not None:
         rank_here(dataclasses.replace(labels.rankings, teacher_url=f"{own}/teacher"), dataset)
+    if stage == "tune":
+        train_for_tuning(own, settings, dataset)
     if taught and stage == "student":
         write_labels(own, settings, dataset)
     script = Path(__file__).with_name("stage_memory.py")
     words = [sys.executable, str(script), stage, str(own), *COMMON, *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(script.parents[3] / "benchmarks")}
+    path = [str(script.parents[3] / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     measured = json.loads(done.stdout.split("MEASURED ")[1])["beyond"]
