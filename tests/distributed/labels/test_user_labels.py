@@ -4,13 +4,16 @@ import dataclasses
 
 import pytest
 import torch
+from promptmm.core.artifact import manifest_digest, read_manifest
 from promptmm.core.config import DistillationConfig
 from promptmm.core.errors import InputError
 from promptmm.core.train_pairs import TrainPairs
 from promptmm.distributed.artifacts.teacher import read_revision
 from promptmm.distributed.config import ClusterConfig
+from promptmm.distributed.execution.label_pool import materialise
 from promptmm.distributed.execution.local import LocalExecutor
 from promptmm.distributed.labels import rankings
+from promptmm.distributed.labels.files import labels_url
 from promptmm.distributed.labels.rankings import open_rankings
 from promptmm.distributed.labels.user_labels import UserLabels
 from promptmm.distributed.messages import LabelJob
@@ -129,19 +132,24 @@ def test_other_pools_are_refused(made, dataset, change):
         UserLabels(folder, dataclasses.replace(job, **change), ["visual"], dataset)
 
 
-@pytest.mark.whole
-@pytest.mark.parametrize("executor", ["local", "ray"])
-def test_a_run_distils_from_labels_by_user(fork_run, tiny_settings, executor):
-    from promptmm.core.artifact import read_manifest
-    from promptmm.distributed.labels.files import labels_url
-
-    folder = fork_run(f"by-user-{executor}")
-    settings = tiny_settings(folder, "labels.by=users", "labels.pool=40", f"cluster.executor={executor}")
-    for verb in ("train-teacher", "label", "distill"):
-        run_verb(verb, settings)
+def test_a_run_distils_from_labels_by_user(fork_run, taught_run, tiny_settings):
+    folder = fork_run("by-user", taught_run)
+    settings = tiny_settings(folder, "labels.by=users", "labels.pool=40", "cluster.executor=local", "run.redo=label")
+    for verb in ("label", "distill"):
+        run_verb(verb, dataclasses.replace(settings, run=dataclasses.replace(settings.run, redo="label" if verb == "label" else None)))
     manifest = read_manifest(labels_url(str(folder), 0), "labels")
     assert (manifest["pool"], manifest["layout"]) == (40, "users, 1")
     assert "epochs" not in manifest
+    assert read_manifest(f"{folder}/training/student/model", "student-model")["lineage"]["labels"] == manifest_digest(manifest)
+
+
+@pytest.mark.whole
+def test_a_pool_of_actors_writes_the_same_files(made, dataset, ray_cluster, tmp_path, monkeypatch):
+    _, job = made("uint8")
+    monkeypatch.undo()  # other processes have ranges of the usual size
+    here = LocalExecutor(ClusterConfig(executor="local"), str(tmp_path / "here"), dataset)
+    assert materialise(job, str(tmp_path), 1, ClusterConfig(num_labelers=2), {}) == here.label(job, str(tmp_path / "here"), 1, {})
+    assert read_manifest(labels_url(str(tmp_path), 0), "labels") == read_manifest(labels_url(str(tmp_path / "here"), 0), "labels")
 
 
 @pytest.mark.parametrize(

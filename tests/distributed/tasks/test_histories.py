@@ -10,7 +10,8 @@ from promptmm.core.ranking import evaluate
 from promptmm.distributed.artifacts.teacher import read_revision
 from promptmm.distributed.labels.labeler import Labeler
 from promptmm.distributed.labels.rankings import rank_here
-from promptmm.distributed.tasks.own_candidates import TeacherScores
+from promptmm.distributed.labels.teacher_scores import TeacherScores
+from promptmm.distributed.tasks.own_candidates import extended
 from promptmm.graph_store.dataset import masks, open_dataset
 from promptmm.jobs.runs.models import trained_teacher
 from promptmm.jobs.runs.worker_jobs import student_job
@@ -103,8 +104,8 @@ def test_an_ensemble_adds_them_to_vectors_and_a_student_learns_all_of_it(trained
     torch.testing.assert_close(labels.scores.double(), wanted - wanted[:, :1], atol=2e-4, rtol=0)
 
     drawn = torch.randint(dataset.num_items, (len(labels), 3), generator=torch.Generator().manual_seed(1))
-    of_teacher = TeacherScores(student_job(settings, dataset, 0), torch.device("cpu"), lambda: dataset.csr("train"))
-    longer = of_teacher.extend(labels, drawn)
+    of_teacher = TeacherScores(f"{settings.dir}/teacher", 0, lambda: dataset.csr("train"))
+    longer = extended(labels, drawn, of_teacher)
     wanted = scores[labels.users[:, None], longer.candidates]
     torch.testing.assert_close(longer.scores.double(), wanted - wanted[:, :1], atol=2e-4, rtol=0)
 

@@ -11,7 +11,7 @@ from promptmm.core.artifact import publish_manifest, read_manifest
 from promptmm.core.errors import InputError
 from promptmm.core.storage import remove
 from promptmm.distributed.artifacts.teacher import revision_url
-from promptmm.distributed.labels.blocks import labels_url
+from promptmm.distributed.labels.files import labels_url
 from promptmm.jobs.runs.report import read_history, rounds_in_words
 from promptmm.jobs.runs.round_states import DONE, LABEL, Rounds, State, rounds_url
 from promptmm.jobs.settings import load_settings
