@@ -33,6 +33,13 @@ def is_local(url: str) -> bool:
     return "://" not in url or url.startswith("file://")
 
 
+def same_place(first: str, second: str) -> bool:
+    """Returns whether two URLs or paths name the same place, as far as their text and local links tell."""
+    if is_local(first) and is_local(second):
+        return local_path(first).resolve() == local_path(second).resolve()
+    return first.rstrip("/") == second.rstrip("/")
+
+
 def local_path(url: str) -> Path:
     """Returns the absolute path of a local URL."""
     return Path(url.removeprefix("file://")).expanduser().absolute()

@@ -131,6 +131,11 @@ class LabelConfig:
         "materialised: Arrow files in run.dir, memory-mapped; streamed: straight to the students",
         choices=("materialised", "streamed"),
     )
+    run: str | None = setting(
+        None,
+        "folder of another run on the same dataset, whose teacher and written labels this run's student learns from, so that several "
+        "students share them; not set: this run trains and labels itself",
+    )
     by: str = setting(
         "examples",
         "examples: lists are drawn and scored for every example of every epoch; users: the scores of a user's train items, of the "
@@ -138,7 +143,7 @@ class LabelConfig:
         choices=("examples", "users"),
     )
     pool: int = setting(200, "uniform unseen items of a user that are kept; read with labels.by=users only", ge=1)
-    seed: int | None = setting(None, "seed of what labels hold; not set: run.seed", ge=0)
+    seed: int | None = setting(None, "seed of what labels hold; not set: run.seed, or with labels.run that of the labels there", ge=0)
     epochs: int = setting(10, "epochs for which materialised labels are made; later student epochs use them again in turn", ge=1)
     block_rows: int = setting(65_536, "examples in a label block; a block holds whole steps, at least one", ge=1)
     scores: str = setting(
@@ -150,6 +155,11 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, "labels")
+        if self.run is not None and self.mode == "streamed":
+            raise InputError(
+                f"labels.run={self.run} names labels that are written, and labels.mode=streamed makes them for each student; set "
+                "labels.mode=materialised"
+            )
         if self.by == "users" and self.mode == "streamed":
             raise InputError(
                 "labels.by=users keeps labels once for all epochs, and labels.mode=streamed makes them anew; set labels.mode=materialised"

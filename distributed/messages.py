@@ -130,6 +130,15 @@ class StudentJob(Job):
     is_last: bool = field(default=True, kw_only=True)
 
     @property
+    def labels_run_url(self) -> str:
+        """Returns the folder of the run whose teacher and labels the student learns from."""
+        return self.labels.run or self.run_url
+
+    @property
+    def teacher_url(self) -> str:
+        return join(self.labels_run_url, "teacher")
+
+    @property
     def reads_graph(self) -> bool:
         return student_reads_graph(self.engine, self.distill)
 

@@ -84,9 +84,9 @@ def student_task(job: StudentJob, worker: Worker, around: Surroundings, tuner: P
             return open_rankings(labels.rankings, around.dataset).at
 
         if labels.by == "users":
-            return UserLabels(job.run_url, labels, modalities, around.dataset)
+            return UserLabels(job.labels_run_url, labels, modalities, around.dataset)
         if job.labels.mode == "materialised":
-            return MaterialisedLabels(job.run_url, labels, modalities, ranked)
+            return MaterialisedLabels(job.labels_run_url, labels, modalities, ranked)
         what = f"a block of labels from {around.labelers} (cluster.start_timeout)"
         return StreamedLabels(labels, modalities, around.stream_labels(labels, epochs), job.cluster.start_timeout, what, ranked)
 

@@ -9,6 +9,7 @@ from ..core.config import DistillationConfig, EvaluationConfig, SamplingConfig, 
 from ..core.errors import InputError
 from ..core.linear.base import LinearTeacher
 from ..core.objectives import candidate_policy
+from ..core.storage import same_place
 from ..core.students import LayeredStudent, check_start_from_histories, student_kind
 from ..core.teacher import Teacher, WholeTeacher, teacher_kind
 from ..core.teacher.ensemble import EnsembleTeacher, component_configs, in_part, parts_of
@@ -68,6 +69,13 @@ class Settings:
             raise InputError("labels.mode=streamed has no meaning with distill.regime=inline: labels are made in the student's worker")
         if self.labels.by == "users":
             self._check_user_labels()
+        if self.labels.run is not None and self.run.dir is not None and same_place(self.labels.run, self.run.dir):
+            raise InputError(f"labels.run={self.labels.run} is this run's own folder; name another one, or leave labels.run out")
+        if self.labels.run is not None and (not distill.use_teacher or distill.tunes_prompt):
+            raise InputError(
+                f"labels.run={self.labels.run} names a teacher whose prompt and labels stay as they are; set distill.use_teacher=true, "
+                "distill.regime=rounds and distill.rounds=1, or leave labels.run out"
+            )
         check_balance("distill", distill.user_balance, "student", student.examples)
         if not distill.use_teacher and not student.bpr_weight:
             raise InputError(
@@ -229,6 +237,11 @@ class Settings:
         if self.sampling.exclude_seed_edges:
             return "sampling.exclude_seed_edges=true"
         return f"cluster.micro_batches={self.cluster.micro_batches}" if self.cluster.micro_batches > 1 else None
+
+    @property
+    def teacher_dir(self) -> str:
+        """The folder of the run whose teacher and labels the student learns from: this run's, or that of `labels.run`."""
+        return self.dir if self.labels.run is None else self.labels.run.rstrip("/")
 
     @property
     def dir(self) -> str:

@@ -79,13 +79,14 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
     labelers = labeler(settings, sizes), settings.cluster.num_labelers if is_embedded(settings) else 1
     ranks = ranker(settings, sizes)
     inline, streamed = settings.distill.regime == "inline", settings.labels.mode == "streamed"
+    shared = settings.labels.run is not None  # teacher and labels are another run's
     stages: dict[str, list[tuple[Need, int]]] = {}
-    if sizes.taught:
+    if sizes.taught and not shared:
         stages["train-teacher"] = [(teacher_worker(settings, sizes, blocks, most), workers)]
         stages["train-teacher"] += _servers("train-teacher", settings, sizes, teacher_floats(settings, sizes) if sampled else 0)
-    if ranks is not None:
+    if ranks is not None and not shared:
         stages["rank"] = [(ranks, labelers[1]), *kept]
-    if sizes.taught and not inline and not streamed:
+    if sizes.taught and not inline and not streamed and not shared:
         stages["label"] = [labelers, *kept]
     stages["distill"] = [(student_worker(settings, sizes, blocks, most), workers)]
     if sampled or sizes.taught:

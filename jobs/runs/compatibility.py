@@ -26,7 +26,7 @@ def has_teacher(settings: Settings, dataset: Dataset) -> bool:
     can_learn = bool(dataset.modalities) or not settings.teacher.reads_features
     if settings.distill.use_teacher and not can_learn:
         check_content(settings, dataset)
-    return settings.distill.use_teacher and (can_learn or has_artifact(join(settings.dir, "teacher")))
+    return settings.distill.use_teacher and (can_learn or has_artifact(join(settings.teacher_dir, "teacher")))
 
 
 def check_teachable(settings: Settings, dataset: Dataset) -> None:
@@ -38,7 +38,7 @@ def check_teachable(settings: Settings, dataset: Dataset) -> None:
     check_installed(settings)
     check_content(settings, dataset)
     _check_artifacts(settings, dataset)
-    if not has_artifact(join(settings.dir, "teacher")):
+    if not has_artifact(join(settings.teacher_dir, "teacher")):
         check_vectors(settings.teacher, dataset)
     if settings.teacher.reads_features and not dataset.modalities:
         raise InputError(
@@ -122,10 +122,10 @@ def check_trained_teacher(settings: Settings) -> None:
     Raises:
         InputError: there is no complete teacher, or the student cannot learn from it what is asked for.
     """
-    manifest = read_manifest(join(settings.dir, "teacher"), "teacher")
+    manifest = read_manifest(join(settings.teacher_dir, "teacher"), "teacher")
     config = manifest["config"]
     kind = config.get("kind", "promptmm")
-    vectors = read_manifest(revision_url(join(settings.dir, "teacher"), 0), "teacher-vectors")
+    vectors = read_manifest(revision_url(join(settings.teacher_dir, "teacher"), 0), "teacher-vectors")
     check_teacher(settings, kind, bool(vectors["modalities"]), config.get("prompt", True))
     if vectors.get("histories"):
         check_start_from_histories(settings.student, settings.cluster.engine)

@@ -32,11 +32,11 @@ def has_labels(settings: Settings, revision: int) -> bool:
 
     Labels of revision 0 are the stage's, whose record says what they were made with; a student refuses those of another teacher.
     """
-    url = labels_url(settings.dir, revision)
+    url = labels_url(settings.teacher_dir, revision)
     if not has_artifact(url) or not revision:
         return has_artifact(url)
     made_by = read_manifest(url, "labels").get("teacher")
-    return made_by is None or made_by == revision_digest(join(settings.dir, "teacher"), revision)
+    return made_by is None or made_by == revision_digest(join(settings.teacher_dir, "teacher"), revision)
 
 
 def write_rankings(settings: Settings, dataset: Dataset, revision: int, executor: Executor) -> None:

@@ -75,9 +75,9 @@ def student_lineage(settings: Settings, dataset: Dataset, taught: bool) -> dict[
     """Checksums of what a student is made from: dataset, and with a teacher its first revision, and labels that are written."""
     lineage = {"dataset": dataset.digest}
     if taught and is_materialised(settings):
-        lineage["labels"] = manifest_digest(read_manifest(labels_url(settings.dir, 0), "labels"))
+        lineage["labels"] = manifest_digest(read_manifest(labels_url(settings.teacher_dir, 0), "labels"))
     if taught:
-        lineage["teacher"] = revision_digest(join(settings.dir, "teacher"), 0)
+        lineage["teacher"] = revision_digest(join(settings.teacher_dir, "teacher"), 0)
     return lineage
 
 

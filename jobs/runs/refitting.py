@@ -44,6 +44,11 @@ def refit_settings(settings: Settings, taught: bool) -> Settings:
         InputError: a stage has not finished, the run has prompt-tuning in rounds, or a component that was trained elsewhere.
     """
     settings = _as_trained(settings, taught)
+    if taught and settings.labels.run is not None:
+        raise InputError(
+            f"{settings.dir}: the teacher is that of {settings.labels.run} (labels.run), and this run cannot train it again; refit that "
+            "run, or one without labels.run"
+        )
     if taught and settings.distill.rounds > 1:
         raise InputError(
             f"{settings.dir}: distill.rounds={settings.distill.rounds}: which epochs of each round were the best is not kept, so that "

@@ -52,7 +52,7 @@ def write_report(settings: Settings, results: JsonObject) -> None:
     parts = [table(results, settings.evaluation.cutoffs), *cold_table(results, settings.evaluation.cutoffs)]
     rounds = rounds_in_words(read_history(settings.dir, "student"), results["student"]["best_epoch"])
     parts += [] if rounds is None else [rounds]
-    teacher = read_manifest(join(settings.dir, "teacher"), "teacher") if results["teacher"] is not None else {}
+    teacher = read_manifest(join(settings.teacher_dir, "teacher"), "teacher") if results["teacher"] is not None else {}
     if teacher.get("components") and teacher["selected_by"] is not None:
         parts.append(component_table(teacher["components"], teacher["selected_by"]))
     shown = "\n\n".join(parts)

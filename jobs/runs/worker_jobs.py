@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from ...core.artifact import read_manifest
+from ...distributed.labels.files import labels_url
 from ...distributed.messages import StudentJob, TeacherJob, student_reads_graph, teacher_reads_graph
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
@@ -64,9 +66,12 @@ def student_job(
         is_last: Whether the student is written at the end.
         lineage: Checksums of what the student is made from.
     """
+    labels = settings.labels
+    if labels.run is not None and labels.seed is None:
+        labels = dataclasses.replace(labels, seed=read_manifest(labels_url(labels.run, revision), "labels")["seed"])
     return StudentJob(
         settings.dir, settings.evaluation, settings.cluster, settings.sampling, settings.run.seed, config=settings.student,
-        distill=dataclasses.replace(settings.distill, use_teacher=has_teacher(settings, dataset)), labels=settings.labels,
+        distill=dataclasses.replace(settings.distill, use_teacher=has_teacher(settings, dataset)), labels=labels,
         num_examples=dataset.manifest["num_interactions"]["train"], revision=revision,
         stop_epoch=settings.student.train.epochs if stop_epoch is None else stop_epoch, is_last=is_last, lineage=lineage or {},
         trackers=tuple(settings.run.trackers),

@@ -30,7 +30,7 @@ def evaluate(settings: Settings, executor: Executor | None = None) -> None:
         maps = settings.export.map_untouched and dataset.manifest["items_without_train"] > 0
         item_map = fit_new_items(dataset, student, manifest["seed"]) if maps or dataset.has_split(COLD) else None
         with open_executor(settings, dataset, executor) as opened:
-            teacher = trained_teacher(settings.dir, dataset, cache_dir) if taught else None
+            teacher = trained_teacher(settings.teacher_dir, dataset, cache_dir) if taught else None
             evaluated: JsonObject = {
                 "teacher": _of_model(settings, dataset, opened, teacher) if teacher is not None else None,
                 "student": _of_model(settings, dataset, opened, student),

@@ -9,6 +9,7 @@ from ..runs.compatibility import check_teachable
 from ..runs.executors import open_executor
 from ..runs.folder import open_run_dataset
 from ..runs.lineage import teacher_inputs
+from ..runs.shared import take_over
 from ..runs.stages import require_done, run_stage
 from ..runs.worker_jobs import teacher_job, uses_graph
 from ..settings import Settings
@@ -18,6 +19,10 @@ from .verb import Verb
 def train_teacher(settings: Settings, executor: Executor | None = None) -> None:
     """graph/ -> teacher/ with revision 0 of its vectors."""
     dataset = open_run_dataset(settings)
+    if settings.labels.run is not None:
+        print(f"[train-teacher] nothing to train: the teacher is that of {settings.labels.run} (labels.run)", flush=True)
+        take_over(settings, dataset, "train-teacher")
+        return
     check_teachable(settings, dataset)
     settings = settle_engine(settings, dataset, "train-teacher")
     if uses_graph(settings, "train-teacher"):
@@ -37,7 +42,7 @@ def train_teacher(settings: Settings, executor: Executor | None = None) -> None:
 TRAIN_TEACHER: Verb[Settings] = Verb(
     "train-teacher",
     train_teacher,
-    ("run", "teacher", "sampling", "evaluation", "cluster"),
+    ("run", "teacher", "labels", "sampling", "evaluation", "cluster"),
     products=("teacher", "training/teacher", "components"),
     needs=("prepare",),
     is_stage=True,
