@@ -16,13 +16,23 @@ STREAM_COMPARED, STREAM_STUDENT, STREAM_POOL, STREAM_POPULAR = 8, 9, 10, 11
 WEIGHT_ROWS = 1 << 20  # the number of users whose degrees are read at a time
 
 
-def epoch_order(num_examples: int, seed: int, epoch: int, positions: slice | None = None) -> Tensor:
+def epoch_order(num_examples: int, seed: int, epoch: int, positions: slice | Tensor | None = None) -> Tensor:
     """Returns the global indices, int64, of the examples that an epoch visits at the given positions (at all of them by default).
 
     The permutation is computed point by point, so a worker needs no memory for the positions of other workers.
+
+    Args:
+        num_examples: The number of examples in an epoch.
+        seed, epoch: Keys of the order.
+        positions: A run of positions, of which those beyond the last are left out, or some of them, int64 [n].
     """
-    wanted = positions or slice(0, num_examples)
-    return permuted(torch.arange(wanted.start, min(wanted.stop, num_examples)), num_examples, STREAM_ORDER, seed, epoch)
+    wanted = positions_of(slice(0, num_examples) if positions is None else positions, num_examples)
+    return permuted(wanted, num_examples, STREAM_ORDER, seed, epoch)
+
+
+def positions_of(positions: slice | Tensor, num_examples: int) -> Tensor:
+    """Returns positions of an epoch as int64 [n]: of a run those before the last."""
+    return positions if isinstance(positions, Tensor) else torch.arange(positions.start, min(positions.stop, num_examples))
 
 
 @dataclass(frozen=True)

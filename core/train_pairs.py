@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .graph import Csr
 from .random import random_below
-from .sampling import STREAM_POSITIVE, epoch_order
+from .sampling import STREAM_POSITIVE, epoch_order, positions_of
 
 
 class HistoryOrder:
@@ -22,14 +22,14 @@ class HistoryOrder:
         self._epoch: int | None = None
         self._users = self._ends = torch.empty(0, dtype=torch.int64)
 
-    def at(self, epoch: int, places: slice) -> tuple[Tensor, Tensor]:
+    def at(self, epoch: int, places: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Returns the interactions at some places of an epoch's order, as places of the CSR matrix, and their users; int64 [n] each."""
         pointers = self._pointers
         if epoch != self._epoch:
             self._users = epoch_order(pointers.numel() - 1, self._seed, epoch).to(pointers.device)
             self._ends = (pointers[self._users + 1] - pointers[self._users]).cumsum(0)
             self._epoch = epoch
-        wanted = torch.arange(places.start, min(places.stop, int(pointers[-1])), device=pointers.device)
+        wanted = positions_of(places, int(pointers[-1])).to(pointers.device)
         turn = torch.searchsorted(self._ends, wanted, right=True)
         users = self._users[turn]
         return pointers[users + 1] - self._ends[turn] + wanted, users
@@ -68,8 +68,8 @@ class TrainPairs:
         """Returns the number of examples in an epoch, which is that of train interactions."""
         return self.train.columns.numel()
 
-    def at(self, epoch: int, places: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the examples at some places of an epoch's order.
+    def at(self, epoch: int, places: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the examples at some places of an epoch's order, a run of them or int64 [n].
 
         Returns:
             Global example indices, the keys of further draws; and dataset indices of users and of positives; int64 [n] each.

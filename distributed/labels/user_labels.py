@@ -29,6 +29,7 @@ from .teacher_scores import TeacherScores
 
 LAYOUT = "users, 1"
 USERS_AT_A_TIME = 1 << 12
+EXAMPLES_AT_A_TIME = 1 << 14  # whose lists are drawn together, since one step is too little work for what it takes
 
 
 class UserLabeler:
@@ -174,8 +175,16 @@ class UserLabels:
 
     def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
         """See `LabelSource`."""
-        for step in range(self.job.num_steps):
-            yield step, self._labels(epoch, *self.pairs.at(epoch, self.job.share_of(step)))
+        at_a_time = max(1, EXAMPLES_AT_A_TIME // self.job.batch_size)
+        for first in range(0, self.job.num_steps, at_a_time):
+            steps = range(first, min(first + at_a_time, self.job.num_steps))
+            shares = [self.job.share_of(step) for step in steps]
+            places = torch.cat([torch.arange(share.start, share.stop) for share in shares])
+            labels, start = self._labels(epoch, *self.pairs.at(epoch, places)), 0
+            for step, share in zip(steps, shares):
+                size = share.stop - share.start
+                yield step, labels.slice(slice(start, start + size))
+                start += size
 
     def _labels(self, epoch: int, examples: Tensor, users: Tensor, positives: Tensor) -> Labels:
         depth, pool = 0 if self._ranked is None else self._ranked.width, self.job.pool
