@@ -125,9 +125,7 @@ def main() -> None:
             for variant, words in VARIANTS.items():
                 found[variant].append(measure(Path(name), dataset, vectors, job, words))
     width = 33
-    print(
-        "| labels | lists (by user: scores) made a second | of the raw limit | bytes a candidate | lists read a second | of a cold step's 1,024 |"
-    )
+    print("| labels | lists (by user: scores) made a second | of the raw limit | bytes a candidate | lists read a second | a step |")
     print("|---|---:|---:|---:|---:|---:|")
     for variant, rows in found.items():
         median = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
