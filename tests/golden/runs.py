@@ -112,7 +112,13 @@ def read_curves(run_dir: Path) -> dict[str, list[dict[str, float]]]:
 
 
 def kernels() -> dict[str, str]:
-    """What decides the last digits beside the code: torch's version and the vector instructions that it uses here."""
+    """What decides the last digits beside the code: torch's version, the vector instructions that it uses here, and the processor.
+
+    Libraries choose among kernels by the processor's model, too: two with the same vector instructions may sum in different orders.
+    """
     import torch
 
-    return {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    processor = " ".join(facts.get(name, "?") for name in ("vendor_id", "cpu family", "model"))
+    return {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability(), "processor": processor}

@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from promptmm.core.config import EvaluationConfig
+from promptmm.core.config import DistillationConfig, EvaluationConfig
 from promptmm.core.errors import RunError
 from promptmm.distributed.config import ClusterConfig
 from promptmm.distributed.execution.evaluation import evaluate_in_tasks
@@ -41,6 +41,6 @@ def test_evaluation_and_labels(ray_cluster, full_cluster, tiny_run, sigint):
     scores = StoredScores(str(tiny_run), "student")
     with pytest.raises(RunError, match=r"start_timeout=2 seconds: the cluster has no room for an evaluation task of 1 CPU"):
         evaluate_in_tasks(EvaluationJob(f"{tiny_run}/dataset", scores, "test", EvaluationConfig(), 1), cluster)
-    job = LabelJob(f"{tiny_run}/dataset", f"{tiny_run}/teacher", 0, None, 256, 2, 1000, 0)  # type: ignore[arg-type]
+    job = LabelJob(f"{tiny_run}/dataset", f"{tiny_run}/teacher", 0, DistillationConfig(), 256, 2, 1000, 0)
     with pytest.raises(RunError, match=r"start_timeout=2 seconds: the cluster has no room for 1 labelers of 1 CPU each"):
         materialise(job, str(tiny_run), 1, cluster, {})
