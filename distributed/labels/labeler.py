@@ -47,8 +47,9 @@ class Labeler:
     def _request(self, epoch: int, block: int) -> tuple[Tensor, CandidateRequest]:
         """Returns the users of a block's examples, int64 [n], and what asks for their candidates."""
         job = self.job
-        steps = [self.pairs.at(epoch, job.share_of(step)) for step in job.steps_of(block)]
-        examples, users, positives = (torch.cat(of_steps) for of_steps in zip(*steps))
+        shares = [job.share_of(step) for step in job.steps_of(block)]
+        places = torch.cat([torch.arange(share.start, share.stop) for share in shares])  # at once, since each call has its costs
+        examples, users, positives = self.pairs.at(epoch, places)
         distinct, rows = torch.unique(users, return_inverse=True)
         unseen, ranking = UnseenItems(self.train.select(distinct), distinct), self.ranked[distinct] if self.ranked is not None else None
         return users, CandidateRequest(rows, positives, examples, unseen, job.seed, epoch, ranking, rows, self.degrees)
