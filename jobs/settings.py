@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ..core.config import TeacherConfig
 from ..core.errors import InputError
 from ..core.storage import exists, is_local, join, local_path, read_bytes
-from ..core.teacher.ensemble import TEMPERATURE
+from ..core.teacher.ensemble import ARTIFACT, TEMPERATURE
 from .config import Settings
 
 __all__ = ["Settings", "build", "describe", "load_saved", "load_settings", "parse_override", "read_recipe", "walk"]
@@ -58,10 +58,16 @@ def load_settings(recipe: str | None, overrides: list[str]) -> Settings:
 
 def _with_absolute_folders(values: dict) -> dict:
     """Makes the folders that every worker opens absolute: workers have working directories of their own."""
-    for section, name in (("run", "dir"), ("cluster", "cache_dir")):
-        url = values.get(section, {}).get(name)
+    places = [(values.get(section), name) for section, name in (("run", "dir"), ("cluster", "cache_dir"), ("labels", "run"))]
+    teacher = values.get("teacher")
+    components = teacher.get("components") if isinstance(teacher, dict) else None
+    places += [(own, ARTIFACT) for own in components.values()] if isinstance(components, dict) else []
+    for section, name in places:
+        if not isinstance(section, dict):  # not there, or refused when the settings are built
+            continue
+        url = section.get(name)
         if isinstance(url, str) and is_local(url):
-            values[section][name] = str(local_path(url))
+            section[name] = str(local_path(url))
     return values
 
 

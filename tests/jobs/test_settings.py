@@ -201,6 +201,15 @@ def test_run_dir(recipe):
     assert load_settings("demo", ["run.dir=/somewhere"]).dir == "/somewhere"
 
 
+def test_folders_of_other_runs_are_absolute_too():
+    """Workers open them, and have other working directories."""
+    words = ["labels.run=runs/first", "teacher.kind=ensemble", "teacher.components={one: {artifact: runs/b/teacher}, ease: {}}"]
+    settings = load_settings("lists", ["source.path=/data", *words])
+    assert settings.labels.run == str(Path("runs/first").absolute())
+    assert settings.teacher.components["one"]["artifact"] == str(Path("runs/b/teacher").absolute())
+    assert load_settings("demo", ["labels.run=s3://bucket/x"]).labels.run == "s3://bucket/x"
+
+
 def test_a_saved_configuration_is_a_recipe(recipe):
     settings = load_settings("demo", ["teacher.hidden=[16]", "source.modalities={}", "distill.num_top=3", "recommend.users=['007']"])
     assert load_settings(recipe(yaml.safe_dump(as_dict(settings))), []) == settings
