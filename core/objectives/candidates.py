@@ -70,8 +70,13 @@ class CandidatePolicy:
         """Returns the candidates beside the positives, int64 [n, K]; the first is BPR's negative, uniform over the user's unseen items."""
         raise NotImplementedError
 
+    @property
+    def num_ranked(self) -> int:
+        """Returns t, the number of last candidates of `draw` that `ranked_places` knows."""
+        return 0
+
     def ranked_places(self, request: CandidateRequest) -> Tensor | None:
-        """Returns the places of the last candidates of `draw` in their rows of the ranking, int64 [n, t]; None where none come from there.
+        """Returns the places of the last t candidates of `draw` in their rows of the ranking, int64 [n, t]; None where t is 0.
 
         Labels keep such places, which take less room than items.
         """
@@ -105,6 +110,10 @@ class MixedCandidates(CandidatePolicy):
     @property
     def depth(self) -> int:
         return self.config.top_depth if self.config.num_top else 0
+
+    @property
+    def num_ranked(self) -> int:
+        return self.config.num_top
 
     def identity(self) -> dict[str, object]:
         return {"num_uniform": self.config.num_uniform, "num_top": self.config.num_top, "top_depth": self.config.top_depth}

@@ -53,9 +53,8 @@ def score_bytes(settings: Settings, sizes: Sizes, count: float) -> float:
 def label_row(settings: Settings, sizes: Sizes) -> float:
     """Bytes of an example in a block of labels, on disk without compression and on the wire."""
     policy, item = candidate_policy(settings.distill), item_dtype(sizes.items)(0).itemsize
-    ranked = settings.distill.num_top if policy.draws_stored else 0  # as places in the ranking; another policy's may be items, all of them
-    places = ranked * index_dtype(policy.depth)(0).itemsize
-    items = (1 + policy.num_candidates - ranked) * item
+    places = policy.num_ranked * index_dtype(policy.depth)(0).itemsize
+    items = (1 + policy.num_candidates - policy.num_ranked) * item
     return 4 + items + places + score_bytes(settings, sizes, policy.num_candidates)
 
 

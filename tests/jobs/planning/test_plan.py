@@ -311,6 +311,14 @@ def test_what_comes_after_training_does_not_grow_with_the_catalog(dataset):
             assert big.roles[role].mapped_bytes > 9 * small.roles[role].mapped_bytes
 
 
+def test_labels_of_every_policy_keep_places_in_the_ranking(dataset):
+    """A place is a byte and an item two: both policies that ship draw the last candidates from the ranking."""
+    words = ["distill.num_uniform=3", "distill.num_top=4"]
+    plans = [make_plan(load_settings(None, [*words, f"distill.candidates={policy}"]), dataset, None) for policy in ("mixed", "popular")]
+    row = 4 + (1 + 3) * 2 + 4 * 1 + (1 + len(dataset.modalities)) * 7 * 2
+    assert [plan.label_bytes_an_epoch for plan in plans] == [dataset.manifest["num_interactions"]["train"] * row] * 2
+
+
 def test_labels_by_user_are_planned_once(dataset):
     """Pools and rankings of all users and the scores of all train items, whatever the number of epochs."""
     words = ["teacher.kind=lightgcn", "distill.list_weight=0", "distill.embedding_weight=0", "labels.by=users", "labels.pool=50"]
