@@ -6,6 +6,7 @@ run: the executor gives the worker these as `Surroundings` (`distributed/surroun
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ..core.config import DistillationConfig, EvaluationConfig, OptimizerConfig, SamplingConfig, StudentConfig, TeacherConfig
@@ -253,6 +254,11 @@ class LabelJob:
         first = step * self.batch_size
         share = rank_slice(min(self.batch_size, self.num_examples - first), self.rank, self.world_size)
         return slice(first + share.start, first + share.stop)
+
+    def places_of(self, steps: range) -> Tensor:
+        """Returns the shares of some steps that are labelled, one after the other, as positions in the epoch's order, int64."""
+        shares = [self.share_of(step) for step in steps]
+        return torch.cat([torch.arange(share.start, share.stop) for share in shares])
 
     def step_sizes(self, block: int) -> list[int]:
         """Returns the number of labelled examples in every step of a block."""

@@ -95,18 +95,8 @@ class Dataset:
         return self.csr(split)
 
     def csr_of(self, split: str, users: Tensor) -> Csr:
-        """A split's items of some users, int64 [n] ascending, as a matrix of n rows; a piece of the split is in memory at a time."""
-        self._check_given(split)
-        assert bool((users.diff() > 0).all()), "ascending, each once"
-        wanted, found = np.zeros(self.num_users, bool), []
-        wanted[users.numpy()] = True
-        for of_users, items in self.pair_chunks(split) if self.has_split(split) else ():
-            kept = wanted[of_users]
-            found.append((of_users[kept], items[kept]))
-        rows, columns = (np.concatenate([np.empty(0, np.int32), *parts]) for parts in (zip(*found) if found else ((), ())))
-        degrees = torch.from_numpy(np.bincount(rows, minlength=self.num_users))[users]
-        pointers = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
-        return Csr(pointers, torch.from_numpy(columns.astype(np.int64)), self.num_items)  # pairs are in order already
+        """A split's items of some users, int64 [n], as a matrix of n rows, read from those of all users."""
+        return self.rows(split).select(users)
 
     def degrees(self, split: str, side: int) -> Tensor:
         """The number of a split's interactions of every user or item, int64; a piece of the split is in memory at a time."""

@@ -178,12 +178,11 @@ def open_weights(url: str, cache_dir: str | None = None) -> tuple[dict[str, Tens
     weights, tables = load_file(str(folder / "weights.safetensors")), []
     for side in SIDE_NAMES:
         files = [name for name in sorted(manifest["files"]) if name.startswith(f"ids-{side}-")]
-        shards = [load_file(str(folder / name))[f"ids.{side}"] for name in files]
+        shards = [load_file(str(folder / name)) for name in files]
         if not shards and f"ids.{side}" in weights:  # as the full engine wrote them in earlier versions
-            shards = [weights.pop(f"ids.{side}")]
+            shards = [{f"ids.{side}": weights.pop(f"ids.{side}")}]
         if shards:
-            whole = f"{manifest_digest(manifest)[:16]}-ids-{side}.safetensors"
-            tables.append(RowShards(shards, folder / "whole" / whole))
+            tables.append(_table(folder, manifest, shards, f"ids.{side}"))
     return weights, tables, manifest
 
 
@@ -213,17 +212,17 @@ def _shards(folder: Path, manifest: dict, side: str) -> list[dict[str, Tensor]]:
     return [load_file(str(folder / name)) for name in sorted(manifest["files"]) if name.startswith(f"{side}-")]
 
 
-def _table(folder: Path, manifest: dict, side: int, shards: list[dict[str, Tensor]], name: str) -> RowShards:
-    """Returns a table of a side, of its shards."""
-    whole = f"{manifest_digest(manifest)[:16]}-{SIDE_NAMES[side]}.{name}.safetensors"
-    return RowShards([shard[name] for shard in shards], folder / "whole" / whole)
+def _table(folder: Path, manifest: dict, shards: list[dict[str, Tensor]], name: str, side: int | None = None) -> RowShards:
+    """Returns a table of an artifact by its name, of the shards of its side where both sides have one of that name."""
+    of_side = name if side is None else f"{SIDE_NAMES[side]}.{name}"
+    return RowShards([shard[name] for shard in shards], folder / "whole" / f"{manifest_digest(manifest)[:16]}-{of_side}.safetensors")
 
 
 def modal_rows(url: str, revision: int, cache_dir: str | None = None) -> dict[str, list[RowShards]]:
     """Verifies and opens a revision's vectors M_m^U and M_m^I by modality, of users and of items, memory-mapped."""
     folder, manifest = _open_revision(url, revision, cache_dir, tuple(f"{name}-" for name in SIDE_NAMES))
     shards = [_shards(folder, manifest, name) for name in SIDE_NAMES]
-    return {m: [_table(folder, manifest, side, shards[side], f"modal.{m}") for side in SIDES] for m in manifest["modalities"]}
+    return {m: [_table(folder, manifest, shards[side], f"modal.{m}", side) for side in SIDES] for m in manifest["modalities"]}
 
 
 def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> dict[str, RowShards]:
@@ -231,7 +230,7 @@ def modal_item_rows(url: str, revision: int, cache_dir: str | None = None) -> di
     name = SIDE_NAMES[ITEMS]
     folder, manifest = _open_revision(url, revision, cache_dir, (f"{name}-",))
     shards = _shards(folder, manifest, name)
-    return {m: _table(folder, manifest, ITEMS, shards, f"modal.{m}") for m in manifest["modalities"]}
+    return {m: _table(folder, manifest, shards, f"modal.{m}", ITEMS) for m in manifest["modalities"]}
 
 
 @dataclass(frozen=True)
@@ -262,7 +261,7 @@ def final_scores(url: str, revision: int, train: Callable[[], Csr], cache_dir: s
     """
     folder, manifest = _open_revision(url, revision, cache_dir, (*(f"{name}-" for name in SIDE_NAMES), f"{SIMILAR}-"))
     sides = [_shards(folder, manifest, name) for name in SIDE_NAMES]
-    rows = [_table(folder, manifest, side, sides[side], "final") for side in SIDES]
+    rows = [_table(folder, manifest, sides[side], "final", side) for side in SIDES]
     return FinalScores(rows, _histories(folder, manifest, sides[USERS], train))
 
 
@@ -305,7 +304,7 @@ def read_revision(url: str, revision: int, cache_dir: str | None = None, train: 
 
     shards_of = [_shards(folder, manifest, name) for name in SIDE_NAMES]
     names = [name for name in shards_of[USERS][0] if not name.startswith("history.")]
-    user, item = ({name: _table(folder, manifest, side, shards_of[side], name).whole() for name in names} for side in SIDES)
+    user, item = ({name: _table(folder, manifest, shards_of[side], name, side).whole() for name in names} for side in SIDES)
     modalities = manifest["modalities"]
     vectors = TeacherVectors(
         user["final"],

@@ -47,9 +47,7 @@ class Labeler:
     def _request(self, epoch: int, block: int) -> tuple[Tensor, CandidateRequest]:
         """Returns the users of a block's examples, int64 [n], and what asks for their candidates."""
         job = self.job
-        shares = [job.share_of(step) for step in job.steps_of(block)]
-        places = torch.cat([torch.arange(share.start, share.stop) for share in shares])  # at once, since each call has its costs
-        examples, users, positives = self.pairs.at(epoch, places)
+        examples, users, positives = self.pairs.at(epoch, job.places_of(job.steps_of(block)))  # at once, since each call has its costs
         distinct, rows = torch.unique(users, return_inverse=True)
         unseen, ranking = UnseenItems(self.train.select(distinct), distinct), self.ranked[distinct] if self.ranked is not None else None
         return users, CandidateRequest(rows, positives, examples, unseen, job.seed, epoch, ranking, rows, self.degrees)
@@ -145,7 +143,5 @@ def publish_labels(url: str, work: list[Work], facts: JsonObject) -> JsonObject:
 def stream_here(job: LabelJob, dataset: Dataset, epochs: range) -> Iterator[pa.Table]:
     """Yields the blocks of some epochs in order, made in this process, for the job's share; leaves out blocks without a row of it."""
     labeler = Labeler(job, dataset)
-    for epoch in epochs:
-        for block in range(job.num_blocks):
-            if any(job.step_sizes(block)):
-                yield labeler.table(epoch, block)
+    for work in work_of(job, dataset, epochs):
+        yield labeler.table(work["epoch"], work["block"])

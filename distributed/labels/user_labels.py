@@ -167,7 +167,7 @@ class UserLabels:
         self.policy, self.num_modalities = candidate_policy(job.config), len(modalities)
         self._ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
         names = ["scores", *(f"scores.{m}" for m in modalities)]
-        self._ranges = [_Range.open(str(folder / name), names) for name in sorted(manifest["files"])]
+        self._ranges: list[_Range] = [_Range.open(str(folder / name), names) for name in sorted(manifest["files"])]
 
     def order_epoch(self, epoch: int) -> int:
         """See `LabelSource`."""
@@ -178,10 +178,9 @@ class UserLabels:
         at_a_time = max(1, EXAMPLES_AT_A_TIME // self.job.batch_size)
         for first in range(0, self.job.num_steps, at_a_time):
             steps = range(first, min(first + at_a_time, self.job.num_steps))
-            shares = [self.job.share_of(step) for step in steps]
-            places = torch.cat([torch.arange(share.start, share.stop) for share in shares])
-            labels, start = self._labels(epoch, *self.pairs.at(epoch, places)), 0
-            for step, share in zip(steps, shares):
+            labels, start = self._labels(epoch, *self.pairs.at(epoch, self.job.places_of(steps))), 0
+            for step in steps:
+                share = self.job.share_of(step)
                 size = share.stop - share.start
                 yield step, labels.slice(slice(start, start + size))
                 start += size
@@ -194,7 +193,7 @@ class UserLabels:
         at = self._places_of(users, positives).numpy()
         drawn = np.empty(of_pool.shape, np.int64)
         scores = np.zeros((1 + self.num_modalities, users.numel(), 1 + places.shape[1]), np.float32)
-        for number, here, rows in in_ranges(users, range_size(self.train.num_rows)):
+        for number, here, rows in in_ranges(users, len(self._ranges[0].pool)):
             of_range, chosen, row = self._ranges[number], here.numpy(), rows.numpy()
             drawn[chosen] = of_range.pool[row[:, None], of_pool.numpy()[chosen]]
             for scorer, values in enumerate(of_range.relative(row, places[chosen], at[chosen])):
