@@ -2,10 +2,6 @@
 
 import dataclasses
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -78,7 +74,7 @@ def test_labels_are_those_of_one_range(label_job, dataset, taught_run, small_ran
     assert torch.equal(labels.scores, whole.scores)
 
 
-def test_a_killed_ranking_goes_on_where_it_was(label_job, dataset, small_ranges):
+def test_a_killed_ranking_goes_on_where_it_was(label_job, dataset, small_ranges, kill_when):
     job = label_job.rankings
     script = f"""
 import time
@@ -93,13 +89,7 @@ def slow(self, number):
 rankings.Ranker.write = slow
 rankings.rank_here({job!r}, open_dataset({job.dataset_url!r}))
 """
-    process, deadline = subprocess.Popen([sys.executable, "-c", script]), time.monotonic() + 120
-    while not (rankings_path(job) / "users-00001.json").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(script, (rankings_path(job) / "users-00001.json").exists)
     begun = files(job)
     assert not has_rankings(job, dataset)
     rank_here(job, dataset)

@@ -2,10 +2,6 @@
 
 import dataclasses
 import hashlib
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,7 +41,7 @@ def written(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 @pytest.mark.parametrize(("by", "labeler", "count"), [("examples", "Labeler", 9), ("users", "UserLabeler", 3)])
-def test_a_killed_labelling_goes_on_where_it_was(labelled, by, labeler, count):
+def test_a_killed_labelling_goes_on_where_it_was(labelled, kill_when, by, labeler, count):
     folder, executor, job = labelled(by)
     whole = executor.label(job, str(folder), 3, LINEAGE)
     expected = {name: digest for name, (digest, _) in written(folder).items()}
@@ -70,13 +66,7 @@ kind.write = slow
 executor = LocalExecutor(ClusterConfig(executor="local"), {str(folder)!r}, open_dataset({job.dataset_url!r}))
 executor.label({job!r}, {str(folder)!r}, 3, {LINEAGE!r})
 """
-    process, deadline = subprocess.Popen([sys.executable, "-c", script]), time.monotonic() + 120
-    while has_artifact(labels_url(str(folder), 0)) or len(written(folder)) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(script, lambda: not has_artifact(labels_url(str(folder), 0)) and len(written(folder)) >= 2)
     begun = written(folder)
     assert executor.label(job, str(folder), 3, LINEAGE) == whole
     after = written(folder)
