@@ -144,14 +144,14 @@ class LabelConfig:
     )
     pool: int = setting(200, "uniform unseen items of a user that are kept; read with labels.by=users only", ge=1)
     seed: int | None = setting(None, "seed of what labels hold; not set: run.seed, or with labels.run that of the labels there", ge=0)
-    epochs: int = setting(10, "epochs for which materialised labels are made; later student epochs use them again in turn", ge=1)
+    epochs: int = setting(10, "epochs for which materialised labels by example are made; later student epochs use them again in turn", ge=1)
     block_rows: int = setting(65_536, "examples in a label block; a block holds whole steps, at least one", ge=1)
     scores: str = setting(
         "float16",
         "how scores are kept: float16, or uint8 with a range for each list, half the bytes; an error is at most 1/510 of the range",
         choices=("float16", "uint8"),
     )
-    compression: str = setting("none", "compression of materialised blocks: none, or zstd", choices=("none", "zstd"))
+    compression: str = setting("none", "compression of materialised labels by example: none, or zstd", choices=("none", "zstd"))
 
     def __post_init__(self) -> None:
         check_bounds(self, "labels")
@@ -160,6 +160,9 @@ class LabelConfig:
                 f"labels.run={self.run} names labels that are written, and labels.mode=streamed makes them for each student; set "
                 "labels.mode=materialised"
             )
+        if self.compression != "none" and (self.mode == "streamed" or self.by == "users"):
+            how = "labels.by=users maps its files" if self.by == "users" else "labels.mode=streamed writes none"
+            raise InputError(f"labels.compression={self.compression} is for files of labels by example, and {how}; leave it out")
         if self.by == "users" and self.mode == "streamed":
             raise InputError(
                 "labels.by=users keeps labels once for all epochs, and labels.mode=streamed makes them anew; set labels.mode=materialised"

@@ -6,6 +6,7 @@ from ..artifacts.teacher import revision_digest, revision_url
 from ..messages import LabelJob
 
 Work = dict[str, int]  # what a labeler is asked for: `epoch` and `block`, or `range`
+LAYOUTS = {"examples": "blocks of examples, 2", "users": "users, 1"}  # of the files, in the manifest; earlier versions named none
 DEEPER = "top_depth"  # labels by user with a deeper ranking than is asked for serve, too
 
 
@@ -14,25 +15,28 @@ def labels_url(run_url: str, revision: int) -> str:
     return join(run_url, "labels", f"rev-{revision}")
 
 
-def check_labels(url: str, manifest: JsonObject, job: LabelJob, facts: JsonObject) -> None:
+def check_labels(url: str, manifest: JsonObject, job: LabelJob, advice: str = "run label again") -> None:
     """Checks that labels are those that a job asks for.
 
     Args:
         url: The labels' folder.
         manifest: Their manifest.
         job: The job.
-        facts: What the manifest has to say beside what decides the lists; `layout` among it.
+        advice: What to do where they are others.
 
     Raises:
         InputError: they are of an earlier version, of another revision or teacher, or were made with other settings.
     """
     if "layout" not in manifest:
         raise InputError(f"{url}: labels of an earlier version, which kept them otherwise; make them again with run.redo=label")
-    for name, expected in {"revision": job.revision, **facts, **job.candidates()}.items():
+    wanted = {"revision": job.revision, "layout": LAYOUTS[job.by], "encoding": job.scores, **job.candidates()}
+    if job.by == "examples":
+        wanted["num_examples"] = job.num_examples
+    for name, expected in wanted.items():
         found = manifest.get(name)
         is_deeper = job.by == "users" and name == DEEPER and found is not None and found > expected
         if found != expected and not is_deeper:
-            raise InputError(f"{url}: {name} is {found}, {expected} expected; run label again")
+            raise InputError(f"{url}: {name} is {found}, {expected} expected; {advice}")
     if "teacher" in manifest and manifest["teacher"] != revision_digest(job.teacher_url, job.revision):
         raise InputError(
             f"{url}: these labels are of another teacher than {revision_url(job.teacher_url, job.revision)}, whose vectors the student "

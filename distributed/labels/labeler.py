@@ -14,14 +14,12 @@ from ...core.storage import JsonObject, join, write_bytes
 from ...core.train_pairs import TrainPairs
 from ...graph_store.dataset import Dataset
 from ..messages import LabelJob
-from . import parts, user_labels
+from . import parts
 from .blocks import block_name, labels_to_table
-from .files import Work
+from .files import LAYOUTS, Work
 from .rankings import num_ranges, open_rankings
 from .teacher_scores import TeacherScores
 from .user_labels import UserLabeler, range_name
-
-LAYOUT = "blocks of examples, 2"  # of the files, in the manifest; earlier ones name none
 
 
 class Labeler:
@@ -126,7 +124,7 @@ def label_facts(job: LabelJob, epochs: int, metadata: JsonObject) -> JsonObject:
     }
     return {
         "revision": job.revision,
-        "layout": user_labels.LAYOUT if job.by == "users" else LAYOUT,
+        "layout": LAYOUTS[job.by],
         "encoding": job.scores,
         **({} if job.by == "users" else of_blocks),
         **job.candidates(),

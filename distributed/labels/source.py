@@ -12,7 +12,6 @@ from ..messages import LabelJob
 from ..prefetch import Prefetched
 from .blocks import LabelBlock, Ranked, block_name
 from .files import check_labels, labels_url
-from .labeler import LAYOUT
 
 BLOCKS_AHEAD = 2
 
@@ -49,7 +48,7 @@ class MaterialisedLabels:
         url = labels_url(run_url, job.revision)
         self.folder, self.manifest = open_artifact(url, "labels", job.cache_dir)
         self.job, self.modalities = job, modalities
-        check_labels(url, self.manifest, job, {"layout": LAYOUT, "num_examples": job.num_examples})
+        check_labels(url, self.manifest, job)
         self._ranked = ranked() if job.rankings is not None else None
 
     def order_epoch(self, epoch: int) -> int:

@@ -27,7 +27,6 @@ from .files import Work, check_labels, labels_url
 from .rankings import in_ranges, open_rankings, range_size
 from .teacher_scores import TeacherScores
 
-LAYOUT = "users, 1"
 USERS_AT_A_TIME = 1 << 12
 EXAMPLES_AT_A_TIME = 1 << 14  # whose lists are drawn together, since one step is too little work for what it takes
 
@@ -161,7 +160,7 @@ class UserLabels:
     def __init__(self, run_url: str, job: LabelJob, modalities: list[str], dataset: Dataset) -> None:
         url = labels_url(run_url, job.revision)
         folder, manifest = open_artifact(url, "labels", job.cache_dir)
-        check_labels(url, manifest, job, {"layout": LAYOUT})
+        check_labels(url, manifest, job)
         self.job, self.train = job, dataset.rows("train")
         self.pairs = TrainPairs.of(self.train, job.draw_seed, job.examples)
         self.policy, self.num_modalities = candidate_policy(job.config), len(modalities)

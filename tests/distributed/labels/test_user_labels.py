@@ -156,9 +156,15 @@ def test_a_pool_of_actors_writes_the_same_files(made, dataset, ray_cluster, tmp_
     ("words", "message"),
     [
         (["labels.mode=streamed"], "labels.by=users keeps labels once"),
+        (["labels.compression=zstd"], "labels.compression=zstd is for files of labels by example, and labels.by=users maps its files"),
         (["distill.regime=inline"], "labels.by=users has no meaning with distill.regime=inline"),
     ],
 )
 def test_labels_by_user_are_refused_where_there_are_none(words, message):
     with pytest.raises(InputError, match=message):
         load_settings(None, ["labels.by=users", *words])
+
+
+def test_streamed_labels_are_not_compressed():
+    with pytest.raises(InputError, match="labels.mode=streamed writes none; leave it out"):
+        load_settings(None, ["labels.mode=streamed", "labels.compression=zstd"])

@@ -107,6 +107,15 @@ def test_what_cannot_be_shared_is_refused(first, tmp_path):
         settings_of(run, by, f"labels.run={run}/../{run.name}/")
 
 
+@pytest.mark.parametrize(("word", "what"), [("labels.scores=uint8", "encoding is float16, uint8"), ("labels.seed=4", "seed is 0, 4")])
+def test_settings_that_the_labels_do_not_have_are_refused_before_training(first, tmp_path, word, what):
+    run, by = first
+    own = settings_of(tmp_path / "student", by, f"labels.run={run}", word)
+    run_verb("prepare", own)
+    with pytest.raises(InputError, match=f"{what} expected; give this run the settings that the labels of labels.run=.* were made with"):
+        run_verb("train-teacher", own)
+
+
 def test_a_teacher_of_another_dataset_is_refused(first, tmp_path):
     run, by = first
     own = settings_of(tmp_path / "other", by, f"labels.run={run}", "source.synthetic_num_users=151")
