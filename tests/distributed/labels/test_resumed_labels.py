@@ -66,7 +66,8 @@ kind.write = slow
 executor = LocalExecutor(ClusterConfig(executor="local"), {str(folder)!r}, open_dataset({job.dataset_url!r}))
 executor.label({job!r}, {str(folder)!r}, 3, {LINEAGE!r})
 """
-    kill_when(script, lambda: not has_artifact(labels_url(str(folder), 0)) and len(written(folder)) >= 2)
+    has_begun = Path(labels_url(str(folder), 0), "begun.json").exists  # the labels of before are gone then
+    kill_when(script, lambda: has_begun() and len(written(folder)) >= 2)
     begun = written(folder)
     assert executor.label(job, str(folder), 3, LINEAGE) == whole
     after = written(folder)

@@ -166,5 +166,5 @@ def test_labels_by_user_are_refused_where_there_are_none(words, message):
 
 
 def test_streamed_labels_are_not_compressed():
-    with pytest.raises(InputError, match="labels.mode=streamed writes none; leave it out"):
+    with pytest.raises(InputError, match=r"labels\.mode=streamed writes none; leave it out"):
         load_settings(None, ["labels.mode=streamed", "labels.compression=zstd"])
