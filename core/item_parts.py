@@ -11,68 +11,100 @@ import torch
 from torch import Tensor
 
 from .graph import Csr
-from .top_k import top_k
+from .top_k import top_k, transposed_items
 
 Ranked = tuple[Tensor, Tensor]  # scores [users, k] in descending order, and item indices, int64 [users, k]
 
 GATHERED_BYTES = 1 << 26  # of vectors of items that are named, which are copied before they are ranked
+TRANSPOSED_BYTES = 1 << 28  # the largest vectors of which a transposed copy is kept
+LONE_USERS = 2  # the most users of a request for whom a product with the transposed vectors is faster
 
 
-def rank_parts(users: Tensor, parts: Sequence[Tensor], k: int, exclude: Csr | None, allowed: Tensor | None) -> Ranked:
+class ItemPart:
+    """Holds the vectors of some items.
+
+    Args:
+        vectors: float [n, d]; may be memory-mapped.
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        self.vectors = vectors
+        self._transposed: Tensor | None = None
+        self._was_asked = False
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def transposed(self, num_users: int) -> Tensor | None:
+        """Returns the vectors as `transposed_items` does, for a request of one user or two, and None for others and for large parts.
+
+        The second such request makes a copy, which is kept, since a process that answers one is likely to answer many: one user's product
+        with it takes a third of the time.
+        """
+        if num_users > LONE_USERS or self.vectors.numel() * self.vectors.element_size() > TRANSPOSED_BYTES:
+            return None
+        if self._transposed is None and self._was_asked:
+            self._transposed = transposed_items(self.vectors)
+        self._was_asked = True
+        return self._transposed
+
+
+def rank_parts(users: Tensor, parts: Sequence[ItemPart], k: int, exclude: Csr | None, allowed: Tensor | None) -> Ranked:
     """Ranks all items, or some of them, for each user; of equal scores the lower index comes first.
 
     Args:
         users: float [num_users, d].
-        parts: The items' vectors, float [n, d] each; items are numbered through all parts. May be memory-mapped.
+        parts: The items' vectors; items are numbered through all parts.
         k: List length, at most the number of items that are ranked.
         exclude: For every user the items that may not be recommended; their scores are -inf.
         allowed: int64 [n], ascending, the only items that are ranked, a block of them at a time; all items by default.
     """
     best = users.new_empty(users.shape[0], 0), torch.empty(users.shape[0], 0, dtype=torch.int64)
-    for first, items, chosen in _blocks(parts, allowed):
-        scores, ranked = (torch.cat(both, 1) for both in zip(best, _rank_block(users, first, items, chosen, k, exclude)))
+    for first, block, chosen in _blocks(parts, allowed):
+        scores, ranked = (torch.cat(both, 1) for both in zip(best, _rank_block(users, first, block, chosen, k, exclude)))
         scores, order = torch.sort(scores, dim=1, descending=True, stable=True)  # earlier blocks hold lower indices
         best = scores[:, :k], ranked.gather(1, order[:, :k])
     return best
 
 
-def gather(parts: Sequence[Tensor], items: Tensor) -> Tensor:
+def gather(parts: Sequence[ItemPart], items: Tensor) -> Tensor:
     """Returns the vectors of items, int64 [n], from all parts: float [n, d]."""
-    out = parts[0].new_empty(items.numel(), parts[0].shape[1])
+    out = parts[0].vectors.new_empty(items.numel(), parts[0].vectors.shape[1])
     for first, part in _numbered(parts):
         here = ((items >= first) & (items < first + len(part))).nonzero().squeeze(1)
-        out[here] = part[items[here] - first]
+        out[here] = part.vectors[items[here] - first]
     return out
 
 
-def _numbered(parts: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+def _numbered(parts: Sequence[ItemPart]) -> Iterator[tuple[int, ItemPart]]:
     """Yields parts with the number of their first item."""
     return zip(accumulate((len(part) for part in parts), initial=0), parts)
 
 
-def _blocks(parts: Sequence[Tensor], allowed: Tensor | None) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    """Yields what is ranked at a time: the number of a part's first item, vectors, and their items where they are not all of the part."""
+def _blocks(parts: Sequence[ItemPart], allowed: Tensor | None) -> Iterator[tuple[int, ItemPart, Tensor | None]]:
+    """Yields what is ranked at a time: the number of a part's first item, a block, and its items where they are not all of the part."""
     for first, part in _numbered(parts):
         if allowed is None:
             yield first, part, None
             continue
         own = allowed[(allowed >= first) & (allowed < first + len(part))]
-        for chosen in own.split(max(1, GATHERED_BYTES // (part.element_size() * max(1, part.shape[1])))):
-            yield first, part[chosen - first], chosen
+        for chosen in own.split(max(1, GATHERED_BYTES // (part.vectors.element_size() * max(1, part.vectors.shape[1])))):
+            yield first, ItemPart(part.vectors[chosen - first]), chosen
 
 
-def _rank_block(users: Tensor, first: int, items: Tensor, chosen: Tensor | None, k: int, exclude: Csr | None) -> Ranked:
+def _rank_block(users: Tensor, first: int, block: ItemPart, chosen: Tensor | None, k: int, exclude: Csr | None) -> Ranked:
     """Returns the best scores of one block [users, at most k] with the items' indices; see `_blocks`."""
-    count = min(k, items.shape[0])
+    count = min(k, len(block))
     if exclude is not None and count:
         if chosen is None:
-            inside = (exclude.columns >= first) & (exclude.columns < first + items.shape[0])
+            inside = (exclude.columns >= first) & (exclude.columns < first + len(block))
             places = exclude.columns - first
         else:
             places = torch.searchsorted(chosen, exclude.columns).clamp_(max=chosen.numel() - 1)
             inside = chosen[places] == exclude.columns
-        exclude = Csr.from_pairs(exclude.rows[inside], places[inside], exclude.num_rows, items.shape[0])
+        exclude = Csr.from_pairs(exclude.rows[inside], places[inside], exclude.num_rows, len(block))
     scores, ranked = users.new_empty(users.shape[0], count), torch.empty(users.shape[0], count, dtype=torch.int64)
-    for rows, of_block, best in top_k(users, items, count, exclude) if count else ():
+    transposed = block.transposed(len(users)) if chosen is None else None  # named items are gathered anew for each request
+    for rows, of_block, best in top_k(users, block.vectors, count, exclude, transposed=transposed) if count else ():
         scores[rows], ranked[rows] = of_block, best + first if chosen is None else chosen[best]
     return scores, ranked

@@ -13,7 +13,7 @@ from torch import Tensor
 from .artifact import open_artifact, write_artifact
 from .errors import InputError
 from .graph import Csr
-from .item_parts import gather, rank_parts
+from .item_parts import ItemPart, gather, rank_parts
 from .new_items.item_map import ENTRY, ItemMap, read_item_map
 from .raw_ids import Ids, RawIds, id_pieces, write_ids
 from .tensor_file import copy_rows, save_tensors, tensor_file
@@ -108,7 +108,10 @@ class Recommender:
 
         self.manifest = manifest
         vectors, seen = load_file(str(folder / "vectors.safetensors")), load_file(str(folder / "seen.safetensors"))
-        self.users, self._item_parts = vectors["user"], [vectors["item"]]  # those of the bundle, and those of each `with_new_items`
+        self.users, self._item_parts = (
+            vectors["user"],
+            [ItemPart(vectors["item"])],
+        )  # those of the bundle, and those of each `with_new_items`
         self.user_ids, self.item_ids = (_read_ids(folder, name) for name in ("users", "items"))
         self._seen = Csr(seen["pointers"], seen["columns"], len(self.item_ids))  # memory-mapped, as the vectors are
         self.item_map = read_item_map(folder, manifest)
@@ -119,7 +122,8 @@ class Recommender:
     @property
     def items(self) -> Tensor:
         """Returns the items' final vectors, float32 [num_items, d], memory-mapped; with new items after them it is a copy."""
-        return self._item_parts[0] if len(self._item_parts) == 1 else torch.cat(self._item_parts)
+        parts = [part.vectors for part in self._item_parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def num_seen(self) -> Tensor:
         """Returns the number of train items of every user, int64 [num_users]."""
@@ -149,7 +153,7 @@ class Recommender:
             raise InputError("with_new_items needs at least one item id")
         _check_new(ids, self.item_ids)
         new = copy.copy(self)
-        new._item_parts = [*self._item_parts, self.item_map.of_given(features, ids)]
+        new._item_parts = [*self._item_parts, ItemPart(self.item_map.of_given(features, ids))]
         new.item_ids = self.item_ids.followed_by(ids)
         new._seen = Csr(self._seen.pointers, self._seen.columns, len(new.item_ids))
         return new

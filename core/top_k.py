@@ -23,6 +23,7 @@ USERS_A_BLOCK, ITEMS_A_BLOCK = 512, 1024  # 2 MiB of scores, which a core's cach
 ITEMS_A_CHOICE = 1 << 17  # items whose maxima are kept until the best groups among them are chosen
 CHOSEN_BYTES = 352  # for each group that is chosen for a user: its items, and the maxima and places of a level while it is chosen
 TRANSPOSED_ROWS = 16  # a level is transposed if it has at most this many rows for each that is read: reading is faster then
+FULL_COLUMNS = 128  # of a product: in one of a multiple of them all columns are rounded alike
 GATHERED = 1 << 18  # numbers that are gathered at a time: 1 MiB
 
 
@@ -92,6 +93,7 @@ def top_k(
     exclude: Csr | None = None,
     memory_mib: int = 256,
     histories: Sequence[HistoryScores] = (),
+    transposed: Tensor | None = None,
 ) -> Iterator[Block]:
     """Ranks the whole catalog by dot product, block by block; of equal scores the lower index comes first.
 
@@ -103,6 +105,8 @@ def top_k(
         memory_mib: Bound on a block: about a quarter of it is for scores or their maxima, the rest for what sorts them out.
         histories: Scores from the same users' histories, which are added to the dot products; a block then has whole rows of scores, and
             similarities on their way to the sums come on top (`histories.BLOCK_ENTRIES`).
+        transposed: The items once more, as `transposed_items` returns them: read where all scores are sorted out, and faster there for one
+            user or two.
 
     Yields:
         The block's users as a slice, their scores [rows, k], and item indices, int64 [rows, k], best first. Where fewer than k items are
@@ -119,33 +123,53 @@ def top_k(
     if is_large and k and items.shape[1] and items.is_contiguous() and items.device.type == "cpu" and not histories:
         yield from _top_k_by_maxima(users, items, k, exclude, memory_mib, user_block)
     else:
-        yield from _top_k_of_rows(users, items, k, exclude, memory_mib, histories)
+        yield from _top_k_of_rows(users, items, k, exclude, memory_mib, histories, transposed)
+
+
+def transposed_items(items: Tensor) -> Tensor:
+    """Returns items, float [num_items, d], transposed: contiguous, with columns of zeros up to a multiple of `FULL_COLUMNS`.
+
+    The last columns of a product of another width are rounded otherwise, and two items of the same vector could have different scores.
+    """
+    return _padded(items).T.contiguous()
+
+
+def _padded(items: Tensor) -> Tensor:
+    """Returns a copy of items, float [n, d], with rows of zeros up to a multiple of `FULL_COLUMNS`."""
+    out = items.new_zeros(_full(items.shape[0]), items.shape[1])
+    out[: items.shape[0]] = items
+    return out
 
 
 def _top_k_of_rows(
-    users: Tensor, items: Tensor, k: int, exclude: Csr | None, memory_mib: int, histories: Sequence[HistoryScores] = ()
+    users: Tensor,
+    items: Tensor,
+    k: int,
+    exclude: Csr | None,
+    memory_mib: int,
+    histories: Sequence[HistoryScores] = (),
+    transposed: Tensor | None = None,
 ) -> Iterator[Block]:
     """Ranks as `top_k`: sorts out the best of all scores of a block."""
-    num_items, transposed = items.shape[0], items.T
+    num_items = items.shape[0]
     budget = memory_mib * 2**20 // (4 * items.element_size())  # scores, their sort and the masks
-    item_block = max(k, min(num_items, budget // 64))
+    item_block = min(num_items, _full(max(k, budget // 64)))
     user_block = max(1, min(budget, CACHED_SCORES) // (num_items if histories else item_block))
-    buffer = users.new_empty(min(user_block, users.shape[0]) * item_block)  # reused: fresh pages would cost as much time as the product
+    blocks = [*_item_blocks(items, item_block, transposed)]
+    buffer = users.new_empty(min(user_block, users.shape[0]) * _full(item_block))  # reused: fresh pages would cost as much as the product
     for start in range(0, users.shape[0], user_block):
         rows = slice(start, min(start + user_block, users.shape[0]))
         here = torch.arange(rows.start, rows.stop, device=users.device)
         excluded = exclude.select(here) if exclude is not None else None
         of_histories = history_rows(histories, here)
         best: tuple[Tensor, Tensor] | None = None
-        for first in range(0, num_items, item_block):
-            block = transposed[:, first : first + item_block]
-            size = (rows.stop - rows.start, block.shape[1])
-            scores = torch.mm(users[rows], block, out=buffer[: size[0] * size[1]].view(size))
+        for first, count, parts in blocks:
+            scores = _scores(users[rows], parts, buffer)[:, :count]
             if of_histories is not None:
-                scores += of_histories[:, first : first + size[1]]
+                scores += of_histories[:, first : first + count]
             if excluded is not None:
                 _exclude(scores, excluded, first)
-            values, columns = top_k_of_scores(scores, min(k, scores.shape[1]))
+            values, columns = top_k_of_scores(scores, min(k, count))
             columns = columns + first
             if best is not None:  # earlier blocks hold lower indices and come first, so of equal scores the lower index still comes first
                 values, columns = torch.cat([best[0], values], 1), torch.cat([best[1], columns], 1)
@@ -154,6 +178,35 @@ def _top_k_of_rows(
             best = values, columns
         assert best is not None
         yield rows, *best
+
+
+def _full(num_items: int) -> int:
+    """Returns a number of items rounded up to a multiple of `FULL_COLUMNS`."""
+    return -(-num_items // FULL_COLUMNS) * FULL_COLUMNS
+
+
+def _item_blocks(items: Tensor, size: int, transposed: Tensor | None) -> Iterator[tuple[int, int, list[Tensor]]]:
+    """Yields blocks of items: the first item of each, the number of its items, and what to multiply users with, [d, n] each.
+
+    The numbers of columns are multiples of `FULL_COLUMNS`: columns of zeros stand after the catalog's last item.
+    """
+    num_items = items.shape[0]
+    for first in range(0, num_items, size):
+        last = min(first + size, num_items)
+        if transposed is not None:
+            yield first, last - first, [transposed[:, first : _full(last)]]
+        else:
+            full = last - (last - first) % FULL_COLUMNS
+            yield first, last - first, [x.T for x in (items[first:full], _padded(items[full:last])) if len(x)]
+
+
+def _scores(users: Tensor, parts: list[Tensor], buffer: Tensor) -> Tensor:
+    """Multiplies users [n, d] with parts of items, [d, w] each: scores [n, sum of w], in the memory of the buffer."""
+    widths = [part.shape[1] for part in parts]
+    scores = buffer[: len(users) * sum(widths)].view(len(users), -1)
+    for part, out in zip(parts, scores.split(widths, 1)):
+        torch.mm(users, part, out=out)
+    return scores
 
 
 def _exclude(scores: Tensor, excluded: Csr, first: int) -> None:

@@ -276,7 +276,9 @@ def test_items_that_are_named_are_ranked_in_blocks(student, monkeypatch):
     monkeypatch.setattr("promptmm.core.item_parts.GATHERED_BYTES", 4 * DIM * 4)
     sizes = []
     ranked = item_parts.top_k
-    monkeypatch.setattr(item_parts, "top_k", lambda users, items, *more: sizes.append(len(items)) or ranked(users, items, *more))
+    monkeypatch.setattr(
+        item_parts, "top_k", lambda users, items, *more, **named: sizes.append(len(items)) or ranked(users, items, *more, **named)
+    )
     assert student.recommend(*asked) == whole
     assert sizes == [4, 4, 4, 3]
 
