@@ -1,12 +1,15 @@
 """Exact top-k lists of users over all items, beside faiss's flat index on the same vectors.
 
     python benchmarks/top_k.py [--items 100000 1000000] [--k 20 100] [--threads 1 2] [--users 4096] [--dim 64] [--seen 50] [--repeats 5]
+        [--alone]
 
 The peer comes with `pip install faiss-cpu`. Vectors are random normal ones, of users in one call. `all scores` is the way in which small
 catalogs and few users are ranked: every score is sorted out. In the three columns of unseen items every user has --seen items that may
 not be in its list: faiss ranks as many more items, and those that the user has seen are dropped. All calls take turns, and a figure is the
 median over the repeats. The last column is the share of places that have the same item in both lists, the mean of lists with and without
 seen items: two products round scores that are nearly equal otherwise.
+
+With --alone the calls are of a single user each, as a service makes them: milliseconds of a list, the median over 200 users.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import numpy as np
 import torch
 from promptmm.core import top_k as kernel
 from promptmm.core.graph import Csr
+from promptmm.core.item_parts import ItemPart, rank_parts
 
 Lists = np.ndarray  # item indices, int64 [users, k]
 
@@ -61,11 +65,36 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--seen", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--alone", action="store_true")
     options = parser.parse_args()
+    if options.alone:
+        print("| items | k | threads | faiss, ms | ours | ratio |\n|---:|---:|---:|---:|---:|---:|", flush=True)
+        for num_items in options.items:
+            compare_alone(num_items, options)
+        return
     print("| items | k | threads | faiss, us a user | ours | ratio | all scores: ratio | unseen items: faiss | ours | ratio | same items |")
     print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     for num_items in options.items:
         compare(num_items, options)
+
+
+def compare_alone(num_items: int, options: argparse.Namespace) -> None:
+    """Prints the rows of a catalog, of requests for one user."""
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, options.dim, generator=generator) for n in (200, num_items))
+    index, part = faiss.IndexFlatIP(options.dim), ItemPart(items)
+    index.add(items.numpy())
+    for k in options.k:
+        for threads in options.threads:
+            torch.set_num_threads(threads)
+            faiss.omp_set_num_threads(threads)
+            seconds: list[list[float]] = [[], []]
+            for user in users.split(1):
+                calls = [partial(index.search, user.numpy(), k), partial(rank_parts, user, [part], k, None, None)]
+                for number, call in enumerate(calls):
+                    seconds[number] += medians([call], 1)
+            theirs, own = (1e3 * statistics.median(each) for each in seconds)
+            print(f"| {num_items:,} | {k} | {threads} | {theirs:.2f} | {own:.2f} | {theirs / own:.2f} |", flush=True)
 
 
 def compare(num_items: int, options: argparse.Namespace) -> None:

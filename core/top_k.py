@@ -52,7 +52,7 @@ def _best_of_rows(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Of wide rows a maximum is taken over every group of columns first: the k largest values are in the k groups of largest maxima.
     """
     rows, width = scores.shape
-    if width < WIDE_ROW or not k:
+    if width < WIDE_ROW or not k or scores.device.type != "cpu":
         return torch.topk(scores, k, dim=1)
     depth = math.isqrt(width // k)  # so that there are as many maxima as values in the chosen groups
     stride = width // depth
@@ -154,7 +154,9 @@ def _top_k_of_rows(
     num_items = items.shape[0]
     budget = memory_mib * 2**20 // (4 * items.element_size())  # scores, their sort and the masks
     item_block = min(num_items, _full(max(k, budget // 64)))
-    user_block = max(1, min(budget, CACHED_SCORES) // (num_items if histories else item_block))
+    if users.device.type == "cpu":
+        budget = min(budget, CACHED_SCORES)
+    user_block = max(1, budget // (num_items if histories else item_block))
     blocks = [*_item_blocks(items, item_block, transposed)]
     buffer = users.new_empty(min(user_block, users.shape[0]) * _full(item_block))  # reused: fresh pages would cost as much as the product
     for start in range(0, users.shape[0], user_block):
@@ -164,9 +166,10 @@ def _top_k_of_rows(
         of_histories = history_rows(histories, here)
         best: tuple[Tensor, Tensor] | None = None
         for first, count, parts in blocks:
-            scores = _scores(users[rows], parts, buffer)[:, :count]
+            scores = _scores(users[rows], parts, buffer)
+            scores[:, count:] = -torch.inf
             if of_histories is not None:
-                scores += of_histories[:, first : first + count]
+                scores[:, :count] += of_histories[:, first : first + count]
             if excluded is not None:
                 _exclude(scores, excluded, first)
             values, columns = top_k_of_scores(scores, min(k, count))
@@ -196,7 +199,9 @@ def _item_blocks(items: Tensor, size: int, transposed: Tensor | None) -> Iterato
         if transposed is not None:
             yield first, last - first, [transposed[:, first : _full(last)]]
         else:
-            full = last - (last - first) % FULL_COLUMNS
+            full = (
+                last - (last - first) % FULL_COLUMNS if items.device.type == "cpu" else first
+            )  # elsewhere products differ, copies are cheap
             yield first, last - first, [x.T for x in (items[first:full], _padded(items[full:last])) if len(x)]
 
 

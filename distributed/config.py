@@ -66,6 +66,13 @@ class ClusterConfig:
         "rank users before, and make the lists of recommend",
         ge=1,
     )
+    gpus_per_labeler: float = setting(
+        0.0,
+        "GPUs of each labeler, and of each process that ranks users for labels: 0: they score on CPUs; 0.25 lets four share a GPU; with "
+        "cluster.executor=local any other number means the first GPU",
+        ge=0,
+        le=1,
+    )
     start_timeout: float = setting(
         300.0, "longest wait for workers to get their resources, and for a streamed block of labels to reach a student, seconds", gt=0
     )

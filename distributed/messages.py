@@ -158,7 +158,7 @@ class StudentJob(Job):
             join(self.run_url, "dataset"), self.teacher_url, self.revision, self.distill, batch, max(1, self.labels.block_rows // batch),
             self.num_examples, self.seed if self.labels.seed is None else self.labels.seed, self.cluster.cache_dir, rank, world_size,
             examples=self.config.examples, scores=self.labels.scores, compression=self.labels.compression, by=self.labels.by,
-            pool=self.labels.pool, draw_seed=self.seed,
+            pool=self.labels.pool, draw_seed=self.seed, device="cuda" if self.cluster.gpus_per_labeler else "cpu",
         )  # fmt: skip
 
 
@@ -197,6 +197,7 @@ class LabelJob:
         scores, compression: How scores are kept, and how blocks are compressed that are written, as in `labels`.
         by, pool: Whether labels are kept by example or by user, and the size of a user's pool, as in `labels`.
         draw_seed: Seed of what a student draws from labels by user.
+        device: Where the teacher scores: "cpu" or "cuda".
     """
 
     dataset_url: str
@@ -217,12 +218,13 @@ class LabelJob:
     by: str = "examples"
     pool: int = 0
     draw_seed: int = 0
+    device: str = "cpu"
 
     @property
     def rankings(self) -> "RankingJob | None":
         """Returns the job that makes the rankings which candidates are drawn from; None where none are."""
         depth = candidate_policy(self.config).depth
-        return RankingJob(self.dataset_url, self.teacher_url, self.revision, depth, self.cache_dir) if depth else None
+        return RankingJob(self.dataset_url, self.teacher_url, self.revision, depth, self.cache_dir, self.device) if depth else None
 
     def candidates(self) -> dict[str, object]:
         """Returns all that decides the candidate lists, or with labels by user what they are drawn from, for the labels' manifest."""
@@ -275,6 +277,7 @@ class RankingJob:
         revision: The prompt's revision.
         depth: The number of items of a user.
         cache_dir: Folder for local copies of remote artifacts.
+        device: Where the teacher scores: "cpu" or "cuda".
     """
 
     dataset_url: str
@@ -282,6 +285,7 @@ class RankingJob:
     revision: int
     depth: int
     cache_dir: str | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

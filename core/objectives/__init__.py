@@ -1,6 +1,15 @@
 """Defines what a student learns: the teacher's labels of candidate lists, and the losses on them (docs/method.md 3)."""
 
-from .candidates import CandidatePolicy, CandidateRequest, candidate_identity, candidate_lists, candidate_policy, draw_ranked, plain_lists
+from .candidates import (
+    CandidatePolicy,
+    CandidateRequest,
+    candidate_identity,
+    candidate_lists,
+    candidate_policy,
+    draw_ranked,
+    placed_lists,
+    plain_lists,
+)
 from .labels import Labels, label, list_scores
 from .terms import (
     Decoders,
@@ -28,6 +37,7 @@ __all__ = [
     "learns_by_modality",
     "list_scores",
     "needs_modalities",
+    "placed_lists",
     "plain_lists",
     "student_terms",
 ]

@@ -70,17 +70,18 @@ class CandidatePolicy:
         """Returns the candidates beside the positives, int64 [n, K]; the first is BPR's negative, uniform over the user's unseen items."""
         raise NotImplementedError
 
+    def draw_placed(self, request: CandidateRequest) -> tuple[Tensor, Tensor | None]:
+        """Returns what `draw` does, and the places of its last t candidates in their rows of the ranking, int64 [n, t]; None for no places.
+
+        Labels keep such places, which take less room than items, and take the scores of these items from the rankings. A class that
+        defines `draw` alone, and not this method, has no places.
+        """
+        return self.draw(request), None
+
     @property
     def num_ranked(self) -> int:
-        """Returns t, the number of last candidates of `draw` that `ranked_places` knows."""
+        """Returns t, the number of last candidates that `draw_placed` gives places of."""
         return 0
-
-    def ranked_places(self, request: CandidateRequest) -> Tensor | None:
-        """Returns the places of the last t candidates of `draw` in their rows of the ranking, int64 [n, t]; None where t is 0.
-
-        Labels keep such places, which take less room than items.
-        """
-        return None
 
     def draw_stored(self, examples: Tensor, pool: int, depth: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Draws lists from what labels by user keep (`labels.by=users`): a pool of uniform unseen items and the teacher's ranking.
@@ -119,23 +120,22 @@ class MixedCandidates(CandidatePolicy):
         return {"num_uniform": self.config.num_uniform, "num_top": self.config.num_top, "top_depth": self.config.top_depth}
 
     def draw(self, request: CandidateRequest) -> Tensor:
+        return self.draw_placed(request)[0]
+
+    def draw_placed(self, request: CandidateRequest) -> tuple[Tensor, Tensor | None]:
         unseen = self.draw_unseen(request)
         if not self.config.num_top:
-            return unseen
+            return unseen, None
         assert request.ranking is not None, "a policy with a depth comes with the teacher's ranking"
-        rows, places = request.users if request.ranking_rows is None else request.ranking_rows, self.ranked_places(request)
-        assert places is not None
-        return torch.cat([unseen, request.ranking[rows[:, None], places]], 1)
+        keys = request.seed, request.epoch, STREAM_TOP
+        places = draw_places(request.ranking.shape[1], request.examples, self.config.num_top, *keys)
+        rows = request.users if request.ranking_rows is None else request.ranking_rows
+        of_ranking = request.ranking.take(rows[:, None] * request.ranking.shape[1] + places)  # faster than an index by row and column
+        return torch.cat([unseen, of_ranking], 1), places
 
     def draw_unseen(self, request: CandidateRequest) -> Tensor:
         """Draws the candidates that do not come from the ranking, int64 [n, distill.num_uniform]."""
         return request.unseen.draw(request.users, request.examples, self.config.num_uniform, request.seed, request.epoch)
-
-    def ranked_places(self, request: CandidateRequest) -> Tensor | None:
-        if not self.config.num_top or request.ranking is None:
-            return None
-        keys = request.seed, request.epoch, STREAM_TOP
-        return draw_places(request.ranking.shape[1], request.examples, self.config.num_top, *keys)
 
     def draw_stored(self, examples: Tensor, pool: int, depth: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         of_pool = draw_places(pool, examples, self.config.num_uniform, seed, epoch, STREAM_CANDIDATE)
@@ -208,14 +208,24 @@ def candidate_identity(config: DistillationConfig, seed: int) -> dict[str, objec
 
 def candidate_lists(config: DistillationConfig, request: CandidateRequest) -> Tensor:
     """Draws lists of the positive and its candidates, int64 [n, 1 + K], by the policy that the settings name."""
+    return placed_lists(config, request)[0]
+
+
+def placed_lists(config: DistillationConfig, request: CandidateRequest) -> tuple[Tensor, Tensor | None]:
+    """Draws lists as `candidate_lists` does; returns them and the places of their last items in rankings, as `draw_placed` does."""
     policy = candidate_policy(config)
-    drawn = policy.draw(request)
+    drawn, places = policy.draw_placed(request) if _gives_places(type(policy)) else (policy.draw(request), None)
     if drawn.shape != (request.users.numel(), policy.num_candidates):
         raise InputError(
             f"distill.candidates={config.candidates}: drew candidates of shape {list(drawn.shape)}, expected "
             f"[{request.users.numel()}, {policy.num_candidates}], a row of num_candidates for each example"
         )
-    return torch.cat([request.positives[:, None], drawn], 1)
+    return torch.cat([request.positives[:, None], drawn], 1), places
+
+
+def _gives_places(kind: type[CandidatePolicy]) -> bool:
+    """Whether `draw_placed` is of the class that says how a policy draws: a subclass that overrides `draw` alone draws other items."""
+    return "draw_placed" in next(vars(base) for base in kind.__mro__ if {"draw", "draw_placed"} & vars(base).keys())
 
 
 def plain_lists(request: CandidateRequest) -> Tensor:

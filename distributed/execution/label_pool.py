@@ -82,14 +82,21 @@ def rank_users(job: RankingJob, cluster: ClusterConfig, lines: ActorHandle | Non
     left = ranges_left(job, dataset)
     if left:
         size = min(cluster.num_labelers, len(left))
-        ranked = through_pool([{"range": number} for number in left], RangeRanker, (job, lines), size)
-        with watching(lines, cluster.start_timeout, f"{size} rankers of 1 CPU each"):
+        ranked = through_pool([{"range": number} for number in left], RangeRanker, (job, lines), size, num_gpus=cluster.gpus_per_labeler)
+        with watching(lines, cluster.start_timeout, f"{size} rankers of {_resources(cluster)} each"):
             for _ in with_progress(ranked.iter_rows(), "label", "user range", len(left)):
                 pass
     publish_rankings(job, dataset)
 
 
-def through_pool(items: list[dict[str, int]], actor: type, arguments: tuple, size: int, num_cpus: int = 1) -> "RayDataset":
+def _resources(cluster: ClusterConfig) -> str:
+    """Says what a labeler or ranker asks the cluster for."""
+    return "1 CPU" + (f" and {cluster.gpus_per_labeler:g} GPUs" if cluster.gpus_per_labeler else "")
+
+
+def through_pool(
+    items: list[dict[str, int]], actor: type, arguments: tuple, size: int, num_cpus: int = 1, num_gpus: float = 0
+) -> "RayDataset":
     """Sends items, one at a time and in their order, through a pool of actors; Ray Data's own lines and bars stay off the terminal.
 
     Args:
@@ -97,7 +104,7 @@ def through_pool(items: list[dict[str, int]], actor: type, arguments: tuple, siz
         actor: Their class.
         arguments: Of its constructor.
         size: Number of actors.
-        num_cpus: CPUs of each.
+        num_cpus, num_gpus: CPUs and GPUs of each.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
@@ -105,7 +112,7 @@ def through_pool(items: list[dict[str, int]], actor: type, arguments: tuple, siz
     context.enable_progress_bars = False
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         actor, fn_constructor_args=arguments, batch_size=1, batch_format="pyarrow", num_cpus=num_cpus,
-        compute=ray.data.ActorPoolStrategy(size=size),
+        num_gpus=num_gpus or None, compute=ray.data.ActorPoolStrategy(size=size),
     )  # fmt: skip
 
 
@@ -132,8 +139,8 @@ def materialise(job: LabelJob, run_url: str, epochs: int, cluster: ClusterConfig
     left = labels_left(job, url, work, facts)
     if left:
         lines, size = lines or start_progress(), min(cluster.num_labelers, len(left))
-        made = through_pool(left, LabelWriter, (job, url, lines), size)
-        with watching(lines, cluster.start_timeout, f"{size} labelers of 1 CPU each"):
+        made = through_pool(left, LabelWriter, (job, url, lines), size, num_gpus=cluster.gpus_per_labeler)
+        with watching(lines, cluster.start_timeout, f"{size} labelers of {_resources(cluster)} each"):
             for _ in with_progress(made.iter_rows(), "label", "user range" if job.by == "users" else "block", len(left)):
                 pass
     return publish_labels(url, work, facts)
@@ -144,6 +151,6 @@ def stream_blocks(job: LabelJob, epochs: range, cluster: ClusterConfig) -> Itera
     asked = work_of(job, open_dataset(job.dataset_url, job.cache_dir), epochs)
     if not asked:  # a round that was finished before it was interrupted
         return
-    stream = through_pool(asked, BlockActor, (job,), cluster.num_labelers)
+    stream = through_pool(asked, BlockActor, (job,), cluster.num_labelers, num_gpus=cluster.gpus_per_labeler)
     # batch_size=None keeps the labelers' blocks; the order is that of the work items (preserve_order).
     yield from stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

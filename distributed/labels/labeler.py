@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ...core.objectives import CandidateRequest, Labels, candidate_lists, candidate_policy
+from ...core.objectives import CandidateRequest, Labels, candidate_policy, placed_lists
 from ...core.sampling import UnseenItems, check_unseen
 from ...core.sides import ITEMS
 from ...core.storage import JsonObject, join, write_bytes
@@ -18,7 +18,7 @@ from . import parts
 from .blocks import block_name, labels_to_table
 from .files import LAYOUTS, Work
 from .rankings import num_ranges, open_rankings
-from .teacher_scores import TeacherScores
+from .teacher_scores import TeacherScores, scoring_device
 from .user_labels import UserLabeler, range_name
 
 
@@ -38,7 +38,7 @@ class Labeler:
         self.train = dataset.rows("train")
         check_unseen(self.train)
         self.pairs = TrainPairs.of(self.train, job.seed, job.examples)
-        self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
+        self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir, device=scoring_device(job.device))
         self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
         self.degrees = dataset.degrees("train", ITEMS) if candidate_policy(job.config).reads_degrees else None
 
@@ -52,16 +52,21 @@ class Labeler:
 
     def labels(self, epoch: int, block: int) -> Labels:
         """Computes the labels of a block, for the job's share of its steps; scores are float32."""
+        return self._labels(epoch, block)[0]
+
+    def _labels(self, epoch: int, block: int) -> tuple[Labels, Tensor | None]:
+        """Returns labels, and the places of the last candidates in their users' rankings, which have the scores of these."""
         users, request = self._request(epoch, block)
-        return self.scores.labels(users, candidate_lists(self.job.config, request))
+        lists, places = placed_lists(self.job.config, request)
+        of_last = self.ranked.scores_at(users, places) if self.ranked is not None and places is not None else []
+        return self.scores.labels(users, lists, of_last), places
 
     def table(self, epoch: int, block: int) -> pa.Table:
         """Returns a block as an Arrow table."""
-        job, (users, request) = self.job, self._request(epoch, block)
-        labels = self.scores.labels(users, candidate_lists(job.config, request))
-        policy, numbers = candidate_policy(job.config), {"revision": job.revision, "epoch": epoch, "block": block}
-        places = policy.ranked_places(request)
-        return labels_to_table(labels, self.scores.modalities, numbers, self.train.num_columns, job.scores, places, policy.depth)
+        job, numbers = self.job, {"revision": self.job.revision, "epoch": epoch, "block": block}
+        labels, places = self._labels(epoch, block)
+        depth = candidate_policy(job.config).depth
+        return labels_to_table(labels, self.scores.modalities, numbers, self.train.num_columns, job.scores, places, depth)
 
     def write(self, url: str, work: Work) -> None:
         """Writes the block `work["block"]` of an epoch, `work["epoch"]`, as an Arrow IPC file below `url`, and notes that it is made."""

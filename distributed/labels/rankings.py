@@ -1,29 +1,34 @@
 """Ranks the teacher's best unseen items of every user at a revision: once, by ranges of users, for all labelers, students and epochs.
 
-`teacher/rev-<r>/rankings/` holds `users-<n>.safetensors` for each range of users, with the tensor `items` int32 [users of
-the range, depth], best first (docs/formats.md). Ranking that was interrupted goes on after the ranges that are complete (`parts.py`).
+`teacher/rev-<r>/rankings/` holds `users-<n>.safetensors` for each range of users: the tensor `items` int32 [users of the range, depth],
+best first, and the items' scores, the final ones and those by modality (docs/formats.md). Ranking that was interrupted goes on after the
+ranges that are complete (`parts.py`).
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...core.artifact import SCHEMA_VERSION, has_artifact, open_artifact
+from ...core.artifact import SCHEMA_VERSION, has_artifact, open_artifact, sha256_of
 from ...core.errors import InputError
-from ...core.ranking import top_unseen
 from ...core.sampling import check_unseen
-from ...core.sides import ITEMS, USERS
-from ...core.storage import JsonObject, join, read_json, write_bytes
+from ...core.sides import USERS
+from ...core.storage import JsonObject, join, read_json, staged_file
+from ...core.tensor_file import tensor_file
+from ...core.top_k import top_k
 from ...graph_store.dataset import Dataset
-from ..artifacts.teacher import final_scores, revision_digest, revision_url
+from ..artifacts.teacher import revision_digest, revision_url
 from ..messages import RankingJob
 from . import parts
+from .teacher_scores import TeacherScores, scoring_device
 
+USERS_AT_A_TIME = 1 << 12
+SCORES_MIB, DEVICE_SCORES_MIB = 1 << 8, 1 << 11  # bounds on a block of scores in a host's memory and in a GPU's
 USERS_A_RANGE, MOST_RANGES = 1 << 14, 1 << 6  # a batch of examples reads from every range, so there are not many
 KIND = "rankings"
+LAYOUT = "items and scores, 2"  # of the files; earlier versions named none, and had items alone
 
 
 def range_size(num_users: int) -> int:
@@ -56,7 +61,7 @@ def rankings_url(job: RankingJob) -> str:
 
 def made_with(job: RankingJob, dataset: Dataset) -> JsonObject:
     """Returns all that decides the rankings beside their depth."""
-    return {"teacher": revision_digest(job.teacher_url, job.revision), "dataset": dataset.digest}
+    return {"layout": LAYOUT, "teacher": revision_digest(job.teacher_url, job.revision), "dataset": dataset.digest}
 
 
 def has_rankings(job: RankingJob, dataset: Dataset) -> bool:
@@ -83,10 +88,11 @@ def ranges_left(job: RankingJob, dataset: Dataset) -> list[int]:
 def publish_rankings(job: RankingJob, dataset: Dataset) -> int:
     """Completes the rankings by their manifest, when all ranges are ranked; returns their bytes."""
     names = [_name(number) for number in range(num_ranges(dataset.num_users))]
-    columns = parts.facts_of(rankings_url(job), names[0])["columns"] if names else 0
+    facts = parts.facts_of(rankings_url(job), names[0]) if names else {"columns": 0, "scorers": []}
     metadata = {
         "depth": job.depth,
-        "columns": columns,
+        "columns": facts["columns"],
+        "scorers": facts["scorers"],
         "users_a_range": range_size(dataset.num_users),
         "made_with": made_with(job, dataset),
     }
@@ -107,27 +113,33 @@ class Ranker:
     def __init__(self, job: RankingJob, dataset: Dataset) -> None:
         self.job, self.train = job, dataset.rows("train")
         check_unseen(self.train)
-        self.scores = final_scores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
-        self.items = self.scores.rows[ITEMS].whole()
-
-    def rank(self, number: int) -> Tensor:
-        """Ranks a range: int32 [users of the range, depth], best first; less deep where the busiest user has fewer unseen items."""
-        size = range_size(self.train.num_rows)
-        users = torch.arange(number * size, min((number + 1) * size, self.train.num_rows))
-        return torch.cat([self._best(ids) for ids in users.split(USERS_A_RANGE)])
+        self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir, device=scoring_device(job.device))
+        self.columns = min(job.depth, self.train.num_columns - int(self.train.degrees.max()))
 
     def _best(self, users: Tensor) -> Tensor:
-        seen, own = self.train.select(users), [part.select(users) for part in self.scores.histories]
-        return top_unseen(self.scores.rows[USERS][users], self.items, seen, self.train, self.job.depth, own).int()
+        """Ranks some users: int64 [n, columns], best first."""
+        final, device = self.scores.final, self.scores.device
+        here, seen = users.to(device), self.train.select(users).to(device)
+        own = [part.select(here) for part in final.histories]
+        memory_mib = SCORES_MIB if device.type == "cpu" else DEVICE_SCORES_MIB
+        ranked = top_k(final.rows[USERS][here], self.scores.items, self.columns, seen, memory_mib, own)
+        return torch.cat([items for _, _, items in ranked]).to(users.device)
 
     def write(self, number: int) -> None:
         """Ranks a range and writes its file, then its facts."""
-        from safetensors.torch import save
-
-        items, url = self.rank(number), rankings_url(self.job)
-        data = save({"items": items.contiguous()})
-        write_bytes(join(url, _name(number)), data)
-        parts.note(url, _name(number), {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "columns": items.shape[1]})
+        size, url = range_size(self.train.num_rows), rankings_url(self.job)
+        users = torch.arange(number * size, min((number + 1) * size, self.train.num_rows))
+        shape = (users.numel(), self.columns)
+        tensors = {"items": ("int32", shape), **{name: ("float32", shape) for name in self.scores.names}}
+        with staged_file(join(url, _name(number))) as path:
+            with tensor_file(path, tensors) as arrays:
+                for ids in users.split(USERS_AT_A_TIME):
+                    ranked, rows = self._best(ids), slice(int(ids[0] - users[0]), int(ids[-1] - users[0]) + 1)
+                    arrays["items"][rows] = ranked.numpy()
+                    for name, scores in zip(self.scores.names, self.scores.scores(ids, ranked)):
+                        arrays[name][rows] = scores.numpy()
+            facts = {"bytes": path.stat().st_size, "sha256": sha256_of(path), "columns": self.columns, "scorers": self.scores.names}
+        parts.note(url, _name(number), facts)
 
 
 def rank_here(job: RankingJob, dataset: Dataset) -> None:
@@ -146,11 +158,13 @@ class RankedItems:
 
     Attributes:
         ranges: The ranges' items in order, int32 [users of the range, columns].
+        scores: The items' scores of each range by scorer, float32 [users of the range, columns]; the final ones, then those by modality.
         users_a_range: Users of every range but the last.
         depth: Columns that are read.
     """
 
     ranges: Sequence[Tensor]
+    scores: Sequence[Sequence[Tensor]]
     users_a_range: int
     depth: int
 
@@ -161,14 +175,31 @@ class RankedItems:
 
     def __getitem__(self, users: Tensor) -> Tensor:
         """Returns the rankings of users, int64 [n]: int64 [n, width]."""
-        return self.at(users, torch.arange(self.width).expand(users.numel(), -1))
+        return self.at(users, self._all_places(users))
 
     def at(self, users: Tensor, places: Tensor) -> Tensor:
         """Returns the items at some places of users' rankings, int64 [n, t], from users, int64 [n], and places, int64 [n, t]."""
         out = torch.empty(places.shape, dtype=torch.int64)
         for number, here, rows in in_ranges(users, self.users_a_range):
-            out[here] = self.ranges[number][rows[:, None], places[here]].long()
+            of_range = self.ranges[number]
+            out.index_copy_(0, here, of_range.view(-1).take(rows[:, None] * of_range.shape[1] + places[here]).long())
         return out
+
+    def scores_of(self, users: Tensor) -> list[Tensor]:
+        """Returns the scores of users' rankings, float32 [n, width] by scorer."""
+        return self.scores_at(users, self._all_places(users))
+
+    def scores_at(self, users: Tensor, places: Tensor) -> list[Tensor]:
+        """Returns scores at some places of users' rankings, float32 [n, t] by scorer; the arguments are those of `at`."""
+        out = [torch.empty(places.shape) for _ in self.scores[0]]
+        for number, here, rows in in_ranges(users, self.users_a_range):
+            of_range, places_here = self.scores[number], rows[:, None] * self.ranges[number].shape[1] + places[here]
+            for values, scores in zip(out, of_range):
+                values.index_copy_(0, here, scores.view(-1).take(places_here))
+        return out
+
+    def _all_places(self, users: Tensor) -> Tensor:
+        return torch.arange(self.width).expand(users.numel(), -1)
 
 
 def open_rankings(job: RankingJob, dataset: Dataset) -> RankedItems:
@@ -186,8 +217,10 @@ def open_rankings(job: RankingJob, dataset: Dataset) -> RankedItems:
         folder, manifest = open_artifact(url, KIND, job.cache_dir)
     except InputError as error:
         raise InputError(f"{error}, with run.redo=label") from error
-    ranges = [load_file(str(folder / name))["items"] for name in sorted(manifest["files"])]
-    return RankedItems(ranges, manifest["users_a_range"], job.depth)
+    ranges = [load_file(str(folder / name)) for name in sorted(manifest["files"])]
+    names = manifest["scorers"]
+    scores = [[tensors[name] for name in names] for tensors in ranges]
+    return RankedItems([tensors["items"] for tensors in ranges], scores, manifest["users_a_range"], job.depth)
 
 
 def _name(number: int) -> str:

@@ -1,12 +1,13 @@
 """Scores candidate lists with the teacher's vectors at one revision, which stay memory-mapped on the CPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ...core.errors import InputError
 from ...core.graph import Csr
-from ...core.objectives import Labels, label, list_scores
+from ...core.objectives import Labels, list_scores
 from ...core.sides import ITEMS, USERS
 from ...core.vectors import TeacherVectors
 from ..artifacts.teacher import final_scores, modal_rows
@@ -33,6 +34,7 @@ class TeacherScores:
         by_modality: bool = True,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - a value that does not change
     ) -> None:
+        self.device = device
         self.final = final_scores(url, revision, train, cache_dir).to(device)
         modal = modal_rows(url, revision, cache_dir) if by_modality else {}
         self.modal_users = {m: sides[USERS].to(device) for m, sides in modal.items()}
@@ -50,18 +52,26 @@ class TeacherScores:
         return ["scores", *(f"scores.{m}" for m in self.modalities)]
 
     def scores(self, users: Tensor, lists: Tensor) -> list[Tensor]:
-        """Scores lists as `labels` does, by scorer in the order of `names`, without taking a positive's score from them: float32 [n, k]."""
-        return list_scores(*self._vectors_of(users), lists)
+        """Scores lists as `labels` does, by scorer in the order of `names`, without taking a positive's score from them: float32 [n, k].
 
-    def labels(self, users: Tensor, lists: Tensor) -> Labels:
-        """Scores lists; see `core.objectives.label`. The vectors of the lists' users alone are read from the users' tables.
+        Scores are on the device of the lists.
+        """
+        scores = list_scores(*self._vectors_of(users.to(self.device)), lists.to(self.device))
+        return [each.to(lists.device) for each in scores]
+
+    def labels(self, users: Tensor, lists: Tensor, of_last: Sequence[Tensor] = ()) -> Labels:
+        """Scores lists relative to their positives. The vectors of the lists' users alone are read from the users' tables.
 
         Args:
             users: int64 [n], dataset indices.
             lists: int64 [n, 1 + K], the positive first.
+            of_last: Scores of each list's last t items that are known already, float32 [n, t] by scorer; these items are not scored again.
         """
-        scored = label(*self._vectors_of(users), lists)
-        return Labels(users, lists, scored.scores, scored.modal_scores)
+        scores = self.scores(users, lists[:, : lists.shape[1] - of_last[0].shape[1]] if of_last else lists)
+        if of_last:
+            scores = [torch.cat(both, 1) for both in zip(scores, of_last)]
+        relative = [each - each[:, :1] for each in scores]
+        return Labels(users, lists, relative[0], torch.stack(relative[1:]) if relative[1:] else relative[0].new_zeros(0, *lists.shape))
 
     def _vectors_of(self, users: Tensor) -> tuple[TeacherVectors, Tensor]:
         """Returns the vectors of the distinct users and of all items, and the users as rows of these, int64 [n]."""
@@ -70,3 +80,20 @@ class TeacherScores:
         histories = tuple(part.select(distinct) for part in self.final.histories)
         final = self.final.rows[USERS][distinct], self.items
         return TeacherVectors(*final, of_users, self.modal_items, None, None, {}, histories=histories), rows
+
+
+def scoring_device(name: str) -> torch.device:
+    """Returns the device that a labeler or ranker scores on.
+
+    Args:
+        name: "cpu" or "cuda".
+
+    Raises:
+        InputError: there is no GPU in this process.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "cluster.gpus_per_labeler: torch finds no GPU in this process; set cluster.gpus_per_labeler=0, or run on hosts with GPUs and a "
+            "torch that is built for them"
+        )
+    return torch.device(name)

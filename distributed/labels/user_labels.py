@@ -25,7 +25,7 @@ from .blocks import item_dtype, range_of
 from .encoding import EncodedScores, encode
 from .files import Work, check_labels, labels_url
 from .rankings import in_ranges, open_rankings, range_size
-from .teacher_scores import TeacherScores
+from .teacher_scores import TeacherScores, scoring_device
 
 USERS_AT_A_TIME = 1 << 12
 EXAMPLES_AT_A_TIME = 1 << 14  # whose lists are drawn together, since one step is too little work for what it takes
@@ -45,7 +45,7 @@ class UserLabeler:
     def __init__(self, job: LabelJob, dataset: Dataset) -> None:
         self.job, self.train = job, dataset.rows("train")
         check_unseen(self.train)
-        self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir)
+        self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir, device=scoring_device(job.device))
         self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
 
     def write(self, url: str, work: Work) -> None:
@@ -80,11 +80,12 @@ class UserLabeler:
         """Fills in the labels of some users, which begin at a row and at a train item of the range."""
         train, rows = self.train.select(users), slice(row, row + users.numel())
         pool = UnseenItems(train, users).draw(torch.arange(users.numel()), users, self.job.pool, self.job.seed, 0, STREAM_POOL)
-        lists = pool if self.ranked is None else torch.cat([self.ranked[users], pool], 1)
+        of_pool = self.scores.scores(users, pool)
+        of_rankings = self.ranked.scores_of(users) if self.ranked is not None else [scores[:, :0] for scores in of_pool]
         of_positives = self.scores.scores(users[train.rows], train.columns[:, None])
         arrays["pool"][rows] = pool.numpy()
-        for name, of_lists, positives in zip(self.scores.names, self.scores.scores(users, lists), of_positives):
-            middle = of_lists[:, lists.shape[1] - pool.shape[1] :].mean(1)  # differences alone count, and float16 has digits for few others
+        for name, *scores, positives in zip(self.scores.names, of_rankings, of_pool, of_positives):
+            of_lists, middle = torch.cat(scores, 1), scores[1].mean(1)  # differences alone count, and float16 has digits for few others
             what = f"labels of the users from index {int(users[0])}: {name.replace('.', ' of ')}"
             encoded = encode((of_lists - middle[:, None]).numpy(), self.job.scores, what)
             arrays[name][rows] = encoded.values

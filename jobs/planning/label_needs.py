@@ -6,7 +6,7 @@ from ...core.ranking import USERS_AT_A_TIME as USERS_AT_A_TIME_RANKED
 from ...core.scoring import CHUNK_BYTES
 from ...distributed.labels.blocks import item_dtype
 from ...distributed.labels.encoding import index_dtype
-from ...distributed.labels.rankings import USERS_A_RANGE, range_size
+from ...distributed.labels.rankings import USERS_AT_A_TIME as USERS_RANKED
 from ...distributed.labels.user_labels import USERS_AT_A_TIME
 from ..settings import Settings
 from . import kinds
@@ -113,14 +113,15 @@ def rows_bytes(sizes: Sizes) -> int:
 
 def ranker(settings: Settings, sizes: Sizes) -> Need | None:
     """Memory of a process that ranks users before labels are made: a range of users; None where none rank."""
-    depth, ranked = candidate_policy(settings.distill).depth, min(USERS_A_RANGE, sizes.users)
+    depth, ranked = candidate_policy(settings.distill).depth, min(USERS_RANKED, sizes.users)
     if not rankings_bytes(settings, sizes):
         return None
-    dim, of_range = kinds.final_dim(settings.teacher, sizes), min(range_size(sizes.users), sizes.users)
+    config, count = settings.teacher, len(sizes.dims)
+    dim = kinds.final_dim(config, sizes) + count * kinds.modal_dim(config, sizes)
     parts: dict[str, float] = {
         "users' train items": 5 * train_rows(sizes, ranked),
         **histories(settings, sizes),
-        "a range of users": ranked * (dim * FLOAT + 2 * depth * INDEX) + 3 * of_range * depth * 4,
+        "users at a time": ranked * (dim * FLOAT + depth * (2 * INDEX + (1 + count) * FLOAT)) + CHUNK_BYTES,
         "score blocks": SCORE_BYTES,
     }
     mapped = vectors_bytes(settings, sizes) + rows_bytes(sizes)
@@ -132,7 +133,7 @@ def rankings_bytes(settings: Settings, sizes: Sizes) -> int:
     """Bytes of the teacher's rankings of all users on disk; 0 where no candidates are drawn from them, and beside a resident teacher."""
     if not sizes.taught or settings.distill.regime == "inline":
         return 0
-    return sizes.users * min(candidate_policy(settings.distill).depth, sizes.items) * 4
+    return sizes.users * min(candidate_policy(settings.distill).depth, sizes.items) * (4 + (1 + len(sizes.dims)) * FLOAT)
 
 
 def evaluator(sizes: Sizes, dim: int, model: str, of_histories: dict[str, int] | None = None) -> Need:

@@ -19,7 +19,7 @@ LABELS_MADE = "labels_made"  # of a student's inputs: the checksum of labels tha
 PLANNED = ("teacher", "student", "distill", "labels", "sampling", "graph", "cluster")
 UNMAPPED = {"map_untouched": False}  # the export settings of a bundle whose item vectors are all the student's own
 # Settings of cluster that no figure of a plan reads.
-NOT_PLANNED = ("address", "cache_dir", "start_timeout", "max_failures", "threads", "gpus_per_cell")
+NOT_PLANNED = ("address", "cache_dir", "start_timeout", "max_failures", "threads", "gpus_per_cell", "gpus_per_labeler")
 
 
 def dataset_inputs(settings: Settings) -> Inputs:

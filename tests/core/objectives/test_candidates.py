@@ -8,7 +8,15 @@ import torch
 from promptmm.core.config import DistillationConfig
 from promptmm.core.graph import Csr
 from promptmm.core.kinds import CANDIDATES
-from promptmm.core.objectives import CandidatePolicy, CandidateRequest, candidate_identity, candidate_lists, candidate_policy, plain_lists
+from promptmm.core.objectives import (
+    CandidatePolicy,
+    CandidateRequest,
+    candidate_identity,
+    candidate_lists,
+    candidate_policy,
+    placed_lists,
+    plain_lists,
+)
 from promptmm.core.sampling import UnseenItems
 
 NUM_ITEMS = 8
@@ -205,3 +213,25 @@ def test_popular_candidates_are_drawn_by_their_degrees(popularity):
 def test_one_unseen_candidate_is_uniform_whatever_the_policy():
     popular, mixed = (candidate_policy(settings_of(kind, num_uniform=1)) for kind in ("popular", "mixed"))
     assert torch.equal(popular.draw(some_request(popular)), mixed.draw(some_request(mixed)))
+
+
+class Best(CANDIDATES.get("mixed")):
+    """Takes the best of the ranking, by overriding `draw` alone."""
+
+    def draw(self, request):
+        return torch.cat([self.draw_unseen(request), request.ranking[request.users][:, :1].expand(-1, self.config.num_top)], 1)
+
+
+class Other(Best):
+    """Draws as its base, in a class that says nothing of how."""
+
+
+@pytest.mark.parametrize("kind", [Best, Other])
+def test_a_policy_that_overrides_draw_alone_has_no_places(kind, monkeypatch):
+    config, request = settings_of("mixed"), some_request(candidate_policy(settings_of("mixed")))
+    lists, places = placed_lists(config, request)
+    assert torch.equal(request.ranking[request.users[:, None], places], lists[:, -2:])
+    monkeypatch.setattr(CANDIDATES, "get", lambda name: kind)
+    lists, places = placed_lists(config, request)
+    assert places is None
+    assert torch.equal(lists[:, -2:], request.ranking[request.users][:, :1].expand(-1, 2))

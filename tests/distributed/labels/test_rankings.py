@@ -66,6 +66,43 @@ def test_ranges_make_up_the_ranking_of_all_users(label_job, dataset, small_range
     assert torch.equal(open_rankings(dataclasses.replace(job, depth=3), dataset)[users], wanted[users, :3])
 
 
+def test_rankings_have_the_scores_of_their_items(label_job, dataset, small_ranges):
+    rank_here(label_job.rankings, dataset)
+    found, vectors = open_rankings(label_job.rankings, dataset), read_revision(label_job.teacher_url, 0).vectors
+    users = torch.randperm(dataset.num_users, generator=torch.Generator().manual_seed(0))
+    items = found[users]
+    sides = [(vectors.user, vectors.item), *((vectors.modal_user[m], vectors.modal_item[m]) for m in vectors.modal_user)]
+    wanted = [(of_users[users][:, None] * of_items[items]).sum(2) for of_users, of_items in sides]
+    assert len(found.scores_of(users)) == len(wanted) > 1
+    for scores, expected_scores in zip(found.scores_of(users), wanted):
+        torch.testing.assert_close(scores, expected_scores, rtol=1e-5, atol=1e-6)
+    places = torch.randint(found.width, (users.numel(), 4), generator=torch.Generator().manual_seed(1))
+    for scores, expected_scores in zip(found.scores_at(users, places), wanted):
+        torch.testing.assert_close(scores, expected_scores.gather(1, places), rtol=1e-5, atol=1e-6)
+
+
+def test_rankings_of_an_earlier_version_are_made_again(label_job, dataset):
+    job = label_job.rankings
+    rank_here(job, dataset)
+    path = f"{rankings_url(job)}/manifest.json"
+    manifest = read_json(path)
+    del manifest["made_with"]["layout"]
+    write_json(path, manifest)
+    assert not has_rankings(job, dataset)
+    rank_here(job, dataset)
+    assert has_rankings(job, dataset)
+
+
+def test_a_gpu_that_is_not_there_is_named(label_job, dataset):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for make in (rank_here, lambda job, dataset: Labeler(dataclasses.replace(label_job, device="cuda"), dataset)):
+        with pytest.raises(
+            InputError, match=r"cluster.gpus_per_labeler: torch finds no GPU in this process; set cluster.gpus_per_labeler=0"
+        ):
+            make(dataclasses.replace(label_job.rankings, device="cuda"), dataset)
+
+
 def test_labels_are_those_of_one_range(label_job, dataset, taught_run, small_ranges, tiny_settings):
     whole = Labeler(student_job(tiny_settings(taught_run, LOCAL), dataset, 0).label_job(), dataset).labels(1, 0)
     rank_here(label_job.rankings, dataset)

@@ -287,7 +287,7 @@ def test_rankings_are_planned_where_candidates_are_drawn_from_them(dataset):
     """On disk and mapped; a labeler holds those of a block's users."""
     words, catalog = ["teacher.dim=8", "student.dim=8", "distill.num_top=5", "distill.top_depth=30"], large(dataset, 10**4)
     plan = make_plan(load_settings(None, words), catalog, None)
-    assert plan.rankings_bytes == 4 * 30 * catalog.num_users
+    assert plan.rankings_bytes == (4 + 4 * (1 + len(catalog.modalities))) * 30 * catalog.num_users  # items, final scores, those by modality
     assert f"{plan.rankings_bytes / 2**20:,.1f} MiB a revision" in describe_plan(plan)
     plain = make_plan(load_settings(None, ["teacher.dim=8", "student.dim=8"]), catalog, None)
     labelers = plan.roles["labeler"], plain.roles["labeler"]
