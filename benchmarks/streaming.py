@@ -86,7 +86,7 @@ def main() -> None:
         sizes = [f"source.synthetic_num_users={options.users}", f"source.synthetic_num_items={options.items}"]
         epochs = [f"student.train.epochs={options.epochs}", f"student.train.patience={options.epochs}", f"labels.epochs={options.epochs}"]
         words = [*WORDS, *sizes, *epochs]
-        for verb in ("prepare", "train-teacher", "label"):
+        for verb in ("prepare", "partition", "train-teacher", "label"):
             call(verb, run, words)
         shutil.copytree(run, streamed, ignore=shutil.ignore_patterns("labels"))
         call("distill", run, words)
