@@ -199,9 +199,8 @@ def _item_blocks(items: Tensor, size: int, transposed: Tensor | None) -> Iterato
         if transposed is not None:
             yield first, last - first, [transposed[:, first : _full(last)]]
         else:
-            full = (
-                last - (last - first) % FULL_COLUMNS if items.device.type == "cpu" else first
-            )  # elsewhere products differ, copies are cheap
+            rest = (last - first) % FULL_COLUMNS
+            full = last - rest if items.device.type == "cpu" else first  # a GPU rounds products of other widths otherwise: one for all
             yield first, last - first, [x.T for x in (items[first:full], _padded(items[full:last])) if len(x)]
 
 

@@ -7,7 +7,7 @@ from promptmm.core.config import DistillationConfig, EvaluationConfig
 from promptmm.core.errors import RunError
 from promptmm.distributed.config import ClusterConfig
 from promptmm.distributed.execution.evaluation import evaluate_in_tasks
-from promptmm.distributed.execution.label_pool import materialise
+from promptmm.distributed.execution.label_pool import materialise, rank_users
 from promptmm.distributed.messages import EvaluationJob, LabelJob, StoredScores
 
 
@@ -44,3 +44,18 @@ def test_evaluation_and_labels(ray_cluster, full_cluster, tiny_run, sigint):
     job = LabelJob(f"{tiny_run}/dataset", f"{tiny_run}/teacher", 0, DistillationConfig(), 256, 2, 1000, 0)
     with pytest.raises(RunError, match=r"start_timeout=2 seconds: the cluster has no room for 1 labelers of 1 CPU each"):
         materialise(job, str(tiny_run), 1, cluster, {})
+
+
+def test_labelers_and_rankers_that_ask_for_gpus(ray_cluster, tiny_run):
+    """Nobody has a GPU on this cluster."""
+    if ray_cluster.cluster_resources().get("GPU"):
+        pytest.skip("the cluster has GPUs")
+    cluster = ClusterConfig(start_timeout=2.0, gpus_per_labeler=0.5)
+    distill = DistillationConfig(num_top=4)
+    job = LabelJob(f"{tiny_run}/dataset", f"{tiny_run}/teacher", 0, distill, 256, 2, 1000, 0, device="cuda")
+    for make, who in (
+        (lambda: materialise(job, str(tiny_run), 1, cluster, {}), "labelers"),
+        (lambda: rank_users(job.rankings, cluster), "rankers"),
+    ):
+        with pytest.raises(RunError, match=rf"the cluster has no room for 1 {who} of 1 CPU and 0.5 GPUs each"):
+            make()
