@@ -5,8 +5,9 @@
 A generated catalog on an embedded Ray cluster, one student's worker and one labeler of one core each, d = 64, lists of 32 candidates, half
 of them from the teacher's ranking, two modalities. The student is trained twice: with labels that were written for all of its epochs, which
 lie in the page cache, and with streamed ones. An epoch's seconds and its share of waiting are the student's own record; medians over the
-epochs after the first. While labels are streamed, the anonymous and shared memory of the worker, of the labeler and of the object store's
-process is sampled every second; the table has the medians of the second and of the last quarter of the time that a process was seen.
+epochs after the first. While labels are streamed, the anonymous and the shared memory of the worker, of the labeler and of the object
+store's process is sampled every second; the table has the medians of the second and of the last quarter of the time that a process was
+seen. Shared memory is the object store's, of bounded size: a process counts each page of it that it has touched, and all touch the same.
 """
 
 import argparse
@@ -51,25 +52,27 @@ def rows_of(folder: Path) -> list[dict]:
 
 
 class Watch:
-    """Samples the memory of the processes below one, by role: MiB, the most of a role's processes at each time."""
+    """Samples the memory of the processes below one: MiB by role and kind, the most of a role's processes at each time."""
 
     def __init__(self, pid: int) -> None:
-        self.root, self.found = psutil.Process(pid), {role: [] for role in ROLES}
+        self.root = psutil.Process(pid)
+        self.found = {(role, kind): [] for role in ROLES for kind in ("RssAnon", "RssShmem")}
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         while self.root.is_running():
-            mib = dict.fromkeys(ROLES, 0.0)
+            mib = dict.fromkeys(self.found, 0.0)
             try:
                 for process in [self.root, *self.root.children(recursive=True)]:
                     words = " ".join(process.cmdline())
-                    for role in (role for role, word in ROLES.items() if word in words):
-                        mib[role] = max(mib[role], memory.anonymous_and_shared(process.pid))
+                    found = memory.resident(process.pid)
+                    for role, kind in (key for key in mib if ROLES[key[0]] in words):
+                        mib[role, kind] = max(mib[role, kind], found.get(kind, 0.0))
             except psutil.Error:
                 continue
-            for role, value in mib.items():
+            for key, value in mib.items():
                 if value:
-                    self.found[role].append(value)
+                    self.found[key].append(value)
             time.sleep(1)
 
 
@@ -102,11 +105,12 @@ def main() -> None:
     for way, rows in found.items():
         waiting = statistics.median(row["waiting"] for row in rows)
         print(f"| {way} | {seconds[way]:.2f} | {examples / seconds[way]:,.0f} | {waiting:.1%} | {seconds[way] / seconds['files']:.2f} |")
-    print("\n| process | second quarter, MiB | last quarter |\n|---|---:|---:|")
-    for role, mib in watch.found.items():
+    print("\n| process | memory | second quarter, MiB | last quarter |\n|---|---|---:|---:|")
+    for (role, kind), mib in watch.found.items():
         quarter = len(mib) // 4
         if quarter:
-            print(f"| {role} | {statistics.median(mib[quarter : 2 * quarter]):,.0f} | {statistics.median(mib[-quarter:]):,.0f} |")
+            what = "anonymous" if kind == "RssAnon" else "shared"
+            print(f"| {role} | {what} | {statistics.median(mib[quarter : 2 * quarter]):,.0f} | {statistics.median(mib[-quarter:]):,.0f} |")
 
 
 if __name__ == "__main__":
