@@ -1,5 +1,6 @@
 """Holds the user-item graph in memory, and propagates over it with normalised weights."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from .autograd import Context, Gradients
 
 EDGES_AT_A_TIME = 1 << 13  # 2 MiB of 64-d rows stay in a CPU's caches: with 2**18 edges at a time it took 16 times as long
+ROWS_A_BLOCK = 1 << 16  # of `Csr.blocks`
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Csr:
         pointers = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
         edges = torch.arange(int(pointers[-1]), device=rows.device) + torch.repeat_interleave(first - pointers[:-1], degrees)
         return Csr(pointers, self.columns.index_select(0, edges).long(), self.num_columns)
+
+    def blocks(self) -> Iterator["Csr"]:
+        """Yields matrices of consecutive rows, so that not all edges are in memory at once where they are memory-mapped."""
+        for rows in torch.arange(self.num_rows, device=self.columns.device).split(ROWS_A_BLOCK):
+            yield self.select(rows)
 
     def to(self, device: torch.device | str) -> "Csr":
         return Csr(self.pointers.to(device), self.columns.to(device), self.num_columns)

@@ -30,7 +30,6 @@ class ItemPart:
     def __init__(self, vectors: Tensor) -> None:
         self.vectors = vectors
         self._transposed: Tensor | None = None
-        self._was_asked = False
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -38,14 +37,13 @@ class ItemPart:
     def transposed(self, num_users: int) -> Tensor | None:
         """Returns the vectors as `transposed_items` does, for a request of one user or two, and None for others and for large parts.
 
-        The second such request makes a copy, which is kept, since a process that answers one is likely to answer many: one user's product
-        with it takes a third of the time.
+        The first such request makes a copy, which is kept: one user's product with it takes a third of the time. It is not left to a later
+        request, since another product rounds otherwise, and the same request has to have the same scores.
         """
         if num_users > LONE_USERS or self.vectors.numel() * self.vectors.element_size() > TRANSPOSED_BYTES:
             return None
-        if self._transposed is None and self._was_asked:
+        if self._transposed is None:
             self._transposed = transposed_items(self.vectors)
-        self._was_asked = True
         return self._transposed
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..graph import Csr
+from ..graph import ROWS_A_BLOCK, Csr
+from ..ranking import Rows
 from ..top_k import top_k
 from .draws import STREAM_CALIBRATION, order_by_draw
 
@@ -34,7 +35,9 @@ class Calibration:
     share_of_places: float
 
 
-def calibrate(users: Tensor, items: Tensor, seen: Csr, degrees: Tensor, predicted: Tensor, seed: int = 0) -> Calibration:
+def calibrate(
+    users: Tensor, items: Tensor, seen: Rows, degrees: Tensor, predicted: Tensor, seed: int = 0, rows: Tensor | None = None
+) -> Calibration:
     """Computes the calibration after which a mapped item is seen as often as an item of few interactions.
 
     First, the mean deviation of the mapped items' scores over users is brought to that of the items of few interactions. Then all
@@ -42,16 +45,16 @@ def calibrate(users: Tensor, items: Tensor, seen: Csr, degrees: Tensor, predicte
     places are those of the fitted items that are not of the user's train items; a mapped item has its place beside them.
 
     Args:
-        users: The student's vectors of the users with train interactions, float [num, d].
+        users: The student's vectors of users, float [num_users, d]; may be memory-mapped.
         items: The student's vectors of the fitted items, float [n, d].
-        seen: Train items of these users, by their place among the fitted items.
+        seen: Train items of the users that count, by their place among the fitted items.
         degrees: Numbers of train interactions of these items, int64 [n].
         predicted: Their mapped vectors, each mapped from other items, float64 [n, d].
         seed: Of the draw of users and items whose scores are compared.
+        rows: int64 [n], the users that count, those with train interactions; all by default.
     """
-    wide = users.double()
-    mean = wide.mean(0)
-    covariance = (wide - mean).T @ (wide - mean) / wide.shape[0]
+    rows = torch.arange(len(users)) if rows is None else rows
+    mean, covariance = _moments(users, rows)
 
     def deviation(vectors: Tensor) -> Tensor:
         return ((vectors @ covariance) * vectors).sum(1).clamp(min=0).sqrt().mean()
@@ -62,15 +65,28 @@ def calibrate(users: Tensor, items: Tensor, seen: Csr, degrees: Tensor, predicte
     ridge = LEAST_SHARE * covariance.diagonal().mean().clamp(min=1e-30)
     direction = torch.linalg.solve(covariance + ridge * torch.eye(mean.numel(), dtype=torch.float64), mean)
     reach = mean @ direction
-    drawn = order_by_draw(STREAM_CALIBRATION, seed, torch.arange(wide.shape[0]))[:MOST_USERS]
+    drawn = order_by_draw(STREAM_CALIBRATION, seed, torch.arange(rows.numel()))[:MOST_USERS]
     chosen = order_by_draw(STREAM_CALIBRATION, seed, torch.arange(items.shape[0]))[:MOST_ITEMS]
-    bars, share = _bars(users[drawn], items, seen.select(drawn), few)
+    of_drawn = users[rows[drawn]]
+    bars, share = _bars(of_drawn, items, seen.select(drawn), few)
     if not reach > 0:  # the mean user is the zero vector, whose score no shift changes
         return Calibration(factor, torch.zeros_like(mean), 0.0, share)
     direction = direction / reach
     reached = share * min(FIRST_PLACES / items.shape[0], 1.0)  # of the pairs of a user and such an item
-    level = _level(wide[drawn], factor * predicted[chosen], direction, bars, reached)
+    level = _level(of_drawn.double(), factor * predicted[chosen], direction, bars, reached)
     return Calibration(factor, level * direction, level, share)
+
+
+def _moments(users: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the mean, float64 [d], and the covariance, float64 [d, d], of some users' vectors, which are read a block at a time."""
+    mean, covariance = torch.zeros(users.shape[1], dtype=torch.float64), torch.zeros(users.shape[1], users.shape[1], dtype=torch.float64)
+    for block in rows.split(ROWS_A_BLOCK):
+        mean += users[block].double().sum(0)
+    mean /= rows.numel()
+    for block in rows.split(ROWS_A_BLOCK):
+        deviations = users[block].double() - mean
+        covariance += deviations.T @ deviations
+    return mean, covariance / rows.numel()
 
 
 def _bars(users: Tensor, items: Tensor, seen: Csr, few: Tensor) -> tuple[Tensor, float]:

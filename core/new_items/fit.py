@@ -69,7 +69,7 @@ def fit_item_map(users: Tensor, items: Tensor, train: Csr, features: Mapping[str
 
     Args:
         users, items: The student's final vectors, float32 [num_users, d] and [num_items, d].
-        train: Every user's train items.
+        train: Every user's train items; may be memory-mapped, as the vectors.
         features: Raw rows [n, d_m] of the fitted items with their presence, by modality.
         rows: int64 [n], the fitted items: each has a train interaction, and a row in at least one modality.
         seed: Of the folds.
@@ -81,7 +81,10 @@ def fit_item_map(users: Tensor, items: Tensor, train: Csr, features: Mapping[str
     folds = make_folds(items, train, rows, seed) if rows.numel() >= LEAST_ITEMS and features else []
     if not folds:
         return None
-    degrees = torch.bincount(train.columns.long(), minlength=train.num_columns)[rows]
+    degrees = torch.zeros(train.num_columns, dtype=torch.int64)
+    for block in train.blocks():
+        degrees += torch.bincount(block.columns, minlength=train.num_columns)
+    degrees = degrees[rows]
     best: tuple[Choice, bool] | None = None
     is_wide = any(rows.shape[1] > MOST_WHITENED for rows, _ in features.values())
     for whiten in (False,) if is_wide else (False, True):
@@ -94,8 +97,8 @@ def fit_item_map(users: Tensor, items: Tensor, train: Csr, features: Mapping[str
     inputs = _inputs(items[rows], features, degrees, folds, whiten)
     choice = _choose_scales(inputs, choice)
     trained = train.degrees.nonzero().flatten()
-    seen = _among(train.select(trained), rows)
-    calibration = calibrate(users[trained], inputs.targets, seen, degrees, _predicted_by_others(inputs, choice), seed)
+    seen = _Among(train, trained, rows)
+    calibration = calibrate(users, inputs.targets, seen, degrees, _predicted_by_others(inputs, choice), seed, trained)
     facts = {
         "whiten": whiten,
         "penalty": choice.penalty,
@@ -111,12 +114,27 @@ def fit_item_map(users: Tensor, items: Tensor, train: Csr, features: Mapping[str
     return _whole_map(inputs, choice, calibration, _sets(list(features), patterns), facts)
 
 
-def _among(train: Csr, rows: Tensor) -> Csr:
-    """Returns users' train items among `rows`, int64 [n] ascending, by their place in it."""
-    place_of = torch.full((train.num_columns,), -1)
-    place_of[rows] = torch.arange(rows.numel())
-    place = place_of[train.columns]
-    return Csr.from_pairs(train.rows[place >= 0], place[place >= 0], train.num_rows, rows.numel())
+@dataclass(frozen=True)
+class _Among:
+    """Gives some users' train items among some items, by their place among these; a `Rows`.
+
+    Attributes:
+        train: Every user's train items.
+        users: int64 [m], the users.
+        items: int64 [n] ascending.
+    """
+
+    train: Csr
+    users: Tensor
+    items: Tensor
+
+    def select(self, rows: Tensor) -> Csr:
+        """See `Rows`."""
+        place_of = torch.full((self.train.num_columns,), -1)
+        place_of[self.items] = torch.arange(self.items.numel())
+        train = self.train.select(self.users[rows])
+        place = place_of[train.columns]
+        return Csr.from_pairs(train.rows[place >= 0], place[place >= 0], train.num_rows, self.items.numel())
 
 
 def _inputs(targets: Tensor, features: Mapping[str, RawRows], degrees: Tensor, folds: list[Fold], whiten: bool) -> Inputs:

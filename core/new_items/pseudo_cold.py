@@ -53,12 +53,11 @@ def make_folds(items: Tensor, train: Csr, rows: Tensor, seed: int) -> list[Fold]
 
     Args:
         items: The student's final vectors of all items [num_items, d].
-        train: Every user's train items.
+        train: Every user's train items; may be memory-mapped.
         rows: int64 [n], the fitted items.
         seed: Of the draws.
     """
     drawn = order_by_draw(STREAM_FOLDS, seed, torch.arange(rows.numel()))
-    users, columns, edges_user = train.degrees, train.columns.long(), train.rows
     folds = []
     for number in range(NUM_FOLDS):
         places = drawn[number::NUM_FOLDS].sort().values
@@ -67,13 +66,21 @@ def make_folds(items: Tensor, train: Csr, rows: Tensor, seed: int) -> list[Fold]
         ranked = order_by_draw(STREAM_ITEMS, seed, torch.arange(places.numel()))[:MOST_ITEMS].sort().values
         column_of = torch.full((places.numel() + 1,), -1)  # the last entry is of items that are not of the fold
         column_of[ranked] = torch.arange(ranked.numel())
-        place = place_of[columns]
-        column = column_of[place]
-        others = torch.bincount(edges_user[place < 0], minlength=users.numel())
-        held = torch.bincount(edges_user[column >= 0], minlength=users.numel())
-        chosen = order_by_draw(STREAM_USERS, seed, ((others > 0) & (held > 0)).nonzero().flatten())[:MOST_USERS].sort().values
+        able = _able(train, place_of, column_of)
+        chosen = order_by_draw(STREAM_USERS, seed, able.nonzero().flatten())[:MOST_USERS].sort().values
         folds.append(_fold(items, train.select(chosen), place_of, column_of, places, ranked))
     return [fold for fold in folds if fold.users.shape[0]]
+
+
+def _able(train: Csr, place_of: Tensor, column_of: Tensor) -> Tensor:
+    """Returns whether a user has ranked items of a fold, and others, bool [num_users]; the places are those of `make_folds`."""
+    found = []
+    for block in train.blocks():
+        place, users = place_of[block.columns], block.rows
+        others = torch.bincount(users[place < 0], minlength=block.num_rows)
+        held = torch.bincount(users[column_of[place] >= 0], minlength=block.num_rows)
+        found.append((others > 0) & (held > 0))
+    return torch.cat(found)
 
 
 def _fold(items: Tensor, of_users: Csr, place_of: Tensor, column_of: Tensor, places: Tensor, ranked: Tensor) -> Fold:

@@ -36,7 +36,7 @@ def fit_new_items(dataset: Dataset, student: TrainedModel, seed: int) -> ItemMap
     """
     if not dataset.modalities:
         return None
-    train = dataset.csr("train")
+    train = dataset.rows("train")
     has_features = np.zeros(dataset.num_items, bool)
     for modality in dataset.modalities:
         has_features |= _present(dataset, modality)

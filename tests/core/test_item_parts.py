@@ -14,12 +14,12 @@ def test_later_requests_have_the_lists_of_the_first(num_items, num_users):
     users, items = torch.randn(num_users, 16, generator=generator), torch.randn(num_items, 16, generator=generator)
     seen = Csr(torch.arange(num_users + 1), torch.zeros(num_users, dtype=torch.int64), num_items)
     part, k = ItemPart(items), min(20, num_items)
-    first = rank_parts(users, [part], k, seen, None)
-    assert part._transposed is None  # a command that asks once makes no copy
-    second = rank_parts(users, [part], k, seen, None)
-    assert part._transposed is not None
-    assert torch.equal(first[1], second[1])
-    torch.testing.assert_close(first[0], second[0])
+    first, second = (rank_parts(users, [part], k, seen, None) for _ in range(2))
+    for one, other in zip(first, second):
+        assert torch.equal(one, other)
+    many = rank_parts(users.repeat(3, 1), [part], k, Csr(torch.arange(3 * num_users + 1), seen.columns.repeat(3), num_items), None)
+    assert torch.equal(first[1], many[1][:num_users])  # lists of more users are made without the copy
+    torch.testing.assert_close(first[0], many[0][:num_users])
 
 
 @pytest.mark.parametrize("num_users", [1, 2])

@@ -6,8 +6,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from promptmm.core import graph
 from promptmm.core.graph import Csr
-from promptmm.core.new_items import fit
+from promptmm.core.new_items import calibration, fit, pseudo_cold
 from promptmm.core.new_items.calibration import calibrate
 from promptmm.core.new_items.encoding import Encoding
 from promptmm.core.new_items.pseudo_cold import NUM_FOLDS, make_folds
@@ -110,6 +111,23 @@ def test_rows_too_wide_to_ship_a_matrix_for_are_not_whitened(world, monkeypatch)
     assert world.fitted(features=loud, rows=world.rows[rows]).facts["whiten"]
     monkeypatch.setattr(fit, "MOST_WHITENED", 8)
     assert not world.fitted(features=loud, rows=world.rows[rows]).facts["whiten"]
+
+
+def test_users_may_be_read_a_block_at_a_time(world, monkeypatch):
+    """Where train items and vectors are memory-mapped, no more than a block of them is in memory."""
+    for module in (calibration, pseudo_cold):
+        monkeypatch.setattr(module, "MOST_USERS", 20)
+    whole = world.fitted()
+    monkeypatch.setattr(graph, "ROWS_A_BLOCK", 7)
+    monkeypatch.setattr(calibration, "ROWS_A_BLOCK", 7)
+    mapped = Csr(world.train.pointers, world.train.columns.int(), world.train.num_columns)
+    sizes, select = [], Csr.select
+    monkeypatch.setattr(Csr, "select", lambda self, rows: (self is mapped and sizes.append(rows.numel()), select(self, rows))[1])
+    blocked = world.fitted(train=mapped)
+    assert {7, 60 % 7} < set(sizes)
+    assert max(sizes) == 20
+    assert blocked.facts["whiten"] == whole.facts["whiten"]
+    torch.testing.assert_close(blocked.vectors(world.features), whole.vectors(world.features))
 
 
 def test_too_few_items_or_none_with_features_give_no_map(world):
