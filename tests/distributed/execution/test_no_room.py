@@ -1,5 +1,6 @@
 """A cluster without room ends in a clear error, whatever asked for the room."""
 
+import shutil
 import signal
 
 import pytest
@@ -46,15 +47,16 @@ def test_evaluation_and_labels(ray_cluster, full_cluster, tiny_run, sigint):
         materialise(job, str(tiny_run), 1, cluster, {})
 
 
-def test_labelers_and_rankers_that_ask_for_gpus(ray_cluster, tiny_run):
+def test_labelers_and_rankers_that_ask_for_gpus(ray_cluster, taught_run, tmp_path):
     """Nobody has a GPU on this cluster."""
     if ray_cluster.cluster_resources().get("GPU"):
         pytest.skip("the cluster has GPUs")
     cluster = ClusterConfig(start_timeout=2.0, gpus_per_labeler=0.5)
     distill = DistillationConfig(num_top=4)
-    job = LabelJob(f"{tiny_run}/dataset", f"{tiny_run}/teacher", 0, distill, 256, 2, 1000, 0, device="cuda")
+    run = shutil.copytree(taught_run, tmp_path / "run")  # both remove what is there before they begin
+    job = LabelJob(f"{run}/dataset", f"{run}/teacher", 0, distill, 256, 2, 1000, 0, device="cuda")
     for make, who in (
-        (lambda: materialise(job, str(tiny_run), 1, cluster, {}), "labelers"),
+        (lambda: materialise(job, str(run), 1, cluster, {}), "labelers"),
         (lambda: rank_users(job.rankings, cluster), "rankers"),
     ):
         with pytest.raises(RunError, match=rf"the cluster has no room for 1 {who} of 1 CPU and 0.5 GPUs each"):
