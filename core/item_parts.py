@@ -37,8 +37,8 @@ class ItemPart:
     def transposed(self, num_users: int) -> Tensor | None:
         """Returns the vectors as `transposed_items` does, for a request of one user or two, and None for others and for large parts.
 
-        The first such request makes a copy, which is kept: one user's product with it takes a third of the time. It is not left to a later
-        request, since another product rounds otherwise, and the same request has to have the same scores.
+        The first such request makes a copy, which is kept: one user's product with it takes a third to a half of the time. It is not left
+        to a later request, since another product rounds otherwise, and the same request has to have the same scores.
         """
         if num_users > LONE_USERS or self.vectors.numel() * self.vectors.element_size() > TRANSPOSED_BYTES:
             return None
