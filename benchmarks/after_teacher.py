@@ -62,7 +62,7 @@ def write_teacher(folder: Path, users: int, items: int, dim: int) -> None:
     import torch
     from promptmm.core.artifact import ShardWriter, publish_manifest
     from promptmm.distributed.artifacts.row_shards import ROWS_A_SHARD
-    from promptmm.distributed.labels.rankings import made_with, num_ranges, range_size, rankings_url
+    from promptmm.distributed.labels.rankings import made_with, num_ranges, range_size, rankings_url, users_of_range
     from promptmm.distributed.messages import RankingJob
     from promptmm.graph_store.dataset import open_dataset
     from safetensors.torch import save
@@ -79,15 +79,17 @@ def write_teacher(folder: Path, users: int, items: int, dim: int) -> None:
     job = RankingJob(str(folder / "dataset"), str(folder / "teacher"), 0, DEPTH)
     target, files = Path(rankings_url(job)), {}
     target.mkdir()
+    scorers = ["scores", "scores.text"]
     random = np.random.default_rng(1)
     for number in range(num_ranges(users)):
-        size = min(range_size(users), users - number * range_size(users))
-        data = save({"items": torch.from_numpy(random.integers(0, items, (size, DEPTH), dtype=np.int32))})
+        shape = users_of_range(number, users).numel(), DEPTH
+        scores = {name: torch.randn(shape, generator=generator) for name in scorers}
+        data = save({"items": torch.from_numpy(random.integers(0, items, shape, dtype=np.int32)), **scores})
         name = f"users-{number:05d}.safetensors"
         (target / name).write_bytes(data)
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     dataset = open_dataset(str(folder / "dataset"))
-    made = {"depth": DEPTH, "columns": DEPTH, "users_a_range": range_size(users), "made_with": made_with(job, dataset)}
+    made = {"depth": DEPTH, "columns": DEPTH, "scorers": scorers, "users_a_range": range_size(users), "made_with": made_with(job, dataset)}
     publish_manifest(str(target), "rankings", made, files)
 
 
