@@ -49,10 +49,15 @@ def top_unseen(users: Tensor, items: Tensor, seen: Csr, train: Csr, depth: int, 
         depth: Length of the ranking.
         histories: Scores from those users' histories, which are added to the dot products.
     """
-    depth = min(depth, train.num_columns - int(train.degrees.max()))
+    depth = unseen_depth(train, depth)
     if not users.shape[0]:  # a worker without a share of a small last batch
         return torch.zeros(0, depth, dtype=torch.int64, device=users.device)
     return torch.cat([ranked for _, _, ranked in top_k(users, items, depth, seen, histories=histories)])
+
+
+def unseen_depth(train: Csr, depth: int) -> int:
+    """Returns a depth, or the number of items that the busiest user has not seen where that is less: each user's ranking is so deep."""
+    return min(depth, train.num_columns - int(train.degrees.max()))
 
 
 def rank_users(

@@ -10,7 +10,7 @@ from .candidates import (
     placed_lists,
     plain_lists,
 )
-from .labels import Labels, label, list_scores
+from .labels import Labels, label, labels_of_scores, list_scores
 from .terms import (
     Decoders,
     LossInputs,
@@ -34,6 +34,7 @@ __all__ = [
     "distillation_terms",
     "draw_ranked",
     "label",
+    "labels_of_scores",
     "learns_by_modality",
     "list_scores",
     "needs_modalities",

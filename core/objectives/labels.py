@@ -54,9 +54,14 @@ def label(vectors: TeacherVectors, users: Tensor, candidates: Tensor) -> Labels:
         users: int64 [batch].
         candidates: int64 [batch, 1 + K], the positive first.
     """
-    scores, *by_modality = list_scores(vectors, users, candidates)
-    modal = torch.stack(by_modality) if by_modality else scores.new_zeros(0, *scores.shape)
-    return Labels(users, candidates, scores - scores[:, :1], modal - modal[:, :, :1])
+    return labels_of_scores(users, candidates, list_scores(vectors, users, candidates))
+
+
+def labels_of_scores(users: Tensor, candidates: Tensor, scores: list[Tensor]) -> Labels:
+    """Returns labels from the scores of their lists, final and by modality, [batch, 1 + K] each, in the order of `list_scores`."""
+    final, *by_modality = scores
+    modal = torch.stack(by_modality) if by_modality else final.new_zeros(0, *final.shape)
+    return Labels(users, candidates, final - final[:, :1], modal - modal[:, :, :1])
 
 
 def list_scores(vectors: TeacherVectors, users: Tensor, lists: Tensor) -> list[Tensor]:

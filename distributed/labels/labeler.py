@@ -18,7 +18,7 @@ from . import parts
 from .blocks import block_name, labels_to_table
 from .files import LAYOUTS, Work
 from .rankings import num_ranges, open_rankings
-from .teacher_scores import TeacherScores, scoring_device
+from .teacher_scores import scores_of
 from .user_labels import UserLabeler, range_name
 
 
@@ -38,7 +38,7 @@ class Labeler:
         self.train = dataset.rows("train")
         check_unseen(self.train)
         self.pairs = TrainPairs.of(self.train, job.seed, job.examples)
-        self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir, device=scoring_device(job.device))
+        self.scores = scores_of(job, self.train)
         self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
         self.degrees = dataset.degrees("train", ITEMS) if candidate_policy(job.config).reads_degrees else None
 

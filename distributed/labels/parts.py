@@ -4,11 +4,15 @@ While they are made, `begun.json` in the artifact's folder says of what, and eac
 same name that ends in `.json`. Completing the artifact writes its manifest and removes both.
 """
 
+import contextlib
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
-from ...core.artifact import publish_manifest
-from ...core.storage import JsonObject, exists, join, read_json, remove, write_json
+import numpy as np
+
+from ...core.artifact import publish_manifest, sha256_of
+from ...core.storage import JsonObject, exists, join, read_json, remove, staged_file, write_json
+from ...core.tensor_file import tensor_file
 
 BEGUN = "begun.json"
 
@@ -36,6 +40,23 @@ def is_made(url: str, name: str) -> bool:
 def note(url: str, name: str, facts: JsonObject) -> None:
     """Notes that a file is complete; its facts have `bytes` and `sha256`."""
     write_json(join(url, _facts_name(name)), facts)
+
+
+@contextlib.contextmanager
+def tensors(url: str, name: str, shapes: Mapping[str, tuple[str, tuple[int, ...]]], facts: JsonObject) -> Iterator[dict[str, np.ndarray]]:
+    """Writes a safetensors file that the block fills, and notes that it is complete.
+
+    Args:
+        url: The artifact's folder.
+        name: The file.
+        shapes: The types and shapes of its tensors; what is yielded is as in `tensor_file`.
+        facts: Further facts, beside `bytes` and `sha256`.
+    """
+    with staged_file(join(url, name)) as path:
+        with tensor_file(path, shapes) as arrays:
+            yield arrays
+        of_file = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    note(url, name, {**of_file, **facts})
 
 
 def facts_of(url: str, name: str) -> JsonObject:

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.artifact import SCHEMA_VERSION, has_artifact, open_artifact, sha256_of
+from ...core.artifact import SCHEMA_VERSION, has_artifact, open_artifact
 from ...core.errors import InputError
+from ...core.ranking import unseen_depth
 from ...core.sampling import check_unseen
 from ...core.sides import USERS
-from ...core.storage import JsonObject, join, read_json, staged_file
-from ...core.tensor_file import tensor_file
+from ...core.storage import JsonObject, join, read_json
 from ...core.top_k import top_k
 from ...graph_store.dataset import Dataset
 from ..artifacts.teacher import revision_digest, revision_url
 from ..messages import RankingJob
 from . import parts
-from .teacher_scores import TeacherScores, scoring_device
+from .teacher_scores import scores_of
 
 USERS_AT_A_TIME = 1 << 12
 SCORES_MIB, DEVICE_SCORES_MIB = 1 << 8, 1 << 11  # bounds on a block of scores in a host's memory and in a GPU's
@@ -39,6 +39,12 @@ def range_size(num_users: int) -> int:
 def num_ranges(num_users: int) -> int:
     """Returns the number of ranges of a catalog's users."""
     return -(-num_users // range_size(num_users))
+
+
+def users_of_range(number: int, num_users: int) -> Tensor:
+    """Returns the users of a range, int64 [n], ascending."""
+    size = range_size(num_users)
+    return torch.arange(number * size, min((number + 1) * size, num_users))
 
 
 def in_ranges(users: Tensor, size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -113,8 +119,8 @@ class Ranker:
     def __init__(self, job: RankingJob, dataset: Dataset) -> None:
         self.job, self.train = job, dataset.rows("train")
         check_unseen(self.train)
-        self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir, device=scoring_device(job.device))
-        self.columns = min(job.depth, self.train.num_columns - int(self.train.degrees.max()))
+        self.scores = scores_of(job, self.train)
+        self.columns = unseen_depth(self.train, job.depth)
 
     def _best(self, users: Tensor) -> Tensor:
         """Ranks some users: int64 [n, columns], best first."""
@@ -127,19 +133,15 @@ class Ranker:
 
     def write(self, number: int) -> None:
         """Ranks a range and writes its file, then its facts."""
-        size, url = range_size(self.train.num_rows), rankings_url(self.job)
-        users = torch.arange(number * size, min((number + 1) * size, self.train.num_rows))
-        shape = (users.numel(), self.columns)
-        tensors = {"items": ("int32", shape), **{name: ("float32", shape) for name in self.scores.names}}
-        with staged_file(join(url, _name(number))) as path:
-            with tensor_file(path, tensors) as arrays:
-                for ids in users.split(USERS_AT_A_TIME):
-                    ranked, rows = self._best(ids), slice(int(ids[0] - users[0]), int(ids[-1] - users[0]) + 1)
-                    arrays["items"][rows] = ranked.numpy()
-                    for name, scores in zip(self.scores.names, self.scores.scores(ids, ranked)):
-                        arrays[name][rows] = scores.numpy()
-            facts = {"bytes": path.stat().st_size, "sha256": sha256_of(path), "columns": self.columns, "scorers": self.scores.names}
-        parts.note(url, _name(number), facts)
+        users = users_of_range(number, self.train.num_rows)
+        shape, names = (users.numel(), self.columns), self.scores.names
+        tensors = {"items": ("int32", shape), **{name: ("float32", shape) for name in names}}
+        with parts.tensors(rankings_url(self.job), _name(number), tensors, {"columns": self.columns, "scorers": names}) as arrays:
+            for ids in users.split(USERS_AT_A_TIME):
+                ranked, rows = self._best(ids), slice(int(ids[0] - users[0]), int(ids[-1] - users[0]) + 1)
+                arrays["items"][rows] = ranked.numpy()
+                for name, scores in zip(names, self.scores.scores(ids, ranked)):
+                    arrays[name][rows] = scores.numpy()
 
 
 def rank_here(job: RankingJob, dataset: Dataset) -> None:

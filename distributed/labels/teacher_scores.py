@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ...core.errors import InputError
 from ...core.graph import Csr
-from ...core.objectives import Labels, list_scores
+from ...core.objectives import Labels, labels_of_scores, list_scores
 from ...core.sides import ITEMS, USERS
 from ...core.vectors import TeacherVectors
 from ..artifacts.teacher import final_scores, modal_rows
+from ..messages import LabelJob, RankingJob
 
 
 class TeacherScores:
@@ -70,8 +71,7 @@ class TeacherScores:
         scores = self.scores(users, lists[:, : lists.shape[1] - of_last[0].shape[1]] if of_last else lists)
         if of_last:
             scores = [torch.cat(both, 1) for both in zip(scores, of_last)]
-        relative = [each - each[:, :1] for each in scores]
-        return Labels(users, lists, relative[0], torch.stack(relative[1:]) if relative[1:] else relative[0].new_zeros(0, *lists.shape))
+        return labels_of_scores(users, lists, scores)
 
     def _vectors_of(self, users: Tensor) -> tuple[TeacherVectors, Tensor]:
         """Returns the vectors of the distinct users and of all items, and the users as rows of these, int64 [n]."""
@@ -82,18 +82,19 @@ class TeacherScores:
         return TeacherVectors(*final, of_users, self.modal_items, None, None, {}, histories=histories), rows
 
 
-def scoring_device(name: str) -> torch.device:
-    """Returns the device that a labeler or ranker scores on.
+def scores_of(job: LabelJob | RankingJob, train: Csr) -> TeacherScores:
+    """Opens what a labeler or ranker scores with, on the job's device.
 
     Args:
-        name: "cpu" or "cuda".
+        job: The job.
+        train: The train items of all users.
 
     Raises:
-        InputError: there is no GPU in this process.
+        InputError: the job asks for a GPU, and there is none in this process.
     """
-    if name == "cuda" and not torch.cuda.is_available():
+    if job.device == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "cluster.gpus_per_labeler: torch finds no GPU in this process; set cluster.gpus_per_labeler=0, or run on hosts with GPUs and a "
             "torch that is built for them"
         )
-    return torch.device(name)
+    return TeacherScores(job.teacher_url, job.revision, lambda: train, job.cache_dir, device=torch.device(job.device))

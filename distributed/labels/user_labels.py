@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.artifact import open_artifact, sha256_of
+from ...core.artifact import open_artifact
 from ...core.objectives import Labels, candidate_policy
 from ...core.sampling import STREAM_POOL, UnseenItems, check_unseen
-from ...core.storage import join, staged_file
-from ...core.tensor_file import tensor_file
 from ...core.train_pairs import TrainPairs
 from ...graph_store.dataset import Dataset
 from ..messages import LabelJob
@@ -24,8 +22,8 @@ from . import parts
 from .blocks import item_dtype, range_of
 from .encoding import EncodedScores, encode
 from .files import Work, check_labels, labels_url
-from .rankings import in_ranges, open_rankings, range_size
-from .teacher_scores import TeacherScores, scoring_device
+from .rankings import in_ranges, open_rankings, users_of_range
+from .teacher_scores import scores_of
 
 USERS_AT_A_TIME = 1 << 12
 EXAMPLES_AT_A_TIME = 1 << 14  # whose lists are drawn together, since one step is too little work for what it takes
@@ -45,22 +43,18 @@ class UserLabeler:
     def __init__(self, job: LabelJob, dataset: Dataset) -> None:
         self.job, self.train = job, dataset.rows("train")
         check_unseen(self.train)
-        self.scores = TeacherScores(job.teacher_url, job.revision, lambda: self.train, job.cache_dir, device=scoring_device(job.device))
+        self.scores = scores_of(job, self.train)
         self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
 
     def write(self, url: str, work: Work) -> None:
         """Writes the file of a range, `work["range"]`, and notes that it is made."""
-        number, size = work["range"], range_size(self.train.num_rows)
-        users = torch.arange(number * size, min((number + 1) * size, self.train.num_rows))
+        users = users_of_range(work["range"], self.train.num_rows)
         first, last = (int(self.train.pointers[at]) for at in (users[0], users[-1] + 1))
-        name = range_name(number)
-        with staged_file(join(url, name)) as path:
-            with tensor_file(path, self._tensors(users.numel(), last - first)) as arrays:
-                arrays["starts"][:] = self.train.pointers[users[0] : users[-1] + 2] - first
-                for ids in users.split(USERS_AT_A_TIME):
-                    self._fill(arrays, ids, int(ids[0] - users[0]), int(self.train.pointers[ids[0]]) - first)
-            facts = {"bytes": path.stat().st_size, "sha256": sha256_of(path), "rows": users.numel()}
-        parts.note(url, name, facts)
+        tensors = self._tensors(users.numel(), last - first)
+        with parts.tensors(url, range_name(work["range"]), tensors, {"rows": users.numel()}) as arrays:
+            arrays["starts"][:] = self.train.pointers[users[0] : users[-1] + 2] - first
+            for ids in users.split(USERS_AT_A_TIME):
+                self._fill(arrays, ids, int(ids[0] - users[0]), int(self.train.pointers[ids[0]]) - first)
 
     def _tensors(self, num_users: int, num_positives: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Describes the tensors of a range's file."""
