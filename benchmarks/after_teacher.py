@@ -83,11 +83,14 @@ def write_teacher(folder: Path, users: int, items: int, dim: int) -> None:
     random = np.random.default_rng(1)
     for number in range(num_ranges(users)):
         shape = users_of_range(number, users).numel(), DEPTH
-        scores = {name: torch.randn(shape, generator=generator) for name in scorers}
-        data = save({"items": torch.from_numpy(random.integers(0, items, shape, dtype=np.int32)), **scores})
-        name = f"users-{number:05d}.safetensors"
-        (target / name).write_bytes(data)
-        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        ranked = torch.from_numpy(random.integers(0, items, shape, dtype=np.int32))
+        for kind, tensors in (
+            ("items", {"items": ranked}),
+            ("scores", {name: torch.randn(shape, generator=generator) for name in scorers}),
+        ):
+            data, name = save(tensors), f"{kind}-{number:05d}.safetensors"
+            (target / name).write_bytes(data)
+            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     dataset = open_dataset(str(folder / "dataset"))
     made = {"depth": DEPTH, "columns": DEPTH, "scorers": scorers, "users_a_range": range_size(users), "made_with": made_with(job, dataset)}
     publish_manifest(str(target), "rankings", made, files)

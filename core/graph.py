@@ -65,6 +65,13 @@ class Csr:
         edges = torch.arange(int(pointers[-1]), device=rows.device) + torch.repeat_interleave(first - pointers[:-1], degrees)
         return Csr(pointers, self.columns.index_select(0, edges).long(), self.num_columns)
 
+    def between(self, first: int, last: int) -> "Csr":
+        """Returns the columns from `first` to `last` - 1 as a matrix of these columns, in memory."""
+        inside = (self.columns >= first) & (self.columns < last)
+        pointers = self.pointers.clone()
+        pointers[1:] = torch.cat([inside.new_zeros(1, dtype=torch.int64), inside.cumsum(0)])[self.pointers[1:]]
+        return Csr(pointers, self.columns[inside].long() - first, last - first)
+
     def blocks(self) -> Iterator["Csr"]:
         """Yields matrices of consecutive rows, so that not all edges are in memory at once where they are memory-mapped."""
         for rows in torch.arange(self.num_rows, device=self.columns.device).split(ROWS_A_BLOCK):

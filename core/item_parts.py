@@ -95,12 +95,11 @@ def _rank_block(users: Tensor, first: int, block: ItemPart, chosen: Tensor | Non
     count = min(k, len(block))
     if exclude is not None and count:
         if chosen is None:
-            inside = (exclude.columns >= first) & (exclude.columns < first + len(block))
-            places = exclude.columns - first
+            exclude = exclude.between(first, first + len(block))
         else:
             places = torch.searchsorted(chosen, exclude.columns).clamp_(max=chosen.numel() - 1)
             inside = chosen[places] == exclude.columns
-        exclude = Csr.from_pairs(exclude.rows[inside], places[inside], exclude.num_rows, len(block))
+            exclude = Csr.from_pairs(exclude.rows[inside], places[inside], exclude.num_rows, len(block))
     scores, ranked = users.new_empty(users.shape[0], count), torch.empty(users.shape[0], count, dtype=torch.int64)
     transposed = block.transposed(len(users)) if chosen is None else None  # named items are gathered anew for each request
     for rows, of_block, best in top_k(users, block.vectors, count, exclude, transposed=transposed) if count else ():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..features import FeatureMoments, Standardisation, principal_axes
+from ..features import FeatureMoments, Standardisation, chunk_rows, principal_axes
 from ..graph import Csr
 from .calibration import Calibration, calibrate
 from .encoding import Encoding, RawRows
@@ -88,8 +88,7 @@ def fit_item_map(users: Tensor, items: Tensor, train: Csr, features: Mapping[str
     best: tuple[Choice, bool] | None = None
     is_wide = any(rows.shape[1] > MOST_WHITENED for rows, _ in features.values())
     for whiten in (False,) if is_wide else (False, True):
-        inputs = _inputs(items[rows], features, degrees, folds, whiten)
-        choice = _choose_penalty(inputs, _recall(inputs, Choice(PENALTY, dict.fromkeys(inputs.columns, 1.0))))
+        choice = _first_choice(_inputs(items[rows], features, degrees, folds, whiten))  # of one encoding in memory at a time
         if best is None or choice.recall > best[0].recall:
             best = choice, whiten
     assert best is not None
@@ -164,6 +163,11 @@ def _recall(inputs: Inputs, choice: Choice) -> Choice:
     return replace(choice, recall=float(torch.cat(values).mean()))
 
 
+def _first_choice(inputs: Inputs) -> Choice:
+    """Returns the best strength where all modalities have the same scale."""
+    return _choose_penalty(inputs, _recall(inputs, Choice(PENALTY, dict.fromkeys(inputs.columns, 1.0))))
+
+
 def _choose_penalty(inputs: Inputs, choice: Choice) -> Choice:
     """Walks from a strength to a better one as long as there is one, first to stronger ones."""
     for factor in FACTORS:
@@ -199,9 +203,12 @@ def _choose_scales(inputs: Inputs, choice: Choice) -> Choice:
 def _predicted_by_others(inputs: Inputs, choice: Choice) -> Tensor:
     """Predicts every item's vector from the items of other folds, float64 [n, d]; an item of a fold without users from all items."""
     scales = choice.expanded(inputs)
-    out = inputs.z.double() @ inputs.total.solve(choice.penalty, scales) + inputs.total.mean_target()
-    for fold, sums in zip(inputs.folds, inputs.without):
-        out[fold.places] = inputs.z[fold.places].double() @ sums.solve(choice.penalty, scales) + sums.mean_target()
+    out = torch.empty(inputs.targets.shape, dtype=torch.float64)
+    everything = torch.arange(len(out)), inputs.total
+    for places, sums in (everything, *((fold.places, sums) for fold, sums in zip(inputs.folds, inputs.without))):
+        solved, mean = sums.solve(choice.penalty, scales), sums.mean_target()
+        for here in places.split(chunk_rows(inputs.z.shape[1])):
+            out[here] = inputs.z[here].double() @ solved + mean
     return out
 
 

@@ -4,6 +4,7 @@ from ...core.errors import InputError
 from ...core.storage import JsonObject, join
 from ..artifacts.teacher import revision_digest, revision_url
 from ..messages import LabelJob
+from .rankings import rankings_digest, rankings_url
 
 Work = dict[str, int]  # what a labeler is asked for: `epoch` and `block`, or `range`
 LAYOUTS = {"examples": "blocks of examples, 2", "users": "users, 1"}  # of the files, in the manifest; earlier versions named none
@@ -25,7 +26,8 @@ def check_labels(url: str, manifest: JsonObject, job: LabelJob, advice: str = "r
         advice: What to do where they are others.
 
     Raises:
-        InputError: they are of an earlier version, of another revision or teacher, or were made with other settings.
+        InputError: they are of an earlier version, of another revision or teacher, were made with other settings, or hold places in other
+            rankings than those that are there.
     """
     if "layout" not in manifest:
         raise InputError(f"{url}: labels of an earlier version, which kept them otherwise; make them again with run.redo=label")
@@ -41,4 +43,9 @@ def check_labels(url: str, manifest: JsonObject, job: LabelJob, advice: str = "r
         raise InputError(
             f"{url}: these labels are of another teacher than {revision_url(job.teacher_url, job.revision)}, whose vectors the student "
             "would learn from beside them; make them again with run.redo=label"
+        )
+    if job.rankings is not None and manifest.get("rankings") != rankings_digest(job.rankings):
+        raise InputError(
+            f"{url}: these labels refer to places in other rankings than {rankings_url(job.rankings)}, which were made again since; make "
+            "the labels again with run.redo=label"
         )

@@ -17,7 +17,7 @@ from ..messages import LabelJob
 from . import parts
 from .blocks import block_name, labels_to_table
 from .files import LAYOUTS, Work
-from .rankings import num_ranges, open_rankings
+from .rankings import num_ranges, open_rankings, rankings_digest
 from .teacher_scores import scores_of
 from .user_labels import UserLabeler, range_name
 
@@ -39,7 +39,7 @@ class Labeler:
         check_unseen(self.train)
         self.pairs = TrainPairs.of(self.train, job.seed, job.examples)
         self.scores = scores_of(job, self.train)
-        self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
+        self.ranked = open_rankings(job.rankings, dataset, has_scores=True) if job.rankings is not None else None
         self.degrees = dataset.degrees("train", ITEMS) if candidate_policy(job.config).reads_degrees else None
 
     def _request(self, epoch: int, block: int) -> tuple[Tensor, CandidateRequest]:
@@ -133,6 +133,7 @@ def label_facts(job: LabelJob, epochs: int, metadata: JsonObject) -> JsonObject:
         "encoding": job.scores,
         **({} if job.by == "users" else of_blocks),
         **job.candidates(),
+        **({} if job.rankings is None else {"rankings": rankings_digest(job.rankings)}),
         **metadata,
     }
 

@@ -1,23 +1,24 @@
 """Ranks the teacher's best unseen items of every user at a revision: once, by ranges of users, for all labelers, students and epochs.
 
-`teacher/rev-<r>/rankings/` holds `users-<n>.safetensors` for each range of users: the tensor `items` int32 [users of the range, depth],
-best first, and the items' scores, the final ones and those by modality (docs/formats.md). Ranking that was interrupted goes on after the
-ranges that are complete (`parts.py`).
+`teacher/rev-<r>/rankings/` holds two files for each range of users: `items-<n>.safetensors` with the tensor `items` int32 [users of the
+range, depth], best first, and `scores-<n>.safetensors` with the items' scores, the final ones and those by modality (docs/formats.md).
+Students read the items alone. Ranking that was interrupted goes on after the ranges that are complete (`parts.py`).
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.artifact import SCHEMA_VERSION, has_artifact, open_artifact
+from ...core.artifact import SCHEMA_VERSION, has_artifact, manifest_digest, open_artifact, read_manifest
 from ...core.errors import InputError
+from ...core.item_shards import USERS_A_PASS, best_of_shards, rows_a_shard
 from ...core.ranking import unseen_depth
 from ...core.sampling import check_unseen
 from ...core.sides import USERS
 from ...core.storage import JsonObject, join, read_json
-from ...core.top_k import top_k
 from ...graph_store.dataset import Dataset
 from ..artifacts.teacher import revision_digest, revision_url
 from ..messages import RankingJob
@@ -28,7 +29,7 @@ USERS_AT_A_TIME = 1 << 12
 SCORES_MIB, DEVICE_SCORES_MIB = 1 << 8, 1 << 11  # bounds on a block of scores in a host's memory and in a GPU's
 USERS_A_RANGE, MOST_RANGES = 1 << 14, 1 << 6  # a batch of examples reads from every range, so there are not many
 KIND = "rankings"
-LAYOUT = "items and scores, 2"  # of the files; earlier versions named none, and had items alone
+LAYOUT = "items, and scores in files of their own, 3"  # earlier versions named none, or kept both in one file
 
 
 def range_size(num_users: int) -> int:
@@ -81,6 +82,11 @@ def has_rankings(job: RankingJob, dataset: Dataset) -> bool:
     return manifest["depth"] >= job.depth and manifest["made_with"] == made_with(job, dataset)
 
 
+def rankings_digest(job: RankingJob) -> str:
+    """Returns the checksum of a revision's rankings: labels that hold places in these name it."""
+    return manifest_digest(read_manifest(rankings_url(job), KIND))
+
+
 def ranges_left(job: RankingJob, dataset: Dataset) -> list[int]:
     """Lists the ranges that are still to be ranked: all of them, but for those that an interrupted call has finished.
 
@@ -88,12 +94,12 @@ def ranges_left(job: RankingJob, dataset: Dataset) -> list[int]:
     """
     url, wanted = rankings_url(job), {**made_with(job, dataset), "depth": job.depth, "users_a_range": range_size(dataset.num_users)}
     parts.begin(url, wanted)
-    return [number for number in range(num_ranges(dataset.num_users)) if not parts.is_made(url, _name(number))]
+    return [number for number in range(num_ranges(dataset.num_users)) if not all(parts.is_made(url, name) for name in _names(number))]
 
 
 def publish_rankings(job: RankingJob, dataset: Dataset) -> int:
     """Completes the rankings by their manifest, when all ranges are ranked; returns their bytes."""
-    names = [_name(number) for number in range(num_ranges(dataset.num_users))]
+    names = [name for number in range(num_ranges(dataset.num_users)) for name in _names(number)]
     facts = parts.facts_of(rankings_url(job), names[0]) if names else {"columns": 0, "scorers": []}
     metadata = {
         "depth": job.depth,
@@ -121,6 +127,8 @@ class Ranker:
         check_unseen(self.train)
         self.scores = scores_of(job, self.train)
         self.columns = unseen_depth(self.train, job.depth)
+        is_mapped = self.scores.device.type == "cpu" and not self.scores.final.histories  # which need whole rows of scores
+        self.shard = rows_a_shard(self.scores.items) if is_mapped else None
 
     def _best(self, users: Tensor) -> Tensor:
         """Ranks some users: int64 [n, columns], best first."""
@@ -128,20 +136,26 @@ class Ranker:
         here, seen = users.to(device), self.train.select(users).to(device)
         own = [part.select(here) for part in final.histories]
         memory_mib = SCORES_MIB if device.type == "cpu" else DEVICE_SCORES_MIB
-        ranked = top_k(final.rows[USERS][here], self.scores.items, self.columns, seen, memory_mib, own)
-        return torch.cat([items for _, _, items in ranked]).to(users.device)
+        return best_of_shards(final.rows[USERS][here], self.scores.items, self.columns, seen, memory_mib, own, self.shard).to(users.device)
 
     def write(self, number: int) -> None:
-        """Ranks a range and writes its file, then its facts."""
+        """Ranks a range and writes its files, then their facts."""
         users = users_of_range(number, self.train.num_rows)
-        shape, names = (users.numel(), self.columns), self.scores.names
-        tensors = {"items": ("int32", shape), **{name: ("float32", shape) for name in names}}
-        with parts.tensors(rankings_url(self.job), _name(number), tensors, {"columns": self.columns, "scorers": names}) as arrays:
+        shape, names, url = (users.numel(), self.columns), self.scores.names, rankings_url(self.job)
+        items_name, scores_name = _names(number)
+        facts = {"columns": self.columns, "scorers": names}
+        at_a_time = USERS_AT_A_TIME if self.shard is None else USERS_A_PASS  # many, since every pass reads all shards
+        with (
+            parts.tensors(url, items_name, {"items": ("int32", shape)}, facts) as items,
+            parts.tensors(url, scores_name, {name: ("float32", shape) for name in names}, {}) as scores,
+        ):
+            for ids in users.split(at_a_time):
+                items["items"][int(ids[0] - users[0]) : int(ids[-1] - users[0]) + 1] = self._best(ids).numpy()
             for ids in users.split(USERS_AT_A_TIME):
-                ranked, rows = self._best(ids), slice(int(ids[0] - users[0]), int(ids[-1] - users[0]) + 1)
-                arrays["items"][rows] = ranked.numpy()
-                for name, scores in zip(names, self.scores.scores(ids, ranked)):
-                    arrays[name][rows] = scores.numpy()
+                rows = slice(int(ids[0] - users[0]), int(ids[-1] - users[0]) + 1)
+                ranked = torch.from_numpy(items["items"][rows].astype(np.int64))
+                for name, of_scorer in zip(names, self.scores.scores(ids, ranked)):
+                    scores[name][rows] = of_scorer.numpy()
 
 
 def rank_here(job: RankingJob, dataset: Dataset) -> None:
@@ -160,7 +174,8 @@ class RankedItems:
 
     Attributes:
         ranges: The ranges' items in order, int32 [users of the range, columns].
-        scores: The items' scores of each range by scorer, float32 [users of the range, columns]; the final ones, then those by modality.
+        scores: The items' scores of each range by scorer, float32 [users of the range, columns]; the final ones, then those by modality. No
+            range has any where they were opened for their items alone.
         users_a_range: Users of every range but the last.
         depth: Columns that are read.
     """
@@ -204,8 +219,13 @@ class RankedItems:
         return torch.arange(self.width).expand(users.numel(), -1)
 
 
-def open_rankings(job: RankingJob, dataset: Dataset) -> RankedItems:
+def open_rankings(job: RankingJob, dataset: Dataset, has_scores: bool = False) -> RankedItems:
     """Verifies and opens the rankings of a revision.
+
+    Args:
+        job: The job that says what was ranked.
+        dataset: The run's dataset.
+        has_scores: Whether the items' scores are opened, too; else they are neither fetched nor verified.
 
     Raises:
         InputError: they are missing, less deep than the job asks for, of another teacher or dataset, or damaged.
@@ -216,14 +236,16 @@ def open_rankings(job: RankingJob, dataset: Dataset) -> RankedItems:
     if not has_rankings(job, dataset):
         raise InputError(f"{url}: no rankings of this teacher's {job.depth} best items here; make them with run.redo=label")
     try:
-        folder, manifest = open_artifact(url, KIND, job.cache_dir)
+        folder, manifest = open_artifact(url, KIND, job.cache_dir, lambda name: has_scores or name.startswith("items-"))
     except InputError as error:
         raise InputError(f"{error}, with run.redo=label") from error
-    ranges = [load_file(str(folder / name)) for name in sorted(manifest["files"])]
-    names = manifest["scorers"]
-    scores = [[tensors[name] for name in names] for tensors in ranges]
-    return RankedItems([tensors["items"] for tensors in ranges], scores, manifest["users_a_range"], job.depth)
+    files = [_names(number) for number in range(len(manifest["files"]) // 2)]
+    ranges = [load_file(str(folder / items))["items"] for items, _ in files]
+    of_scores = [load_file(str(folder / scores)) for _, scores in files] if has_scores else []
+    by_scorer = [[tensors[name] for name in manifest["scorers"]] for tensors in of_scores]
+    return RankedItems(ranges, by_scorer, manifest["users_a_range"], job.depth)
 
 
-def _name(number: int) -> str:
-    return f"users-{number:05d}.safetensors"
+def _names(number: int) -> tuple[str, str]:
+    """Returns the names of a range's files: of its items and of their scores."""
+    return f"items-{number:05d}.safetensors", f"scores-{number:05d}.safetensors"

@@ -44,7 +44,7 @@ class UserLabeler:
         self.job, self.train = job, dataset.rows("train")
         check_unseen(self.train)
         self.scores = scores_of(job, self.train)
-        self.ranked = open_rankings(job.rankings, dataset) if job.rankings is not None else None
+        self.ranked = open_rankings(job.rankings, dataset, has_scores=True) if job.rankings is not None else None
 
     def write(self, url: str, work: Work) -> None:
         """Writes the file of a range, `work["range"]`, and notes that it is made."""

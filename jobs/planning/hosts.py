@@ -2,15 +2,14 @@
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import psutil
 
 from ...core.errors import InputError
+from ...core.memory import memory_limit
 from ..runs.worker_jobs import uses_graph
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate
+from .export_needs import exporter
 from .label_needs import evaluator, histories, labeler, ranker
 from .server_needs import graph_server
 from .sizes import BASE, Need, Sizes
@@ -56,9 +55,7 @@ def available_memory(settings: Settings) -> int | None:
         return int(settings.cluster.host_memory * GIB)
     if not is_embedded(settings):
         return None
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    limits = [int(text) for text in ([limit.read_text().strip()] if limit.exists() else []) if text.isdigit()]
-    return min([psutil.virtual_memory().total, *limits])
+    return memory_limit()
 
 
 def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate) -> list[Stage]:
@@ -100,7 +97,9 @@ def stages_of(settings: Settings, sizes: Sizes, blocks: Estimate, most: Estimate
         ranked = evaluator(sizes, kinds.final_dim(settings.teacher, sizes), "teacher", histories(settings, sizes))
         stages["evaluate (teacher)"] = [(ranked, workers)]
     stages["evaluate (student)"] = [(evaluator(sizes, settings.student.dim, "student"), workers)]
-    return [Stage(name, (*roles, *around)) for name, roles in stages.items()]
+    of_command = [(need, count) for need, count in around if need.role != "driver"]  # the exporter is the driver
+    export = Stage("export", ((exporter(settings, sizes), 1), *kept, *of_command))
+    return [*(Stage(name, (*roles, *around)) for name, roles in stages.items()), export]
 
 
 def _workers(settings: Settings) -> int:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...core.config.vectors import VectorsConfig
-from ...graph_store.dataset import Dataset
+from ...graph_store.dataset import Dataset, ModalityInfo
 from ..runs.compatibility import has_teacher
 from ..runs.imported_vectors import vector_files
 from ..settings import Settings
-from .units import FLOAT, INDEX, MIB
+from .units import FLOAT, HALF, INDEX, MIB
 
 # What a process has before it holds anything of a catalog, measured on Linux with the versions of constraints.txt.
 BASE = {
@@ -81,6 +81,8 @@ class Sizes:
         held_out: Validation interactions.
         taught: Whether the student learns from a teacher.
         imported: Columns of vectors by name, by the settings that name their files, of what the teacher reads from files.
+        features: d_m of all modalities of the dataset, whatever the teacher reads.
+        feature_bytes: Bytes of an item's rows of all of them, as dataset/ keeps these.
     """
 
     users: int
@@ -92,6 +94,8 @@ class Sizes:
     held_out: int
     taught: bool
     imported: dict[VectorsConfig, dict[str, int]] = field(default_factory=dict)
+    features: dict[str, int] = field(default_factory=dict)
+    feature_bytes: int = 0
 
     @staticmethod
     def of(settings: Settings, dataset: Dataset) -> "Sizes":
@@ -102,17 +106,26 @@ class Sizes:
         """
         counts = dataset.manifest["num_interactions"]
         infos = dataset.modalities if settings.teacher.reads_features else {}
-        if settings.graph.features == "int8":
-            stored = sum(info.dim + FLOAT for info in infos.values())  # and a scale
-        else:
-            stored = sum(info.dim * (2 if info.dtype == "float16" else FLOAT) for info in infos.values())
+        of_int8 = sum(info.dim + FLOAT for info in infos.values())  # and a scale
         read = {modality: info.dim for modality, info in infos.items()}
         files = vector_files(settings.teacher)
         imported = {config: of.dims for config, of in files.items()}
         modal = read if settings.teacher.has_modality_vectors else {}
         dims = modal or {modality: dim for of in files.values() for modality, dim in of.modal_dims.items()}
-        taught = has_teacher(settings, dataset)
-        return Sizes(dataset.num_users, dataset.num_items, counts["train"], dims, read, stored, counts["validation"], taught, imported)
+        features = {modality: info.dim for modality, info in dataset.modalities.items()}
+        return Sizes(
+            users=dataset.num_users,
+            items=dataset.num_items,
+            edges=counts["train"],
+            dims=dims,
+            read=read,
+            stored=of_int8 if settings.graph.features == "int8" else _bytes_of_row(infos),
+            held_out=counts["validation"],
+            taught=has_teacher(settings, dataset),
+            imported=imported,
+            features=features,
+            feature_bytes=_bytes_of_row(dataset.modalities),
+        )
 
     @property
     def nodes(self) -> int:
@@ -133,3 +146,8 @@ class Sizes:
     def graph(self) -> int:
         """Bytes of the train graph, as a `BipartiteGraph` holds it."""
         return 2 * self.edges * (INDEX + FLOAT) + self.nodes * INDEX
+
+
+def _bytes_of_row(infos: Mapping[str, ModalityInfo]) -> int:
+    """Bytes of an item's rows of some modalities in the types of dataset/."""
+    return sum(info.dim * (HALF if info.dtype == "float16" else FLOAT) for info in infos.values())

@@ -100,12 +100,14 @@ def _present(dataset: Dataset, modality: str) -> np.ndarray:
 
 def features_of(dataset: Dataset, modality: str, items: Tensor) -> RawRows:
     """Reads a modality's rows of some items, ascending, a chunk of the catalog at a time."""
-    rows, presence = [], []
+    info, filled = dataset.modalities[modality], 0
+    rows = torch.empty(items.numel(), info.dim, dtype=getattr(torch, info.dtype))
+    presence = torch.empty(items.numel(), dtype=torch.bool)
     for start, chunk, present in dataset.feature_chunks(modality):
         here = items[(items >= start) & (items < start + len(chunk))] - start
-        rows.append(torch.from_numpy(chunk)[here])
-        presence.append(torch.from_numpy(present)[here])
-    return torch.cat(rows), torch.cat(presence)
+        place = slice(filled, filled := filled + here.numel())
+        rows[place], presence[place] = torch.from_numpy(chunk)[here], torch.from_numpy(present)[here]
+    return rows, presence
 
 
 def cold_results(

@@ -58,7 +58,11 @@ def rankings_path(job):
 def test_ranges_make_up_the_ranking_of_all_users(label_job, dataset, small_ranges):
     job = label_job.rankings
     rank_here(job, dataset)
-    assert sorted(p.name for p in rankings_path(job).iterdir()) == ["manifest.json", *(f"users-{n:05d}.safetensors" for n in range(3))]
+    assert sorted(p.name for p in rankings_path(job).iterdir()) == [
+        *(f"items-{n:05d}.safetensors" for n in range(3)),
+        "manifest.json",
+        *(f"scores-{n:05d}.safetensors" for n in range(3)),
+    ]
     wanted = expected(job, dataset)
     assert wanted.shape[1] < job.depth == 100  # the catalog has 90 items, and the busiest user has seen some
     users = torch.randperm(dataset.num_users, generator=torch.Generator().manual_seed(0))
@@ -68,7 +72,7 @@ def test_ranges_make_up_the_ranking_of_all_users(label_job, dataset, small_range
 
 def test_rankings_have_the_scores_of_their_items(label_job, dataset, small_ranges):
     rank_here(label_job.rankings, dataset)
-    found, vectors = open_rankings(label_job.rankings, dataset), read_revision(label_job.teacher_url, 0).vectors
+    found, vectors = open_rankings(label_job.rankings, dataset, has_scores=True), read_revision(label_job.teacher_url, 0).vectors
     users = torch.randperm(dataset.num_users, generator=torch.Generator().manual_seed(0))
     items = found[users]
     sides = [(vectors.user, vectors.item), *((vectors.modal_user[m], vectors.modal_item[m]) for m in vectors.modal_user)]
@@ -126,7 +130,7 @@ def slow(self, number):
 rankings.Ranker.write = slow
 rankings.rank_here({job!r}, open_dataset({job.dataset_url!r}))
 """
-    kill_when(script, (rankings_path(job) / "users-00001.json").exists)
+    kill_when(script, (rankings_path(job) / "scores-00001.json").exists)
     begun = files(job)
     assert not has_rankings(job, dataset)
     rank_here(job, dataset)
@@ -167,12 +171,42 @@ def test_deeper_rankings_serve_and_less_deep_ones_do_not(label_job, dataset):
 
 def test_a_damaged_range_is_refused(label_job, dataset):
     rank_here(label_job.rankings, dataset)
-    file = rankings_path(label_job.rankings) / "users-00000.safetensors"
+    file = rankings_path(label_job.rankings) / "items-00000.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(
-        InputError, match=r"users-00000.safetensors: checksum does not match the manifest .* make the rankings again, with run.redo=label"
+        InputError, match=r"items-00000.safetensors: checksum does not match the manifest .* make the rankings again, with run.redo=label"
     ):
         Labeler(label_job, dataset)
+
+
+def test_students_read_the_items_alone(label_job, dataset):
+    """A student on another host would fetch the scores, which are several times as large, for nothing."""
+    rank_here(label_job.rankings, dataset)
+    (rankings_path(label_job.rankings) / "scores-00000.safetensors").unlink()
+    assert torch.equal(open_rankings(label_job.rankings, dataset)[torch.arange(dataset.num_users)], expected(label_job.rankings, dataset))
+    with pytest.raises(InputError, match=r"scores-00000.safetensors: missing"):
+        Labeler(label_job, dataset)
+
+
+@pytest.mark.parametrize("by", ["examples", "users"])
+def test_labels_of_other_rankings_are_refused(by, label_job, dataset, tiny_settings):
+    """Places in rankings that were made again, as on another processor, could stand for other items."""
+    folder = Path(label_job.teacher_url).parent
+    run_verb("label", tiny_settings(folder, LOCAL, "run.redo=label", f"labels.by={by}"))
+    path = rankings_path(label_job.rankings) / "manifest.json"
+    manifest = read_json(str(path))
+    manifest["files"]["scores-00000.safetensors"]["sha256"] = "0" * 64
+    write_json(str(path), manifest)
+    with pytest.raises(InputError, match=r"refer to places in other rankings than .* make the labels again with run.redo=label"):
+        run_verb("distill", tiny_settings(folder, LOCAL, "run.redo=distill", f"labels.by={by}"))
+
+
+@pytest.mark.parametrize("shard", [32, 50])
+def test_items_in_shards_are_ranked_as_all_at_once(shard, label_job, dataset, small_ranges, monkeypatch):
+    monkeypatch.setattr(rankings, "rows_a_shard", lambda items: shard)
+    rank_here(label_job.rankings, dataset)
+    users, wanted = torch.arange(dataset.num_users), expected(label_job.rankings, dataset)
+    assert torch.equal(open_rankings(label_job.rankings, dataset)[users], wanted)
 
 
 def test_a_user_who_has_seen_everything_is_named(label_job, dataset, monkeypatch):
@@ -193,7 +227,7 @@ def test_a_run_ranks_once(label_job, dataset, tiny_settings, capsys):
         run_verb("distill", tiny_settings(folder, LOCAL, "labels.mode=streamed", *more))
     assert files(label_job.rankings) == before
     assert "users ranked" not in capsys.readouterr().out
-    damaged = rankings_path(label_job.rankings) / "users-00000.safetensors"
+    damaged = rankings_path(label_job.rankings) / "items-00000.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-8])
     run_verb("label", tiny_settings(folder, LOCAL, "run.redo=label"))
-    assert files(label_job.rankings)["users-00000.safetensors"][0] == before["users-00000.safetensors"][0]
+    assert files(label_job.rankings)["items-00000.safetensors"][0] == before["items-00000.safetensors"][0]

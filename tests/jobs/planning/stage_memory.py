@@ -1,6 +1,6 @@
 """Runs one training stage (or label blocks) in this process as its only worker, and prints the memory and bytes that it took as JSON.
 
-    python stage_memory.py {teacher,student,tune,rank,label} RUN_DIR [key=value ...]
+    python stage_memory.py {teacher,student,tune,rank,label,export} RUN_DIR [key=value ...]
 
 RUN_DIR has dataset/, graph/ and what else the stage reads. Memory is anonymous plus shared pages, sampled in the background, beyond what
 the process has once its libraries are loaded: what the plan calls base.
@@ -38,6 +38,7 @@ from promptmm.graph_store.dataset import open_dataset
 from promptmm.graph_store.feature_rows import map_features
 from promptmm.graph_store.own_features import ItemShard
 from promptmm.jobs.runs.worker_jobs import student_job, teacher_job
+from promptmm.jobs.verbs import run_verb
 
 
 class MappedGraph(DatasetGraph):
@@ -62,6 +63,9 @@ def start():
 
 def run(stage: str, settings, worker) -> None:
     """The stage, as a worker of Ray runs it."""
+    if stage == "export":
+        run_verb("export", settings)
+        return
     dataset = open_dataset(join(settings.dir, "dataset"))
     labels = student_job(settings, dataset, 0).label_job()
     if stage == "rank":

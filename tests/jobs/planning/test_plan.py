@@ -47,7 +47,8 @@ def test_tables_of_the_plan_are_those_of_the_models(dataset, settings):
     assert sum(p.numel() for p in student.parameters()) == 0  # its tables are the engine's
 
 
-ROLES = {"teacher worker", "labeler", "student worker", "evaluator (teacher)", "evaluator (student)"}
+UNTAUGHT = {"student worker", "evaluator (student)", "exporter"}
+ROLES = {"teacher worker", "labeler", "evaluator (teacher)", *UNTAUGHT}
 AROUND = {"driver", "Ray"}
 KEPT = {"kept worker"}  # beside a stage that it does not train
 
@@ -62,12 +63,12 @@ def test_a_plan_adds_up(dataset, engine):
     assert set(plan.roles) == ROLES | AROUND | KEPT | servers
     for role in plan.roles.values():
         assert role.bytes == role.base_bytes + sum(role.parts.values()) <= role.at_most_bytes
-    for host in plan.hosts.values():
+    for stage, host in plan.hosts.items():
         assert host.bytes == sum(plan.roles[role].bytes * count for role, count in host.processes.items())
-        assert set(host.processes) >= AROUND
+        assert set(host.processes) >= ({"exporter", "Ray"} if stage == "export" else AROUND)
     assert plan.hosts["train-teacher"].processes["teacher worker"] == 2
     kept = {name for name, host in plan.hosts.items() if "kept worker" in host.processes}
-    assert kept == {"label"}
+    assert kept == {"label", "export"}
     text = describe_plan(plan)
     assert all(role in text for role in plan.roles)
     assert f"engine: {engine}" in text
@@ -245,7 +246,7 @@ def test_an_ensemble_of_the_sampled_engine(dataset):
 
 def test_a_catalog_without_modalities_has_no_teacher(bare, settings):
     plan = make_plan(settings, bare, 64 * GIB)
-    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND
+    assert set(plan.roles) == UNTAUGHT | AROUND | KEPT
     assert plan.label_bytes_an_epoch == 0
     assert set(plan.steps) == {"student"}
     assert "student worker" in describe_plan(plan)
@@ -360,7 +361,7 @@ def test_prompt_tuning_over_shards_holds_no_whole_teacher(dataset):
 
 def test_a_student_alone_needs_no_teacher(dataset):
     plan = make_plan(load_settings(None, ["distill.use_teacher=false"]), dataset, None)
-    assert set(plan.roles) == {"student worker", "evaluator (student)"} | AROUND
+    assert set(plan.roles) == UNTAUGHT | AROUND | KEPT
     assert plan.label_bytes_an_epoch == 0
 
 
