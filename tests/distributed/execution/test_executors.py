@@ -16,7 +16,7 @@ def tensors(folder):
     return {f"{path.relative_to(folder)} {name}": t for path in files for name, t in load_file(str(path)).items()}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [pytest.param("full", marks=pytest.mark.slow), "sampled"])
 def test_executors_write_the_same_bits(ray_cluster, fork_run, tiny_settings, engine):
     """Teacher and student, weights and vectors; the student's labels are streamed, from this process and from a pool of labelers."""
     found = {}

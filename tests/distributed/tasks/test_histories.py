@@ -189,6 +189,7 @@ def test_an_ensemble_of_another_run_keeps_its_histories(trained):
     torch.testing.assert_close(scores - scores.mean(1, keepdim=True), expected, atol=2e-4, rtol=0)
 
 
+@pytest.mark.slow  # the stages of other teachers on Ray are compared in the default run
 def test_executors_write_the_same_bits(ray_cluster, fork_run, tiny_settings):
     """Teacher, streamed labels, student and evaluation of a teacher that scores histories."""
     found = {}

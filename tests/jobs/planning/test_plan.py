@@ -302,7 +302,7 @@ def test_rankings_are_planned_where_candidates_are_drawn_from_them(dataset):
 
 def test_what_comes_after_training_does_not_grow_with_the_catalog(dataset):
     """Ten times the users and items: labelers and evaluators hold a few numbers more for each user, and map the rest."""
-    words = ["teacher.dim=8", "student.dim=8", "distill.num_top=5", "cluster.engine=sampled"]
+    words = ["teacher.dim=8", "student.dim=8", "distill.num_top=5", "cluster.engine=full"]
     for by in ("examples", "users"):
         settings = load_settings(None, [*words, f"labels.by={by}"])
         small, big = (make_plan(settings, large(dataset, factor), None) for factor in (10**5, 10**6))

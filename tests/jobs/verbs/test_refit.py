@@ -162,7 +162,7 @@ def test_what_other_commands_have_saved_since_changes_nothing(command, tmp_path)
 
 def test_lists_of_the_run_are_not_written_over(command, chosen, tmp_path):
     lists, own = tmp_path / "lists.parquet", tmp_path / "refitted.parquet"
-    assert command("recommend", f"run.dir={chosen}", f"recommend.output={lists}").code == 0
+    assert command("recommend", "cluster.executor=local", f"run.dir={chosen}", f"recommend.output={lists}").code == 0
     before = lists.read_bytes()
     ended = command("refit", f"run.dir={chosen}", "run.redo=recommend")
     assert ended.code == 0, ended.err
