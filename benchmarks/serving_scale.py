@@ -29,10 +29,10 @@ from promptmm.core.tensor_file import tensor_file
 from promptmm.graph_store.dataset import Dataset
 from promptmm.graph_store.mapped_rows import pair_chunks, rows_name, write_rows
 
-DIM, ROWS = 64, 1 << 18
+ROWS = 1 << 18
 
 
-def generate(folder: Path, num_users: int, num_items: int, degree: int) -> None:
+def generate(folder: Path, num_users: int, num_items: int, degree: int, dim: int) -> None:
     """Writes raw ids, `degree` train items of every user, and a student's vectors."""
     folder.mkdir(parents=True)
     (folder / "interactions").mkdir()
@@ -50,7 +50,7 @@ def generate(folder: Path, num_users: int, num_items: int, degree: int) -> None:
             pairs = {"user": pa.array(users.repeat(degree), pa.int32()), "item": pa.array(items.ravel(), pa.int32())}
             writer.write_table(pa.table(pairs))
     write_rows(folder / "interactions" / rows_name("train"), pair_chunks(path), num_users, num_users * degree)
-    shapes = {"user": ("float32", (num_users, DIM)), "item": ("float32", (num_items, DIM))}
+    shapes = {"user": ("float32", (num_users, dim)), "item": ("float32", (num_items, dim))}
     with tensor_file(folder / "vectors.safetensors", shapes) as out:
         for rows in out.values():
             for first in range(0, len(rows), ROWS):
@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--degree", type=int, default=5, help="train items of every user")
     parser.add_argument("--lists", type=int, default=1 << 14, help="users of the part of which lists are made")
     parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="for what is generated: 1 KiB for each user and item")
     parser.add_argument("--step", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -134,7 +135,7 @@ def main() -> None:
     for num_users in options.users:
         folder = options.folder / f"users-{num_users}"
         try:
-            generate(folder, num_users, options.items, options.degree)
+            generate(folder, num_users, options.items, options.degree, options.dim)
             exported = step_of("export", folder, num_users, options.items, options.degree, options.threads)
             shutil.rmtree(folder / "interactions")
             (folder / "vectors.safetensors").unlink()
@@ -149,7 +150,7 @@ def main() -> None:
                 f"{num_users:,}", f"{size / 2**30:.2f}",
                 f"{exported['seconds']:.0f}", f"{exported['peak_mib']:.0f}",
                 f"{whole['open_seconds']:.1f}", f"{opened['open_seconds']:.2f}", f"{opened['peak_mib']:.0f}",
-                f"{listed['users_per_second']:.0f}", f"{listed['peak_mib']:.0f}",
+                f"{listed['users_per_second']:.3g}", f"{listed['peak_mib']:.0f}",
             ]
         )  # fmt: skip
         print(json.dumps({"users": num_users, "export": exported, "all": whole, "open": opened, "recommend": listed}), flush=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +17,13 @@ CACHED_SCORES = 1 << 22  # the largest number of scores in a block: 16 MiB stay 
 WIDE_ROW = 1 << 15  # scores of a user from which on it is faster to take maxima first
 FEW_USERS = 64  # for fewer users the norms of all items, which the maxima of groups need, take too long
 GROUP = 8  # consecutive items with one maximum
-FAN_OUTS = (4, 8, 8, 8)  # maxima that one maximum of the next level covers, from the lowest level on
+MOST_COVERED = 8  # a maximum over groups, by which a user's bar is found, covers at most 2 to this power of them
 SPARE = 4  # groups that are chosen beyond k, so that nearly every list is certain unless scores tie
 LEAST_GROUPS = 16  # for each group that is chosen: in smaller catalogs it is faster to sort out all scores
 USERS_A_BLOCK, ITEMS_A_BLOCK = 512, 1024  # 2 MiB of scores, which a core's cache still holds when their maxima are taken
 ITEMS_A_CHOICE = 1 << 17  # items whose maxima are kept until the best groups among them are chosen
-CHOSEN_BYTES = 352  # for each group that is chosen for a user: its items, and the maxima and places of a level while it is chosen
-TRANSPOSED_ROWS = 16  # a level is transposed if it has at most this many rows for each that is read: reading is faster then
+CROWD = 4  # times as many groups as are chosen may reach a user's bar; where scores tie and more do, all maxima are sorted out
+CHOSEN_BYTES = 352  # for each group that is chosen for a user: its items, and the groups that reach the bar while it is chosen
 FULL_COLUMNS = 128  # of a product: in one of a multiple of them all columns are rounded alike
 GATHERED = 1 << 18  # numbers that are gathered at a time: 1 MiB
 
@@ -264,8 +265,8 @@ class _Masks:
 
 def _bytes_of_maxima(items: Tensor, k: int) -> int:
     """Returns the bytes that `_top_k_by_maxima` needs for each user of a block."""
-    kept = min(ITEMS_A_CHOICE, items.shape[0]) * 4 // (3 * GROUP)  # maxima of all levels
-    return items.element_size() * (ITEMS_A_BLOCK + kept) + (k + SPARE + 1) * CHOSEN_BYTES
+    kept = min(ITEMS_A_CHOICE, items.shape[0]) // GROUP  # maxima, and which of them reach the bar
+    return items.element_size() * (ITEMS_A_BLOCK + kept * 5 // 4) + (k + SPARE + 1) * CHOSEN_BYTES
 
 
 def _top_k_by_maxima(users: Tensor, items: Tensor, k: int, exclude: Csr | None, memory_mib: int, user_block: int) -> Iterator[Block]:
@@ -300,14 +301,14 @@ def _best_groups(users: Tensor, items: Tensor, count: int, masks: _Masks | None,
     """Finds the groups of largest maxima for each of some users.
 
     Returns:
-        The `count` - 1 best groups, int64 [n, count - 1], ascending, and the maximum of the next one [n], which no other one exceeds. Where
-        fewer groups have an item that is not excluded, this bound is -inf, and a group may be there more than once.
+        The `count` best groups, int64 [n, count], ascending, and the least of their maxima [n], which no other group exceeds. Where fewer
+        groups have an item that is not excluded, this bound is -inf, and a group may be there more than once.
     """
     transposed, size, num_groups = users.T.contiguous(), len(users), items.shape[0] // GROUP
     values, groups = users.new_empty(size, 0), torch.empty(size, 0, dtype=torch.int64)
     for begin in range(0, num_groups * GROUP, ITEMS_A_CHOICE):
         end = min(begin + ITEMS_A_CHOICE, num_groups * GROUP)
-        fan_outs, padded = _fan_outs((end - begin) // GROUP, count)
+        covered, padded = _covered((end - begin) // GROUP, count)
         maxima = memory("maxima", padded, size)
         maxima[(end - begin) // GROUP :] = -torch.inf
         for first in range(begin, end, ITEMS_A_BLOCK):
@@ -316,55 +317,59 @@ def _best_groups(users: Tensor, items: Tensor, count: int, masks: _Masks | None,
             if masks is not None:
                 masks.hide(scores, first)
             torch.amax(scores.view(-1, GROUP, size), 1, out=maxima[(first - begin) // GROUP : (last - begin) // GROUP])
-        of_choice, chosen = _best_rows(maxima, fan_outs, count, memory)
+        of_choice, chosen = _best_rows(maxima, covered, count, memory)
         values, groups = torch.cat([values, of_choice], 1), torch.cat([groups, chosen + begin // GROUP], 1)
         if begin:
-            values, places = torch.topk(values, min(count, values.shape[1]), dim=1)
+            values, places = torch.topk(values, min(count, values.shape[1]), dim=1, sorted=False)
             groups = groups.gather(1, places)
-    return groups[:, :-1].clamp(max=num_groups - 1).sort(1).values, values[:, -1]
+    return groups.clamp(max=num_groups - 1).sort(1).values, values.amin(1)
 
 
-def _fan_outs(num_rows: int, count: int) -> tuple[list[int], int]:
-    """Returns the fan-outs of the levels in which `count` of some rows are chosen, from the lowest on, and the padded number of rows.
+def _covered(num_rows: int, count: int) -> tuple[int, int]:
+    """Returns how many rows one maximum covers by which the bar for `count` rows is found, and the number of rows padded to its multiple.
 
-    Rows are padded to a multiple of the product of the fan-outs.
+    There are at least twice as many such maxima as rows are wanted, or a maximum for each row.
     """
-    used: list[int] = []
-    for fan_out in FAN_OUTS:
-        if num_rows // math.prod([*used, fan_out]) < 2 * count:
-            break
-        used.append(fan_out)
-    step = math.prod(used)
-    return used, -(-num_rows // step) * step
+    covered = 1 << min(MOST_COVERED, max(0, (num_rows // (2 * count)).bit_length() - 1))
+    return covered, -(-num_rows // covered) * covered
 
 
-def _best_rows(maxima: Tensor, fan_outs: list[int], count: int, memory: _Memory) -> tuple[Tensor, Tensor]:
-    """Finds the largest rows of each column, through maxima of maxima: values [n, count] in descending order and rows, int64.
+def _best_rows(maxima: Tensor, covered: int, count: int, memory: _Memory) -> tuple[Tensor, Tensor]:
+    """Finds the largest rows of each column: values [n, count] and rows, int64 [n, count], in any order.
+
+    A column's bar is the count-th largest of its maxima over `covered` rows: at least `count` rows reach it, and few more do. These alone
+    are sorted out.
 
     Args:
         maxima: float [rows, n].
-        fan_outs: Of the levels, from the lowest on; their product divides the number of rows.
-        count: How many rows are wanted; fewer are returned where there are fewer.
+        covered: How many rows a maximum covers; it divides the number of rows.
+        count: How many rows are wanted; all are returned where there are fewer.
     """
-    size, levels = maxima.shape[1], [maxima]
-    for number, fan_out in enumerate(fan_outs):
-        below = levels[-1].view(-1, fan_out, size)
-        levels.append(torch.amax(below, 1, out=memory(f"level {number}", len(below), size)))
-    top = memory("top", size, len(levels[-1])).copy_(levels[-1].T)
-    values, chosen = torch.topk(top, min(count, top.shape[1]), dim=1)
-    for level, fan_out in zip(reversed(levels[:-1]), reversed(fan_outs)):
-        children = (chosen[:, :, None] * fan_out + torch.arange(fan_out)).flatten(1)
-        of_children = memory("children", size, children.shape[1])
-        if len(level) <= TRANSPOSED_ROWS * children.shape[1]:
-            transposed = memory("transposed", size, len(level)).copy_(level.T).view(-1, fan_out)
-            places = chosen + torch.arange(size)[:, None] * (len(level) // fan_out)
-            torch.index_select(transposed, 0, places.view(-1), out=of_children.view(-1, fan_out))
-        else:
-            places = memory("places", *reversed(children.shape), dtype=torch.int64).copy_(children.T)
-            of_children.copy_(torch.gather(level, 0, places, out=memory("gathered", *places.shape)).T)
-        values, places = torch.topk(of_children, min(count, children.shape[1]), dim=1)
-        chosen = children.gather(1, places)
-    return values, chosen
+    num_rows, size = maxima.shape
+    if num_rows <= count:
+        return maxima.T, torch.arange(num_rows).expand(size, -1)
+    tops = torch.amax(maxima.view(-1, covered, size), 1) if covered > 1 else maxima
+    bars = torch.topk(tops.T.contiguous(), count, dim=1, sorted=False).values.amin(1)
+    reached = torch.ge(maxima, bars, out=memory("reached", num_rows, size, dtype=torch.bool))
+    found = np.flatnonzero(reached.numpy())
+    columns = (found % size).astype(np.uint16)
+    of_column = np.bincount(columns, minlength=size)
+    crowded = (of_column > CROWD * count).nonzero()[0]
+    if len(crowded):
+        kept = ~np.isin(columns, crowded)
+        found, columns, of_column[crowded] = found[kept], columns[kept], 0
+    order = np.argsort(columns, kind="stable")  # by column; 16 bits sort in linear time
+    width = max(count, int(of_column.max(initial=0)))
+    places = torch.from_numpy(np.arange(len(found)) + np.repeat(np.arange(size) * width - (of_column.cumsum() - of_column), of_column))
+    of_places = torch.from_numpy(found[order])
+    values, rows = maxima.new_full((size, width), -torch.inf), torch.zeros(size, width, dtype=torch.int64)
+    values.view(-1)[places], rows.view(-1)[places] = maxima.view(-1)[of_places], of_places // size
+    values, chosen = torch.topk(values, count, dim=1, sorted=False)
+    rows = rows.gather(1, chosen)
+    if len(crowded):
+        here = torch.from_numpy(crowded)
+        values[here], rows[here] = torch.topk(maxima.T[here], count, dim=1, sorted=False)
+    return values, rows
 
 
 def _candidates(users: Tensor, items: Tensor, groups: Tensor, masks: _Masks | None, memory: _Memory) -> tuple[Tensor, Tensor]:
