@@ -4,6 +4,7 @@ A job says what to do and with which settings. It does not say how a worker reac
 run: the executor gives the worker these as `Surroundings` (`distributed/surroundings.py`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,8 @@ from ..core.sampling import rank_slice
 from ..core.storage import join
 from ..core.teacher import teacher_kind
 from .config import ClusterConfig, LabelConfig
+
+EXAMPLES_A_RUN = 1 << 14  # that a student reads together: one step's are too few for what each range of the rankings takes
 
 
 def teacher_reads_graph(engine: str, config: TeacherConfig) -> bool:
@@ -264,8 +267,18 @@ class LabelJob:
 
     def step_sizes(self, block: int) -> list[int]:
         """Returns the number of labelled examples in every step of a block."""
-        shares = [self.share_of(step) for step in self.steps_of(block)]
+        return self.sizes_of(self.steps_of(block))
+
+    def sizes_of(self, steps: range) -> list[int]:
+        """Returns the number of labelled examples in each of some steps."""
+        shares = [self.share_of(step) for step in steps]
         return [share.stop - share.start for share in shares]
+
+    def runs_of(self, steps: range) -> Iterator[range]:
+        """Cuts steps that follow one another into runs that a student reads together, `EXAMPLES_A_RUN` of its examples or a step."""
+        size = max(1, EXAMPLES_A_RUN * self.world_size // self.batch_size)
+        for first in range(steps.start, steps.stop, size):
+            yield range(first, min(first + size, steps.stop))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from the positive's score, which is left out: every loss depends on differences 
 values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...core.errors import InputError
 from ...core.objectives import Labels
+from ..messages import LabelJob
 from .encoding import EncodedScores, encode, index_dtype
 
 Ranked = Callable[[Tensor, Tensor], Tensor]  # users [n] and places in their rankings [n, t] -> items [n, t]; int64 each
@@ -100,8 +101,8 @@ class LabelBlock:
         self._scores = ["scores", *(f"scores.{m}" for m in modalities)]
         self._ranked, self.num_rows = ranked, table.num_rows
 
-    def __getitem__(self, rows: slice) -> Labels:
-        """Returns the labels of some rows: users and candidates int64, scores float32."""
+    def __getitem__(self, rows: slice | np.ndarray) -> Labels:
+        """Returns the labels of some rows, a slice or indices int64 [n]: users and candidates int64, scores float32."""
         of_rows = {name: values[rows] for name, values in self._columns.items()}
         users = _int64(of_rows["user"])
         candidates = [_int64(of_rows["positive"])[:, None], _int64(of_rows["drawn"])]
@@ -116,6 +117,14 @@ class LabelBlock:
         """Returns scores relative to the positive's, whose own is 0, float32 [n, 1 + K]."""
         decoded = EncodedScores(columns[name], columns.get(range_of(name))).decode()
         return torch.from_numpy(np.concatenate([np.zeros((len(decoded), 1), np.float32), decoded], 1))
+
+
+def by_step(labels: Labels, steps: range, job: LabelJob) -> Iterator[tuple[int, Labels]]:
+    """Yields the number and the labels of each of some steps, whose labels follow one another in `labels`."""
+    start = 0
+    for step, size in zip(steps, job.sizes_of(steps)):
+        yield step, labels.slice(slice(start, start + size))
+        start += size
 
 
 def item_dtype(num_items: int) -> type[np.integer]:

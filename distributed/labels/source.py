@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -10,7 +11,7 @@ from ...core.artifact import open_artifact
 from ...core.objectives import Labels
 from ..messages import LabelJob
 from ..prefetch import Prefetched
-from .blocks import LabelBlock, Ranked, block_name
+from .blocks import LabelBlock, Ranked, block_name, by_step
 from .files import check_labels, labels_url
 
 BLOCKS_AHEAD = 2
@@ -59,15 +60,14 @@ class MaterialisedLabels:
         """See `LabelSource`."""
         source, size = self.order_epoch(epoch), self.manifest["batch_size"] * self.manifest["steps_a_block"]
         number, block = -1, None
-        for step in range(self.job.num_steps):
-            wanted, parts = self.job.share_of(step), []
-            for at in range(wanted.start // size, -(-wanted.stop // size)):
+        for steps in self.job.runs_of(range(self.job.num_steps)):
+            places, parts = self.job.places_of(steps).numpy(), []
+            for at in np.unique(places // size).tolist():
                 if at != number:
                     number, block = at, self._open(source, at)
                 assert block is not None
-                first = at * size
-                parts.append(block[max(wanted.start, first) - first : min(wanted.stop, first + size) - first])
-            yield step, joined(parts) if parts else nothing(self.job.width, len(self.modalities))
+                parts.append(block[places[places // size == at] - at * size])
+            yield from by_step(joined(parts) if parts else nothing(self.job.width, len(self.modalities)), steps, self.job)
 
     def _open(self, epoch: int, block: int) -> LabelBlock:
         with pa.memory_map(str(self.folder / block_name(epoch, block))) as file:
@@ -119,13 +119,15 @@ class StreamedLabels:
 
     def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
         """See `LabelSource`."""
-        step = 0
         for block in range(self.job.num_blocks):
-            sizes = self.job.step_sizes(block)
-            labels, start = self._next(epoch, block) if any(sizes) else None, 0
-            for size in sizes:
-                yield step, nothing(self.job.width, len(self.modalities)) if labels is None else labels[start : start + size]
-                start, step = start + size, step + 1
+            steps, start = self.job.steps_of(block), 0
+            sizes = self.job.sizes_of(steps)
+            labels = self._next(epoch, block) if any(sizes) else None
+            for run in self.job.runs_of(steps):
+                end = start + sum(self.job.sizes_of(run))
+                here = nothing(self.job.width, len(self.modalities)) if labels is None else labels[start:end]
+                yield from by_step(here, run, self.job)
+                start = end
 
     def _next(self, epoch: int, block: int) -> LabelBlock:
         numbers = {"revision": self.job.revision, "epoch": epoch, "block": block}

@@ -19,14 +19,13 @@ from ...core.train_pairs import TrainPairs
 from ...graph_store.dataset import Dataset
 from ..messages import LabelJob
 from . import parts
-from .blocks import item_dtype, range_of
+from .blocks import by_step, item_dtype, range_of
 from .encoding import EncodedScores, encode
 from .files import Work, check_labels, labels_url
 from .rankings import in_ranges, open_rankings, users_of_range
 from .teacher_scores import scores_of
 
 USERS_AT_A_TIME = 1 << 12
-EXAMPLES_AT_A_TIME = 1 << 14  # whose lists are drawn together, since one step is too little work for what it takes
 
 
 class UserLabeler:
@@ -169,15 +168,9 @@ class UserLabels:
 
     def epoch(self, epoch: int) -> Iterator[tuple[int, Labels]]:
         """See `LabelSource`."""
-        at_a_time = max(1, EXAMPLES_AT_A_TIME // self.job.batch_size)
-        for first in range(0, self.job.num_steps, at_a_time):
-            steps = range(first, min(first + at_a_time, self.job.num_steps))
-            labels, start = self._labels(epoch, *self.pairs.at(epoch, self.job.places_of(steps))), 0
-            for step in steps:
-                share = self.job.share_of(step)
-                size = share.stop - share.start
-                yield step, labels.slice(slice(start, start + size))
-                start += size
+        for steps in self.job.runs_of(range(self.job.num_steps)):
+            labels = self._labels(epoch, *self.pairs.at(epoch, self.job.places_of(steps)))
+            yield from by_step(labels, steps, self.job)
 
     def _labels(self, epoch: int, examples: Tensor, users: Tensor, positives: Tensor) -> Labels:
         depth, pool = 0 if self._ranked is None else self._ranked.width, self.job.pool

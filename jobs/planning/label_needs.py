@@ -8,6 +8,7 @@ from ...distributed.labels.blocks import item_dtype
 from ...distributed.labels.encoding import index_dtype
 from ...distributed.labels.rankings import USERS_AT_A_TIME as USERS_RANKED
 from ...distributed.labels.user_labels import USERS_AT_A_TIME
+from ...distributed.messages import EXAMPLES_A_RUN
 from ..settings import Settings
 from . import kinds
 from .sizes import SCORE_BYTES, VISITED_ARRAYS, Need, Sizes
@@ -61,6 +62,12 @@ def label_row(settings: Settings, sizes: Sizes) -> float:
 def label_block(settings: Settings, sizes: Sizes) -> float:
     """Bytes of a block of labels by example; by user, of nothing, since a student maps these."""
     return 0 if settings.labels.by == "users" else min(block_rows(settings), sizes.edges) * label_row(settings, sizes)
+
+
+def labels_in_hand(settings: Settings, sizes: Sizes) -> float:
+    """Bytes of what a student's worker holds of labels: two blocks, and the labels of the steps that it reads together."""
+    together = min(max(EXAMPLES_A_RUN, settings.student.train.batch_size // settings.cluster.num_workers), sizes.edges)
+    return 2 * label_block(settings, sizes) + together * candidates_of(settings, sizes) * (INDEX + (1 + len(sizes.dims)) * FLOAT)
 
 
 def user_label_bytes(settings: Settings, sizes: Sizes) -> float:

@@ -6,7 +6,7 @@ from ...core.linear.factors import width_of
 from ..settings import Settings
 from . import kinds
 from .block_sizes import Estimate, Seeds
-from .label_needs import candidates_of, histories, label_block, vectors_bytes
+from .label_needs import candidates_of, histories, labels_in_hand, vectors_bytes
 from .sampled_needs import Moments, block_bytes, bounded, inference_bytes, mapped_files, validation_bytes
 from .sizes import LOADING_ARRAYS, ORDER_ARRAYS, SCORE_BYTES, VISITED_ARRAYS, Need, Sizes
 from .teacher_needs import inline_teacher
@@ -46,7 +46,7 @@ def full_student(settings: Settings, sizes: Sizes) -> Need:
     mapped = 0.0
     if taught:
         mapped = vectors_bytes(settings, sizes)
-        held["labels"] = 2 * label_block(settings, sizes)
+        held["labels"] = labels_in_hand(settings, sizes)
         if settings.distill.num_student:
             held.update(histories(settings, sizes))
     factors = 0
@@ -108,7 +108,7 @@ def sampled_student(settings: Settings, sizes: Sizes, estimate: Estimate) -> Mom
             "blocks in flight": block_bytes(settings, blocks),
             "rows with gradients": (17 if workers == 1 else 20) * rows,
             "scores of the batch": batch * (3 * row + width * (2 + 8 * (1 + count)) * FLOAT),
-            "labels": 2 * label_block(settings, sizes) if sizes.taught else 0,
+            "labels": labels_in_hand(settings, sizes) if sizes.taught else 0,
             "order of the users": VISITED_ARRAYS[config.examples] * sizes.users * INDEX,
         },
         "inference": {"a chunk": inference_bytes(sizes, config.dim), "validation": validation_bytes(sizes, config.dim, workers)},
