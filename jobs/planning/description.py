@@ -16,6 +16,7 @@ def describe_plan(plan: Plan) -> str:
             if plan.user_label_bytes
             else f"{'labels':<28} {_mib(plan.label_bytes_an_epoch)} MiB an epoch",
             *([f"{'rankings':<28} {_mib(plan.rankings_bytes)} MiB a revision"] if plan.rankings_bytes else []),
+            *_labelling(plan),
             *_raw_rows(plan),
         ]
     )
@@ -54,6 +55,11 @@ def _steps(plan: Plan) -> list[str]:
         limit = max(step.seconds_by, key=step.seconds_by.__getitem__)
         lines.append(f"{name:<28} at least {1e3 * step.seconds_at_least:.1f} ms ({limit}); sends, MiB: {sent}")
     return lines
+
+
+def _labelling(plan: Plan) -> list[str]:
+    what = {"rank": "ranking all users", "label": "all labels by user" if plan.user_label_bytes else "labels of an epoch"}
+    return [f"{what[name]:<28} at least {step.seconds_at_least / 3600:.3g} hours of every labeler" for name, step in plan.labelling.items()]
 
 
 def _raw_rows(plan: Plan) -> list[str]:

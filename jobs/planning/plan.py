@@ -14,7 +14,7 @@ from .label_needs import label_row, rankings_bytes, user_label_bytes
 from .rates import Rates
 from .record import HostPlan, Plan, RatePlan, RolePlan, StepPlan
 from .sizes import Need, Sizes
-from .step_costs import StepCosts, raw_row_ratios, steps_of
+from .step_costs import StepCosts, labelling_costs, raw_row_ratios, steps_of
 
 
 def still_holds(plan: Plan, settings: Settings, dataset: Dataset, available: int | None, choice: Choice) -> bool:
@@ -60,6 +60,7 @@ def make_plan(settings: Settings, dataset: Dataset, available: int | None, choic
         hosts={stage.name: HostPlan(stage.total, {need.role: count for need, count in stage.roles}) for stage in stages},
         rates=RatePlan(rates.memory, rates.multiply_adds, rates.network),
         steps={name: _step(costs, rates) for name, costs in steps_of(settings, sizes, expected).items()},
+        labelling={name: _step(costs, rates) for name, costs in labelling_costs(settings, sizes).items()},
         label_bytes_an_epoch=int(sizes.edges * label_row(settings, sizes)) if by_example else 0,
         user_label_bytes=int(user_label_bytes(settings, sizes)) if sizes.taught and settings.labels.by == "users" else 0,
         rankings_bytes=rankings_bytes(settings, sizes),

@@ -76,6 +76,8 @@ class Plan:
         hosts: Every stage, by its name.
         rates: Of a worker.
         steps: Of the teacher, where there is one, and of the student.
+        labelling: What a labeler has to do: its share of ranking all users, where they are ranked, and of an epoch of labels or of all
+            labels by user.
         label_bytes_an_epoch: Labels by example, on disk without compression or on the wire; 0 where labels are kept by user.
         user_label_bytes: Labels by user on disk, for each revision; 0 where labels are made by example.
         rankings_bytes: The teacher's rankings of all users on disk, for each revision; 0 where no candidates are drawn from them.
@@ -90,6 +92,7 @@ class Plan:
     hosts: dict[str, HostPlan]
     rates: RatePlan
     steps: dict[str, StepPlan]
+    labelling: dict[str, StepPlan]
     label_bytes_an_epoch: int
     user_label_bytes: int
     rankings_bytes: int
@@ -109,6 +112,7 @@ def read_plan(run_dir: str) -> Plan | None:
             "hosts": {stage: HostPlan(**host) for stage, host in values["hosts"].items()},
             "rates": RatePlan(**values["rates"]),
             "steps": {name: StepPlan(**step) for name, step in values["steps"].items()},
+            "labelling": {name: StepPlan(**step) for name, step in values["labelling"].items()},
         }
     )
 

@@ -3,11 +3,13 @@
 import itertools
 from dataclasses import dataclass
 
+from ...core.objectives import candidate_policy
+from ...core.top_k import USERS_A_BLOCK
 from ...graph_store.dataset import Dataset
 from ..settings import Settings
 from . import kinds
 from .block_sizes import BlockSizes, Estimate
-from .label_needs import candidates_of
+from .label_needs import candidates_of, rankings_bytes
 from .reduction import tower_parameters
 from .sizes import Sizes
 from .student_needs import student_seeds
@@ -192,6 +194,28 @@ def steps_of(settings: Settings, sizes: Sizes, blocks: Estimate) -> dict[str, St
         of_student = blocks(student_seeds(settings, sizes), fan_outs(kinds.student_hops(settings.student)))
         return {**steps, "student": sampled_student_step(settings, sizes, of_student)}
     return {**steps, "student": full_student_step(settings, sizes)}
+
+
+def labelling_costs(settings: Settings, sizes: Sizes) -> dict[str, StepCosts]:
+    """Costs of ranking all users, and of an epoch of labels or of all labels by user, for one of `cluster.num_labelers` processes.
+
+    Of a teacher that scores histories this is still what it takes at least: its sums are left out.
+    """
+    if not sizes.taught or settings.distill.regime == "inline":
+        return {}
+    labelers, policy = settings.cluster.num_labelers, candidate_policy(settings.distill)
+    final = kinds.final_dim(settings.teacher, sizes)
+    dim = final + len(sizes.dims) * kinds.modal_dim(settings.teacher, sizes)
+    costs = {}
+    if rankings_bytes(settings, sizes):
+        products = sizes.users * sizes.items * final
+        costs["rank"] = _costs({}, (products / labelers, products * FLOAT / USERS_A_BLOCK / labelers))
+    if settings.labels.by == "users":
+        scored = sizes.users * settings.labels.pool + sizes.edges
+    else:
+        scored = sizes.edges * (1 + policy.num_candidates - policy.num_ranked)
+    costs["label"] = _costs({}, (scored * dim / labelers, 3 * scored * dim * FLOAT / labelers))  # gathered, and multiplied
+    return costs
 
 
 def raw_row_ratios(settings: Settings, dataset: Dataset) -> dict[str, float]:

@@ -377,3 +377,18 @@ def test_rows_that_cost_more_than_raw_ones_are_said(dataset):
     for modality, dim in dims.items():
         line = next(line for line in lines if line.startswith(f"{modality}: "))
         assert ("reduced rows cost more than raw rows" in line) == (dim < 128)
+
+
+@pytest.mark.parametrize("by", ["examples", "users"])
+def test_hours_of_labelers_follow_from_the_catalog(dataset, by):
+    """Twice the labelers take half the time each; ten times the catalog takes ten times as long to label and a hundred times to rank."""
+    words = ["cluster.engine=full", "distill.num_top=5", f"labels.by={by}", "cluster.memory_rate=10", "cluster.compute_rate=10"]
+    settings = [load_settings(None, [*words, f"cluster.num_labelers={count}"]) for count in (1, 2)]
+    one, two = (make_plan(each, large(dataset, 10**3), None).labelling for each in settings)
+    big = make_plan(settings[0], large(dataset, 10**4), None)
+    assert set(one) == {"rank", "label"}
+    for name, times in (("rank", 100), ("label", 10)):
+        assert one[name].seconds_at_least == pytest.approx(2 * two[name].seconds_at_least)
+        assert big.labelling[name].seconds_at_least == pytest.approx(times * one[name].seconds_at_least, rel=0.01)
+    assert f"at least {big.labelling['rank'].seconds_at_least / 3600:.3g} hours of every labeler" in describe_plan(big)
+    assert make_plan(load_settings(None, ["distill.use_teacher=false"]), dataset, None).labelling == {}
