@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -213,7 +214,32 @@ def read_manifest(url: str, kind: str) -> dict:
         raise InputError(
             f"{url}: schema version {manifest.get('schema_version')}, this promptmm reads {SCHEMA_VERSION}; make the {kind} again"
         )
+    _check_files(url, manifest)
     return manifest
+
+
+def _check_files(url: str, manifest: dict) -> None:
+    """Checks the names and facts of a manifest's files: whoever wrote it must not reach anything outside the artifact's folder.
+
+    Raises:
+        InputError: a name is absolute, leads out of the folder or is kept for this module's own files, or a size or checksum is none.
+    """
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise InputError(f"{url}: the manifest has no table of files; fetch the artifact again, or make it again")
+    for name, facts in files.items():
+        parts = name.split("/")
+        is_inside = not any(part in ("", ".", "..") or part.endswith(":") for part in parts) and not set(name) & set("\\\0")
+        if not is_inside or parts[-1] in (MANIFEST, VERIFIED):
+            raise InputError(
+                f"{url}: the manifest names the file {name!r}, which is none inside the artifact's folder; do not use an artifact from a "
+                "source that you do not trust"
+            )
+        size, digest = (facts.get("bytes"), facts.get("sha256")) if isinstance(facts, dict) else (None, None)
+        if type(size) is not int or size < 0 or not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise InputError(
+                f"{url}: the manifest has no size and SHA-256 of the file {name!r}; fetch the artifact again, or make it again"
+            )
 
 
 def manifest_digest(manifest: dict) -> str:
@@ -247,6 +273,7 @@ def open_artifact(
     else:
         base = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / f"promptmm-cache-{os.getuid()}"
         folder = base / manifest_digest(manifest)[:24]
+    _check_links(url, folder, [name for name in manifest["files"] if wanted(name)])
     wrong = _not_as_described(folder, {name: facts for name, facts in manifest["files"].items() if wanted(name)}, verify)
     if wrong and not is_local(url):
         _download(url, folder, manifest, wrong)
@@ -256,6 +283,17 @@ def open_artifact(
             raise InputError(f"{join(url, name)}: missing, though the manifest lists it; make the {kind} again")
         raise InputError(f"{join(url, name)}: checksum does not match the manifest (truncated or changed); make the {kind} again")
     return folder, manifest
+
+
+def _check_links(url: str, folder: Path, names: list[str]) -> None:
+    """Raises InputError where a file of an artifact is reached over a link that leads out of its folder."""
+    root = folder.resolve()
+    for name in names:
+        if not (folder / name).resolve().is_relative_to(root):
+            raise InputError(
+                f"{join(url, name)}: a link that leads out of the artifact's folder; put the file itself there, or do not use an artifact "
+                "from a source that you do not trust"
+            )
 
 
 def _not_as_described(folder: Path, files: dict[str, dict], verify: str) -> list[str]:
@@ -284,6 +322,11 @@ def _download(url: str, folder: Path, manifest: dict, names: list[str]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
+            size = fs.info(f"{path}/{name}")["size"]
+            if size != manifest["files"][name]["bytes"]:  # before it fills the disk
+                raise InputError(
+                    f"{join(url, name)}: checksum does not match the manifest (truncated or changed); make the {manifest['kind']} again"
+                )
             fs.get_file(f"{path}/{name}", str(aside))
         except FileNotFoundError as error:
             raise InputError(f"{join(url, name)}: missing, though the manifest lists it; make the {manifest['kind']} again") from error

@@ -329,3 +329,60 @@ def test_another_way_to_verify_is_refused(tmp_path):
     write(str(tmp_path / "artifact"))
     with fails("verify='none': expected one of changed, all, sizes"):
         open_artifact(str(tmp_path / "artifact"), KIND, verify="none")
+
+
+OUTSIDE = ["../x", "../../x", "/tmp/x", "a/../../x", "a//x", "./x", "", "a/", "C:/x", "a\\x", "a\0x", "manifest.json", "a/.verified.json"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_manifest_that_names_files_outside_is_refused(url, open_it, tmp_path, name):
+    """Whoever wrote a manifest could otherwise write and read any file of whoever opens the artifact."""
+    write(url)
+    manifest = read_json(join(url, "manifest.json"))
+    write_json(join(url, "manifest.json"), {**manifest, "files": {**manifest["files"], name: manifest["files"]["a.bin"]}})
+    before = sorted(tmp_path.rglob("*"))
+    with fails(url, f"the manifest names the file {name!r}", "source that you do not trust"):
+        open_it(url)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("facts", [None, 7, {}, {"bytes": -1}, {"bytes": True}, {"bytes": "9"}, {"sha256": "x"}, {"sha256": None}])
+def test_a_manifest_without_sizes_and_checksums_is_refused(url, open_it, facts):
+    write(url)
+    manifest = read_json(join(url, "manifest.json"))
+    wrong = {**manifest["files"]["a.bin"], **facts} if isinstance(facts, dict) and facts else facts
+    write_json(join(url, "manifest.json"), {**manifest, "files": {"a.bin": wrong}})
+    with fails(url, "no size and SHA-256 of the file 'a.bin'"):
+        open_it(url)
+    for files in (None, [], "a.bin"):
+        write_json(join(url, "manifest.json"), {**manifest, "files": files})
+        with fails(url, "no table of files"):
+            open_it(url)
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_links_out_of_the_folder_are_refused(tmp_path, open_it, is_folder):
+    write(str(tmp_path / "artifact"))
+    linked = tmp_path / "artifact" / ("parts" if is_folder else "a.bin")
+    shutil.move(linked, tmp_path / "elsewhere")
+    linked.symlink_to(tmp_path / "elsewhere")
+    with fails("a link that leads out of the artifact's folder"):
+        open_it(str(tmp_path / "artifact"))
+
+
+def test_a_linked_folder_and_links_inside_are_read(tmp_path, open_it):
+    write(str(tmp_path / "artifact"))
+    folder = tmp_path / "artifact"
+    shutil.move(folder / "a.bin", folder / "real.bin")
+    (folder / "a.bin").symlink_to("real.bin")
+    (tmp_path / "link").symlink_to(folder)
+    assert (open_it(str(tmp_path / "link"))[0] / "a.bin").read_bytes() == FILES["a.bin"]
+
+
+def test_a_file_that_is_larger_than_the_manifest_says_is_not_fetched(tmp_path, open_it):
+    url = f"memory://{uuid.uuid4().hex}/artifact"
+    write(url)
+    write_bytes(join(url, "a.bin"), b"x" * 10_000)
+    with fails(f"{url}/a.bin: checksum does not match the manifest"):
+        open_it(url)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
