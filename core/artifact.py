@@ -108,7 +108,8 @@ def write_artifact(url: str, kind: str, metadata: dict) -> Iterator[Path]:
     if is_local(url):
         target = local_path(url)
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        staging.mkdir()  # its mode follows the umask, as those of its files do
     else:
         staging = Path(tempfile.mkdtemp(prefix="promptmm-"))
     try:
@@ -118,7 +119,6 @@ def write_artifact(url: str, kind: str, metadata: dict) -> Iterator[Path]:
         if is_local(url):
             _note_verified(staging, {name: {**looks, "sha256": manifest["files"][name]["sha256"]} for name, looks in large.items()})
             write_json(str(staging / MANIFEST), manifest)
-            staging.chmod(0o755)
             old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
             if target.exists():
                 os.replace(target, old)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..storage import JsonObject
+from ..tensor_file import save_tensors
 from .encoding import Encoding, RawRows
 from .given import read_features
 
@@ -80,11 +81,9 @@ class ItemMap:
 
     def write(self, folder: Path) -> None:
         """Writes the file of the map into a bundle's folder."""
-        from safetensors.torch import save_file
-
         tensors = {f"features.{m}.{name}": t for m, encoding in self.encodings.items() for name, t in encoding.tensors().items()}
         weights = {f"maps.{SEPARATOR.join(modalities)}": w for modalities, w in self.weights.items()}
-        save_file({name: t.contiguous().clone() for name, t in {**tensors, **weights, "bias": self.bias}.items()}, str(folder / FILE))
+        save_tensors(folder / FILE, {**tensors, **weights, "bias": self.bias})
 
     def manifest(self) -> JsonObject:
         """Returns the entry of the bundle's manifest: modalities with their d_m and the sets, as lists in order, and `facts`."""

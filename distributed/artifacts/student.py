@@ -6,6 +6,7 @@ from ...core.artifact import write_artifact
 from ...core.config import as_dict
 from ...core.sides import SIDE_NAMES
 from ...core.storage import join
+from ...core.tensor_file import save_tensors
 from ..loop.selection import Selection
 from ..loop.stage import stage_url
 from ..messages import StudentJob
@@ -24,10 +25,8 @@ def write_student(job: StudentJob, output: Output, selection: Selection, weights
     Returns:
         The number of trained parameters.
     """
-    from safetensors.torch import save_file
-
     learnt = {f"ids.{name}": rows for name, rows in zip(SIDE_NAMES, output.whole(output.ids))} if output.ids is not None else {}
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in {**weights, **learnt}.items()}
+    tensors = {name: t.detach().cpu() for name, t in {**weights, **learnt}.items()}
     num_parameters = sum(t.numel() for t in tensors.values())
     facts = {
         "best_epoch": selection.best_epoch,
@@ -40,6 +39,6 @@ def write_student(job: StudentJob, output: Output, selection: Selection, weights
     }
     vectors = dict(zip(SIDE_NAMES, output.whole(output.vectors["final"])))
     with write_artifact(join(stage_url(job.run_url, "student"), "model"), "student-model", facts) as folder:
-        save_file({name: rows.contiguous().clone() for name, rows in vectors.items()}, str(folder / "vectors.safetensors"))
-        save_file(tensors, str(folder / "weights.safetensors"))
+        save_tensors(folder / "vectors.safetensors", vectors)
+        save_tensors(folder / "weights.safetensors", tensors)
     return num_parameters

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...core.artifact import ShardWriter, has_artifact, open_artifact, publish_manifest, write_artifact
 from ...core.errors import InputError
 from ...core.storage import filesystem, join, remove
+from ...core.tensor_file import save_tensors
 from .selection import SelectionState
 from .trackers import Row
 
@@ -86,13 +87,8 @@ class Checkpoints:
             tensors: Whole tensors by name.
             state: The facts of loop and trainer.
         """
-        from safetensors.torch import save_file
-
         with write_artifact(self._at(epoch), "checkpoint", {"epoch": epoch, "state": state}) as folder:
-            save_file(
-                {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
-                str(folder / "state.safetensors"),
-            )
+            save_tensors(folder / "state.safetensors", {name: t.detach().cpu() for name, t in tensors.items()})
         self._remove_old()
 
     def shard_writer(self, epoch: int) -> ShardWriter:

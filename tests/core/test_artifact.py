@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from promptmm.core import artifact
 from promptmm.core.artifact import (
     SCHEMA_VERSION,
@@ -22,6 +23,7 @@ from promptmm.core.artifact import (
 )
 from promptmm.core.errors import InputError
 from promptmm.core.storage import exists, is_local, join, local_path, read_json, remove, write_bytes, write_json
+from promptmm.core.tensor_file import save_tensors
 
 KIND = "thing"
 FILES = {"a.bin": b"\x00\x01" * 700, "parts/0/b.txt": b"hello", "empty": b""}
@@ -386,3 +388,27 @@ def test_a_file_that_is_larger_than_the_manifest_says_is_not_fetched(tmp_path, o
     with fails(f"{url}/a.bin: checksum does not match the manifest"):
         open_it(url)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(("umask", "folder_mode", "file_mode"), [(0o022, 0o755, 0o644), (0o027, 0o750, 0o640), (0o077, 0o700, 0o600)])
+def test_modes_follow_the_umask(tmp_path, umask, folder_mode, file_mode):
+    """So that a bundle that one user writes is served by another."""
+    before = os.umask(umask)
+    try:
+        with write_artifact(str(tmp_path / "artifact"), KIND, {}) as folder:
+            save_tensors(folder / "x.safetensors", {"x": torch.zeros(3)})
+            (folder / "y").write_bytes(b"y")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "artifact").iterdir()}
+    assert (tmp_path / "artifact").stat().st_mode & 0o777 == folder_mode
+    assert modes == {"x.safetensors": file_mode, "y": file_mode, "manifest.json": file_mode}
+
+
+def test_nothing_writes_private_files():
+    """`safetensors.torch.save_file` makes files that nobody else may read, whatever the umask: `save_tensors` stands for it."""
+    root = Path(artifact.__file__).parents[1]
+    packages = [root / name for name in ("core", "graph_store", "distributed", "jobs")]
+    assert [
+        path for package in packages for path in package.rglob("*.py") if re.search("import save_file|save_file\\(", path.read_text())
+    ] == []
