@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import uuid
@@ -268,11 +269,7 @@ def open_artifact(
     if verify not in VERIFY:
         raise InputError(f"verify={verify!r}: expected one of {', '.join(VERIFY)}")
     manifest = read_manifest(url, kind)
-    if is_local(url):
-        folder = local_path(url)
-    else:
-        base = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / f"promptmm-cache-{os.getuid()}"
-        folder = base / manifest_digest(manifest)[:24]
+    folder = local_path(url) if is_local(url) else _cache(cache_dir) / manifest_digest(manifest)[:24]
     _check_links(url, folder, [name for name in manifest["files"] if wanted(name)])
     wrong = _not_as_described(folder, {name: facts for name, facts in manifest["files"].items() if wanted(name)}, verify)
     if wrong and not is_local(url):
@@ -283,6 +280,30 @@ def open_artifact(
             raise InputError(f"{join(url, name)}: missing, though the manifest lists it; make the {kind} again")
         raise InputError(f"{join(url, name)}: checksum does not match the manifest (truncated or changed); make the {kind} again")
     return folder, manifest
+
+
+def _cache(cache_dir: str | None) -> Path:
+    """Returns the folder of local copies, made where it is missing.
+
+    Raises:
+        InputError: everybody can write to it, or the default one is a link, belongs to somebody else or can be written by a group: whoever
+            puts files there could change them after they have been verified.
+    """
+    base = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / f"promptmm-cache-{os.getuid()}"
+    if cache_dir:
+        base.mkdir(parents=True, exist_ok=True)
+        is_safe = not base.stat().st_mode & stat.S_IWOTH
+    else:
+        with contextlib.suppress(FileExistsError):
+            base.mkdir(0o700)
+        facts = base.lstat()
+        is_safe = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not is_safe:
+        raise InputError(
+            f"{base}: others can change what is in this folder, which is for copies of remote artifacts; remove it, take their rights to "
+            "write there away, or set cluster.cache_dir to a folder of your own"
+        )
+    return base
 
 
 def _check_links(url: str, folder: Path, names: list[str]) -> None:

@@ -412,3 +412,39 @@ def test_nothing_writes_private_files():
     assert [
         path for package in packages for path in package.rglob("*.py") if re.search("import save_file|save_file\\(", path.read_text())
     ] == []
+
+
+def test_a_folder_of_copies_that_others_can_change_is_refused(tmp_path, monkeypatch):
+    """What is put there after it was verified would be used."""
+    monkeypatch.setattr(artifact.tempfile, "gettempdir", lambda: str(tmp_path))
+    url, default = f"memory://{uuid.uuid4().hex}/artifact", tmp_path / f"promptmm-cache-{os.getuid()}"
+    write(url)
+    folder, _ = open_artifact(url, KIND)
+    assert folder.parent == default
+    assert default.stat().st_mode & 0o777 == 0o700
+    for mode in (0o770, 0o702):
+        default.chmod(mode)
+        with fails(default, "others can change what is in this folder", "cluster.cache_dir"):
+            open_artifact(url, KIND)
+    default.chmod(0o700)
+    os.rename(default, tmp_path / "elsewhere")
+    default.symlink_to(tmp_path / "elsewhere")
+    with fails(default, "others can change"):
+        open_artifact(url, KIND)
+    own = tmp_path / "own"
+    own.mkdir()
+    open_artifact(url, KIND, str(own))
+    own.chmod(0o777)
+    with fails(own, "others can change"):
+        open_artifact(url, KIND, str(own))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_copies_of_another_user_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact.tempfile, "gettempdir", lambda: str(tmp_path))
+    url, default = f"memory://{uuid.uuid4().hex}/artifact", tmp_path / f"promptmm-cache-{os.getuid()}"
+    write(url)
+    default.mkdir(0o700)
+    os.chown(default, 12345, 12345)
+    with fails(default, "others can change"):
+        open_artifact(url, KIND)
