@@ -104,19 +104,18 @@ class LabelBlock:
     def __getitem__(self, rows: slice | np.ndarray) -> Labels:
         """Returns the labels of some rows, a slice or indices int64 [n]: users and candidates int64, scores float32."""
         of_rows = {name: values[rows] for name, values in self._columns.items()}
-        users = _int64(of_rows["user"])
-        candidates = [_int64(of_rows["positive"])[:, None], _int64(of_rows["drawn"])]
+        users, drawn, width = torch.from_numpy(of_rows["user"].astype(np.int64)), of_rows["drawn"], 1 + of_rows["scores"].shape[1]
+        # Filled in place, since copies would take as long as what is computed.
+        candidates = np.empty((len(drawn), width), np.int64)
+        candidates[:, 0], candidates[:, 1 : 1 + drawn.shape[1]] = of_rows["positive"], drawn
         if "ranked" in of_rows:
             assert self._ranked is not None, "a block with places in rankings is read with the rankings"
-            candidates.append(self._ranked(users, _int64(of_rows["ranked"])))
-        scores = [self._relative(of_rows, name) for name in self._scores]
-        return Labels(users, torch.cat(candidates, 1), scores[0], torch.stack(scores)[1:])
-
-    @staticmethod
-    def _relative(columns: dict[str, np.ndarray], name: str) -> Tensor:
-        """Returns scores relative to the positive's, whose own is 0, float32 [n, 1 + K]."""
-        decoded = EncodedScores(columns[name], columns.get(range_of(name))).decode()
-        return torch.from_numpy(np.concatenate([np.zeros((len(decoded), 1), np.float32), decoded], 1))
+            candidates[:, 1 + drawn.shape[1] :] = self._ranked(users, torch.from_numpy(of_rows["ranked"].astype(np.int64))).numpy()
+        scores = np.zeros((len(self._scores), len(drawn), width), np.float32)  # the positive's own is 0
+        for name, out in zip(self._scores, scores):
+            EncodedScores(of_rows[name], of_rows.get(range_of(name))).decode(out[:, 1:])
+        by_scorer = torch.from_numpy(scores)
+        return Labels(users, torch.from_numpy(candidates), by_scorer[0], by_scorer[1:])
 
 
 def by_step(labels: Labels, steps: range, job: LabelJob) -> Iterator[tuple[int, Labels]]:
@@ -140,10 +139,6 @@ def _array(column: pa.ChunkedArray) -> np.ndarray:
     if not pa.types.is_fixed_size_list(array.type):
         return array.to_numpy(zero_copy_only=True)
     return array.flatten().to_numpy(zero_copy_only=True).reshape(len(array), array.type.list_size)
-
-
-def _int64(x: np.ndarray) -> Tensor:
-    return torch.from_numpy(x.astype(np.int64))
 
 
 def block_name(epoch: int, block: int) -> str:

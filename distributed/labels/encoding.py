@@ -23,12 +23,16 @@ class EncodedScores:
     values: np.ndarray
     ranges: np.ndarray | None = None
 
-    def decode(self) -> np.ndarray:
-        """Returns the scores, float32 [n, k]."""
+    def decode(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Returns the scores, float32 [n, k]; in `out` where it is given."""
+        out = np.empty(self.values.shape, np.float32) if out is None else out
         if self.ranges is None:
-            return self.values.astype(np.float32)
+            out[:] = self.values
+            return out
         low, step = self.ranges.astype(np.float32).T
-        return low[:, None] + step[:, None] * self.values
+        np.multiply(self.values, step[:, None], out=out)
+        out += low[:, None]
+        return out
 
 
 def encode(scores: np.ndarray, encoding: str, what: str) -> EncodedScores:
