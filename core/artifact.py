@@ -301,7 +301,7 @@ def _cache(cache_dir: str | None) -> Path:
     if not is_safe:
         raise InputError(
             f"{base}: others can change what is in this folder, which is for copies of remote artifacts; remove it, take their rights to "
-            "write there away, or set cluster.cache_dir to a folder of your own"
+            "write there away, or set cluster.cache_dir to a folder of your own, such as a new one in it"
         )
     return base
 

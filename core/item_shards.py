@@ -1,4 +1,4 @@
-"""Ranks catalogs whose item vectors do not fit into a host's memory: all users among one shard of the items before the next one.
+"""Ranks catalogs whose item vectors do not fit into a host's memory: many users among one shard of the items before the next one.
 
 `top_k` reads all items for each block of users. Where they are mapped from a file that is larger than memory, that would read the whole
 file again for every few hundred users; so the items are cut into shards, and the lists of all shards are merged (docs/method.md 5).
@@ -20,17 +20,17 @@ SHARE = 4  # a shard takes at most this part of the memory
 USERS_A_PASS = 1 << 17  # that are ranked among a shard before the next one: their lists so far are in memory
 
 
-def rows_a_shard(items: Tensor, memory: int | None = None) -> int | None:
+def rows_a_shard(num_items: int, row_bytes: int, memory: int | None = None) -> int | None:
     """Returns the number of items in a shard; None where all items are ranked at once.
 
-    Shards are as large as one another but for the last one, which is at most `FULL_COLUMNS` items a shard smaller.
+    All shards have the same number, a multiple of `FULL_COLUMNS`, but for the last one, which has what is left.
 
     Args:
-        items: float [num_items, d].
+        num_items: The number of items in the catalog.
+        row_bytes: Bytes of an item's vector.
         memory: Bytes of memory of this host; those that the system or a container's limit gives by default.
     """
-    num_items, row = items.shape[0], items.shape[1] * items.element_size()
-    most = max(1, (memory or memory_limit()) // SHARE // max(1, row))
+    most = max(1, (memory or memory_limit()) // SHARE // max(1, row_bytes))
     if num_items <= most:
         return None
     even = -(-num_items // -(-num_items // most))

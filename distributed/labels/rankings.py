@@ -128,7 +128,8 @@ class Ranker:
         self.scores = scores_of(job, self.train)
         self.columns = unseen_depth(self.train, job.depth)
         is_mapped = self.scores.device.type == "cpu" and not self.scores.final.histories  # which need whole rows of scores
-        self.shard = rows_a_shard(self.scores.items) if is_mapped else None
+        items = self.scores.items
+        self.shard = rows_a_shard(len(items), items.shape[1] * items.element_size()) if is_mapped else None
 
     def _best(self, users: Tensor) -> Tensor:
         """Ranks some users: int64 [n, columns], best first."""
@@ -145,14 +146,18 @@ class Ranker:
         items_name, scores_name = _names(number)
         facts = {"columns": self.columns, "scorers": names}
         at_a_time = USERS_AT_A_TIME if self.shard is None else USERS_A_PASS  # many, since every pass reads all shards
+
+        def rows_of(ids: Tensor) -> slice:
+            return slice(int(ids[0] - users[0]), int(ids[-1] - users[0]) + 1)
+
         with (
             parts.tensors(url, items_name, {"items": ("int32", shape)}, facts) as items,
             parts.tensors(url, scores_name, {name: ("float32", shape) for name in names}, {}) as scores,
         ):
             for ids in users.split(at_a_time):
-                items["items"][int(ids[0] - users[0]) : int(ids[-1] - users[0]) + 1] = self._best(ids).numpy()
+                items["items"][rows_of(ids)] = self._best(ids).numpy()
             for ids in users.split(USERS_AT_A_TIME):
-                rows = slice(int(ids[0] - users[0]), int(ids[-1] - users[0]) + 1)
+                rows = rows_of(ids)
                 ranked = torch.from_numpy(items["items"][rows].astype(np.int64))
                 for name, of_scorer in zip(names, self.scores.scores(ids, ranked)):
                     scores[name][rows] = of_scorer.numpy()

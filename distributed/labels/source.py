@@ -121,8 +121,7 @@ class StreamedLabels:
         """See `LabelSource`."""
         for block in range(self.job.num_blocks):
             steps, start = self.job.steps_of(block), 0
-            sizes = self.job.sizes_of(steps)
-            labels = self._next(epoch, block) if any(sizes) else None
+            labels = self._next(epoch, block) if any(self.job.sizes_of(steps)) else None
             for run in self.job.runs_of(steps):
                 end = start + sum(self.job.sizes_of(run))
                 here = nothing(self.job.width, len(self.modalities)) if labels is None else labels[start:end]

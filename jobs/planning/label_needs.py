@@ -1,6 +1,7 @@
 """Memory of labelers and evaluators, and the sizes of labels."""
 
 from ...core.histories import BLOCK_ENTRIES, BLOCK_SCORES, ENTRY_BYTES
+from ...core.item_shards import USERS_A_PASS, rows_a_shard
 from ...core.objectives import candidate_policy
 from ...core.ranking import USERS_AT_A_TIME as USERS_AT_A_TIME_RANKED
 from ...core.scoring import CHUNK_BYTES
@@ -12,9 +13,10 @@ from ...distributed.messages import EXAMPLES_A_RUN
 from ..settings import Settings
 from . import kinds
 from .sizes import SCORE_BYTES, VISITED_ARRAYS, Need, Sizes
-from .units import FLOAT, HALF, INDEX
+from .units import FLOAT, GIB, HALF, INDEX
 
 DRAW_ARRAYS = 5.5  # int64 arrays that live at once while the candidates of a block are drawn, measured
+MERGED_BYTES = 76  # of an item in a user's list while a shard's lists are merged with those so far: counted from the code, not measured
 HISTORY_BYTES = BLOCK_SCORES * 3 * FLOAT + BLOCK_ENTRIES * ENTRY_BYTES
 
 
@@ -120,15 +122,18 @@ def rows_bytes(sizes: Sizes) -> int:
 
 def ranker(settings: Settings, sizes: Sizes) -> Need | None:
     """Memory of a process that ranks users before labels are made: a range of users; None where none rank."""
-    depth, ranked = candidate_policy(settings.distill).depth, min(USERS_RANKED, sizes.users)
+    config, count, depth = settings.teacher, len(sizes.dims), candidate_policy(settings.distill).depth
     if not rankings_bytes(settings, sizes):
         return None
-    config, count = settings.teacher, len(sizes.dims)
+    memory = settings.cluster.host_memory
+    shard = rows_a_shard(sizes.items, kinds.final_dim(config, sizes) * FLOAT, int(memory * GIB) if memory is not None else None)
+    ranked = min(USERS_RANKED if shard is None else USERS_A_PASS, sizes.users)
     dim = kinds.final_dim(config, sizes) + count * kinds.modal_dim(config, sizes)
     parts: dict[str, float] = {
         "users' train items": 5 * train_rows(sizes, ranked),
         **histories(settings, sizes),
         "users at a time": ranked * (dim * FLOAT + depth * (2 * INDEX + (1 + count) * FLOAT)) + CHUNK_BYTES,
+        "lists of shards": 0 if shard is None else ranked * depth * MERGED_BYTES,
         "score blocks": SCORE_BYTES,
     }
     mapped = vectors_bytes(settings, sizes) + rows_bytes(sizes)

@@ -48,10 +48,9 @@ def test_a_shard_whose_items_are_all_seen():
 
 
 def test_shards_fit_and_are_even():
-    items = torch.zeros(10_000, 64)
-    assert rows_a_shard(items, 16 * MIB) is None
+    assert rows_a_shard(10_000, 256, 16 * MIB) is None
     for memory in (8 * MIB, 3 * MIB, MIB):
-        shard = rows_a_shard(items, memory)
+        shard = rows_a_shard(10_000, 256, memory)
         assert shard % FULL_COLUMNS == 0
         assert shard * 256 <= memory / 4 + FULL_COLUMNS * 256
         count = -(-10_000 // shard)

@@ -203,7 +203,7 @@ def test_labels_of_other_rankings_are_refused(by, label_job, dataset, tiny_setti
 
 @pytest.mark.parametrize("shard", [32, 50])
 def test_items_in_shards_are_ranked_as_all_at_once(shard, label_job, dataset, small_ranges, monkeypatch):
-    monkeypatch.setattr(rankings, "rows_a_shard", lambda items: shard)
+    monkeypatch.setattr(rankings, "rows_a_shard", lambda num_items, row_bytes: shard)
     rank_here(label_job.rankings, dataset)
     users, wanted = torch.arange(dataset.num_users), expected(label_job.rankings, dataset)
     assert torch.equal(open_rankings(label_job.rankings, dataset)[users], wanted)

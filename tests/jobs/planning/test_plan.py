@@ -17,6 +17,7 @@ from promptmm.jobs.planning.engine import choose_engine
 from promptmm.jobs.planning.fitted_needs import fitted_over_shards
 from promptmm.jobs.planning.hosts import available_memory
 from promptmm.jobs.planning.imported_needs import imported_teacher
+from promptmm.jobs.planning.label_needs import ranker
 from promptmm.jobs.planning.plan import make_plan
 from promptmm.jobs.planning.reduction import reduction_bytes, reduction_floats, tower_parameters
 from promptmm.jobs.planning.sizes import Sizes
@@ -392,3 +393,11 @@ def test_hours_of_labelers_follow_from_the_catalog(dataset, by):
         assert big.labelling[name].seconds_at_least == pytest.approx(times * one[name].seconds_at_least, rel=0.01)
     assert f"at least {big.labelling['rank'].seconds_at_least / 3600:.3g} hours of every labeler" in describe_plan(big)
     assert make_plan(load_settings(None, ["distill.use_teacher=false"]), dataset, None).labelling == {}
+
+
+def test_a_ranker_of_items_in_shards_holds_the_lists_of_many_users(dataset):
+    """Where item vectors take more than a quarter of a host's memory, all lists so far of the users of a pass are in memory."""
+    words = ["cluster.engine=full", "distill.num_top=5"]
+    wide, narrow = (load_settings(None, [*words, f"cluster.host_memory={memory}"]) for memory in (10_000, 0.05))
+    plenty, little = (ranker(settings, Sizes.of(settings, large(dataset, 10**4))).parts["users at a time"] for settings in (wide, narrow))
+    assert little > 20 * plenty
