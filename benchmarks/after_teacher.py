@@ -168,6 +168,8 @@ def main() -> None:
     )
     print("|---|---:|---:|---:|---:|---:|", flush=True)
     for users in options.users:
+        if options.folder:
+            options.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
             folder = Path(name)
             write_catalog(folder, users, options.items)

@@ -117,6 +117,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the runs go; by default the system's folder for temporary files")
     options = parser.parse_args()
     draw, equal, hit = random.Random(options.seed), 0, 0
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         base = Path(name) / "base"
         for verb in ("prepare", "train-teacher"):

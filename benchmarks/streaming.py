@@ -84,6 +84,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         run, streamed = Path(name) / "files", Path(name) / "streamed"
         sizes = [f"source.synthetic_num_users={options.users}", f"source.synthetic_num_items={options.items}"]
