@@ -6,7 +6,7 @@ A generated catalog on an embedded Ray cluster, one student's worker and one lab
 of them from the teacher's ranking, two modalities. The student is trained twice: with labels that were written for all of its epochs, which
 lie in the page cache, and with streamed ones. An epoch's seconds and its share of waiting are the student's own record; medians over the
 epochs after the first. While labels are streamed, the anonymous and the shared memory of the worker, of the labeler and of the object
-store's process is sampled every second; the table has the medians of the second and of the last quarter of the time that a process was
+store's process is sampled every second; the table has the medians of the second, third and last quarter of the time that a process was
 seen. Shared memory is the object store's, of bounded size: a process counts each page of it that it has touched, and all touch the same.
 """
 
@@ -107,12 +107,13 @@ def main() -> None:
     for way, rows in found.items():
         waiting = statistics.median(row["waiting"] for row in rows)
         print(f"| {way} | {seconds[way]:.2f} | {examples / seconds[way]:,.0f} | {waiting:.1%} | {seconds[way] / seconds['files']:.2f} |")
-    print("\n| process | memory | second quarter, MiB | last quarter |\n|---|---|---:|---:|")
+    print("\n| process | memory | second quarter, MiB | third | last |\n|---|---|---:|---:|---:|")
     for (role, kind), mib in watch.found.items():
         quarter = len(mib) // 4
         if quarter:
             what = "anonymous" if kind == "RssAnon" else "shared"
-            print(f"| {role} | {what} | {statistics.median(mib[quarter : 2 * quarter]):,.0f} | {statistics.median(mib[-quarter:]):,.0f} |")
+            medians = [statistics.median(mib[first : first + quarter]) for first in (quarter, 2 * quarter, len(mib) - quarter)]
+            print(f"| {role} | {what} | {' | '.join(f'{median:,.0f}' for median in medians)} |")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Says how far long work is, for stages that are no training: labels, rankings and lists."""
+"""Says how far long work is, for stages that are no training (labels, rankings and lists), and what is being waited for."""
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -7,6 +9,24 @@ from typing import TypeVar
 from .loop.recorder import LINE_SECONDS, print_line
 
 T = TypeVar("T")
+SLOW_SECONDS = 3.0
+
+
+def show_here(line: str) -> None:
+    """Prints a line on the driver's terminal."""
+    print(line, flush=True)
+
+
+@contextlib.contextmanager
+def saying_if_slow(show: Callable[[str], None], line: str) -> Iterator[None]:
+    """Says what is being waited for, where the block takes more than a few seconds."""
+    timer = threading.Timer(SLOW_SECONDS, show, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def with_progress(parts: Iterable[T], stage: str, what: str, total: int, size: Callable[[T], int] = lambda part: 1) -> Iterator[T]:

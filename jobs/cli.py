@@ -3,12 +3,14 @@
 import os
 import signal
 import sys
+import time
 import warnings
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..core.errors import InputError, RunError
 from ..core.threads import spin_count
+from ..distributed.parent import GO_ON, INTERRUPTED, ONE_INTERRUPT_SECONDS, outlive
 
 if TYPE_CHECKING:
     from .verbs.verb import AnyVerb
@@ -25,15 +27,23 @@ verbs, in their order (pipeline does those from prepare to recommend; a finished
 what a catalog is like; experiment trains many models):"""
 
 HELP = ("-h", "--help")
-INTERRUPTED = 130
 EXTRAS = {  # of packages that the base install does not have: Ray's workers and the graph store need `train`, all else needs `local`
     **dict.fromkeys(("ray", "dgl", "deepspeed", "ninja"), "train"),
     **dict.fromkeys(("pydantic", "yaml", "scipy", "matplotlib", "tensorboardX", "psutil"), "local"),
 }
 
 
+def command() -> int:
+    """What a person starts: runs the verb that the words of the command line name, in a process that this one outlives (`outlive`).
+
+    Returns:
+        The exit code, see `main`.
+    """
+    return outlive(main, sys.argv[1:])
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0, 1 for a failure, 2 for bad input, 130 when interrupted.
+    """Runs one verb, in this process; returns the exit code: 0, 1 for a failure, 2 for bad input, 130 when interrupted.
 
     Args:
         arguments: Words of the command line after `promptmm`; None: those of this process.
@@ -46,7 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         if not words or words[0] in HELP:
             print(_usage())
             return 0 if words else 2
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` sets it
+                signal.signal(number, _Interrupt())
         _run(*words)
     except (InputError, FloatingPointError) as error:  # a loss that is not finite is a matter of settings or data
         print(f"promptmm: {error}", file=sys.stderr)
@@ -61,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"promptmm: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("promptmm: interrupted; the same command (without run.redo) goes on from the last checkpoint", file=sys.stderr)
+        print(f"promptmm: interrupted; {GO_ON}", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -102,8 +114,16 @@ def _find_own_modules() -> None:
         sys.path.insert(0, here)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+class _Interrupt:
+    """Handles a signal as Ctrl-C; one that comes twice at once, to a group of processes and from the parent, counts once."""
+
+    def __init__(self) -> None:
+        self.last = -ONE_INTERRUPT_SECONDS
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        before, self.last = self.last, time.monotonic()
+        if self.last - before >= ONE_INTERRUPT_SECONDS:
+            raise KeyboardInterrupt
 
 
 def _help(name: str, verb: "AnyVerb") -> str:
@@ -119,4 +139,4 @@ def _help(name: str, verb: "AnyVerb") -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

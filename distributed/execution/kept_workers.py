@@ -15,9 +15,10 @@ from ray.train import UserCallback
 from ...core.errors import InputError, RunError
 from ...core.storage import join, remove
 from ..config import ClusterConfig
+from ..progress import SLOW_SECONDS
 from .desk import JobDesk, JobState
 from .launch import explain, make_trainer, needs_of, noting_mistakes, ray_folder, unique_name
-from .lines import CALL_SECONDS, POLL_SECONDS, SLOW_SECONDS
+from .lines import CALL_SECONDS, POLL_SECONDS
 
 IDLE_SECONDS = 0.05  # how often a worker without a job asks for one
 LEAVE_SECONDS = 60.0

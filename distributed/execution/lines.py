@@ -16,7 +16,6 @@ from ...core.errors import RunError
 
 POLL_SECONDS = 0.5
 CALL_SECONDS = 60.0
-SLOW_SECONDS = 3.0
 
 
 class Lines:
@@ -67,23 +66,6 @@ def shown_by(lines: ActorHandle) -> Callable[[str], None]:
         lines.add.remote(line)
 
     return show
-
-
-def show_here(line: str) -> None:
-    """Prints a line on the driver's terminal."""
-    print(line, flush=True)
-
-
-@contextlib.contextmanager
-def saying_if_slow(show: Callable[[str], None], line: str) -> Iterator[None]:
-    """Says what is being waited for, where the block takes more than a few seconds."""
-    timer = threading.Timer(SLOW_SECONDS, show, [line])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def start_progress() -> ActorHandle:

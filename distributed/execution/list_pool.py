@@ -6,9 +6,9 @@ from ray.actor import ActorHandle
 
 from ...core.lists import ListJob, PartWriter, parts_left, publish_lists
 from ..config import ClusterConfig
-from ..progress import with_progress
+from ..progress import saying_if_slow, show_here, with_progress
 from .label_pool import through_pool
-from .lines import saying_if_slow, show_here, start_progress, watching
+from .lines import start_progress, watching
 from .session import RaySession
 
 

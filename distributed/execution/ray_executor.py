@@ -18,6 +18,7 @@ from ...core.storage import join
 from ...graph_store.dataset import open_dataset
 from ..config import ClusterConfig
 from ..messages import EvaluationJob, LabelJob, RankingJob, StoredScores, StudentJob, TeacherJob, TuneJob
+from ..progress import saying_if_slow, show_here
 from ..run_job import run_job
 from ..surroundings import Surroundings
 from ..worker import Worker
@@ -25,7 +26,7 @@ from .evaluation import add_shares, evaluate_in_tasks, rank_share
 from .kept_workers import KeptWorkers
 from .label_pool import materialise, rank_users, stream_blocks
 from .launch import fit
-from .lines import saying_if_slow, show_here, shown_by, start_progress
+from .lines import shown_by, start_progress
 from .served_graph import ServedGraph
 from .session import RaySession
 

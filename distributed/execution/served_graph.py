@@ -18,9 +18,9 @@ from ...graph_store.dgl.connection import connect
 from ...graph_store.dgl.item_shard import read_item_shard
 from ...graph_store.own_features import ItemShard
 from ...graph_store.session import Session
+from ..progress import saying_if_slow, show_here
 from ..worker import Worker
 from .dataset_graph import train_graph
-from .lines import saying_if_slow, show_here
 
 SERVICE_SECONDS = 180.0
 

@@ -13,11 +13,14 @@ from typing import Any
 import ray
 
 from ...core.errors import InputError, RunError
+from ...core.storage import join
 from ...core.threads import spin_count
 from ..config import ClusterConfig
+from ..parent import has_parent, how_it_ended, tell_parent
 
 LOOPBACK = "127.0.0.2"
 START_ATTEMPTS = 3
+LOOK_SECONDS = 0.2  # how often the processes of an embedded cluster are looked at
 SIGACTION_BYTES = 256  # at least the size of a `struct sigaction`
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 # What a cluster of one machine does without: nobody looks at its metrics, and its only node is not taken away.
@@ -78,7 +81,7 @@ class RaySession:
         self.address = config.address or os.environ.get("RAY_ADDRESS") or "local"
         self.is_joined = ray.is_initialized()  # a caller (a test, a notebook) owns Ray
         self.is_own = self.address == "local" and not self.is_joined
-        self._ready, self._over = threading.Event(), threading.Event()
+        self._ready, self._closing, self._over = threading.Event(), threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -110,6 +113,7 @@ class RaySession:
 
     def close(self) -> None:
         """Ends an embedded cluster with all its processes, or leaves the one that there is."""
+        self._closing.set()
         if self._thread is not None:
             self._ready.wait()
         if not self.is_joined:
@@ -117,7 +121,11 @@ class RaySession:
         self._over.set()
 
     def _hold(self) -> None:
-        """Starts an embedded cluster and stays until it is over."""
+        """Starts an embedded cluster, and stays until it is over.
+
+        Where one of the cluster's processes ends before, this process ends at once and leaves the rest to its parent. Ray itself would
+        end it as abruptly, up to a minute later.
+        """
         # Logical CPUs: workers, labelers and Ray Data's own tasks; torch's threads are what bounds the real load.
         # Every worker may stream from labelers of its own.
         config = self.config
@@ -133,7 +141,29 @@ class RaySession:
         except BaseException as error:  # raised in `wait`
             self._error = error
         self._ready.set()
+        if self._error is None:
+            tell_parent("logs", join(_node().get_session_dir_path(), "logs"))
+        while has_parent() and self._error is None and not self._closing.wait(LOOK_SECONDS):
+            ended = _ended_process()
+            if ended is not None:
+                tell_parent("cause", ended)
+                os._exit(1)
         self._over.wait()
+
+
+def _node() -> Any:
+    """What Ray knows of the processes that it started here; it has no public way to ask."""
+    return ray._private.worker._global_node
+
+
+def _ended_process() -> str | None:
+    """Says which process of the embedded cluster has ended, if one has."""
+    for name, processes in _node().all_processes.items():
+        for each in processes:
+            code = each.process.poll()
+            if code is not None:
+                return f"Ray's {name.replace('_', ' ')} process ended ({how_it_ended(code)}), and with it this command"
+    return None
 
 
 @contextlib.contextmanager

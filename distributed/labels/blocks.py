@@ -18,7 +18,8 @@ from ...core.objectives import Labels
 from ..messages import LabelJob
 from .encoding import EncodedScores, encode, index_dtype
 
-Ranked = Callable[[Tensor, Tensor], Tensor]  # users [n] and places in their rankings [n, t] -> items [n, t]; int64 each
+# Users, int64 [n], and places in their rankings, of any integer type [n, t] -> items, int64 [n, t].
+Ranked = Callable[[Tensor, Tensor], Tensor]
 
 
 def labels_to_table(
@@ -110,7 +111,7 @@ class LabelBlock:
         candidates[:, 0], candidates[:, 1 : 1 + drawn.shape[1]] = of_rows["positive"], drawn
         if "ranked" in of_rows:
             assert self._ranked is not None, "a block with places in rankings is read with the rankings"
-            candidates[:, 1 + drawn.shape[1] :] = self._ranked(users, torch.from_numpy(of_rows["ranked"].astype(np.int64))).numpy()
+            candidates[:, 1 + drawn.shape[1] :] = self._ranked(users, torch.from_numpy(of_rows["ranked"])).numpy()
         scores = np.zeros((len(self._scores), len(drawn), width), np.float32)  # the positive's own is 0
         for name, out in zip(self._scores, scores):
             EncodedScores(of_rows[name], of_rows.get(range_of(name))).decode(out[:, 1:])

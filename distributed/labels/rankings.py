@@ -200,12 +200,13 @@ class RankedItems:
         return self.at(users, self._all_places(users))
 
     def at(self, users: Tensor, places: Tensor) -> Tensor:
-        """Returns the items at some places of users' rankings, int64 [n, t], from users, int64 [n], and places, int64 [n, t]."""
-        out = torch.empty(places.shape, dtype=torch.int64)
+        """Returns the items at some places of users' rankings, int64 [n, t], from users, int64 [n], and places, integers [n, t]."""
+        # By NumPy, which takes two thirds of torch's time for this, on the one thread that reads labels.
+        out, of_users = np.empty(tuple(places.shape), np.int64), places.numpy()
         for number, here, rows in in_ranges(users, self.users_a_range):
-            of_range = self.ranges[number]
-            out.index_copy_(0, here, of_range.view(-1).take(rows[:, None] * of_range.shape[1] + places[here]).long())
-        return out
+            of_range, at = self.ranges[number].numpy(), here.numpy()
+            out[at] = of_range.reshape(-1).take(of_users[at] + (rows.numpy() * of_range.shape[1])[:, None])
+        return torch.from_numpy(out)
 
     def scores_of(self, users: Tensor) -> list[Tensor]:
         """Returns the scores of users' rankings, float32 [n, width] by scorer."""

@@ -146,4 +146,4 @@ def _need_ray(settings: Settings, url: str) -> None:
         )
 
 
-RECOMMEND: Verb[Settings] = Verb("recommend", recommend, ("run", "recommend", "cluster"), is_stage=True)
+RECOMMEND: Verb[Settings] = Verb("recommend", recommend, ("run", "recommend", "cluster"), is_stage=True, only_reads=True)

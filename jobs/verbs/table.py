@@ -6,6 +6,7 @@ from typing import Any
 from ...core.errors import InputError
 from ...core.registry import Registry
 from ...core.storage import exists, join
+from ...distributed.parent import tell_parent
 from ..inspection.defaults import defaults_for
 from ..inspection.derivation import write_derived
 from ..inspection.facts import CatalogFacts
@@ -119,6 +120,12 @@ def start(verb: AnyVerb, config: Any) -> None:
         InputError: `run.redo` names another verb, or the verb refuses its configuration.
     """
     if verb.is_part_of_run:
-        run_in_folder(verb, config, forget)
+        run_in_folder(verb, config, forget if verb not in TABLE else _begin)
     else:
         verb.run(config)
+
+
+def _begin(settings: Settings) -> None:
+    """Removes what `run.redo` names; from here on a verb that ships goes on, by the same command without it, from what this one leaves."""
+    forget(settings)
+    tell_parent("begun")

@@ -15,6 +15,7 @@ from ..runs.folder import (
     warn_of_passing_folder,
     write_configuration,
 )
+from ..runs.lease import lease
 from ..runs.stages import read_record, record_url, require_done
 from ..sections import STAGES
 from ..settings import load_settings
@@ -45,6 +46,8 @@ class Verb(Generic[Config]):
         excluded: Dotted settings of its sections that it does not read.
         describe_recipe: Lists the keys of its recipe, where that is another than a run's.
         derives: Whether it takes its settings from the catalog's facts where no recipe is named.
+        only_reads: Whether it writes nothing into the run's folder, so that it works beside another command and where nothing can be
+            written; its settings are then not saved with the run.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Verb(Generic[Config]):
     excluded: tuple[str, ...] = ()
     describe_recipe: Callable[[], str] | None = None
     derives: bool = False
+    only_reads: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted({*self.needs} - {*STAGES})
@@ -100,7 +104,7 @@ def run_checked(verb: Verb[Settings], settings: Settings, executor: Executor | N
 
 
 def run_in_folder(verb: Verb[Settings], settings: Settings, forget: Callable[[Settings], None]) -> None:
-    """Runs a verb that is part of a run, and saves the resolved configuration with the run.
+    """Runs a verb that is part of a run: under the run's lease, with the resolved configuration saved with the run.
 
     Args:
         verb: The verb.
@@ -108,19 +112,24 @@ def run_in_folder(verb: Verb[Settings], settings: Settings, forget: Callable[[Se
         forget: Removes what `run.redo` names.
 
     Raises:
-        InputError: `run.redo` names another verb, or the verb refuses its settings; the configuration is then as it was.
+        InputError: `run.redo` names another verb, another command works in the folder, or the verb refuses its settings; the
+            configuration is then as it was.
     """
     if settings.run.redo not in (None, verb.name) and verb.name != "pipeline":
         raise InputError(
             f"run.redo={settings.run.redo}: {verb.name} does not do that verb again; use it with {settings.run.redo} or pipeline"
         )
-    forget(settings)
-    warn_of_passing_folder(settings)
-    before = read_configuration(settings)
-    write_configuration(settings, resolved_configuration(settings, verb.sections, before))
-    try:
+    if verb.only_reads:
         run_checked(verb, settings)
-    except InputError:  # refused: the folder still holds what the earlier configuration made
-        if before is not None:
-            write_configuration(settings, before)
-        raise
+        return
+    with lease(settings.dir, verb.name):
+        forget(settings)
+        warn_of_passing_folder(settings)
+        before = read_configuration(settings)
+        write_configuration(settings, resolved_configuration(settings, verb.sections, before))
+        try:
+            run_checked(verb, settings)
+        except InputError:  # refused: the folder still holds what the earlier configuration made
+            if before is not None:
+                write_configuration(settings, before)
+            raise

@@ -1,5 +1,6 @@
 """The command line: exit codes, messages without tracebacks, help, and verbs in and out of order."""
 
+import os
 import re
 import sys
 
@@ -13,6 +14,7 @@ from promptmm.core.graph import Csr
 from promptmm.core.serving import load_student, write_bundle
 from promptmm.core.storage import join, read_bytes, read_json
 from promptmm.jobs import cli
+from promptmm.jobs.runs.lease import lease
 from promptmm.jobs.settings import load_settings, walk
 from promptmm.jobs.verbs import VERBS
 
@@ -179,6 +181,24 @@ def test_recommend_prints_lists(command, run_dir):
     refused(command("recommend", f"run.dir={run_dir}", "recommend.users=[b, c, 9]"), "unknown user ids: c, 9")
 
 
+def files_of(folder) -> dict[str, tuple[int, int]]:
+    """Every file and folder below a folder, with its time of change and its inode."""
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in [folder, *folder.rglob("*")]}
+
+
+def test_recommend_only_reads_and_works_beside_another_command(command, tmp_path):
+    folder = tmp_path / "run"
+    bundle_at(str(folder / "student"))
+    words = (f"run.dir={folder}", "recommend.k=3", "run.redo=recommend")
+    assert command("recommend", *words).code == 0  # large files are noted as verified
+    with lease(str(folder), "distill"):
+        before = files_of(folder)
+        assert command("recommend", *words, f"recommend.output={tmp_path / 'lists'}", "cluster.executor=local").code == 0
+        assert files_of(folder) == before
+        refused(command("export", f"run.dir={folder}"), f"{folder}: promptmm distill (process {os.getpid()} on", "works in this folder")
+        assert files_of(folder) == before
+
+
 def test_recommend_writes_lists_of_all_users(command, run_dir, tmp_path):
     bundle_at(join(run_dir, "student"))
     output = tmp_path / "lists.parquet"
@@ -286,8 +306,10 @@ def test_the_configuration_is_saved(command, tiny, run_dir):
     assert read_bytes(url) == saved  # what was refused did not make what is here
     bundle_at(join(run_dir, "student"))
     assert command("recommend", f"run.dir={run_dir}", "recommend.k=2").code == 0
-    changed = {**yaml.safe_load(saved), "recommend": {**yaml.safe_load(saved)["recommend"], "k": 2}}
-    assert yaml.safe_load(read_bytes(url)) == changed  # recommend says nothing about the teacher
+    assert read_bytes(url) == saved  # recommend only reads
+    assert command("inspect", tiny, f"run.dir={run_dir}", "cluster.threads=1").code == 0
+    changed = {**yaml.safe_load(saved), "cluster": {**yaml.safe_load(saved)["cluster"], "threads": 1}}
+    assert yaml.safe_load(read_bytes(url)) == changed  # inspect says nothing about the teacher
 
 
 def test_redo_is_not_a_property_of_the_run(command, tiny, tmp_path):

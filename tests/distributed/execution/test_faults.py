@@ -21,7 +21,10 @@ LOCAL = "cluster.executor=local"
 
 def start(verb: str, folder: Path, *more: str) -> subprocess.Popen:
     words = [sys.executable, "-m", "promptmm.jobs.cli", verb, str(folder / "config.yaml"), *LONG, *more, f"run.dir={folder}"]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # some runners of tests have it ignored
+    )  # fmt: skip
 
 
 def wait_for_epochs(folder: Path, stage: str, count: int, process: subprocess.Popen) -> None:
@@ -128,6 +131,64 @@ def test_a_killed_student_worker_changes_nothing(undisturbed, fork_run):
     output = finish(process)
     assert process.returncode == 0, output
     assert vectors(folder, "student") == vectors(undisturbed, "student")
+
+
+SESSION = """
+import os, sys, time
+from promptmm.distributed.config import ClusterConfig
+from promptmm.distributed.execution.session import ray_session
+from promptmm.distributed.parent import outlive, tell_parent
+
+def command(words):
+    with ray_session(ClusterConfig(), num_cpus=1):
+        if os.path.exists(words[0]):
+            return 0
+        open(words[0], "w").close()
+        tell_parent("begun")
+        print("ready", flush=True)
+        time.sleep(200)
+
+sys.exit(outlive(command, sys.argv[1:]))
+"""
+
+
+def test_an_end_of_ray_is_said_and_the_command_starts_again(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SESSION, str(tmp_path / "mark")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert "ready\n" in iter(process.stdout.readline, "")
+    seen = descendants(process)
+    next(each for each in seen if "raylet/raylet" in command_line(each)).kill()
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "promptmm: Ray's raylet process ended (signal 9, SIGKILL), and with it this command; the command starts again" in output
+    assert_gone(seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("raylet/raylet", "Ray's raylet process ended (signal 9, SIGKILL)"),
+        ("gcs/gcs_server", "Ray's gcs server process ended (signal 9, SIGKILL)"),
+        ("dashboard/agent", "ended ("),
+        ("jobs.cli", "the process of this command ended without a word (signal 9, SIGKILL)"),
+    ],
+)
+def test_the_command_goes_on_by_itself_after_an_end_of_ray_or_of_its_own_process(undisturbed, fork_run, name, said):
+    folder, segments = fork_run("ended"), shared_memory()
+    process = start("train-teacher", folder)
+    wait_for_epochs(folder, "teacher", 7, process)
+    seen = descendants(process)
+    next(each for each in seen if name in command_line(each)).kill()
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert said in output
+    assert output.count("starts again by itself") == 1
+    assert "resuming after epoch" in output
+    assert vectors(folder, "teacher") == vectors(undisturbed, "teacher")
+    assert_gone(seen)
+    assert shared_memory() <= segments
 
 
 def test_a_failure_leaves_nothing_running(fork_run):
