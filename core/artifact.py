@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .redaction import redacted_tree
 from .storage import exists, filesystem, is_local, join, local_path, read_json, remove, write_bytes, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 VERIFIED = ".verified.json"
+DIGEST = "digest"  # the manifest's own, in it
 LARGE_FILE = 1 << 26  # bytes: what is smaller is verified each time, in a twentieth of a second
 SETTLED_SECONDS = 2.0  # a file that changed less than this ago could change again and keep the time of change
 VERIFY = ("changed", "all", "sizes")
@@ -149,7 +151,7 @@ def copy_artifact(url: str, target: str, kind: str, cache_dir: str | None = None
         InputError: the artifact is missing, of another kind, or damaged.
     """
     folder, manifest = open_artifact(url, kind, cache_dir)
-    metadata = {key: value for key, value in manifest.items() if key not in ("schema_version", "kind", "files")}
+    metadata = {key: value for key, value in manifest.items() if key not in ("schema_version", "kind", "files", DIGEST)}
     with write_artifact(target, kind, metadata) as staging:
         for name in manifest["files"]:
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +194,9 @@ class ShardWriter:
 
 
 def _manifest(kind: str, metadata: dict, files: dict[str, dict]) -> dict:
-    return {"schema_version": SCHEMA_VERSION, "kind": kind, **metadata, "files": files}
+    manifest = {"schema_version": SCHEMA_VERSION, "kind": kind, **redacted_tree(metadata), "files": files}
+    manifest = json.loads(json.dumps(manifest))  # as it is read again
+    return sealed(manifest)
 
 
 def has_artifact(url: str) -> bool:
@@ -204,7 +208,7 @@ def read_manifest(url: str, kind: str) -> dict:
     """Returns the manifest of the artifact at `url`.
 
     Raises:
-        InputError: there is no artifact, it is of another kind, or it was written by an incompatible version.
+        InputError: there is no artifact, it is of another kind, it was written by an incompatible version, or its manifest was changed.
     """
     if not has_artifact(url):
         raise InputError(f"{url}: no complete {kind} here ({MANIFEST} is missing); run the verb that makes it first")
@@ -215,6 +219,8 @@ def read_manifest(url: str, kind: str) -> dict:
         raise InputError(
             f"{url}: schema version {manifest.get('schema_version')}, this promptmm reads {SCHEMA_VERSION}; make the {kind} again"
         )
+    if DIGEST in manifest and manifest[DIGEST] != manifest_digest(manifest):  # those of earlier versions have none
+        raise InputError(f"{join(url, MANIFEST)}: changed since it was written (it does not match its own digest); make the {kind} again")
     _check_files(url, manifest)
     return manifest
 
@@ -243,13 +249,24 @@ def _check_files(url: str, manifest: dict) -> None:
             )
 
 
+def sealed(manifest: dict) -> dict:
+    """Returns a manifest with its own digest, by which readers notice that it was damaged."""
+    return {**manifest, DIGEST: manifest_digest(manifest)}
+
+
 def manifest_digest(manifest: dict) -> str:
-    """Returns the SHA-256 of a manifest, and so of everything that the artifact holds; lineage consists of these."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    """Returns the SHA-256 of a manifest without its own digest, and so of everything that the artifact holds; lineage consists of these."""
+    content = {key: value for key, value in manifest.items() if key != DIGEST}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def open_artifact(
-    url: str, kind: str, cache_dir: str | None = None, wanted: Callable[[str], bool] = lambda name: True, verify: str = "changed"
+    url: str,
+    kind: str,
+    cache_dir: str | None = None,
+    wanted: Callable[[str], bool] = lambda name: True,
+    verify: str = "changed",
+    check: Callable[[Path], None] = lambda path: None,
 ) -> tuple[Path, dict]:
     """Verifies the artifact at `url`; returns a local folder that holds its files, and its manifest.
 
@@ -262,19 +279,20 @@ def open_artifact(
         wanted: Whether a file, by its relative name, is needed; the others are neither fetched nor verified.
         verify: Of which files the checksum is computed, where the size is right. "changed": all but large ones (`LARGE_FILE`) that were
             verified here and have not been changed since. "all". "sizes": all but large ones.
+        check: Looks at the content of each file whose checksum was computed and is right; raises InputError.
 
     Raises:
-        InputError: the artifact is missing, or a file is missing, truncated or changed since it was written.
+        InputError: the artifact is missing, a file is missing, truncated or changed since it was written, or `check` refuses one.
     """
     if verify not in VERIFY:
         raise InputError(f"verify={verify!r}: expected one of {', '.join(VERIFY)}")
     manifest = read_manifest(url, kind)
     folder = local_path(url) if is_local(url) else _cache(cache_dir) / manifest_digest(manifest)[:24]
     _check_links(url, folder, [name for name in manifest["files"] if wanted(name)])
-    wrong = _not_as_described(folder, {name: facts for name, facts in manifest["files"].items() if wanted(name)}, verify)
+    wrong = _not_as_described(folder, {name: facts for name, facts in manifest["files"].items() if wanted(name)}, verify, check)
     if wrong and not is_local(url):
         _download(url, folder, manifest, wrong)
-        wrong = _not_as_described(folder, {name: manifest["files"][name] for name in wrong}, "all")
+        wrong = _not_as_described(folder, {name: manifest["files"][name] for name in wrong}, "all", check)
     for name in wrong:
         if not (folder / name).is_file():
             raise InputError(f"{join(url, name)}: missing, though the manifest lists it; make the {kind} again")
@@ -317,7 +335,7 @@ def _check_links(url: str, folder: Path, names: list[str]) -> None:
             )
 
 
-def _not_as_described(folder: Path, files: dict[str, dict], verify: str) -> list[str]:
+def _not_as_described(folder: Path, files: dict[str, dict], verify: str, check: Callable[[Path], None]) -> list[str]:
     """Returns the names of files that `folder` lacks, or that have another size or checksum than `files` lists; notes large right ones."""
     noted, newly, wrong = _read_verified(folder) if verify == "changed" else {}, {}, []
     for name, expected in files.items():
@@ -330,7 +348,9 @@ def _not_as_described(folder: Path, files: dict[str, dict], verify: str) -> list
             continue
         if sha256_of(path) != expected["sha256"]:
             wrong.append(name)
-        elif is_large:
+            continue
+        check(path)
+        if is_large:
             newly[name] = facts
     _note_verified(folder, newly)
     return wrong

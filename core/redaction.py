@@ -1,7 +1,7 @@
 """Takes credentials out of what is saved or shown: a URL may carry a password, and files and logs outlive whoever wrote it there."""
 
 import re
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar
 
 Value = TypeVar("Value")
 
@@ -25,6 +25,21 @@ def redacted_tree(value: Value) -> Value:
     if isinstance(value, (list, tuple)):
         return [redacted_tree(each) for each in value]  # type: ignore[return-value]
     return value
+
+
+class RedactedStream:
+    """A text stream that writes what it gets, `redacted`, to another one; all else is that one's."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes a text; returns its length."""
+        self._stream.write(redacted(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def has_hidden(url: str) -> bool:

@@ -16,7 +16,7 @@ from .graph import Csr
 from .item_parts import ItemPart, gather, rank_parts
 from .new_items.item_map import ENTRY, ItemMap, read_item_map
 from .raw_ids import Ids, RawIds, id_pieces, write_ids
-from .tensor_file import copy_rows, save_tensors, tensor_file
+from .tensor_file import check_finite, copy_rows, save_tensors, tensor_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,6 +65,9 @@ def write_bundle(
         metadata: Metrics, settings and lineage for the manifest.
         item_map: The map from features to item vectors; None where there is none.
         replaced: Items that have other vectors than those in `items`.
+
+    Raises:
+        InputError: a vector has a value that is infinite or NaN.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -74,6 +77,8 @@ def write_bundle(
         facts[ENTRY] = item_map.manifest()
     with write_artifact(url, "student", facts) as folder:
         sides = {"user": users, "item": items}
+        for name, rows in (sides if replaced is None else {**sides, "replaced item": replaced[1]}).items():
+            check_finite(rows, f"the student's {name} vectors")
         with tensor_file(folder / "vectors.safetensors", {name: ("float32", tuple(rows.shape)) for name, rows in sides.items()}) as out:
             for name, rows in sides.items():
                 copy_rows(rows, out[name])
@@ -334,6 +339,16 @@ def load_student(url: str, cache_dir: str | None = None, verify: str = "changed"
             larger ones the size alone is checked, as for a folder that is read-only and verified elsewhere.
 
     Raises:
-        InputError: there is no complete bundle, or one of its files is damaged.
+        InputError: there is no complete bundle, one of its files is damaged, or a vector has values that are not finite, which are looked
+            for where checksums are computed.
     """
-    return Recommender(*open_artifact(url, "student", cache_dir, verify=verify))
+    return Recommender(*open_artifact(url, "student", cache_dir, verify=verify, check=_check_content))
+
+
+def _check_content(path: Path) -> None:
+    """Raises InputError where a file of a bundle has vectors that are not finite."""
+    from safetensors.torch import load_file
+
+    if path.name == "vectors.safetensors":
+        for side, rows in load_file(str(path)).items():
+            check_finite(rows, f"{path}: {side} vectors")

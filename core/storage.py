@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .errors import InputError
+from .redaction import has_hidden, redacted_tree
 
 JsonObject: TypeAlias = dict[str, Any]  # a JSON object, as records, manifests and settings have it on disk
 
@@ -18,10 +19,16 @@ def filesystem(url: str) -> tuple[Any, str]:
     """Returns the fsspec file system of `url` and the path inside it.
 
     Raises:
-        InputError: the protocol is unknown or its package (s3fs, gcsfs, ...) is not installed.
+        InputError: the protocol is unknown, its package (s3fs, gcsfs, ...) is not installed, or the URL is a saved one whose credentials
+            were left out.
     """
     import fsspec
 
+    if has_hidden(url):
+        raise InputError(
+            f"{url}: passwords and tokens are not saved with a run, so this URL cannot be opened; give it once more as key=value, or keep "
+            "credentials in the environment or in fsspec's configuration, where URLs need none"
+        )
     try:
         return fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
@@ -122,5 +129,5 @@ def read_json(url: str) -> dict:
 
 
 def write_json(url: str, value: Any) -> None:
-    """Writes `value` as indented JSON, in one piece."""
-    write_bytes(url, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+    """Writes `value` as indented JSON, in one piece; credentials in URLs are left out (`redaction.py`)."""
+    write_bytes(url, (json.dumps(redacted_tree(value), indent=1, sort_keys=True) + "\n").encode())

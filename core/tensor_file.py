@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import InputError
+
 _CODES = {  # by NumPy's name of a type, in the order in which safetensors lays tensors out: wide ones first, so that all are aligned
     "int64": "I64",
     "float64": "F64",
@@ -94,6 +96,28 @@ def copy_rows(source: Tensor, target: np.ndarray) -> None:
     rows = max(1, PIECE_BYTES // (source.element_size() * max(1, math.prod(source.shape[1:]))))
     for first in range(0, source.shape[0], rows):
         target[first : first + rows] = source[first : first + rows].numpy()
+
+
+def check_finite(rows: Tensor, what: str) -> None:
+    """Checks that a matrix has neither infinite values nor NaN, a piece at a time: a ranking by such scores would have no meaning.
+
+    Args:
+        rows: Numbers [n, ...], which may be memory-mapped; integers pass.
+        what: Names them in the message.
+
+    Raises:
+        InputError: a value is not finite; the message names the first such row.
+    """
+    if not rows.is_floating_point() or not rows.numel():
+        return
+    step = max(1, PIECE_BYTES // (rows.element_size() * max(1, math.prod(rows.shape[1:]))))
+    for first in range(0, rows.shape[0], step):
+        piece = rows.detach()[first : first + step]
+        if not math.isfinite(float(piece.sum(dtype=torch.float64))):  # of finite float32 values it is finite, and fast
+            wrong = piece.reshape(len(piece), -1).isfinite().all(1).logical_not().nonzero()
+            if len(wrong):  # a sum of float64 can be infinite by itself
+                row = first + int(wrong[0])
+                raise InputError(f"{what}: row {row} has a value that is infinite or NaN; train again with smaller learning rates")
 
 
 def _reserve(file: int, size: int) -> None:

@@ -27,6 +27,11 @@ class ClusterConfig:
         None,
         "address of a running Ray cluster ('auto' finds one); not set: RAY_ADDRESS, or else a Ray that the command starts on this machine",
     )
+    private_network: bool = setting(
+        True,
+        "give a Ray that the command starts a network of its own, which nobody else reaches, where the system allows that and the settings "
+        "name nothing remote and no class of your own; false: set it where something else that the command does needs a network",
+    )
     num_workers: int = setting(1, "Ray Train workers", ge=1)
     threads: int | None = setting(None, "torch threads of a worker; not set: this machine's cores shared among the workers", ge=1)
     use_gpu: bool = setting(False, "give every worker one GPU")

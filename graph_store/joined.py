@@ -31,10 +31,10 @@ def write_joined(url: str, dataset: Dataset) -> dict:
     Returns:
         The manifest; `joined` in it is the other dataset's checksum.
     """
-    others = ("files", "kind", "schema_version", "num_interactions", "duplicates_merged")
+    others = ("files", "kind", "schema_version", "num_interactions", "duplicates_merged", "digest")
     metadata = {name: value for name, value in dataset.manifest.items() if name not in others}
     metadata["joined"] = dataset.digest
-    for name in ("num_interactions", "duplicates_merged"):
+    for name in ("num_interactions", "duplicates_merged", "digest"):
         counts = dict(dataset.manifest[name])
         metadata[name] = {**counts, "train": sum(counts[split] for split in OF_TRAIN), "validation": 0}
     with write_artifact(url, "dataset", metadata) as folder:

@@ -6,9 +6,10 @@ import sys
 import time
 import warnings
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from ..core.errors import InputError, RunError
+from ..core.redaction import RedactedStream
 from ..core.threads import spin_count
 from ..distributed.parent import GO_ON, INTERRUPTED, ONE_INTERRUPT_SECONDS, outlive
 
@@ -39,7 +40,13 @@ def command() -> int:
     Returns:
         The exit code, see `main`.
     """
-    return outlive(main, sys.argv[1:])
+    return outlive(_without_credentials, sys.argv[1:])
+
+
+def _without_credentials(words: list[str]) -> int:
+    """Runs `main` with passwords in URLs left out of all that it prints, as they are of all that it saves."""
+    sys.stdout, sys.stderr = (cast(TextIO, RedactedStream(stream)) for stream in (sys.stdout, sys.stderr))
+    return main(words)
 
 
 def main(arguments: list[str] | None = None) -> int:

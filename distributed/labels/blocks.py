@@ -111,7 +111,7 @@ class LabelBlock:
         candidates[:, 0], candidates[:, 1 : 1 + drawn.shape[1]] = of_rows["positive"], drawn
         if "ranked" in of_rows:
             assert self._ranked is not None, "a block with places in rankings is read with the rankings"
-            candidates[:, 1 + drawn.shape[1] :] = self._ranked(users, torch.from_numpy(of_rows["ranked"])).numpy()
+            candidates[:, 1 + drawn.shape[1] :] = self._ranked(users, torch.from_numpy(of_rows["ranked"].copy())).numpy()
         scores = np.zeros((len(self._scores), len(drawn), width), np.float32)  # the positive's own is 0
         for name, out in zip(self._scores, scores):
             EncodedScores(of_rows[name], of_rows.get(range_of(name))).decode(out[:, 1:])

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from ...core.artifact import publish_manifest, sha256_of
+from ...core.redaction import redacted_tree
 from ...core.storage import JsonObject, exists, join, read_json, remove, staged_file, write_json
 from ...core.tensor_file import tensor_file
 
@@ -26,7 +27,7 @@ def begin(url: str, wanted: JsonObject) -> None:
     """
     remove(join(url, "manifest.json"))
     begun = join(url, BEGUN)
-    if not exists(begun) or read_json(begun) != wanted:
+    if not exists(begun) or read_json(begun) != redacted_tree(wanted):
         remove(begun)  # first: what a killed process leaves of the others is then never taken for finished
         remove(url)
         write_json(begun, wanted)

@@ -18,6 +18,7 @@ from ...core.ensemble import ChoiceSize, Mixture, Weights, choose_weights, contr
 from ...core.errors import InputError
 from ...core.graph import Csr
 from ...core.histories import HistoryScores, deviations, history_rows
+from ...core.redaction import redacted_tree
 from ...core.sides import ITEMS, USERS
 from ...core.standard_scores import moments_of, score_deviation
 from ...core.storage import JsonObject, join
@@ -74,7 +75,7 @@ def is_finished(job: TeacherJob) -> bool:
     if not has_artifact(job.teacher_url) or not has_artifact(revision_url(job.teacher_url, 0)):
         return False
     manifest = read_manifest(job.teacher_url, "teacher")
-    return (manifest["config"], manifest["seed"], manifest["lineage"]) == (as_dict(job.config), job.seed, job.lineage)
+    return [manifest["config"], manifest["seed"], manifest["lineage"]] == redacted_tree([as_dict(job.config), job.seed, job.lineage])
 
 
 def check_of_dataset(url: str, manifest: JsonObject, dataset: Dataset) -> None:

@@ -18,6 +18,7 @@ from ...core.artifact import copy_artifact, has_artifact
 from ...core.errors import InputError
 from ...core.histories import Histories
 from ...core.ranking import evaluate
+from ...core.redaction import redacted_tree
 from ...core.storage import JsonObject, join, remove
 from ...core.top_k import top_k
 from ...distributed.artifacts.teacher import revision_url
@@ -85,7 +86,7 @@ class Cell:
 
 def digest_of(made_with: JsonObject) -> str:
     """Computes the checksum of JSON-able values."""
-    return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(redacted_tree(made_with), sort_keys=True).encode()).hexdigest()
 
 
 def finished_cell(cell: Cell) -> CellRecord | None:

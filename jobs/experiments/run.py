@@ -18,6 +18,7 @@ from ray.actor import ActorHandle
 
 from ...core.config import as_dict
 from ...core.errors import InputError, RunError
+from ...core.redaction import redacted_tree
 from ...core.storage import JsonObject, join, write_bytes, write_json
 from ...distributed.execution.lines import start_progress
 from ...distributed.execution.session import ray_session
@@ -174,7 +175,7 @@ def _save(run_dir: str, config: ExperimentConfig, overrides: Sequence[str], **mo
 
     keys = {key: value for key, value in as_dict(config).items() if key != "catalogs" or value}
     values = {"experiment": keys, "overrides": list(overrides), **more}
-    write_bytes(join(run_dir, "experiment.yaml"), yaml.safe_dump(values, sort_keys=False).encode())
+    write_bytes(join(run_dir, "experiment.yaml"), yaml.safe_dump(redacted_tree(values), sort_keys=False).encode())
 
 
 def _test(cells: Sequence[tuple[Cell, str]], lines: ActorHandle) -> None:

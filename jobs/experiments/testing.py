@@ -13,6 +13,7 @@ from ray.actor import ActorHandle
 from ...core.errors import InputError, RunError
 from ...core.metrics import is_of_users, metric_of_users
 from ...core.ranking import held_out_places
+from ...core.redaction import redacted_tree
 from ...core.storage import JsonObject, exists, join, read_bytes, read_json, write_bytes, write_json
 from ...graph_store.dataset import Dataset, masks, open_dataset
 from ..runs.stages import differences
@@ -62,7 +63,7 @@ def check_frozen(run_dir: str, now: JsonObject) -> None:
     frozen = read_json(frozen_url(run_dir))
     if "definition" not in frozen:
         raise InputError(f"{run_dir} has the experiment over the catalogs {', '.join(frozen['catalogs'])}; use another run.dir")
-    before = frozen["definition"]
+    before, now = frozen["definition"], redacted_tree(now)
     changed = []
     for name, model in before["models"].items():
         if name in now["models"]:

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
+from ...core.redaction import redacted_tree
 from ...core.storage import JsonObject, join, write_bytes
 from ..settings import DERIVED
 from .advice import Advice
@@ -34,4 +35,4 @@ def recipe_of(advice: Sequence[Advice], title: str) -> str:
         for part in path:
             section = section.setdefault(part, {})
         section[last] = one.value
-    return "\n".join(lines) + "\n" + yaml.safe_dump(values, sort_keys=False)
+    return "\n".join(lines) + "\n" + yaml.safe_dump(redacted_tree(values), sort_keys=False)

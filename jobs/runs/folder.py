@@ -5,6 +5,7 @@ from typing import Any
 
 from ...core.config import as_dict
 from ...core.errors import InputError
+from ...core.redaction import redacted_tree
 from ...core.storage import exists, join, read_bytes, write_bytes
 from ...graph_store.dataset import Dataset, open_dataset
 from ..settings import CONFIGURATION, Settings, build
@@ -64,7 +65,7 @@ def resolved_configuration(settings: Settings, sections: Collection[str], before
     values["run"]["redo"] = None  # said once, not a property of the run
     if before is not None:
         values = {**values, **yaml.safe_load(before), **{section: values[section] for section in sections}}
-    return yaml.safe_dump(values, sort_keys=False).encode()
+    return yaml.safe_dump(redacted_tree(values), sort_keys=False).encode()
 
 
 def saved_sections(settings: Settings, sections: Collection[str]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ FILE = ".lease.json"
 ENDING_SECONDS = 3.0  # that the process of a holder which was just killed has to end
 RENEW_SECONDS = 10.0
 WATCH_SECONDS = 45.0
+GIVE_BACK_SECONDS = 30.0  # at most, where the storage does not answer
 LOOK_SECONDS = 1.0
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of file systems without locks
 
@@ -153,6 +154,8 @@ def _renewed(run_dir: str, verb: str) -> Iterator[None]:
                     return
                 holder["renewed"] += 1
                 fs.pipe_file(path, json.dumps(holder).encode())
+        with contextlib.suppress(Exception):  # here, so that no renewal comes after it
+            fs.rm_file(path)
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
@@ -167,10 +170,7 @@ def _renewed(run_dir: str, verb: str) -> Iterator[None]:
         raise
     finally:
         over.set()
-        thread.join(RENEW_SECONDS)
-        if not lost.is_set():
-            with contextlib.suppress(Exception):
-                fs.rm_file(path)
+        thread.join(GIVE_BACK_SECONDS)
 
 
 def _take(run_dir: str, fs: Any, path: str, holder: JsonObject) -> None:

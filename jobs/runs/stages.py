@@ -14,6 +14,7 @@ from typing import Any
 
 from ...core.config import as_dict
 from ...core.errors import InputError
+from ...core.redaction import redacted_tree
 from ...core.storage import JsonObject, exists, join, read_json, remove, write_json
 from ...distributed.artifacts.teacher import revision_url
 from ...distributed.labels.files import labels_url
@@ -95,7 +96,7 @@ def run_stage(settings: Settings, verb: str, made_with: JsonObject, make: Callab
     Raises:
         ChangedInputsError: the stage was started here with other inputs; the message names them.
     """
-    record = read_record(settings.dir, verb)
+    record, made_with = read_record(settings.dir, verb), redacted_tree(made_with)
     if record is not None:
         changed = differences(up_to_date(record.made_with, made_with), made_with, setting_defaults())
         if changed:

@@ -12,6 +12,7 @@ from ..inspection.derivation import write_derived
 from ..inspection.facts import CatalogFacts
 from ..planning.engine import engine_of
 from ..runs.folder import open_run_dataset
+from ..runs.isolation import isolate
 from ..runs.stages import read_record
 from ..settings import DERIVED, Settings
 from .experiment import EXPERIMENT
@@ -119,6 +120,8 @@ def start(verb: AnyVerb, config: Any) -> None:
     Raises:
         InputError: `run.redo` names another verb, or the verb refuses its configuration.
     """
+    if verb in TABLE:
+        isolate(config)
     if verb.is_part_of_run:
         run_in_folder(verb, config, forget if verb not in TABLE else _begin)
     else:

@@ -18,6 +18,7 @@ from promptmm.core.artifact import (
     open_artifact,
     publish_manifest,
     read_manifest,
+    sealed,
     sha256_of,
     write_artifact,
 )
@@ -341,7 +342,7 @@ def test_a_manifest_that_names_files_outside_is_refused(url, open_it, tmp_path, 
     """Whoever wrote a manifest could otherwise write and read any file of whoever opens the artifact."""
     write(url)
     manifest = read_json(join(url, "manifest.json"))
-    write_json(join(url, "manifest.json"), {**manifest, "files": {**manifest["files"], name: manifest["files"]["a.bin"]}})
+    write_json(join(url, "manifest.json"), sealed({**manifest, "files": {**manifest["files"], name: manifest["files"]["a.bin"]}}))
     before = sorted(tmp_path.rglob("*"))
     with fails(url, f"the manifest names the file {name!r}", "source that you do not trust"):
         open_it(url)
@@ -353,11 +354,11 @@ def test_a_manifest_without_sizes_and_checksums_is_refused(url, open_it, facts):
     write(url)
     manifest = read_json(join(url, "manifest.json"))
     wrong = {**manifest["files"]["a.bin"], **facts} if isinstance(facts, dict) and facts else facts
-    write_json(join(url, "manifest.json"), {**manifest, "files": {"a.bin": wrong}})
+    write_json(join(url, "manifest.json"), sealed({**manifest, "files": {"a.bin": wrong}}))
     with fails(url, "no size and SHA-256 of the file 'a.bin'"):
         open_it(url)
     for files in (None, [], "a.bin"):
-        write_json(join(url, "manifest.json"), {**manifest, "files": files})
+        write_json(join(url, "manifest.json"), sealed({**manifest, "files": files}))
         with fails(url, "no table of files"):
             open_it(url)
 
@@ -448,3 +449,16 @@ def test_a_folder_of_copies_of_another_user_is_refused(tmp_path, monkeypatch):
     os.chown(default, 12345, 12345)
     with fails(default, "others can change"):
         open_artifact(url, KIND)
+
+
+def test_a_manifest_that_was_changed_is_refused(url, open_it):
+    write(url)
+    path = join(url, "manifest.json")
+    manifest = read_json(path)
+    assert manifest["digest"] == manifest_digest(manifest)
+    write_json(path, {**manifest, "note": "changed"})
+    with fails(url, "changed since it was written"):
+        open_it(url)
+    del manifest["digest"]  # as earlier versions wrote manifests
+    write_json(path, manifest)
+    open_it(url)

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from promptmm.core import Recommender, item_parts, load_student
+from promptmm.core import Recommender, item_parts, load_student, serving, tensor_file
+from promptmm.core.artifact import sealed
 from promptmm.core.errors import InputError
 from promptmm.core.graph import Csr
 from promptmm.core.serving import write_bundle
@@ -238,7 +239,7 @@ def test_a_bundle_of_an_earlier_version(bundle, tmp_path, student):
     for name in ("users.safetensors", "items.safetensors"):
         (copy / name).unlink()
         del manifest["files"][name]
-    write_json(str(copy / "manifest.json"), manifest)
+    write_json(str(copy / "manifest.json"), sealed(manifest))
     old = load_student(str(copy))
     assert (old.user_ids, old.item_ids) == (USER_IDS, ITEM_IDS)
     assert old.recommend(USER_IDS, k=9) == student.recommend(USER_IDS, k=9)
@@ -395,3 +396,27 @@ def test_the_command_of_a_base_install_lists_the_verbs_and_names_the_extra(base_
     assert done.returncode == code
     assert said in (done.stderr if code == 1 else done.stdout)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_vectors_that_are_not_finite_are_refused_at_export_and_at_load(tmp_path, value, side, monkeypatch):
+    """Also in a large file, which is looked at when its checksum is computed, and not each time."""
+    vectors = {"user": torch.ones(5, 3), "item": torch.ones(7, 3)}
+    ids = [f"u{n}" for n in range(5)], [f"i{n}" for n in range(7)]
+    train = Csr.from_pairs(torch.tensor([0]), torch.tensor([0]), 5, 7)
+    url = str(tmp_path / "student")
+    write_bundle(url, vectors["user"], vectors["item"], *ids, train, {}, {})
+    load_student(url)
+    vectors[side][4, 1] = value
+    with pytest.raises(InputError, match=f"the student's {side} vectors: row 4 has a value that is infinite or NaN"):
+        write_bundle(url, vectors["user"], vectors["item"], *ids, train, {}, {})
+    load_student(url)  # the bundle that was there is there
+
+    monkeypatch.setattr(tensor_file, "check_finite", lambda *given: None)
+    monkeypatch.setattr(serving, "check_finite", lambda *given: None)
+    write_bundle(url, vectors["user"], vectors["item"], *ids, train, {}, {})  # as somebody else's program may write one
+    monkeypatch.undo()
+    for verify in ("changed", "all", "sizes"):
+        with pytest.raises(InputError, match=rf"vectors.safetensors: {side} vectors: row 4 has a value that is infinite or NaN"):
+            load_student(url, verify=verify)

@@ -6,6 +6,7 @@ import json
 import pyarrow as pa
 import pytest
 import torch
+from promptmm.core.artifact import sealed
 from promptmm.core.config import DistillationConfig
 from promptmm.core.errors import InputError
 from promptmm.core.objectives import Labels
@@ -150,7 +151,9 @@ def test_truncated_block_is_refused(job, fork_run, taught_run, ranked):
 def test_labels_of_an_earlier_version_are_refused(job, fork_run, taught_run, ranked):
     folder = fork_run("earlier", taught_run)
     manifest = folder / "labels" / "rev-0" / "manifest.json"
-    manifest.write_text(json.dumps({key: value for key, value in json.loads(manifest.read_text()).items() if key != "layout"}))
+    facts = json.loads(manifest.read_text())
+    del facts["layout"]
+    manifest.write_text(json.dumps(sealed(facts)))
     with pytest.raises(InputError, match=r"earlier version.*run\.redo=label"):
         MaterialisedLabels(str(folder), job, ["visual"], ranked)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from promptmm.core.artifact import read_manifest
+from promptmm.core.artifact import read_manifest, sealed
 from promptmm.core.errors import InputError
 from promptmm.core.graph import Csr
 from promptmm.core.ranking import top_unseen
@@ -91,7 +91,7 @@ def test_rankings_of_an_earlier_version_are_made_again(label_job, dataset):
     path = f"{rankings_url(job)}/manifest.json"
     manifest = read_json(path)
     del manifest["made_with"]["layout"]
-    write_json(path, manifest)
+    write_json(path, sealed(manifest))
     assert not has_rankings(job, dataset)
     rank_here(job, dataset)
     assert has_rankings(job, dataset)
@@ -196,7 +196,7 @@ def test_labels_of_other_rankings_are_refused(by, label_job, dataset, tiny_setti
     path = rankings_path(label_job.rankings) / "manifest.json"
     manifest = read_json(str(path))
     manifest["files"]["scores-00000.safetensors"]["sha256"] = "0" * 64
-    write_json(str(path), manifest)
+    write_json(str(path), sealed(manifest))
     with pytest.raises(InputError, match=r"refer to places in other rankings than .* make the labels again with run.redo=label"):
         run_verb("distill", tiny_settings(folder, LOCAL, "run.redo=distill", f"labels.by={by}"))
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from promptmm.core.artifact import read_manifest
+from promptmm.core.artifact import read_manifest, sealed
 from promptmm.core.errors import InputError
 from promptmm.distributed.artifacts.teacher import read_revision
 from promptmm.graph_store.dataset import open_dataset
@@ -263,7 +263,7 @@ def test_a_teacher_of_another_dataset_is_refused(fork_run, tiny_settings):
     other, folder = fork_run("other"), fork_run("run")
     run_verb("train-teacher", tiny_settings(other, *WORDS, "teacher.kind=mf"))
     path = other / "teacher" / "manifest.json"
-    path.write_text(path.read_text().replace('"dataset": "', '"dataset": "0'))
+    path.write_text(json.dumps(sealed(json.loads(path.read_text().replace('"dataset": "', '"dataset": "0')))))
     with pytest.raises(InputError, match="trained on another dataset"):
         run_verb("train-teacher", tiny_settings(folder, *WORDS, f"teacher.components={{mine: {{artifact: {other}/teacher}}}}"))
 

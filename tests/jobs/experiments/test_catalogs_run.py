@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 import yaml
+from promptmm.core.artifact import sealed
 from promptmm.core.statistics import holm
 from promptmm.core.storage import read_json, write_json
 from promptmm.graph_store.dataset import open_dataset
@@ -280,7 +281,7 @@ def test_trials_inside_a_fit_are_read_from_the_teacher_and_kept(run_dir, tmp_pat
     text = manifest.read_text()
     try:
         for facts in ({"trials": 17}, {"linear": {"trials": 17}}):
-            write_json(str(manifest), {**json.loads(text), **facts})
+            write_json(str(manifest), sealed({**json.loads(text), **facts}))
             assert trained_teacher(str(cell), dataset, None).trials == 17
     finally:
         manifest.write_text(text)
