@@ -128,7 +128,9 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         try:
             yield service
         finally:
-            ray.get(service.stop.remote(), timeout=STOP_SECONDS)
+            with contextlib.suppress(ray.exceptions.RayError):  # it died, and its servers with it: what is trained is trained
+                ray.get(service.stop.remote(), timeout=STOP_SECONDS)
+            ray.kill(service)
 
     def rank(self, job: RankingJob) -> None:
         """See `Executor`; a pool of `cluster.num_labelers` actors ranks ranges of users."""

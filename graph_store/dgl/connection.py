@@ -50,7 +50,7 @@ def connect(service: ActorHandle, session: Session, rank: int, worker_nodes: Seq
     config = write_session_config(folder, [], session.name, workdir)
     os.environ.update(dgl_environment(config, session.num_clients), DGL_ROLE="client", DGL_IP_CONFIG=str(workdir / "ip_config.txt"))
     done = threading.Event()
-    threading.Thread(target=_watch, args=(service, done), daemon=True).start()
+    threading.Thread(target=_watch, args=(service, session.name, done), daemon=True).start()
     _wait_for_servers(service)
     dgl.distributed.initialize(str(workdir / "ip_config.txt"))
     atexit.unregister(dgl.distributed.exit_client)  # at exit it would wait at a barrier for peers that may be dead
@@ -82,10 +82,10 @@ def _foreign_parts(session: Session, rank: int, worker_nodes: Sequence[str]) -> 
     ]  # fmt: skip
 
 
-def _watch(service: ActorHandle, done: threading.Event) -> None:
+def _watch(service: ActorHandle, name: str, done: threading.Event) -> None:
     while not done.wait(WATCH_SECONDS):
         try:
-            dead = ray.get(service.dead_servers.remote(), timeout=CALL_SECONDS)
+            dead = ray.get(service.dead_servers.remote(name), timeout=CALL_SECONDS)
         except Exception as error:  # the supervisor itself is gone
             dead = [f"graph service does not answer ({type(error).__name__})"]
         if dead and not done.is_set():

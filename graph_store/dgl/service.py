@@ -24,19 +24,29 @@ from ...core.artifact import read_manifest
 from ...core.errors import InputError
 from ..session import PartLocation, Session
 from .servers import CALL_SECONDS, GraphServer
+from .session_files import sweep_shared_memory
 
 FETCH_BYTES_A_SECOND = 10 << 20  # the slowest store that is waited for
 
 
 @ray.remote(num_cpus=0)
 class GraphService:
-    """Supervisor of one graph's servers: a fresh set for every attempt."""
+    """Supervisor of one graph's servers: a fresh set for every attempt.
 
-    def __init__(self, graph_url: str, manifest: dict, cache_dir: str | None) -> None:
+    Args:
+        graph_url: The artifact.
+        manifest: Its manifest.
+        cache_dir: Where the hosts download it to, where it is remote.
+        key: With what the names of all its sessions begin; the same where this process is started again.
+    """
+
+    def __init__(self, graph_url: str, manifest: dict, cache_dir: str | None, key: str) -> None:
+        self.key = key
         self.graph_url, self.num_parts, self.cache_dir = graph_url, manifest["num_parts"], cache_dir
         self.fetch_seconds = CALL_SECONDS + sum(file["bytes"] for file in manifest["files"].values()) / FETCH_BYTES_A_SECOND
         self.servers: list[Any] = []  # handles of `GraphServer`, whose methods have no types
         self.pids: list[int] = []
+        self.name = ""
         self.ip_config = ""
         self.prepared: tuple[list[str], int, Session] | None = None
 
@@ -61,7 +71,7 @@ class GraphService:
                 would have no part (DGL's clients run beside a server).
         """
         prepared, self.prepared = self.prepared, None
-        if prepared is not None and prepared[:2] == (worker_nodes, num_clients) and not self.dead_servers():
+        if prepared is not None and prepared[:2] == (worker_nodes, num_clients) and not self.dead_servers(self.name):
             return prepared[2]
         return self._start(worker_nodes, num_clients)
 
@@ -79,7 +89,7 @@ class GraphService:
                 f"graph.num_parts={self.num_parts}: with cluster.engine=sampled every worker's host serves a part, and the workers run on "
                 f"{len(set(worker_nodes))} hosts; partition again with graph.num_parts={len(set(worker_nodes))}, or use fewer hosts"
             )
-        name = uuid.uuid4().hex[:10]
+        self.name = name = f"{self.key}{uuid.uuid4().hex[:4]}"
         self.servers = [
             GraphServer.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(  # type: ignore[attr-defined]
                 self.graph_url, part, self.cache_dir
@@ -99,8 +109,14 @@ class GraphService:
         ports = [int(line.rpartition(" ")[2]) for line in self.ip_config.splitlines()]
         return all(ray.get([s.is_listening.remote(port) for s, port in zip(self.servers, ports)], timeout=CALL_SECONDS))
 
-    def dead_servers(self) -> list[str]:
-        """Describes each server process that has ended, in one line with the end of its output."""
+    def dead_servers(self, name: str) -> list[str]:
+        """Describes each server process that has ended, in one line with the end of its output.
+
+        Args:
+            name: Of the session that is asked for: servers of an earlier life of this process ended with it.
+        """
+        if name != self.name:
+            return ["the graph service was started again, and its servers ended with it"]
         lines = []
         for part, server in enumerate(self.servers):
             try:
@@ -120,6 +136,7 @@ class GraphService:
                 ray.get(server.stop.remote(), timeout=CALL_SECONDS)
             ray.kill(server)
         self.servers = []
+        sweep_shared_memory(self.key)  # what servers left on this host that an earlier life of this process had started
 
 
 def start_service(graph_url: str, cache_dir: str | None = None) -> ActorHandle:
@@ -132,4 +149,5 @@ def start_service(graph_url: str, cache_dir: str | None = None) -> ActorHandle:
     manifest = read_manifest(graph_url, "graph")
     strategy = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = GraphService
-    return actor.options(scheduling_strategy=strategy).remote(graph_url, manifest, cache_dir)
+    # Started again where it dies: its servers die with it, and the next attempt of the workers asks for fresh ones.
+    return actor.options(scheduling_strategy=strategy, max_restarts=-1).remote(graph_url, manifest, cache_dir, uuid.uuid4().hex[:8])

@@ -7,6 +7,7 @@ from pathlib import Path
 import ray
 
 from ...core.artifact import open_artifact
+from ...core.errors import InputError
 from ..graph_artifact import GRAPH_NAME, files_of
 from ..session import Session
 
@@ -37,6 +38,9 @@ def write_session_config(folder: Path, part_ids: list[int], session: str, target
 
     Returns:
         The config's path.
+
+    Raises:
+        InputError: the artifact's configuration names a file outside its folder.
     """
     from dgl.data.utils import load_tensors, save_tensors
 
@@ -45,13 +49,28 @@ def write_session_config(folder: Path, part_ids: list[int], session: str, target
     for part in range(config["num_parts"]):
         entry = config[f"part-{part}"]
         for key, name in entry.items():
-            entry[key] = str(folder / name)
+            entry[key] = str(_inside(folder, name))
         if part in part_ids:
             renamed = {f"{name}_{session}": data for name, data in load_tensors(entry["node_feats"]).items()}
             entry["node_feats"] = str(target / f"node_feats_{part}.dgl")
             save_tensors(entry["node_feats"], renamed)
     path = target / f"{GRAPH_NAME}.json"
     path.write_text(json.dumps(config))
+    return path
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Returns the path of a file that a graph's configuration names.
+
+    Raises:
+        InputError: it is not in the graph's folder; the configuration may be somebody else's.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{folder / GRAPH_NAME}.json names {name!r}, which is no file in the graph's folder; make the graph again with "
+            "run.redo=partition, and do not use a graph from a source that you do not trust"
+        )
     return path
 
 

@@ -98,8 +98,7 @@ def moves(monkeypatch):
         "cluster.executor=local",
         "cluster.address=auto",
         "cluster.private_network=false",
-        "run.trackers=[my_module:Tracker]",
-        "student.kind=my.module:Student",
+        "run.trackers=[promptmm.distributed.loop.trackers:TensorBoard]",
     ],
 )
 def test_a_run_that_may_need_a_network_keeps_it(moves, word):
