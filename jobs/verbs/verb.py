@@ -16,6 +16,7 @@ from ..runs.folder import (
     write_configuration,
 )
 from ..runs.lease import lease
+from ..runs.leftovers import remove_leftovers
 from ..runs.stages import read_record, record_url, require_done
 from ..sections import STAGES
 from ..settings import load_settings
@@ -123,6 +124,7 @@ def run_in_folder(verb: Verb[Settings], settings: Settings, forget: Callable[[Se
         run_checked(verb, settings)
         return
     with lease(settings.dir, verb.name):
+        remove_leftovers(settings.dir)
         forget(settings)
         warn_of_passing_folder(settings)
         before = read_configuration(settings)
