@@ -81,6 +81,12 @@ class ClusterConfig:
     start_timeout: float = setting(
         300.0, "longest wait for workers to get their resources, and for a streamed block of labels to reach a student, seconds", gt=0
     )
+    scale_timeout: float = setting(
+        0.0,
+        "longest wait for training workers, seconds, where the cluster as it is can never have room for them and its autoscaler has to "
+        "add hosts; where it is shorter than cluster.start_timeout, that counts",
+        ge=0,
+    )
     host_memory: float | None = setting(
         None,
         "memory of the smallest host that runs workers, GiB; not set: this machine's memory, or unknown where a Ray cluster has an address",

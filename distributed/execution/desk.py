@@ -10,9 +10,11 @@ Protocol
 5. `fit` runs in a thread of the desk's process, not of the driver's: a thread that waits for Ray when the driver shuts Ray down ends
    the driver. With the desk go its controller and the workers.
 6. Workers that ask a closed desk, or one whose job has failed, leave.
+7. The desk knows for how long no worker has run, at the beginning or after a failure; the driver says so, and gives up in time.
 """
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +29,7 @@ class JobState:
 
     Attributes:
         ended: Why Ray Train ended, or None while it runs.
-        joined: Whether a worker has its resources and runs.
+        waiting: Seconds for which no worker has had its resources and run; None where one does.
         done: Whether every worker has finished the job.
         mistake: An error that a restart cannot mend, or None.
         failure: The last failure of a job that failed too often, or None.
@@ -35,7 +37,7 @@ class JobState:
     """
 
     ended: str | None
-    joined: bool
+    waiting: float | None
     done: bool
     mistake: str | None
     failure: str | None
@@ -54,7 +56,8 @@ class Desk(Lines):
         super().__init__()
         self.num_workers, self.max_failures = num_workers, max_failures
         self.work: list[ray.ObjectRef] | None = None
-        self.joined = self.closed = self.done = False
+        self.closed = self.done = False
+        self.waiting_since: float | None = time.monotonic()
         self.results: dict[int, object] = {}
         self.num_failures = 0
         self.broken: str | None = None
@@ -78,6 +81,8 @@ class Desk(Lines):
     def post(self, work: list[ray.ObjectRef]) -> None:
         """Puts a job on the desk: a reference in a list, so that it is not opened here."""
         self.work, self.done = work, False
+        if self.waiting_since is not None:
+            self.waiting_since = time.monotonic()
         self.results, self.num_failures, self.broken = {}, 0, None
 
     def close(self) -> None:
@@ -86,7 +91,7 @@ class Desk(Lines):
 
     def join(self, rank: int) -> None:
         """Notes a worker that has started, for the first time or again."""
-        self.joined = True
+        self.waiting_since = None
         self.results.pop(rank, None)
 
     def take(self, rank: int) -> tuple[bool, list[ray.ObjectRef] | None]:
@@ -108,12 +113,14 @@ class Desk(Lines):
     def worker_failed(self, message: str) -> None:
         """Notes that the workers ended, and why."""
         self.num_failures += 1
+        self.waiting_since = time.monotonic()  # until Ray has started them again
         if self.num_failures > self.max_failures:
             self.broken = self.broken or message
 
     def look(self) -> JobState:
         """What the driver asks for."""
-        return JobState(self.ended, self.joined, self.done, self.failure, self.broken, self.drain())
+        waiting = None if self.waiting_since is None else time.monotonic() - self.waiting_since
+        return JobState(self.ended, waiting, self.done, self.failure, self.broken, self.drain())
 
 
 JobDesk: Any = ray.remote(num_cpus=0)(Desk)

@@ -1,6 +1,7 @@
-"""Ray Train workers that are kept between the jobs of one command, on a cluster that lives as long as the command.
+"""Ray Train workers that do one job after the other.
 
-One `fit` of Ray Train runs all the time; its loop takes jobs from a desk (desk.py), so that only the first job waits for workers.
+One `fit` of Ray Train runs all the time; its loop takes jobs from a desk (desk.py), so that only the first job waits for workers. On a
+cluster that ends with the command they are kept between its jobs; on another one they leave after each.
 """
 
 import gc
@@ -11,17 +12,19 @@ from typing import TypeVar, cast
 import ray
 from ray.actor import ActorHandle
 from ray.train import UserCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...core.errors import InputError, RunError
 from ...core.storage import join, remove
 from ..config import ClusterConfig
 from ..progress import SLOW_SECONDS
 from .desk import JobDesk, JobState
-from .launch import explain, make_trainer, needs_of, noting_mistakes, ray_folder, unique_name
+from .launch import can_ever_fit, explain, make_trainer, needs_of, noting_mistakes, ray_folder, room_now, unique_name
 from .lines import CALL_SECONDS, POLL_SECONDS
 
 IDLE_SECONDS = 0.05  # how often a worker without a job asks for one
 LEAVE_SECONDS = 60.0
+AGAIN_SECONDS = 15.0  # between lines about a wait
 
 
 Result = TypeVar("Result")
@@ -51,7 +54,8 @@ class KeptWorkers:
 
     def __init__(self, config: ClusterConfig, run_url: str) -> None:
         self.config, self.run_url = config, run_url
-        self.desk: ActorHandle = JobDesk.remote(config.num_workers, config.max_failures)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.desk: ActorHandle = JobDesk.options(scheduling_strategy=here).remote(config.num_workers, config.max_failures)
         self.are_usable = True
         self._name = unique_name("workers")
         self._have_started = False
@@ -78,28 +82,37 @@ class KeptWorkers:
             InputError: a worker said so.
             RunError: the workers failed more often than allowed, or did not get their resources in time.
         """
-        started = time.monotonic()
         ray.get(self.desk.post.remote([ray.put((do, *work))]), timeout=CALL_SECONDS)
         if not self._have_started:
             self.start()
-        deadline = started + self.config.start_timeout
         self.are_usable = False  # until the job is done
-        said, pause = False, IDLE_SECONDS
-        while not (state := self._look(name, deadline)).done:
-            if not (said or state.joined) and time.monotonic() - started > SLOW_SECONDS:
-                said = True
-                print(f"[{name}] waiting for {self.config.num_workers} worker{'s' * (self.config.num_workers > 1)}", flush=True)
+        say_at, pause = SLOW_SECONDS, IDLE_SECONDS
+        while not (state := self._look(name)).done:
+            if state.waiting is None or state.waiting < SLOW_SECONDS:
+                say_at = SLOW_SECONDS
+            elif state.waiting > say_at:
+                say_at += AGAIN_SECONDS
+                print(
+                    f"[{name}] waiting for {needs_of(self.config)}, for {state.waiting:.0f} s of at most {self._longest_wait():.0f}; the "
+                    f"cluster has {room_now()}",
+                    flush=True,
+                )
             time.sleep(pause)
             pause = min(1.2 * pause, POLL_SECONDS)  # a short job is not waited for longer than it takes
         self.are_usable = True
         return cast(list[Result], ray.get(self.desk.collect.remote(), timeout=CALL_SECONDS))
 
-    def _look(self, name: str, deadline: float) -> JobState:
+    def _longest_wait(self) -> float:
+        """Seconds to wait for workers: longer where the cluster as it is can never have room, and its autoscaler may add hosts."""
+        config = self.config
+        return config.start_timeout if can_ever_fit(config) else max(config.start_timeout, config.scale_timeout)
+
+    def _look(self, name: str) -> JobState:
         """Prints the lines since the last look; raises what ended the job."""
         try:
             state = cast(JobState, ray.get(self.desk.look.remote(), timeout=CALL_SECONDS))
         except ray.exceptions.GetTimeoutError:  # a busy machine: the next look brings the lines
-            return JobState(None, True, False, None, None, [])
+            return JobState(None, None, False, None, None, [])
         for line in state.lines:
             print(line, flush=True)
         if state.mistake is not None:
@@ -108,11 +121,15 @@ class KeptWorkers:
             raise explain(name, RunError(state.failure))
         if not state.done and state.ended is not None:
             raise explain(name, RunError(state.ended))
-        if not state.joined and time.monotonic() > deadline:
-            raise RunError(
-                f"no worker started within cluster.start_timeout={self.config.start_timeout:.0f} seconds: the cluster has no room for "
-                f"{needs_of(self.config)}; add hosts, ask for fewer workers, or raise the timeout"
-            )
+        if not state.done and state.waiting is not None and state.waiting > self.config.start_timeout:
+            longest = self._longest_wait()
+            if state.waiting > longest:
+                setting = "scale_timeout" if longest > self.config.start_timeout else "start_timeout"
+                raise RunError(
+                    f"{name}: no worker started within cluster.{setting}={longest:.0f} seconds: the cluster has no room for "
+                    f"{needs_of(self.config)}, it has {room_now()}; add hosts, ask for fewer workers, or raise the timeout. The same "
+                    "command goes on from the last checkpoint"
+                )
         return state
 
     def leave(self) -> None:
@@ -123,6 +140,10 @@ class KeptWorkers:
             if ray.get(self.desk.look.remote(), timeout=CALL_SECONDS).ended is not None:
                 break
             time.sleep(POLL_SECONDS)
+        self.end()
+
+    def end(self) -> None:
+        """Ends the workers at once: with the desk go Ray Train's controller, and what waits for room."""
         ray.kill(self.desk)
         self.clean()
 

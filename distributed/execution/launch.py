@@ -3,18 +3,16 @@
 import contextlib
 import logging
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.actor import ActorHandle
 
 from ...core.errors import InputError, RunError
-from ...core.storage import filesystem, is_local, join, local_path, remove
+from ...core.storage import filesystem, is_local, join, local_path
 from ..config import ClusterConfig
-from .lines import CALL_SECONDS, watching
+from .lines import CALL_SECONDS
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -77,7 +75,19 @@ def unique_name(name: str) -> str:
 
 def needs_of(config: ClusterConfig) -> str:
     """What the workers need of the cluster, in words."""
-    return f"{config.num_workers} workers of 1 CPU{' and 1 GPU' if config.use_gpu else ''} each"
+    return f"{config.num_workers} worker{'s' * (config.num_workers > 1)} of 1 CPU{' and 1 GPU' if config.use_gpu else ''} each"
+
+
+def can_ever_fit(config: ClusterConfig) -> bool:
+    """Whether the cluster, as it is, would have room for the workers if nothing else ran."""
+    there = ray.cluster_resources()
+    return there.get("CPU", 0) >= config.num_workers and (not config.use_gpu or there.get("GPU", 0) >= config.num_workers)
+
+
+def room_now() -> str:
+    """What the cluster has, in words."""
+    there, free = ray.cluster_resources(), ray.available_resources()
+    return ", ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}s free" for name in ("CPU", "GPU"))
 
 
 @contextlib.contextmanager
@@ -92,42 +102,6 @@ def noting_mistakes(lines: ActorHandle) -> Iterator[None]:
         if isinstance(error.cause, InputError):
             ray.get(lines.fail.remote(str(error.cause)), timeout=CALL_SECONDS)
         raise
-
-
-def fit(name: str, loop: Callable[[], None], config: ClusterConfig, run_url: str, lines: ActorHandle) -> None:
-    """Runs `loop` on Ray Train workers of its own; a failed worker restarts all of them, up to `cluster.max_failures` times.
-
-    The loop resumes by itself from the checkpoints in the run's folder.
-
-    Raises:
-        InputError: a worker said so.
-        RunError: the workers failed more often than allowed; the message holds the last failure.
-    """
-
-    def announced() -> None:
-        if ray.get(lines.failed.remote(), timeout=CALL_SECONDS) is not None:
-            return  # a restart after an error that it cannot mend: the driver raises it
-        ray.get(lines.start.remote(), timeout=CALL_SECONDS)
-        with noting_mistakes(lines):
-            loop()
-
-    run_name = unique_name(name)
-    trainer = make_trainer(announced, config, run_url, run_name, config.max_failures)
-    with watching(lines, config.start_timeout, needs_of(config)):
-        handler = signal.getsignal(signal.SIGINT)
-        try:
-            trainer.fit()
-            failure = cast(str | None, ray.get(lines.failed.remote(), timeout=CALL_SECONDS))
-            if failure is not None:
-                raise InputError(failure)
-        except SystemExit as end:  # Ray Train answers Ctrl-C by ending the run and then the process, with code 0
-            raise KeyboardInterrupt from end
-        except Exception as error:
-            raise explain(name, error) from error
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, handler)  # Ray Train leaves its own
-            remove(join(ray_folder(run_url), run_name))
 
 
 def explain(name: str, error: Exception) -> Exception:

@@ -25,7 +25,6 @@ from ..worker import Worker
 from .evaluation import add_shares, evaluate_in_tasks, rank_share
 from .kept_workers import KeptWorkers
 from .label_pool import materialise, rank_users, stream_blocks
-from .launch import fit
 from .lines import shown_by, start_progress
 from .served_graph import ServedGraph
 from .session import RaySession
@@ -37,7 +36,7 @@ Job = TeacherJob | StudentJob | TuneJob
 class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
     """An `Executor` on a Ray cluster, or on one of this machine's own that ends with the block.
 
-    On a cluster of its own it keeps the workers between jobs; on another one they are given back after each job.
+    On a cluster of its own it keeps the workers between jobs; on another one they leave after each job.
 
     Args:
         cluster: Workers, and where they run.
@@ -94,11 +93,19 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor"]):
         name = name_of(job)
         self._wait_for_ray(name)
         with self._graph_service(job) as service:
-            if self._session.is_own:
-                self._workers_for(job).run(name, run_on_worker, job, service)
-            else:
-                lines = self.lines
-                fit(name, lambda: run_on_worker(job, service, lines), self.cluster, self.run_url, lines)
+            workers = self._workers_for(job)
+            try:
+                workers.run(name, run_on_worker, job, service)
+                if not self._session.is_own:
+                    workers.leave()
+            except BaseException:
+                if not self._session.is_own:  # its resources are others' too
+                    with contextlib.suppress(Exception):
+                        workers.end()
+                raise
+            finally:
+                if not self._session.is_own:
+                    self._kept = None
 
     def _workers_for(self, job: Job) -> KeptWorkers:
         """Workers for a job: a process is a client of graph servers once, since DGL keeps state in it."""

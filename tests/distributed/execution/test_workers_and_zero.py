@@ -86,21 +86,19 @@ MODES = [
 @pytest.mark.slow  # test_large_towers.py trains and resumes in these modes too
 def test_every_zero_stage_trains_the_same_teacher_on_two_workers(ray_cluster, tiny_run, tiny_settings, tmp_path):
     import torch
-    from promptmm.distributed.execution.launch import fit
-    from promptmm.distributed.execution.lines import start_progress
+    from promptmm.distributed.execution.kept_workers import KeptWorkers
     from promptmm.graph_store.dataset import open_dataset
     from promptmm.graph_store.dgl.service import start_service
     from promptmm.jobs.runs.worker_jobs import teacher_job
 
-    settings, lines = tiny_settings(tiny_run, "cluster.num_workers=2"), start_progress()
+    settings = tiny_settings(tiny_run, "cluster.num_workers=2")
     service = start_service(str(tiny_run / "graph"))
     job = teacher_job(settings, open_dataset(str(tiny_run / "dataset")))
     arguments = {"job": job, "service": service, "folder": str(tmp_path), "modes": MODES}
 
-    def loop(train=train_every_stage):
-        train(arguments)
-
-    fit("zero", loop, settings.cluster, str(tmp_path), lines)
+    workers = KeptWorkers(settings.cluster, str(tmp_path))
+    workers.run("zero", train_every_stage, arguments)
+    workers.leave()
     ray_cluster.get(service.stop.remote())
     expected, reference = torch.load(tmp_path / "stage0.pt")
     assert expected[1] < expected[0]
