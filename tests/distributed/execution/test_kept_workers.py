@@ -43,8 +43,15 @@ def descendants(process: subprocess.Popen) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it ended in between, or waits to be reaped
+        return ""
+
+
 def train_workers(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in processes if p.is_running() and "RayTrainWorker" in " ".join(p.cmdline())]
+    return [p for p in processes if "RayTrainWorker" in command_line(p)]
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:

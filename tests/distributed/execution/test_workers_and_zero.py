@@ -34,7 +34,7 @@ def test_two_workers_train_the_same_teacher(ray_cluster, fork_run, taught_run, t
         assert float((value - reference[name]).abs().max()) < 1e-3 * scale, name
 
 
-def train_every_stage(arguments):
+def train_every_stage(arguments, desk):
     """On every worker: the same two epochs in each mode, and a resume from a state written in the mode before."""
     import dataclasses
 
