@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:  # what a module of the user's own imports
-            raise
+            return _failed(error)
         print(f"promptmm: the package {error.name} is missing; {_remedy(error.name or '', extra)}", file=sys.stderr)
         return 1
     except RunError as error:
@@ -82,7 +82,17 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"promptmm: interrupted; {GO_ON}", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        return _failed(error)
     return 0
+
+
+def _failed(error: Exception) -> int:
+    """Prints the sentence for an error that is none of promptmm's own, and keeps its traceback."""
+    from .error_sentences import keep_traceback, sentence_of
+
+    print(f"promptmm: {sentence_of(error)}{keep_traceback(error)}", file=sys.stderr)
+    return 1
 
 
 def _remedy(package: str, extra: str) -> str:

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from ..core.config import TeacherConfig
 from ..core.errors import InputError
-from ..core.storage import exists, is_local, join, local_path, read_bytes
+from ..core.storage import exists, is_local, join, local_path, read_bytes, readable_file
 from ..core.teacher.ensemble import ARTIFACT, TEMPERATURE
 from .config import Settings
+from .yaml_text import cut, read_yaml
 
 __all__ = ["Settings", "build", "describe", "load_saved", "load_settings", "parse_override", "read_recipe", "walk"]
 
@@ -82,14 +83,12 @@ def load_saved(sections: Collection[str], overrides: list[str], also: Collection
     Raises:
         InputError: the folder has no saved settings, or an override is of another section.
     """
-    import yaml
-
     given = dict(parse_override(override) for override in overrides)
     folder = str(given.get("run.dir") or DEFAULT_DIR)
     folder = str(local_path(folder)) if is_local(folder) else folder
     if not exists(join(folder, CONFIGURATION)):
         raise InputError(f"{folder}: no run has saved its settings here ({CONFIGURATION}); name the run's folder: run.dir=DIR")
-    values = yaml.safe_load(read_bytes(join(folder, CONFIGURATION)))
+    values = read_yaml(read_bytes(join(folder, CONFIGURATION)), join(folder, CONFIGURATION))
     for name, value in {**given, "run.dir": folder}.items():
         if name not in ("run.dir", *also) and name.split(".")[0] not in sections:
             raise InputError(
@@ -102,11 +101,9 @@ def load_saved(sections: Collection[str], overrides: list[str], also: Collection
 
 def _derived(overrides: list[str]) -> dict:
     """Reads the values of derived.yaml in the folder of the run that the overrides name; none where there is no such file."""
-    import yaml
-
     given = dict(parse_override(override) for override in overrides)
     url = join(str(given.get("run.dir") or DEFAULT_DIR), DERIVED)
-    values = yaml.safe_load(read_bytes(url)) if exists(url) else {}
+    values = read_yaml(read_bytes(url), url) if exists(url) else {}
     return values if isinstance(values, dict) else {}
 
 
@@ -116,15 +113,10 @@ def parse_override(override: str) -> tuple[str, object]:
     Raises:
         InputError: there is no sign, or the value is not valid YAML.
     """
-    import yaml
-
     key, sign, text = override.partition("=")
     if not sign:
         raise InputError(f"{override!r}: expected key=value, for instance teacher.train.epochs=20")
-    try:
-        return key.strip(), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{override!r}: the value is not valid YAML ({error})") from error
+    return key.strip(), read_yaml(text, f"the value of {cut(override)!r}")
 
 
 def build(kind: type[T], values: dict) -> T:
@@ -184,7 +176,7 @@ def _explain(error: Any) -> str:
     if original is not None:
         return str(original)
     name = ".".join(str(part) for part in error["loc"] if part not in ("str", "int", "function-after", "nullable"))
-    return f"{name}={error['input']!r}: {error['msg']}"
+    return f"{name}={cut(repr(error['input']))}: {error['msg']}"
 
 
 def read_recipe(recipe: str, package: str = "promptmm.jobs.recipes") -> dict:
@@ -193,19 +185,14 @@ def read_recipe(recipe: str, package: str = "promptmm.jobs.recipes") -> dict:
     Raises:
         InputError: there is neither, or the text is no mapping in valid YAML.
     """
-    import yaml
-
     shipped = {p.name.removesuffix(".yaml"): p for p in resources.files(package).iterdir() if p.name.endswith(".yaml")}
-    if Path(recipe).is_file():
-        text = Path(recipe).read_text()
-    elif recipe in shipped:
-        text = shipped[recipe].read_text()
+    if recipe in shipped and not Path(recipe).is_file():
+        text = shipped[recipe].read_bytes()
+    elif Path(recipe).exists():
+        text = readable_file(Path(recipe)).read_bytes()
     else:
         raise InputError(f"recipe {recipe!r}: no such file, and no shipped recipe of that name (there are: {', '.join(sorted(shipped))})")
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {recipe}: not valid YAML ({error})") from error
+    values = read_yaml(text, f"recipe {recipe}") or {}
     if not isinstance(values, dict):
         raise InputError(f"recipe {recipe}: expected sections with settings, found {type(values).__name__}")
     return values

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.errors import InputError
-from ...core.storage import filesystem, is_local, join, local_path
+from ...core.storage import filesystem, is_local, join, local_path, readable_file
 from ..config import SourceConfig
 
 
@@ -27,6 +27,16 @@ def source_folder(config: SourceConfig) -> Iterator["SourceFolder"]:
     """Opens the folder of a raw catalog; arrays that are memory-mapped from a fetched copy stay valid after the block."""
     with tempfile.TemporaryDirectory(prefix="promptmm-source-") as cache:
         yield SourceFolder(config, Path(cache))
+
+
+def _readable(path: Path) -> Path:
+    """Returns a path after a look at the file, or at the files in the folder: each can be read and has an end."""
+    if path.is_dir():
+        for part in path.rglob("*"):
+            if not part.is_dir():
+                readable_file(part)
+        return path
+    return readable_file(path)
 
 
 class SourceFolder:
@@ -50,13 +60,13 @@ class SourceFolder:
             setting: What to check where the file is missing.
 
         Raises:
-            InputError: there is no such file.
+            InputError: there is no such file, or it, or a part in its folder, cannot be read.
         """
         url = self._url(name)
         if not self._exists(url):
             raise InputError(f"{url}: no such file; check {setting}")
         if is_local(url):
-            return local_path(url)
+            return _readable(local_path(url))
         fs, path = filesystem(url)
         target = self._cache / path.strip("/").replace("/", "_")
         fs.get(path, str(target), recursive=fs.isdir(path))

@@ -9,6 +9,7 @@ from ...core.redaction import redacted_tree
 from ...core.storage import exists, join, read_bytes, write_bytes
 from ...graph_store.dataset import Dataset, open_dataset
 from ..settings import CONFIGURATION, Settings, build
+from ..yaml_text import read_yaml
 
 
 def open_run_dataset(settings: Settings) -> Dataset:
@@ -64,7 +65,7 @@ def resolved_configuration(settings: Settings, sections: Collection[str], before
     values = as_dict(settings)
     values["run"]["redo"] = None  # said once, not a property of the run
     if before is not None:
-        values = {**values, **yaml.safe_load(before), **{section: values[section] for section in sections}}
+        values = {**values, **read_yaml(before, _configuration_url(settings)), **{section: values[section] for section in sections}}
     return yaml.safe_dump(redacted_tree(values), sort_keys=False).encode()
 
 
@@ -81,10 +82,8 @@ def saved_sections(settings: Settings, sections: Collection[str]) -> dict[str, A
     Raises:
         InputError: a saved value is not one that the setting can have.
     """
-    import yaml
-
     saved = read_configuration(settings)
-    values = {} if saved is None else yaml.safe_load(saved)
+    values = {} if saved is None else read_yaml(saved, _configuration_url(settings))
     return {name: build(type(getattr(settings, name)), values[name]) for name in sections if name in values}
 
 

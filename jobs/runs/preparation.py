@@ -37,12 +37,14 @@ def prepare_dataset(settings: Settings) -> None:
     def make() -> JsonObject:
         url = join(settings.dir, "dataset")
         if settings.source.joined is not None:
-            manifest = write_joined(url, open_dataset(settings.source.joined, settings.cluster.cache_dir))
+            joined = open_dataset(settings.source.joined, settings.cluster.cache_dir)
+            settings.evaluation.check_catalog(joined.num_items)
+            manifest = write_joined(url, joined)
         else:
             print(f"[prepare] {memory_bound(settings.source)}", flush=True)
             catalog = load_catalog(settings.source)
+            settings.evaluation.check_catalog(catalog.num_items)  # before anything is written
             manifest = write_dataset(url, catalog, inputs["source"], settings.source.memory_mib, HoldOut.of(settings.source))
-        settings.evaluation.check_catalog(manifest["num_items"])
         return {key: value for key, value in manifest.items() if key not in ("files", "source")}
 
     facts = run_stage(settings, "prepare", inputs, make).result

@@ -45,7 +45,7 @@ def recipe(tmp_path):
         ("teacher=8", "teacher is a section; set one of its settings, such as teacher.dim=..."),
         ("student.train=8", "student.train is a section; set one of its settings, such as student.train.epochs=..."),
         ("pipeline", "'pipeline': expected key=value, for instance teacher.train.epochs=20"),
-        ("teacher.hidden=[8", "'teacher.hidden=[8': the value is not valid YAML"),
+        ("teacher.hidden=[8", "the value of 'teacher.hidden=[8': not valid YAML"),
     ],
 )
 def test_overrides_that_name_no_setting(override, message):
