@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -67,7 +69,7 @@ def _with_absolute_folders(values: dict) -> dict:
         if not isinstance(section, dict):  # not there, or refused when the settings are built
             continue
         url = section.get(name)
-        if isinstance(url, str) and is_local(url):
+        if isinstance(url, str) and url and is_local(url):
             section[name] = str(local_path(url))
     return values
 
@@ -129,10 +131,44 @@ def build(kind: type[T], values: dict) -> T:
 
     if kind is Settings:
         values = _with_typed_components(values)
+    problems = list(_odd_values(values, kind, ""))
+    if problems:
+        raise InputError("; ".join(problems))
     try:
         return pydantic.TypeAdapter(kind).validate_python(values)
     except pydantic.ValidationError as error:
         raise InputError("; ".join(_explain(e) for e in error.errors())) from error
+
+
+def _odd_values(values: Any, kind: Any, prefix: str) -> Iterator[str]:
+    """Yields what is wrong with values that their types would take: true as the number 1, infinity, and a text of no letters."""
+    if not isinstance(values, Mapping) or not dataclasses.is_dataclass(kind):
+        return
+    for field in dataclasses.fields(kind):
+        if field.name not in values:
+            continue
+        name, value, of = f"{prefix}{field.name}", values[field.name], str(field.type)
+        if dataclasses.is_dataclass(field.type):
+            yield from _odd_values(value, field.type, f"{name}.")
+        elif "Any" in of:
+            continue
+        elif not re.search(r"\bbool\b", of) and any(isinstance(each, bool) for each in _leaves(value)):
+            yield f"{name}={cut(_plain(value))}: expected {_type_name(field.type)}; true and false (also yes and no) are switches"
+        elif any(isinstance(each, float) and math.isinf(each) for each in _leaves(value)):
+            yield f"{name}={value}: expected a finite number"
+        elif value == "":
+            yield f"{name}='': an empty text; leave the setting out, or name what is meant"
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yields the values in lists and mappings, however deep."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 def _with_typed_components(values: dict) -> dict:
@@ -163,6 +199,8 @@ def _typed(values: Any, kind: Any, where: str, problems: list[str]) -> Any:
         of = types_of.get(name)
         if dataclasses.is_dataclass(of):
             typed[name] = _typed(value, of, f"{where}.{name}", problems)
+        elif of is not None and (odd := list(_odd_values({name: value}, kind, f"{where}."))):
+            problems += odd
         elif of is not None and not (name == TEMPERATURE and value is None):  # which is that of the best component before it
             try:
                 typed[name] = pydantic.TypeAdapter(of).validate_python(value)

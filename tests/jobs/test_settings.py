@@ -335,3 +335,31 @@ def test_own_kinds_decide_the_engine_as_shipped_ones_do(own):
     assert load_settings(None, [f"student.kind={own}:Layered"]).needs_full_engine is None
     assert load_settings(None, [f"student.kind={own}:Whole"]).needs_full_engine == f"student.kind={own}:Whole"
     assert load_settings(None, [f"teacher.kind={own}:Modest"]).needs_full_engine == f"teacher.kind={own}:Modest"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("teacher.dim=true", "teacher.dim=true: expected int; true and false (also yes and no) are switches"),
+        ("teacher.l2=yes", "teacher.l2=true: expected float"),
+        ("student.train.epochs=false", "student.train.epochs=false: expected int"),
+        ("teacher.hidden=[true]", "teacher.hidden=[True]: expected list[int]"),
+        ("distill.losses={prob: true}", "distill.losses={'prob': True}: expected dict[str, float]"),
+        ("teacher.components={a: {kind: mf, dim: true}}", "teacher.components.a.dim=true: expected int"),
+        ("teacher.components={a: {kind: mf, train: {epochs: true}}}", "teacher.components.a.train.epochs=true: expected int"),
+        ("teacher.l2=.inf", "teacher.l2=inf: expected a finite number"),
+        ("teacher.components={a: {kind: mf, l2: .inf}}", "teacher.components.a.l2=inf: expected a finite number"),
+        ("run.dir=''", "run.dir='': an empty text; leave the setting out"),
+        ("recommend.output=''", "recommend.output='': an empty text"),
+    ],
+)
+def test_values_that_their_types_would_take_are_refused(word, said):
+    with pytest.raises(InputError) as found:
+        load_settings("demo", [word])
+    assert said in str(found.value)
+
+
+def test_switches_and_texts_are_what_they_were():
+    settings = load_settings("demo", ["cluster.use_gpu=yes", "run.dir=", "teacher.l2=0", "source.modalities={}"])
+    assert settings.cluster.use_gpu is True
+    assert settings.dir.endswith("runs/demo")

@@ -29,7 +29,13 @@ def source(tmp_path) -> Path:
 
 def prepare(source: Path) -> Path:
     run = source.parent / "run"
-    words = ["source.format=parquet", f"source.path={source}", "source.modalities={visual: visual.parquet}", "evaluation.cutoffs=[20]", f"run.dir={run}"]
+    words = [
+        "source.format=parquet",
+        f"source.path={source}",
+        "source.modalities={visual: visual.parquet}",
+        "evaluation.cutoffs=[20]",
+        f"run.dir={run}",
+    ]
     run_verb("prepare", load_settings(None, words))
     return run
 
