@@ -25,7 +25,7 @@ from typing import Any
 
 from .errors import InputError
 from .redaction import redacted_tree
-from .storage import exists, filesystem, is_local, join, local_path, read_json, remove, write_bytes, write_json
+from .storage import exists, filesystem, is_local, join, local_path, naming, read_json, remove, write_bytes, write_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -116,7 +116,8 @@ def write_artifact(url: str, kind: str, metadata: dict) -> Iterator[Path]:
     else:
         staging = Path(tempfile.mkdtemp(prefix="promptmm-"))
     try:
-        yield staging
+        with naming(staging):
+            yield staging
         large = _looks_of_large(staging)
         manifest = _manifest(kind, metadata, describe_files(staging))
         if is_local(url):

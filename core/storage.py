@@ -1,6 +1,7 @@
 """Reads, writes and removes files by fsspec URL."""
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -13,6 +14,7 @@ from typing import Any, TypeAlias
 from .errors import InputError
 from .redaction import has_hidden, redacted_tree
 
+OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 JsonObject: TypeAlias = dict[str, Any]  # a JSON object, as records, manifests and settings have it on disk
 
 
@@ -120,6 +122,17 @@ def write_bytes(url: str, data: bytes) -> None:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives errors of disks that name no file, as a full one's does, the name of what the block writes."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in OF_DISKS:
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def staged_file(url: str) -> Iterator[Path]:
     """Lends the path of a local file to write, which becomes the file at `url` when the block ends; after an error it is removed.
 
@@ -136,8 +149,9 @@ def staged_file(url: str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            yield aside
-            os.replace(aside, path)
+            with naming(path):
+                yield aside
+                os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
     else:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import InputError, RunError
-from ...core.storage import JsonObject, filesystem, is_local, join, local_path
+from ...core.storage import JsonObject, filesystem, is_local, join, local_path, naming
 from ...distributed.parent import interrupt_main
 from ...distributed.progress import saying_if_slow, show_here
 
@@ -96,8 +96,9 @@ def _locked(run_dir: str, verb: str) -> Iterator[None]:
             yield
         return
     try:
-        os.ftruncate(file, 0)
-        os.write(file, json.dumps(_holder(verb)).encode())
+        with naming(path):
+            os.ftruncate(file, 0)
+            os.write(file, json.dumps(_holder(verb)).encode())
         yield
     finally:
         with contextlib.suppress(OSError):
