@@ -73,8 +73,12 @@ def remove(url: str) -> None:
         fs.rm(path, recursive=True)
 
 
-def readable_file(path: Path) -> Path:
+def readable_file(path: Path, name: str | None = None) -> Path:
     """Returns the path of a local file, after a look at whether it can be read: a pipe that nobody writes to would be waited for for ever.
+
+    Args:
+        path: The file.
+        name: What messages call it; its path by default.
 
     Raises:
         InputError: there is none, it is a folder, a pipe, a socket or a device, or this user may not read it.
@@ -82,15 +86,15 @@ def readable_file(path: Path) -> Path:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
+        raise InputError(f"{name or path}: no such file") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise InputError(f"{name or path}: cannot be read ({error.strerror}); check the path") from error
     if stat.S_ISDIR(mode):
-        raise InputError(f"{path}: a folder, not a file; name a file")
+        raise InputError(f"{name or path}: a folder, not a file; name a file")
     if not stat.S_ISREG(mode):
-        raise InputError(f"{path}: a pipe, a socket or a device, which has no end; write its content into a file and name that")
+        raise InputError(f"{name or path}: a pipe, a socket or a device, which has no end; write its content into a file and name that")
     if not os.access(path, os.R_OK):
-        raise InputError(f"{path}: this user may not read it; change its rights (chmod)")
+        raise InputError(f"{name or path}: this user may not read it; change its rights (chmod)")
     return path
 
 
@@ -101,7 +105,7 @@ def read_bytes(url: str) -> bytes:
         InputError: there is none, or it cannot be read.
     """
     if url and is_local(url):
-        return readable_file(local_path(url)).read_bytes()
+        return readable_file(local_path(url), url).read_bytes()
     fs, path = filesystem(url)
     try:
         return fs.cat_file(path)
