@@ -34,7 +34,7 @@ def write_joined(url: str, dataset: Dataset) -> dict:
     others = ("files", "kind", "schema_version", "num_interactions", "duplicates_merged", "digest")
     metadata = {name: value for name, value in dataset.manifest.items() if name not in others}
     metadata["joined"] = dataset.digest
-    for name in ("num_interactions", "duplicates_merged", "digest"):
+    for name in ("num_interactions", "duplicates_merged"):
         counts = dict(dataset.manifest[name])
         metadata[name] = {**counts, "train": sum(counts[split] for split in OF_TRAIN), "validation": 0}
     with write_artifact(url, "dataset", metadata) as folder:

@@ -23,12 +23,9 @@ sys.exit(outlive(command, sys.argv[1:]))
 
 
 def start(work: str, *words: str, before: str = "") -> subprocess.Popen:
-    # Some runners of tests have Ctrl-C ignored in what they start.
-    program = (
-        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        + before
-        + PROGRAM.format(work=work.replace("\n", "\n    "))
-    )
+    # Some runners of tests have signals ignored in what they start: Ctrl-C, or, as nohup does, the end of a terminal.
+    default = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    program = default + before + PROGRAM.format(work=work.replace("\n", "\n    "))
     return subprocess.Popen(
         [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True
     )
