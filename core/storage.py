@@ -170,7 +170,7 @@ def read_json(url: str) -> dict:
     """Returns a JSON file's content."""
     try:
         return json.loads(read_bytes(url))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:  # the last one: brackets without end
         raise InputError(f"{url}: not valid JSON ({error})") from error
 
 

@@ -27,18 +27,21 @@ def load(config: SourceConfig) -> Catalog:
         return indexed_catalog(splits, feature_files(source, renamed={}), shape)
 
 
+MAX_DIGITS = 40
 SOURCE = Source(load, reads_whole=True)
 
 
 def _json_pairs(path: Path) -> Pairs:
     try:
         by_user = json.loads(path.read_bytes() or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second one: brackets without end
         raise InputError(f"{path}: not valid JSON ({error}); it may be truncated: write it again") from error
     if not isinstance(by_user, dict):
         raise InputError(f"{path}: expected an object {{user: [items]}}, found a {type(by_user).__name__}")
     users, items = [], []
     for user, listed in by_user.items():
+        if len(user) > MAX_DIGITS:  # more than Python makes a number of
+            raise InputError(f"{path}: user {user[:MAX_DIGITS]!r}...: an id is more than {MAX_ID}; {DENSE}")
         if not user.isdecimal() or not isinstance(listed, list) or not all(type(item) is int for item in listed):
             raise InputError(f'{path}: user {user!r}: expected "user": [items] with users and items numbered from 0')
         if max([int(user), *map(abs, listed)]) > MAX_ID:

@@ -126,6 +126,8 @@ def _lock(run_dir: str, path: Path) -> int:
                 raise _refused(run_dir, holder) from None
             time.sleep(0.1)
         except BaseException:
+            if not os.fstat(file).st_size:  # made just now: on a file system without locks it would look like a lease that somebody left
+                path.unlink(missing_ok=True)
             os.close(file)
             raise
         os.close(file)

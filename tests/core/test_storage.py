@@ -22,6 +22,12 @@ def fails(*parts):
     return pytest.raises(InputError, match="(?s)" + ".*".join(re.escape(str(part)) for part in parts))
 
 
+def test_json_without_end_is_refused(tmp_path):
+    (tmp_path / "deep.json").write_text('{"a":' * 100_000)
+    with pytest.raises(InputError, match=r"deep.json: not valid JSON"):
+        read_json(str(tmp_path / "deep.json"))
+
+
 def test_files(url):
     name = join(url, "x.json")
     with fails(f"{name}: no such file"):

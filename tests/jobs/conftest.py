@@ -61,7 +61,7 @@ class Ended:
 def command(capsys, monkeypatch, tmp_path_factory) -> Iterator[Callable[..., Ended]]:
     """Runs `promptmm WORDS...` in this process."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))  # the cache of remote artifacts
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*words: object) -> Ended:
         capsys.readouterr()
@@ -69,7 +69,8 @@ def command(capsys, monkeypatch, tmp_path_factory) -> Iterator[Callable[..., End
         return Ended(code, *capsys.readouterr())
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

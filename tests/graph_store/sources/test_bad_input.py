@@ -213,6 +213,12 @@ def test_text_where_numbers_belong(write_source, fails):
     (folder / "train.json").write_text('{"0": [1')
     with fails(folder / "train.json", "not valid JSON"):
         load("promptmm", folder)
+    (folder / "train.json").write_text('{"a":' * 100_000)
+    with fails(folder / "train.json", "not valid JSON"):
+        load("promptmm", folder)
+    (folder / "train.json").write_text(f'{{"{"9" * 5000}": [1]}}')
+    with fails(folder / "train.json", "an id is more than"):
+        load("promptmm", folder)
 
 
 @pytest.mark.parametrize("name", ["interactions.parquet", "visual.parquet"])

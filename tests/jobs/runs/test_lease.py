@@ -1,5 +1,6 @@
 """One command at a time works in a run's folder: real processes, killed and stopped, on local folders and on object storage."""
 
+import errno
 import json
 import os
 import signal
@@ -165,6 +166,20 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"distill cannot write there \(Not a directory\); name a folder"):
         with lease(str(tmp_path / "file" / "run"), "distill"):
             pass
+
+
+def test_a_file_system_without_locks_has_the_lease_of_object_storage(tmp_path, quick, monkeypatch):
+    """No such file system can be mounted here: the system's answer is replaced."""
+
+    def no_locks(*given) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(leases.fcntl, "flock", no_locks)
+    run_dir, started = str(tmp_path / "run"), time.monotonic()
+    with lease(run_dir, "distill"):
+        assert time.monotonic() - started < leases.WATCH_SECONDS, "it took its own empty file for somebody's lease"
+        assert json.loads((tmp_path / "run" / leases.FILE).read_text())["pid"] == os.getpid()
+    assert not is_held(run_dir)
 
 
 def test_a_refused_command_leaves_no_folder(tmp_path):
